@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up everything they need in .venv/ on a fresh machine.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Paces the thread pools on small machines; every library reads it.
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-real lint bench-real clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## train, build, index, search, evaluate on the project's own collections
+	$(BIN)/python demo/run.py demo-output
+
+test: $(VENV)/.installed lint  ## everything that needs no data beside the repository
+	$(BIN)/python -m pytest -m "not real"
+
+test-real: $(VENV)/.installed  ## the same on real collections, where ../shared/data is present
+	$(BIN)/python -m pytest -m real
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-real: $(VENV)/.installed  ## the figures of benchmarks/core.json
+	$(BIN)/python benchmarks/core.py ../shared/data benchmarks/core.json
+
+clean:
+	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,383 @@
+"""The command line: one command per verb, each a thin layer over the Python of the same name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from routerretriever import __version__
+from routerretriever.errors import ExpertError, RouterRetrieverError
+from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from routerretriever.collection import Collection
+    from routerretriever.model import RouterRetriever
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One frozen base encoder, one index, an expert for every domain.",
+)
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="COLLECTION",
+        help="BEIR folder, pairs file (.jsonl, .csv, .tsv), hub name (BeIR/scifact) or ir_datasets:ID.",
+        show_default=False,
+    ),
+]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="COLLECTION…", help="Collections, as for train.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Drop judgements that point nowhere and queries without a positive.")
+]
+Device = Annotated[str | None, typer.Option(help="Torch device, e.g. cpu or cuda; default the best one present.")]
+PinnedExpert = Annotated[str | None, typer.Option(help="Pin base, merged or an expert instead of routing.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a verb; errors made for users become one message and exit code 1."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        quiet_libraries()
+        try:
+            function(*args, **kwargs)
+        except RouterRetrieverError as error:
+            _fail(error, as_json=kwargs.get("as_json", False))
+        except KeyboardInterrupt:
+            err.print("Interrupted. What was saved before is whole; the same command goes on from there.")
+            raise typer.Exit(130) from None
+
+    return app.command(name=function.__name__.removesuffix("_command"))(wrapped)
+
+
+def _fail(error: RouterRetrieverError, *, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    else:
+        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def quiet_libraries() -> None:
+    """Model loaders draw bars of their own, terminal or not."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+
+
+def _print_json(content: Any) -> None:
+    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def _load(path: Path, device: str | None) -> RouterRetriever:
+    from routerretriever.model import RouterRetriever
+
+    return RouterRetriever.from_pretrained(path, device=device)
+
+
+def _collection(source: str, lenient: bool) -> Collection:
+    from routerretriever.collection import Collection
+
+    return Collection.load(source, strict=not lenient)
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """One frozen base encoder, one index, an expert for every domain."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@command
+def train(
+    model: Model,
+    collection: Source,
+    name: Annotated[str | None, typer.Option(help="Name of the expert; default the collection's.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base encoder of a new MODEL: hub id or path.", show_default="all-MiniLM-L6-v2"),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="default, or paper (arXiv 2409.02685's setting).")] = "default",
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most this many passes over the queries.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank r.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", min=0.0, help="Learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Queries a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep an expert without gain; replace one of that name.")
+    ] = False,
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one expert on a collection and add it to MODEL, which is created if it is not there."""
+    from dataclasses import replace
+
+    from routerretriever.training import PRESETS, train_expert
+
+    if preset not in PRESETS:
+        raise ExpertError(f"There is no preset '{preset}'. Choose one of: {', '.join(PRESETS)}.")
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "rank": rank,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    config = replace(PRESETS[preset], **{key: value for key, value in given.items() if value is not None})
+    loaded = _collection(collection, lenient)
+    router = _open_or_create(model, base, preset, device)
+    report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
+    router.save_pretrained(model)
+    if as_json:
+        _print_json(report.to_dict() | {"model": str(model)})
+        return
+    info = report.info
+    out.print(
+        f"[bold]{report.expert}[/]: held-out nDCG@10 {_points(info.expert_ndcg)} against {_points(info.base_ndcg)} "
+        f"for the base ({100 * info.gain:+.1f} points, p = {report.p_value:.3g}, {info.held_out} queries), "
+        f"{report.steps} steps in {report.seconds:.0f} s. Saved in {model}."
+    )
+    out.print(f"Next: routerretriever library {model} {collection} …", highlight=False)
+
+
+def _open_or_create(path: Path, base: str | None, preset: str, device: str | None) -> RouterRetriever:
+    from routerretriever.base_models import base_info
+    from routerretriever.model import RouterRetriever
+
+    if path.is_dir() and any(path.iterdir()):
+        router = _load(path, device)
+        if base is not None and base_info(base).id != router.encoder.base.id:
+            raise ExpertError(
+                f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
+                "Leave out --base, or choose a new folder."
+            )
+        return router
+    base = base or "all-MiniLM-L6-v2"
+    if preset != "paper":
+        return RouterRetriever.create(base, device=device)
+    return RouterRetriever.create_like_paper(base, device=device)
+
+
+@command
+def library(
+    model: Model,
+    collections: Sources,
+    router: Annotated[
+        str | None, typer.Option(help="gain, pilot-mean (the paper's rule) or pilot-max (the official code's).")
+    ] = None,
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the experts on held-out queries and build or extend the pilot library."""
+    loaded = _load(model, device)
+    built = loaded.build_library([_collection(s, lenient) for s in collections], router=router, progress=Bars())
+    loaded.save_pretrained(model)
+    policy = loaded.encoder.policy
+    assert policy is not None
+    counts = {name: built.sources.count(name) for name in built.collections()}
+    unmeasured = built.unmeasured()
+    if as_json:
+        _print_json(
+            {
+                "router": policy.router.name,
+                "experts": built.experts,
+                "pilots": counts,
+                "familiarity_threshold": built.familiarity_threshold,
+                "unmeasured": unmeasured,
+            }
+        )
+        return
+    table = Table("collection", "pilots", *built.experts, title="Mean measured gain (nDCG@10 points over base)")
+    for name, means in built.mean_gains().items():
+        table.add_row(name, str(counts[name]), *(f"{100 * m:+.1f}" if m == m else "–" for m in means))
+    out.print(table)
+    for expert, missing in unmeasured.items():
+        err.print(f"Not measured: {expert} on {', '.join(missing)}. Name these collections again to measure it there.")
+
+
+@command
+def experts(
+    model: Model,
+    action: Annotated[str, typer.Argument(help="list, remove or import.")] = "list",
+    target: Annotated[str | None, typer.Argument(help="Expert to remove, or PEFT folder to import.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of an imported expert; default the folder's.")] = None,
+    trust_base: Annotated[
+        bool, typer.Option("--trust-base", help="Import an adapter whose config names another base.")
+    ] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the experts of MODEL, remove one, or import an adapter that plain PEFT trained."""
+    loaded = _load(model, device)
+    if action not in ("list", "remove", "import") or (action == "list") != (target is None):
+        raise ExpertError("Say: experts MODEL list, experts MODEL remove NAME, or experts MODEL import PEFT_DIR.")
+    if action == "remove":
+        loaded.remove_expert(str(target))
+    elif action == "import":
+        loaded.import_expert(str(target), name, trust_base=trust_base)
+    if action != "list":
+        loaded.save_pretrained(model)
+    rows = {
+        key: {
+            "collection": info.collection,
+            "queries": info.queries,
+            "held_out": info.held_out,
+            "base_ndcg": info.base_ndcg,
+            "expert_ndcg": info.expert_ndcg,
+            "gain": info.gain,
+        }
+        for key, info in loaded.experts.items()
+    }
+    if as_json:
+        _print_json({"base": loaded.encoder.base.id, "experts": rows})
+        return
+    table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
+    for key, info in loaded.experts.items():
+        scores = (_points(info.base_ndcg), _points(info.expert_ndcg), f"{100 * info.gain:+.1f}")
+        table.add_row(
+            key, info.collection or "imported", str(info.queries or "–"), *(scores if info.held_out else ("–",) * 3)
+        )
+    out.print(table)
+
+
+@command
+def route(
+    model: Model,
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY…", show_default=False)],
+    pilots: Annotated[int, typer.Option(min=0, help="Nearest pilots to show.")] = 3,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which expert each query goes to, and why."""
+    routes = _load(model, device).route(queries, n_pilots=pilots)
+    if as_json:
+        _print_json({"routes": [route.to_dict() for route in routes]})
+        return
+    for item in routes:
+        out.print(f"[bold]{item.query}[/] → [bold green]{item.expert}[/]: {item.reason}", highlight=False)
+        ranked = sorted(item.gains.items(), key=lambda pair: -pair[1])
+        out.print("  " + "  ".join(f"{name} {100 * gain:+.1f}" for name, gain in ranked), highlight=False)
+        for pilot in item.pilots:
+            out.print(f"  {pilot.similarity:.2f}  {pilot.collection}: ", end="", highlight=False)
+            out.print(pilot.example, markup=False, highlight=False)
+
+
+@command
+def index(
+    model: Model,
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="COLLECTION|FILE.jsonl", help="A collection, or documents as JSONL.", show_default=False
+        ),
+    ],
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode documents with the base and put them into INDEX, replacing those of the same id."""
+    from routerretriever.collection import read_documents
+    from routerretriever.index import Index
+
+    path = Path(source)
+    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
+        name, documents = path.name.split(".")[0], list(read_documents(path))
+    else:
+        collection = _collection(source, lenient)
+        name, documents = collection.name, list(collection.documents)
+    opened = Index.create(index, _load(model, device), model_path=model)
+    count = opened.upsert(documents, collection=name, progress=Bars())
+    if as_json:
+        _print_json({"index": index, "collection": name, "written": count, "documents": len(opened)})
+        return
+    kind = "approximate" if opened.is_approximate else "exact"
+    out.print(f"{count} documents of '{name}' written; {index} now holds {len(opened)} ({kind} search).")
+
+
+@command
+def search(
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.", show_default=False)],
+    query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
+    expert: PinnedExpert = None,
+    where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"collection = 'scifact'\".")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Scan all vectors.")] = False,
+    model: Annotated[Path | None, typer.Option(help="The model, if it is not where it was.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search INDEX with a query that the model routes."""
+    from routerretriever.index import Index
+
+    opened = Index.open(index, None if model is None else _load(model, device))
+    hits = opened.search(query, k, expert=expert, where=where, exact=exact)
+    taken = expert or (opened.model.route(query)[0].expert if opened.model.library else "base")
+    if as_json:
+        _print_json({"query": query, "expert": taken, "hits": [hit.to_dict() for hit in hits]})
+        return
+    out.print(f"expert: [bold green]{taken}[/]")
+    table = Table("", "score", "id", "collection", "text", box=None)
+    for rank, hit in enumerate(hits, start=1):
+        text = f"{hit.title}: {hit.text}" if hit.title else hit.text
+        table.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.collection, text[:160].replace("[", r"\["))
+    out.print(table)
+
+
+@command
+def evaluate(
+    model: Model,
+    collections: Sources,
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries a collection.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of queries.")] = 0,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Write report, JSON and TREC runs here.")] = None,
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare base, routed, merged, every expert and the oracles on judged queries."""
+    from routerretriever.evaluation import evaluate as run_evaluation
+    from routerretriever.report import evaluation_table, write_report
+
+    loaded = _load(model, device)
+    sources = [_collection(source, lenient) for source in collections]
+    result = run_evaluation(loaded, sources, split=split, limit=limit, seed=seed, progress=Bars())
+    written = None if out_dir is None else write_report(result, out_dir, title=f"RouterRetriever: {model.name}")
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    out.print(evaluation_table(result))
+    if written is not None:
+        out.print(str(written), soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,506 @@
+"""RoutedEncoder: one forward pass in which every row of a batch may have its own expert.
+
+The layers below the branch layer are the base's and shared. Entering the branch layer, the pooled
+hidden state of each row (the route embedding) goes to the routing policy, which answers with a
+weight for every candidate; the layers above then run once per group of rows that can be treated
+alike. Documents, and queries pinned to the base, run through the untouched base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from sentence_transformers.base.modules import InputModule, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routerretriever.errors import ExpertError, ModelError
+from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection, TrainingPlan
+from routerretriever.routing import BASE, MERGED, RoutingPolicy
+from routerretriever.storage import BaseInfo, ExpertInfo, read_encoder, write_encoder
+
+# A group of rows smaller than this is cheaper with gathered factors than with its own weights.
+MIN_MERGED_ROWS = 4
+# Merged weights kept at a time, counted in experts.
+MERGED_CACHE_SIZE = 16
+
+_PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
+
+RoutePolicy = Callable[[Tensor], Tensor]
+"""Route embeddings (n, d) → non-negative weights (n, 2 + E) over base, merged and each expert."""
+
+
+@dataclass(slots=True)
+class _Deferred:
+    """The calls of the upper layers, held back until the last of them is reached."""
+
+    decide: RoutePolicy
+    attention_mask: Tensor
+    stop_at_branch: bool = False
+    calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    hidden: Tensor | None = None
+    route_embeddings: Tensor | None = None
+    weights: Tensor | None = None
+    rows: Tensor | None = None
+    pair_weights: Tensor | None = None
+
+
+class _State(threading.local):
+    """What this thread's forward pass is doing besides the plain base."""
+
+    deferred: _Deferred | None = None
+    resume: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[_State], tuple[()]]:
+        return _State, ()
+
+
+class _LayerForward:
+    """Stands in for ``layer.forward``: runs it at once, skips it, or defers it."""
+
+    def __init__(self, encoder: RoutedEncoder, layer: nn.Module, index: int) -> None:
+        self.encoder, self.layer, self.index = encoder, layer, index
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        state, branch = self.encoder.state, self.encoder.branch_layer
+        if "hidden_states" in kwargs:
+            args = (kwargs.pop("hidden_states"), *args)
+        hidden, *rest = args
+        if state.resume is not None and self.index < branch:
+            return self._answer(hidden)
+        if state.resume is not None and self.index == branch:
+            hidden = state.resume
+        if state.deferred is None or self.index < branch:
+            return type(self.layer).forward(self.layer, hidden, *rest, **kwargs)
+        state.deferred.calls.append((self.layer, tuple(rest), kwargs))
+        if self.index == self.encoder.num_layers - 1:
+            hidden = self.encoder.run_upper(state.deferred, hidden)
+        return self._answer(hidden)
+
+    def _answer(self, hidden: Tensor) -> Any:
+        return (hidden,) if self.encoder.returns_tuple else hidden
+
+
+class RoutedEncoder(InputModule):
+    """The base encoder, its pooling, the experts' adapters and the routed forward pass.
+
+    Args:
+        transformer: the base's transformer module; frozen by this class.
+        head: the modules after it (pooling, and possibly dense and normalize).
+        branch_layer: index of the first layer that experts may change; default: the upper half.
+        route_layer: where the route embedding is read: ``branch_layer`` (one forward pass) or -1, the
+            number of layers (the final sentence embedding, at the price of a second pass).
+    """
+
+    forward_kwargs: ClassVar[set[str]] = {"task", "expert", "route_only"}  # type: ignore[misc]
+    save_in_root = True
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        head: Sequence[nn.Module],
+        branch_layer: int | None = None,
+        route_layer: int | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.transformer = transformer.requires_grad_(False)
+        self.head = nn.ModuleList(head).requires_grad_(False)
+        layers = self._find_layers()
+        self.num_layers = len(layers)
+        self.branch_layer = self.num_layers // 2 if branch_layer is None else branch_layer
+        self.route_layer = self.branch_layer if route_layer is None else route_layer
+        if self.route_layer == -1:
+            self.route_layer = self.num_layers
+        self._check_layers()
+        self.experts: OrderedDict[str, Adapter] = OrderedDict()
+        self.expert_info: dict[str, ExpertInfo] = {}
+        self.base = BaseInfo("unknown")
+        self.policy: RoutingPolicy | None = None
+        self.selection, self.state = Selection(), _State()
+        self._merged_keys: OrderedDict[str, None] = OrderedDict()
+        self._fingerprint: str | None = None
+        self.returns_tuple = self._probe_layer_output(layers[0])
+        self.lora_layers = self._install(layers)
+
+    # -- construction ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_modules(cls, modules: Sequence[nn.Module], **kwargs: Any) -> Self:
+        """Wrap the modules of a plain Sentence Transformers model."""
+        first, *rest = modules
+        if not isinstance(first, Transformer) or not rest or not isinstance(rest[0], Pooling):
+            kinds = ", ".join(type(module).__name__ for module in modules)
+            raise ModelError(
+                f"The base must be a transformer followed by pooling, but its modules are: {kinds}. "
+                "Use a dense single-vector encoder such as sentence-transformers/all-MiniLM-L6-v2."
+            )
+        return cls(first, rest, **kwargs)
+
+    def _find_layers(self) -> nn.ModuleList:
+        wanted = getattr(self.transformer.model.config, "num_hidden_layers", None)
+        for module in self.transformer.model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == wanted:
+                return module
+        raise ModelError(
+            f"No stack of {wanted} layers was found in {type(self.transformer.model).__name__}. "
+            "Supported bases are BERT, RoBERTa, XLM-RoBERTa, MPNet and ModernBERT encoders."
+        )
+
+    def _check_layers(self) -> None:
+        if not 0 <= self.branch_layer < self.num_layers:
+            raise ModelError(f"branch_layer must lie in 0..{self.num_layers - 1}, but is {self.branch_layer}.")
+        if self.route_layer not in (self.branch_layer, self.num_layers):
+            raise ModelError(
+                f"route_layer must be the branch layer ({self.branch_layer}: one forward pass) or "
+                f"{self.num_layers} (the final embedding: two passes), but is {self.route_layer}."
+            )
+
+    def _probe_layer_output(self, layer: nn.Module) -> bool:
+        """Whether layers of this architecture answer with a tuple (MPNet) or a tensor (others)."""
+        seen: list[bool] = []
+        handle = layer.register_forward_hook(lambda *a: seen.append(isinstance(a[2], tuple)))
+        try:
+            with torch.no_grad():
+                self.transformer(self.tokenized(["probe"]))
+        finally:
+            handle.remove()
+        return seen[0]
+
+    def _install(self, layers: nn.ModuleList) -> dict[str, LoraLinear]:
+        prefixes = {id(module): name for name, module in self.transformer.model.named_modules()}
+        installed: dict[str, LoraLinear] = {}
+        for index, layer in enumerate(layers):
+            layer.forward = _LayerForward(self, layer, index)
+            if index < self.branch_layer:
+                continue
+            for name, module in list(layer.named_modules()):
+                if not isinstance(module, nn.Linear):
+                    continue
+                full_name = f"{prefixes[id(layer)]}.{name}"
+                parent, _, attribute = name.rpartition(".")
+                wrapped = LoraLinear(module, full_name, self.selection)
+                setattr(layer.get_submodule(parent), attribute, wrapped)
+                installed[full_name] = wrapped
+        return installed
+
+    # -- experts -----------------------------------------------------------------------------------
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What a query may be encoded with: base, merged, and each expert, in this order."""
+        return (BASE, MERGED, *self.experts)
+
+    def set_experts(self, experts: OrderedDict[str, Adapter]) -> None:
+        """Replace the whole set of experts; documents are not affected."""
+        self.experts = experts
+        adapters = list(experts.values())
+        for layer in self.lora_layers.values():
+            layer.set_bank(adapters)
+        self._merged_keys.clear()
+
+    def silent_experts(self, tolerance: float = 1e-6) -> list[str]:
+        """Names of the experts that change no probe query's vector by more than ``tolerance``."""
+        if not self.experts:
+            return []
+        with torch.inference_mode():
+            base = self._pinned(self.tokenized(list(_PROBES)), BASE)["sentence_embedding"]
+            silent = []
+            for name in self.experts:
+                index = torch.full((len(_PROBES),), list(self.experts).index(name), device=base.device)
+                with self.selection.use(GatheredPlan(index)):
+                    changed = self._encode(self.tokenized(list(_PROBES)))["sentence_embedding"]
+                if float((changed - base).abs().max()) <= tolerance:
+                    silent.append(name)
+        return silent
+
+    def hidden_at_branch(self, features: dict[str, Any]) -> list[Tensor]:
+        """The hidden states entering the branch layer, one (tokens, d) tensor a row, unpadded."""
+        deferred = _Deferred(self._choose_base, features["attention_mask"], stop_at_branch=True)
+        self.state.deferred = deferred
+        try:
+            self.transformer(dict(features))
+        finally:
+            self.state.deferred = None
+        assert deferred.hidden is not None
+        kept = features["attention_mask"].bool()
+        return [row[mask] for row, mask in zip(deferred.hidden, kept, strict=True)]
+
+    def encode_with(
+        self, adapter: Adapter, features: dict[str, Any], hidden: list[Tensor] | None, dropout: float = 0.0
+    ) -> Tensor:
+        """Sentence embeddings (n, d) under an adapter in training; gradients reach its factors.
+
+        ``hidden``, from :meth:`hidden_at_branch`, saves the work of the frozen lower layers.
+        """
+        if hidden is not None:
+            self.state.resume = _pad_like(hidden, features["attention_mask"])
+        try:
+            with self.selection.use(TrainingPlan(adapter, dropout)):
+                vectors: Tensor = self._encode(dict(features))["sentence_embedding"]
+        finally:
+            self.state.resume = None
+        return vectors
+
+    # -- the forward pass --------------------------------------------------------------------------
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Tokenise; arguments meant for :meth:`forward` are ignored here."""
+        for key in ("expert", "route_only"):
+            kwargs.pop(key, None)
+        features: dict[str, Any] = self.transformer.preprocess(inputs, prompt=prompt, **kwargs)
+        return features
+
+    def forward(
+        self,
+        features: dict[str, Tensor | Any],
+        task: str | None = None,
+        expert: str | None = None,
+        route_only: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Tensor | Any]:
+        """Encode one batch.
+
+        Args:
+            features: the tokenised batch, as from :meth:`preprocess`.
+            task: ``"query"`` allows routing; anything else is encoded by the plain base.
+            expert: pins ``"base"``, ``"merged"`` or an expert's name; ``"routed"`` or ``None`` routes.
+            route_only: stop at the branch layer, with the route embeddings only.
+
+        Returns:
+            features with ``sentence_embedding`` (n, d) and, when routed, ``route_embedding``
+            (n, d_route) and ``route_weights`` (n, 2 + E).
+
+        Raises:
+            ExpertError: there is no expert of that name, or one was asked for a document.
+        """
+        if task != "query":
+            if expert not in (None, BASE):
+                raise ExpertError("Documents are always encoded by the base; leave out expert=….")
+            return self._encode(features)
+        if route_only:
+            return self._routed(features, self._choose_base, route_only=True)
+        if expert in (None, "routed"):
+            if self.policy is None:
+                return self._encode(features)
+            return self._routed(features, self.policy)
+        return self._pinned(features, str(expert))
+
+    def _encode(self, features: dict[str, Any]) -> dict[str, Any]:
+        return self._pool(self.transformer(features))
+
+    def _pool(self, features: dict[str, Any]) -> dict[str, Any]:
+        for module in self.head:
+            features = module(features)
+        return features
+
+    def _pinned(self, features: dict[str, Any], expert: str) -> dict[str, Any]:
+        if expert not in self.candidates:
+            known = ", ".join(self.candidates)
+            raise ExpertError(f"There is no expert '{expert}' in this model. Choose one of: {known}.")
+        with self.selection.use(self._merged_plan(self.candidates.index(expert))):
+            return self._encode(features)
+
+    def _choose_base(self, route_embeddings: Tensor) -> Tensor:
+        weights = route_embeddings.new_zeros(len(route_embeddings), len(self.candidates))
+        weights[:, 0] = 1.0
+        return weights
+
+    def _routed(self, features: dict[str, Any], decide: RoutePolicy, route_only: bool = False) -> dict[str, Any]:
+        mask = features["attention_mask"]
+        deferred = _Deferred(decide, mask, stop_at_branch=route_only)
+        if self.route_layer == self.num_layers:
+            first = self._encode(dict(features))
+            deferred.route_embeddings = F.normalize(first["sentence_embedding"].float(), dim=-1)
+            if route_only:
+                return {**first, "route_embedding": deferred.route_embeddings}
+        self.state.deferred = deferred
+        try:
+            features = self.transformer(features)
+        finally:
+            self.state.deferred = None
+        features["route_embedding"] = deferred.route_embeddings
+        if route_only:
+            features["sentence_embedding"] = deferred.route_embeddings
+            return features
+        assert deferred.rows is not None and deferred.pair_weights is not None
+        features["attention_mask"] = mask[deferred.rows]
+        features = self._pool(features)
+        features["sentence_embedding"] = self._mix(
+            features["sentence_embedding"], deferred.rows, deferred.pair_weights, len(mask)
+        )
+        features["attention_mask"] = mask
+        features["route_weights"] = deferred.weights
+        return features
+
+    def _mix(self, vectors: Tensor, rows: Tensor, weights: Tensor, n_rows: int) -> Tensor:
+        """Average each row's candidate vectors by weight; documents are frozen, so this fuses scores."""
+        if len(rows) == n_rows:  # one candidate for every row
+            return vectors
+        mixed = vectors.new_zeros(n_rows, vectors.shape[1])
+        mixed.index_add_(0, rows, vectors * weights.to(vectors.dtype)[:, None])
+        if any(isinstance(module, Normalize) for module in self.head):
+            mixed = F.normalize(mixed, dim=-1)
+        return mixed
+
+    def run_upper(self, deferred: _Deferred, hidden: Tensor) -> Tensor:
+        """Route the rows of ``hidden`` (n, tokens, d), then run the deferred layers group by group."""
+        if deferred.route_embeddings is None:
+            deferred.route_embeddings = _mean_pool(hidden, deferred.attention_mask)
+        if deferred.stop_at_branch:
+            deferred.hidden = hidden
+            return hidden
+        weights = deferred.decide(deferred.route_embeddings)
+        pairs = weights.nonzero()
+        deferred.weights, deferred.rows = weights, pairs[:, 0]
+        deferred.pair_weights = weights[pairs[:, 0], pairs[:, 1]]
+        groups = self._groups(pairs[:, 1])
+        if len(groups) == 1 and len(pairs) == len(hidden):
+            return self._run_group(deferred, hidden, None, groups[0][1])
+        output = hidden.new_empty(len(pairs), *hidden.shape[1:])
+        for positions, plan in groups:
+            rows = deferred.rows[positions]
+            output[positions] = self._run_group(deferred, hidden[rows], rows, plan)
+        return output
+
+    def _run_group(self, deferred: _Deferred, hidden: Tensor, rows: Tensor | None, plan: Plan | None) -> Tensor:
+        n_rows = len(deferred.attention_mask)
+        with self.selection.use(plan):
+            for layer, args, kwargs in deferred.calls:
+                args = tuple(_take_rows(value, rows, n_rows) for value in args)
+                kwargs = {key: _take_rows(value, rows, n_rows) for key, value in kwargs.items()}
+                output = type(layer).forward(layer, hidden, *args, **kwargs)
+                hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def _groups(self, columns: Tensor) -> list[tuple[Tensor, Plan | None]]:
+        """Split the pairs: base and large groups with weights of their own, the rest gathered."""
+        groups: list[tuple[Tensor, Plan | None]] = []
+        gathered: list[Tensor] = []
+        for column, count in zip(*(t.tolist() for t in columns.unique(return_counts=True)), strict=True):
+            positions = (columns == column).nonzero()[:, 0]
+            if column < 2 or count >= MIN_MERGED_ROWS or count == len(columns):
+                groups.append((positions, self._merged_plan(column)))
+            else:
+                gathered.append(positions)
+        if gathered:
+            positions = torch.cat(gathered)
+            groups.append((positions, GatheredPlan(columns[positions] - 2)))
+        return groups
+
+    def _merged_plan(self, column: int) -> Plan | None:
+        if column == 0 or not self.experts:
+            return None
+        if column == 1:
+            return MergedPlan(MERGED, tuple(range(len(self.experts))))
+        key = self.candidates[column]
+        self._merged_keys[key] = None
+        self._merged_keys.move_to_end(key)
+        if len(self._merged_keys) > MERGED_CACHE_SIZE:
+            oldest, _ = self._merged_keys.popitem(last=False)
+            for layer in self.lora_layers.values():
+                layer.merged.pop(oldest, None)
+        return MergedPlan(key, (column - 2,))
+
+    # -- identity and storage ----------------------------------------------------------------------
+
+    def tokenized(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
+        """Tokenise onto the model's device."""
+        device = next(self.transformer.parameters()).device
+        features = self.transformer.preprocess(texts, prompt=prompt)
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the base's vectors: weights, tokeniser, pooling."""
+        if self._fingerprint is None:
+            digest = hashlib.blake2b(digest_size=16)
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            for module in self.head:
+                digest.update(f"{type(module).__name__}{module.get_config_dict()}".encode())  # type: ignore[operator]
+            ids = self.transformer.preprocess(list(_PROBES))["input_ids"].tolist()
+            digest.update(json.dumps([ids, self.max_seq_length]).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest input in tokens; the rest of a text is cut off."""
+        length: int | None = self.transformer.max_seq_length
+        return length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.transformer.max_seq_length = value
+        self._fingerprint = None
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """The base's tokeniser."""
+        return self.transformer.tokenizer
+
+    @property
+    def dimension(self) -> int:
+        """Length of the sentence embeddings."""
+        for module in reversed(self.head):
+            for attribute in ("out_features", "pooling_output_dimension"):
+                if hasattr(module, attribute):
+                    return int(getattr(module, attribute))
+        raise ModelError("The base has no pooling module.")
+
+    @property
+    def route_dimension(self) -> int:
+        """Length of the route embeddings."""
+        hidden: int = self.transformer.model.config.hidden_size
+        return self.dimension if self.route_layer == self.num_layers else hidden
+
+    def get_embedding_dimension(self) -> int:
+        """Sentence Transformers' name for :attr:`dimension`."""
+        return self.dimension
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What :mod:`routerretriever.storage` writes besides weights."""
+        return {"branch_layer": self.branch_layer, "route_layer": self.route_layer}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the base at the root, and the experts and pilots beside it."""
+        write_encoder(self, output_path)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Read what :meth:`save` wrote; see :func:`routerretriever.storage.read_encoder`."""
+        encoder = read_encoder(cls, model_name_or_path, **kwargs)
+        assert isinstance(encoder, cls)
+        return encoder
+
+
+def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(torch.float32)[..., None]
+    mean = (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+    return F.normalize(mean, dim=-1)
+
+
+def _pad_like(hidden: list[Tensor], mask: Tensor) -> Tensor:
+    padded = hidden[0].new_zeros(*mask.shape, hidden[0].shape[-1])
+    padded[mask.bool()] = torch.cat(hidden)
+    return padded
+
+
+def _take_rows(value: Any, rows: Tensor | None, n_rows: int) -> Any:
+    """Pick the group's rows from an argument that has one entry per row of the batch."""
+    if rows is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_take_rows(item, rows, n_rows) for item in value)
+    if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == n_rows and n_rows > 1:
+        return value[rows]
+    return value

@@ -1,0 +1,70 @@
+"""Every error a user can meet.
+
+    RouterRetrieverError
+    ├── CollectionError        a collection cannot be read, or contradicts itself
+    ├── ModelError             a model directory or base encoder cannot be used
+    │   ├── FormatError        written by a newer version, or not a model at all
+    │   └── FingerprintError   made for another base encoder
+    ├── ExpertError            an expert is missing, misplaced or unusable
+    │   ├── SilentExpertError  an adapter that changes nothing
+    │   └── NoGainError        training ended without beating the base
+    ├── LibraryError           the pilot library is missing or contradicts the experts
+    ├── VectorIndexError       an index cannot be opened, or does not fit the model
+    ├── StorageError           the disk is full or cannot be written
+    └── MissingExtraError      an optional dependency is not installed
+
+Each message says what is wrong and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class RouterRetrieverError(Exception):
+    """Base class of all errors raised on purpose by this package."""
+
+
+class CollectionError(RouterRetrieverError):
+    """A collection cannot be read, or contradicts itself."""
+
+
+class ModelError(RouterRetrieverError):
+    """A model directory or a base encoder cannot be used."""
+
+
+class FormatError(ModelError):
+    """A directory is not a model, is incomplete, or was written by a newer version."""
+
+
+class FingerprintError(ModelError):
+    """Something was made with another base encoder than the one at hand."""
+
+
+class ExpertError(RouterRetrieverError):
+    """An expert is missing, is named badly, or does not fit the base encoder."""
+
+
+class SilentExpertError(ExpertError):
+    """An adapter was loaded, but it changes no query vector."""
+
+
+class NoGainError(ExpertError):
+    """Training ended without an expert that beats the base on held-out queries."""
+
+
+class LibraryError(RouterRetrieverError):
+    """The pilot library is missing, damaged, or contradicts the experts."""
+
+
+class VectorIndexError(RouterRetrieverError):
+    """An index cannot be opened, or was made with another base encoder."""
+
+
+class StorageError(RouterRetrieverError):
+    """Something could not be written: the disk is full or the path is not writable."""
+
+
+class MissingExtraError(RouterRetrieverError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(f"This needs the package '{package}'. Install it with: pip install 'routerretriever[{extra}]'")

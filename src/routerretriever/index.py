@@ -1,0 +1,306 @@
+"""The document index: one LanceDB table that all experts share.
+
+Documents are encoded by the base alone, so adding or removing experts never touches an index. The
+table records the base's fingerprint and refuses another's vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from routerretriever.collection import Document
+from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
+from routerretriever.progress import Progress, Silent
+from routerretriever.vectors import Vectors
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
+
+INDEX_FORMAT = 1
+EXACT_LIMIT = 20_000
+"""Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""
+
+_TABLE = "documents"
+_OWN_COLUMNS = ("key", "id", "collection", "title", "text", "vector")
+_ADD_BLOCK = 4096
+_REFINE = 10  # candidates re-scored with full vectors for each wanted result
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result; ``score`` is the similarity of query and document vector."""
+
+    id: str
+    score: float
+    title: str
+    text: str
+    collection: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+class Index:
+    """A folder (or object-store URI) with the documents of any number of collections.
+
+    Use :meth:`create` or :meth:`open`.
+    """
+
+    def __init__(self, table: Any, info: Mapping[str, Any], uri: str, model: RouterRetriever | None) -> None:
+        self._table, self._info, self.uri, self._model = table, info, uri, model
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, uri: str | Path, model: RouterRetriever, *, model_path: str | Path | None = None) -> Self:
+        """Open the index at ``uri``, or make an empty one for this model.
+
+        Args:
+            uri: a folder or an object-store URI.
+            model: its base encodes the documents.
+            model_path: remembered, so that :meth:`open` can load the model by itself.
+
+        Raises:
+            FingerprintError: the index there was made with another base.
+            VectorIndexError: something that is not an index stands there.
+        """
+        if _exists(str(uri)):
+            return cls.open(uri, model)
+        path = Path(uri)
+        if path.is_dir() and any(path.iterdir()):
+            raise VectorIndexError(f"{uri} is not empty and not an index. Choose another folder.")
+        info = {
+            "format_version": INDEX_FORMAT,
+            "fingerprint": model.fingerprint,
+            "similarity": model.similarity_fn_name,
+            "model": str(Path(model_path).expanduser().resolve()) if model_path else "",
+        }
+        vector = pa.list_(pa.float32(), model.encoder.dimension)
+        fields = [(name, pa.string()) for name in _OWN_COLUMNS[:-1]] + [("vector", vector)]
+        schema = pa.schema(fields, metadata={"routerretriever": json.dumps(info)})
+        try:
+            table = lancedb.connect(str(uri)).create_table(_TABLE, schema=schema)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {uri} could not be created: {error}") from error
+        return cls(table, info, str(uri), model)
+
+    @classmethod
+    def open(cls, uri: str | Path, model: RouterRetriever | None = None) -> Self:
+        """Open an index; without ``model`` the one it was made with is loaded when first needed.
+
+        Raises:
+            VectorIndexError: there is no index, or it was written by a newer version.
+            FingerprintError: it was made with another base than ``model``'s.
+        """
+        if not _exists(str(uri)):
+            raise VectorIndexError(
+                f"There is no index at {uri}. Make one: routerretriever index MODEL {uri} COLLECTION"
+            )
+        table = lancedb.connect(str(uri)).open_table(_TABLE)
+        try:
+            info = json.loads((table.schema.metadata or {})[b"routerretriever"])
+        except (KeyError, ValueError) as error:
+            raise VectorIndexError(f"{uri} was not made by routerretriever. Choose another folder.") from error
+        if info["format_version"] > INDEX_FORMAT:
+            raise VectorIndexError(
+                f"The index {uri} has format {info['format_version']}, this version reads up to {INDEX_FORMAT}. "
+                "Upgrade routerretriever."
+            )
+        index = cls(table, info, str(uri), None)
+        if model is not None:
+            index._attach(model)
+        return index
+
+    def _attach(self, model: RouterRetriever) -> None:
+        if model.fingerprint != self._info["fingerprint"]:
+            raise FingerprintError(
+                f"The index {self.uri} was made with another base encoder (fingerprint "
+                f"{self._info['fingerprint'][:12]}, the model has {model.fingerprint[:12]}). Use the model it "
+                "was made with, or index the documents again into a new folder."
+            )
+        self._model = model
+
+    @property
+    def model(self) -> RouterRetriever:
+        """The model that encodes queries and documents."""
+        if self._model is None:
+            from routerretriever.model import RouterRetriever
+
+            recorded = self._info["model"]
+            if not recorded or not Path(recorded).is_dir():
+                raise VectorIndexError(
+                    f"The model of the index {self.uri} is not at '{recorded}' any more. Say where it is: --model PATH"
+                )
+            self._attach(RouterRetriever.from_pretrained(recorded))
+        assert self._model is not None
+        return self._model
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def upsert(self, documents: Iterable[Document], *, collection: str = "", progress: Progress | None = None) -> int:
+        """Add documents, replacing those of the same collection and id.
+
+        Returns:
+            How many documents were written.
+
+        Raises:
+            VectorIndexError: a metadata field has another type than before.
+            StorageError: the disk is full or cannot be written; documents before that are kept.
+        """
+        count = 0
+        for block in _blocks(documents, _ADD_BLOCK):
+            vectors = self.model.embed_texts([document.content for document in block], progress=progress)
+            self._write(block, vectors, collection)
+            count += len(block)
+        self._refresh(progress or Silent())
+        return count
+
+    def _write(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
+        self._add_metadata_columns(documents)
+        rows: dict[str, Any] = {
+            "key": [_key(collection, document.id) for document in documents],
+            "id": [document.id for document in documents],
+            "collection": [collection] * len(documents),
+            "title": [document.title for document in documents],
+            "text": [document.text for document in documents],
+            "vector": list(vectors),
+        }
+        for name in self._metadata_columns():
+            rows[name] = [document.metadata.get(name) for document in documents]
+        try:
+            data = pa.table(rows, schema=self._table.schema)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise VectorIndexError(
+                f"A metadata field has another type than in the index {self.uri} ({error}). Use one type a field."
+            ) from error
+        try:
+            merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(data)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+
+    def _metadata_columns(self) -> list[str]:
+        return [name for name in self._table.schema.names if name not in _OWN_COLUMNS]
+
+    def _add_metadata_columns(self, documents: Sequence[Document]) -> None:
+        known = set(self._table.schema.names)
+        samples: dict[str, Any] = {}
+        for document in documents:
+            for name, value in document.metadata.items():
+                if name in _OWN_COLUMNS:
+                    raise VectorIndexError(
+                        f"Document '{document.id}' has a metadata field '{name}', a name the index needs. Rename it."
+                    )
+                if name not in known:
+                    samples.setdefault(name, value)
+        if samples:
+            self._table.add_columns(pa.schema([(name, pa.scalar(value).type) for name, value in samples.items()]))
+
+    def _refresh(self, progress: Progress) -> None:
+        """Above the exact limit, build the approximate index or take new rows into it."""
+        if len(self) <= EXACT_LIMIT:
+            return
+        with progress.task("index vectors", 1) as task:
+            if self.is_approximate:
+                self._table.optimize()
+            else:
+                self._table.create_index(metric=self._metric, vector_column_name="vector", index_type="IVF_RQ")
+            task.advance()
+
+    def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
+        """Delete documents by id; unknown ids are ignored. Returns how many were there."""
+        before = len(self)
+        keys = [_quoted(_key(collection, document_id)) for document_id in ids]
+        for start in range(0, len(keys), _ADD_BLOCK):
+            self._table.delete(f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})")
+        return before - len(self)
+
+    # -- searching ---------------------------------------------------------------------------------
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether searches use an approximate index."""
+        return any("vector" in index.columns for index in self._table.list_indices())
+
+    @property
+    def _metric(self) -> str:
+        return "cosine" if self._info["similarity"] == "cosine" else "dot"
+
+    def search(
+        self, query: str, k: int = 10, *, expert: str | None = None, where: str | None = None, exact: bool = False
+    ) -> list[Hit]:
+        """The k documents most similar to a query, which the model routes.
+
+        Args:
+            query: the text.
+            k: at most this many results.
+            expert: pins ``base``, ``merged`` or an expert instead of routing.
+            where: SQL condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields.
+            exact: scan all vectors even where an approximate index exists.
+
+        Raises:
+            ExpertError: there is no such expert.
+            VectorIndexError: the condition cannot be understood.
+        """
+        return self.search_vectors(self.model.encode_query([query], expert=expert), k, where=where, exact=exact)[0]
+
+    def search_vectors(
+        self, vectors: Vectors, k: int = 10, *, where: str | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The same for query vectors (n, d) that are already there."""
+        if k < 1:
+            raise VectorIndexError(f"k must be at least 1, but is {k}.")
+        return [self._search_one(vector, k, where, exact) for vector in np.atleast_2d(vectors)]
+
+    def _search_one(self, vector: Vectors, k: int, where: str | None, exact: bool) -> list[Hit]:
+        query = self._table.search(vector, vector_column_name="vector").distance_type(self._metric).limit(k)
+        query = query.bypass_vector_index() if exact else query.refine_factor(_REFINE)
+        if where:
+            query = query.where(where, prefilter=True)
+        try:
+            rows = query.to_list()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise VectorIndexError(
+                f"The search failed: {reason} A condition looks like: collection = 'scifact' AND year > 2020"
+            ) from error
+        return [self._hit(row) for row in rows]
+
+    def _hit(self, row: Mapping[str, Any]) -> Hit:
+        metadata = {name: row[name] for name in self._metadata_columns() if row[name] is not None}
+        score = 1.0 - float(row["_distance"])
+        return Hit(row["id"], score, row["title"], row["text"], row["collection"], metadata)
+
+
+def _exists(uri: str) -> bool:
+    if "://" not in uri and not Path(uri).is_dir():
+        return False
+    return _TABLE in lancedb.connect(uri).list_tables().tables
+
+
+def _key(collection: str, document_id: str) -> str:
+    return f"{collection}\x1f{document_id}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _blocks(items: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    iterator = iter(items)
+    while block := list(islice(iterator, size)):
+        yield block

@@ -1,0 +1,131 @@
+"""Build the pilot library: measure what every expert gains on held-out queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from routerretriever.collection import Collection, Split
+from routerretriever.errors import LibraryError
+from routerretriever.evaluation import ndcg_at_10
+from routerretriever.pilots import PilotLibrary
+from routerretriever.progress import Progress, Silent
+from routerretriever.routing import calibrate_familiarity
+from routerretriever.vectors import Vectors
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
+
+PILOTS_PER_COLLECTION = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """One collection's held-out queries, as the router will see them.
+
+    Attributes:
+        collection: its name.
+        queries: texts (n,).
+        embeddings: route embeddings (n, d).
+        gains: nDCG@10 of every expert minus that of the base (n, E).
+    """
+
+    collection: str
+    queries: tuple[str, ...]
+    embeddings: Vectors
+    gains: NDArray[np.float32]
+
+
+def build_library(
+    model: RouterRetriever,
+    collections: Sequence[Collection],
+    *,
+    partition: str = "cluster",
+    pilots_per_collection: int = PILOTS_PER_COLLECTION,
+    progress: Progress | None = None,
+) -> PilotLibrary:
+    """Measure every expert on the collections' held-out queries and form pilots.
+
+    Pilots of these collections are replaced; pilots of others stay as they are.
+
+    Args:
+        model: its experts are the columns.
+        collections: each needs a train split; dev, or a held-out part of train, is measured.
+        partition: ``"cluster"`` (k-means, at most ``pilots_per_collection`` pilots; a pilot per query
+            where there are fewer) or ``"best-expert"`` (the paper's Algorithm 1: one centroid for
+            the queries of a collection whose best expert is the same; ties go to the first).
+
+    Raises:
+        LibraryError: the model has no experts, or two collections share a name.
+        CollectionError: a collection has no train split.
+    """
+    progress = progress or Silent()
+    if not model.experts:
+        raise LibraryError("The model has no experts yet. Train one first: routerretriever train MODEL COLLECTION")
+    names = [collection.name for collection in collections]
+    if len(set(names)) < len(names):
+        raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
+    library = model.library or PilotLibrary.empty(model.encoder.route_dimension, tuple(model.experts))
+    library = library.with_experts(tuple(model.experts))
+    for collection in collections:
+        measured = measure_gains(model, collection, progress=progress)
+        groups = _cluster(measured, pilots_per_collection) if partition == "cluster" else _best_expert(measured)
+        library = library.without_collection(collection.name).extended(_pilots(model, measured, groups))
+    return replace(library, familiarity_threshold=calibrate_familiarity(library))
+
+
+def measure_gains(
+    model: RouterRetriever, collection: Collection, *, split: Split | None = None, progress: Progress | None = None
+) -> Measurement:
+    """What every expert gains on queries that it was not trained on (default: the held-out ones)."""
+    progress = progress or Silent()
+    documents = model.embed_collection(collection, progress=progress)
+    split = split or collection.train_and_held_out()[1]
+    texts = list(split.queries.values())
+
+    def measure(expert: str) -> NDArray[np.float64]:
+        vectors = model.encode_query(texts, expert=expert, batch_size=64)
+        return ndcg_at_10(vectors, split, documents, collection, model.similarity_fn_name)
+
+    with progress.task(f"measure {collection.name}", 1 + len(model.experts)) as task:
+        base = measure("base")
+        task.advance()
+        gains = np.empty((len(texts), len(model.experts)), np.float32)
+        for column, expert in enumerate(model.experts):
+            gains[:, column] = measure(expert) - base
+            task.advance(1, expert)
+    return Measurement(collection.name, tuple(texts), model.route_embeddings(texts), gains)
+
+
+def _cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:
+    if len(measured.queries) <= limit:
+        return np.arange(len(measured.queries))
+    clusters = KMeans(limit, n_init=1, random_state=0).fit_predict(measured.embeddings)
+    return np.asarray(clusters, np.int64)
+
+
+def _best_expert(measured: Measurement) -> NDArray[np.int64]:
+    return np.asarray(measured.gains.argmax(axis=1), np.int64)
+
+
+def _pilots(model: RouterRetriever, measured: Measurement, groups: NDArray[np.int64]) -> PilotLibrary:
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    nearest = [
+        rows[int(np.argmax(measured.embeddings[rows] @ centroid))]
+        for rows, centroid in zip(members, centroids, strict=True)
+    ]
+    return PilotLibrary(
+        tuple(model.experts),
+        centroids.astype(np.float32),
+        np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
+        np.array([len(rows) for rows in members], np.int64),
+        (measured.collection,) * len(members),
+        tuple(measured.queries[row] for row in nearest),
+    )

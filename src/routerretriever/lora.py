@@ -1,0 +1,284 @@
+"""LoRA adapters: their factors, the linear layer that applies them, and PEFT's file format.
+
+A LoRA adapter (Hu et al. 2021, arXiv 2106.09685) adds ``scaling * B @ A`` to the weight of a linear
+layer, where ``A`` has shape (r, in_features) and ``B`` has shape (out_features, r).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routerretriever.errors import ExpertError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PEFT_PREFIX = "base_model.model."
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The LoRA factors of one expert.
+
+    Attributes:
+        factors: module name → (A, B), shapes (r, in_features) and (out_features, r).
+        scaling: the factor applied to every ``B @ A`` (PEFT's ``lora_alpha / r``).
+    """
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of any factor pair."""
+        return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    def parameters(self) -> list[Tensor]:
+        """All factors, in a stable order."""
+        return [tensor for pair in self.factors.values() for tensor in pair]
+
+    def detached(self) -> Adapter:
+        """A copy of the factors on the CPU that no optimiser touches."""
+        return Adapter(
+            {name: (a.detach().clone().cpu(), b.detach().clone().cpu()) for name, (a, b) in self.factors.items()},
+            self.scaling,
+        )
+
+    @classmethod
+    def initial(cls, layers: Mapping[str, LoraLinear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
+        """PEFT's initialisation: A Kaiming-uniform, B zero, so that training starts at the base."""
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, layer in layers.items():
+            a = torch.empty(rank, layer.in_features)
+            nn.init.kaiming_uniform_(a, a=5**0.5, generator=generator)
+            b = torch.zeros(layer.out_features, rank)
+            device = layer.weight.device
+            factors[name] = (a.to(device).requires_grad_(), b.to(device).requires_grad_())
+        return cls(factors, alpha / rank)
+
+
+class Plan(Protocol):
+    """How a linear layer treats the rows it is given."""
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor: ...
+
+
+class Selection(threading.local):
+    """The plan in force in this thread; ``None`` means the plain base."""
+
+    plan: Plan | None = None
+
+    def __reduce__(self) -> tuple[type[Selection], tuple[()]]:
+        return Selection, ()
+
+    @contextmanager
+    def use(self, plan: Plan | None) -> Iterator[None]:
+        """Apply ``plan`` within the block."""
+        previous, self.plan = self.plan, plan
+        try:
+            yield
+        finally:
+            self.plan = previous
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer that can apply the experts' low-rank updates.
+
+    It shares the base layer's own parameters under their own names, so the state dict of the
+    surrounding model stays that of the plain base. The experts' factors are buffers outside it:
+    ``a_bank`` (E, r, in_features) and ``b_bank`` (E, out_features, r), scaling folded into B.
+    """
+
+    a_bank: Tensor
+    b_bank: Tensor
+
+    def __init__(self, base: nn.Linear, name: str, selection: Selection) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.name, self.selection = name, selection
+        self.merged: dict[str, Tensor] = {}
+        self.set_bank([])
+
+    def set_bank(self, adapters: Sequence[Adapter]) -> None:
+        """Stack the factors of all experts, padded with zeros to the largest rank."""
+        rank = max((adapter.rank for adapter in adapters), default=0)
+        a_bank = self.weight.new_zeros(len(adapters), rank, self.in_features)
+        b_bank = self.weight.new_zeros(len(adapters), self.out_features, rank)
+        for index, adapter in enumerate(adapters):
+            if self.name in adapter.factors:
+                a, b = adapter.factors[self.name]
+                a_bank[index, : a.shape[0]] = a
+                b_bank[index, :, : b.shape[1]] = b * adapter.scaling
+        self.register_buffer("a_bank", a_bank, persistent=False)
+        self.register_buffer("b_bank", b_bank, persistent=False)
+        self.merged.clear()
+
+    def merged_weight(self, key: str, members: Sequence[int]) -> Tensor:
+        """The weight with the mean update of ``members`` added; kept until it is forgotten."""
+        weight = self.merged.get(key)
+        if weight is None or weight.device != self.weight.device:
+            index = torch.as_tensor(members, device=self.weight.device)
+            a, b = self.a_bank[index].flatten(0, 1), self.b_bank[index]
+            b = b.permute(1, 0, 2).flatten(1)
+            weight = torch.addmm(self.weight.detach(), b, a, alpha=1.0 / len(members))
+            self.merged[key] = weight
+        return weight
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own parameter name
+        """Apply the plan in force; without one this is ``nn.Linear`` exactly."""
+        plan = self.selection.plan
+        if plan is None:
+            return F.linear(input, self.weight, self.bias)
+        return plan(self, input)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """All rows use one adapter whose factors may need gradients."""
+
+    adapter: Adapter
+    dropout: float = 0.0
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        base = F.linear(x, layer.weight, layer.bias)
+        if layer.name not in self.adapter.factors:
+            return base
+        a, b = self.adapter.factors[layer.name]
+        x = F.dropout(x, self.dropout) if self.dropout else x
+        return base + F.linear(F.linear(x, a), b * self.adapter.scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedPlan:
+    """All rows use the mean of some experts, folded into the weight: as fast as the base."""
+
+    key: str
+    members: tuple[int, ...]
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        return F.linear(x, layer.merged_weight(self.key, self.members), layer.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredPlan:
+    """Row i uses expert ``experts[i]``, by two batched products over gathered factors."""
+
+    experts: Tensor
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        a = layer.a_bank.index_select(0, self.experts)
+        b = layer.b_bank.index_select(0, self.experts)
+        low = torch.bmm(x, a.transpose(1, 2))
+        return torch.baddbmm(F.linear(x, layer.weight, layer.bias), low, b.transpose(1, 2))
+
+
+def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str | None) -> None:
+    """Write an adapter in PEFT's format, naming the base by hub id and never by a local path."""
+    from peft import LoraConfig, TaskType
+
+    directory.mkdir(parents=True, exist_ok=True)
+    config = LoraConfig(
+        base_model_name_or_path=base,
+        revision=revision,
+        task_type=TaskType.FEATURE_EXTRACTION,
+        inference_mode=True,
+        r=adapter.rank,
+        lora_alpha=adapter.scaling * adapter.rank,  # type: ignore[arg-type]  # PEFT takes floats
+        target_modules=sorted(adapter.factors),
+    )
+    config.save_pretrained(str(directory))
+    tensors: dict[str, Tensor] = {}
+    for name, (a, b) in adapter.factors.items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+    save_file(tensors, str(directory / ADAPTER_WEIGHTS), metadata={"format": "pt"})
+
+
+def read_adapter_config(directory: Path) -> dict[str, Any]:
+    """PEFT's ``adapter_config.json`` as a dictionary; refuses what cannot be served."""
+    path = directory / ADAPTER_CONFIG
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExpertError(f"{directory} is not a PEFT adapter: it has no {ADAPTER_CONFIG}.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ExpertError(f"{path} is not valid JSON ({error}). Export the adapter again.") from error
+    for key, wanted in {"peft_type": ("LORA",), "use_dora": (None, False), "bias": (None, "none")}.items():
+        if config.get(key) not in wanted:
+            raise ExpertError(
+                f"{path}: {key}={config[key]!r} is not supported; train the adapter as plain LoRA with bias='none'."
+            )
+    return config
+
+
+def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
+    """Read a PEFT LoRA adapter and match its tensors to the layers of this base.
+
+    Args:
+        directory: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+        layers: names of the linear layers that experts may change.
+
+    Raises:
+        ExpertError: the files are missing, damaged, or touch a layer that experts may not change.
+    """
+    config = read_adapter_config(directory)
+    path = directory / ADAPTER_WEIGHTS
+    try:
+        tensors = load_file(str(path))
+    except FileNotFoundError as error:
+        raise ExpertError(
+            f"{directory} has no {ADAPTER_WEIGHTS}; save the adapter with safe_serialization=True."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise ExpertError(f"{path} is damaged ({error}). Copy the adapter again.") from error
+    known = sorted(layers, key=len, reverse=True)
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for key, a in tensors.items():
+        module, marker, _ = key.partition(".lora_A.")
+        if not marker:
+            continue
+        name = _match_layer(module, known, directory)
+        b_key = key.replace(".lora_A.", ".lora_B.")
+        if b_key not in tensors:
+            raise ExpertError(f"{path} is incomplete: it has {key} but not {b_key}.")
+        factors[name] = (a.float(), tensors[b_key].float() * _scaling(config, module, a.shape[0]))
+    if not factors:
+        raise ExpertError(f"{path} holds no LoRA factors (rank 0). Train or export the adapter again.")
+    # PEFT lets every module have its own scaling, so each is folded into its B.
+    return Adapter(factors, 1.0)
+
+
+def _match_layer(module: str, known: Sequence[str], directory: Path) -> str:
+    name = module.removeprefix(PEFT_PREFIX)
+    for candidate in known:
+        # Checkpoints of task models carry the encoder below a prefix such as "bert.".
+        if name == candidate or name.endswith("." + candidate):
+            return candidate
+    raise ExpertError(
+        f"The adapter in {directory} changes '{name}', which is not a linear layer that experts of "
+        "this model may change. Either it belongs to another base, or it reaches below the model's "
+        "branch layer: then create the model with a lower branch layer (branch_layer=0 allows all)."
+    )
+
+
+def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
+    alpha = config.get("lora_alpha", rank)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if module.endswith(pattern):
+            alpha = value
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)

@@ -1,0 +1,333 @@
+"""RouterRetriever: the product. A Sentence Transformers model with experts and a router."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace as replace_fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from routerretriever import library as library_building
+from routerretriever.base_models import base_info, load_base
+from routerretriever.collection import Collection
+from routerretriever.embedding_cache import EmbeddingCache
+from routerretriever.encoder import RoutedEncoder
+from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
+from routerretriever.lora import Adapter, load_adapter, read_adapter_config
+from routerretriever.model_card import model_card
+from routerretriever.pilots import PilotLibrary
+from routerretriever.progress import Progress, Silent
+from routerretriever.routing import ROUTERS, Route, RoutingPolicy, make_router
+from routerretriever.storage import (
+    ExpertInfo,
+    check_expert_name,
+    read_expert_info,
+    read_model_info,
+    replacing,
+)
+from routerretriever.vectors import Vectors
+
+ENCODER_CLASS = f"{RoutedEncoder.__module__}.{RoutedEncoder.__name__}"
+
+
+class RouterRetriever(SentenceTransformer):
+    """One frozen base encoder, any number of experts on the query side, and a router between them.
+
+    ``encode_document`` is the base's, whatever happens to the experts. ``encode_query`` routes every
+    query in the same forward pass; ``encode_query(texts, expert="scifact")`` pins an expert, ``"base"``
+    or ``"merged"``. ``encode`` without a task is the base's.
+
+    Use :meth:`create` for a new model and :meth:`from_pretrained` for a saved one.
+    """
+
+    # Lets Sentence Transformers load our module without trusting code from the model's folder.
+    _module_classes: ClassVar[Mapping[str, type[nn.Module]]] = {ENCODER_CLASS: RoutedEncoder}  # type: ignore[misc]
+
+    # -- creating and loading ----------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        base: str = "all-MiniLM-L6-v2",
+        *,
+        branch_layer: int | None = None,
+        route_layer: int | None = None,
+        similarity: str | None = None,
+        device: str | None = None,
+    ) -> Self:
+        """A model without experts.
+
+        Args:
+            base: hub id or path of a Sentence Transformers or transformers encoder. ``all-MiniLM-L6-v2``
+                means the weights of the ``minilm`` extra where it is installed.
+            branch_layer: first layer that experts may change; default the upper half.
+            route_layer: where the router reads; default the branch layer, which costs no second pass.
+                ``-1`` means the final embedding, at the price of a second pass.
+            similarity: ``cosine`` or ``dot``; default what the base says, else cosine.
+            device: torch device; default the best one present.
+
+        Raises:
+            ModelError: the base cannot be loaded or is not a supported encoder.
+        """
+        plain = load_base(base, device)
+        encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
+        encoder.base = base_info(base)
+        return cls(
+            modules=[encoder],
+            device=device,
+            prompts={name: prompt for name, prompt in plain.prompts.items() if prompt},
+            similarity_fn_name=similarity or plain.similarity_fn_name,  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    def create_like_paper(cls, base: str = "facebook/contriever", *, device: str | None = None) -> Self:
+        """The setting of arXiv 2409.02685: experts in all layers, router at the last, two passes, dot product."""
+        return cls.create(base, branch_layer=0, route_layer=-1, similarity="dot", device=device)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | None = None, **kwargs: Any) -> Self:
+        """Load a saved model from a directory or the hub.
+
+        Raises:
+            FormatError: it is missing, damaged, not a RouterRetriever model, or of a newer format.
+            FingerprintError: base, experts and pilots do not belong together.
+            SilentExpertError: an expert changes nothing.
+        """
+        source = Path(path).expanduser()
+        if source.is_dir():
+            read_model_info(source)
+            _check_modules(source)
+            path = source
+        elif source.exists() or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+            raise FormatError(f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION")
+        return cls(str(path), device=device, **kwargs)
+
+    @property
+    def encoder(self) -> RoutedEncoder:
+        """The module that holds base, experts and router."""
+        module = self[0]
+        if not isinstance(module, RoutedEncoder):
+            raise ModelError("This is a plain encoder. Wrap it with RouterRetriever.create(base).")
+        return module
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides document vectors, prompts included."""
+        prompts = {key: value for key, value in sorted(self.prompts.items()) if key != "query" and value}
+        return f"{self.encoder.fingerprint}-{_short_hash(prompts)}" if prompts else self.encoder.fingerprint
+
+    @property
+    def query_prompt(self) -> str | None:
+        """The prompt put before queries, if the base has one."""
+        return self.prompts.get("query") or None
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write the model; what stood at ``path`` stays whole until the new one is complete.
+
+        Raises:
+            StorageError: the disk is full or the folder is not writable.
+            ModelError: ``path`` holds something that is not a model.
+        """
+        target = Path(path).expanduser()
+        if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
+            raise ModelError(f"{target} is not empty and not a model. Choose another folder.")
+        with replacing(target) as staging:
+            super().save(str(staging), *args, **kwargs)
+
+    def save_pretrained(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Same as :meth:`save`."""
+        self.save(str(path), *args, **kwargs)
+
+    def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
+        Path(path, "README.md").write_text(model_card(self.encoder), encoding="utf-8")
+
+    # -- experts -----------------------------------------------------------------------------------
+
+    @property
+    def experts(self) -> dict[str, ExpertInfo]:
+        """Expert name → what is known of it, in the order they were added."""
+        return {name: self.encoder.expert_info[name] for name in self.encoder.experts}
+
+    def add_expert(self, name: str, adapter: Adapter, info: ExpertInfo | None = None, *, replace: bool = False) -> None:
+        """Add an expert; the library gets a column that is not measured yet.
+
+        Raises:
+            ExpertError: the name is taken or cannot be used.
+            SilentExpertError: the adapter changes no query vector. The model is as before.
+        """
+        encoder, before = self.encoder, self.encoder.experts
+        if check_expert_name(name) in before and not replace:
+            raise ExpertError(f"The model already has an expert '{name}'. Remove it first.")
+        encoder.set_experts(OrderedDict({**before, name: adapter}))
+        if name in encoder.silent_experts():
+            encoder.set_experts(before)
+            raise SilentExpertError(
+                f"The adapter '{name}' changes no query vector: its weights are zero. Train or export it again."
+            )
+        encoder.expert_info[name] = info or ExpertInfo()
+        stale = self.library
+        if stale is not None and name in stale.experts:  # replaced: what was measured no longer holds
+            stale = stale.with_experts(tuple(e for e in stale.experts if e != name))
+        self._set_library(stale)
+
+    def remove_expert(self, name: str) -> None:
+        """Remove an expert and its column.
+
+        Raises:
+            ExpertError: there is no such expert.
+        """
+        if name not in self.encoder.experts:
+            known = ", ".join(self.experts) or "none"
+            raise ExpertError(f"There is no expert '{name}' in this model. Its experts: {known}.")
+        remaining = OrderedDict((key, value) for key, value in self.encoder.experts.items() if key != name)
+        self.encoder.set_experts(remaining)
+        del self.encoder.expert_info[name]
+        self._set_library(self.library if remaining else None)
+
+    def import_expert(self, directory: str | Path, name: str | None = None, *, trust_base: bool = False) -> str:
+        """Add an adapter that plain PEFT trained.
+
+        Args:
+            directory: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+            name: default the folder's name.
+            trust_base: accept an adapter whose config names another base.
+
+        Returns:
+            The expert's name.
+
+        Raises:
+            ExpertError: the files are missing or damaged, or the adapter belongs to another base.
+        """
+        source = Path(directory).expanduser()
+        named = str(read_adapter_config(source).get("base_model_name_or_path") or "")
+        own = self.encoder.base.id
+        if not trust_base and Path(named).name != Path(own).name:
+            raise ExpertError(
+                f"The adapter in {source} was trained for the base '{named}', this model's base is '{own}'. "
+                "If they are the same weights, pass trust_base=True (--trust-base)."
+            )
+        adapter = load_adapter(source, self.encoder.lora_layers)
+        for layer, (a, b) in adapter.factors.items():
+            weight = self.encoder.lora_layers[layer].weight
+            if (b.shape[0], a.shape[1]) != tuple(weight.shape):
+                raise ExpertError(
+                    f"The adapter in {source} does not fit layer '{layer}': it is made for a weight of "
+                    f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
+                )
+        name = name or source.resolve().name
+        self.add_expert(name, adapter, read_expert_info(source))
+        return name
+
+    # -- library and routing -----------------------------------------------------------------------
+
+    @property
+    def library(self) -> PilotLibrary | None:
+        """The pilot library, if it was built."""
+        return None if self.encoder.policy is None else self.encoder.policy.router.library
+
+    def build_library(
+        self,
+        collections: Sequence[Collection],
+        *,
+        router: str | None = None,
+        progress: Progress | None = None,
+    ) -> PilotLibrary:
+        """Measure the experts on the collections' held-out queries, and route with the result.
+
+        Pilots of these collections are added or renewed; those of others stay.
+
+        Args:
+            collections: each needs a train split.
+            router: ``gain`` (default), ``pilot-mean`` (the paper's rule) or ``pilot-max`` (the official
+                code's); ``None`` keeps the present one.
+        """
+        policy = self.encoder.policy
+        router = router or (policy.router.name if policy else "gain")
+        if router not in ROUTERS:
+            raise LibraryError(f"There is no router '{router}'. Choose one of: {', '.join(ROUTERS)}.")
+        partition = "cluster" if ROUTERS[router].knows_base else "best-expert"
+        built = library_building.build_library(self, collections, partition=partition, progress=progress)
+        if policy is not None and policy.router.name == router:
+            self.encoder.policy = replace_fields(policy, router=make_router(router, built, **policy.router.settings()))
+        else:
+            self.encoder.policy = RoutingPolicy(make_router(router, built))
+        return built
+
+    def _set_library(self, library: PilotLibrary | None) -> None:
+        policy = self.encoder.policy
+        if library is None or policy is None:
+            self.encoder.policy = None
+            return
+        library = library.with_experts(tuple(self.encoder.experts))
+        router = make_router(policy.router.name, library, **policy.router.settings())
+        self.encoder.policy = replace_fields(policy, router=router)
+
+    def route(self, queries: str | Sequence[str], *, n_pilots: int = 5) -> list[Route]:
+        """Where each query goes and why, without encoding it to the end.
+
+        Raises:
+            LibraryError: the pilot library has not been built.
+        """
+        texts = [queries] if isinstance(queries, str) else list(queries)
+        policy = self.encoder.policy
+        if policy is None:
+            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+        if not texts:
+            return []
+        vectors = self.encode_query(texts, route_only=True, convert_to_tensor=True)
+        return policy.explain(texts, vectors, n_pilots)
+
+    def route_embeddings(self, queries: Sequence[str]) -> Vectors:
+        """What the router reads (n, d): unit vectors."""
+        if not queries:
+            return np.empty((0, self.encoder.route_dimension), np.float32)
+        vectors: Vectors = self.encode_query(list(queries), route_only=True, batch_size=64)
+        return vectors
+
+    # -- documents ---------------------------------------------------------------------------------
+
+    def embed_texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
+        """Document vectors (n, d) from the cache, encoding only what is new."""
+        cache = EmbeddingCache(self.fingerprint, self.encoder.dimension)
+        missing = cache.count_missing(texts)
+        with (progress or Silent()).task("embed documents", missing) as task:
+
+            def encode(block: list[str]) -> Vectors:
+                vectors: Vectors = self.encode_document(block)
+                task.advance(len(block))
+                return vectors
+
+            return cache.vectors(texts, encode)
+
+    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
+        """The vectors of a collection's documents (m, d), in their order."""
+        return self.embed_texts(collection.contents, progress=progress)
+
+
+def _check_modules(source: Path) -> None:
+    """The only class from outside Sentence Transformers may be ours."""
+    try:
+        modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+        kinds = [module["type"] for module in modules]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{source / 'modules.json'} is missing or damaged ({error}).") from error
+    foreign = [kind for kind in kinds if kind != ENCODER_CLASS and not kind.startswith("sentence_transformers.")]
+    if foreign or ENCODER_CLASS not in kinds:
+        raise FormatError(
+            f"{source} names the modules {', '.join(kinds)}; only {ENCODER_CLASS} and Sentence Transformers' "
+            "own are loaded. Restore modules.json."
+        )
+
+
+def _short_hash(content: Any) -> str:
+    import hashlib
+
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

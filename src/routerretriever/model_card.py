@@ -1,0 +1,55 @@
+"""The README of a saved model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from routerretriever.encoder import RoutedEncoder
+
+
+def model_card(encoder: RoutedEncoder) -> str:
+    """Markdown with the metadata block that hubs read: base, experts, measured gains, use."""
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        f"base_model: {encoder.base.id}",
+        "tags: [routerretriever, sentence-transformers, peft, lora]",
+        "---",
+        "",
+        "# RouterRetriever",
+        "",
+        f"The frozen base encoder `{encoder.base.id}` with {len(encoder.experts)} LoRA experts on the query side. "
+        "Documents are encoded by the base alone, so one index serves all experts.",
+        "",
+        "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for name in encoder.experts:
+        info = encoder.expert_info[name]
+        scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
+        lines.append(f"| {name} | {info.collection or 'imported'} | {info.queries} | {info.held_out} | {scores} |")
+    policy = encoder.policy
+    if policy is None:
+        lines += ["", "The pilot library has not been built: queries are encoded by the base."]
+    else:
+        library = policy.router.library
+        lines += [
+            "",
+            f"Router: `{policy.router.name}`, {len(library)} pilots from {', '.join(library.collections())}. "
+            "Gains were measured on held-out queries.",
+        ]
+    lines += [
+        "",
+        "```python",
+        "from routerretriever import RouterRetriever",
+        "",
+        'model = RouterRetriever.from_pretrained("PATH")',
+        'model.encode_query(["…"])      # every query by the expert it needs',
+        'model.encode_document(["…"])   # always the base',
+        'model.route(["…"])             # which expert, and why',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

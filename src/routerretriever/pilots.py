@@ -1,0 +1,175 @@
+"""The pilot library: the router's whole knowledge, in a file of its own.
+
+A pilot is a centroid of queries in route-embedding space together with the mean measured gain of
+every expert there. It generalises the library of Algorithm 1 in Lee et al. (arXiv 2409.02685),
+whose pilots carry the name of the best expert alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from routerretriever.errors import LibraryError
+from routerretriever.vectors import Vectors
+
+LIBRARY_FORMAT = 1
+PILOT_TENSORS, PILOT_INFO = "pilots.safetensors", "pilots.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PilotLibrary:
+    """All pilots.
+
+    Attributes:
+        experts: names of the gain columns.
+        centroids: unit vectors (P, d).
+        gains: mean nDCG@10 of an expert minus that of the base (P, E); NaN where not measured.
+        counts: queries behind each pilot (P,).
+        sources: the collection each pilot comes from (P,).
+        examples: the query nearest to each centroid (P,), for explanations.
+        familiarity_threshold: a query less similar to its pilots than this is known to no expert.
+    """
+
+    experts: tuple[str, ...]
+    centroids: Vectors
+    gains: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    sources: tuple[str, ...]
+    examples: tuple[str, ...]
+    familiarity_threshold: float = -1.0
+
+    def __post_init__(self) -> None:
+        rows = len(self.centroids)
+        shapes = (self.gains.shape, self.counts.shape, len(self.sources), len(self.examples))
+        if shapes != ((rows, len(self.experts)), (rows,), rows, rows):
+            raise LibraryError("The pilot library is damaged: its parts differ in size. Build it again.")
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    @classmethod
+    def empty(cls, dimension: int, experts: Sequence[str] = ()) -> Self:
+        """A library without pilots."""
+        return cls(
+            tuple(experts),
+            np.empty((0, dimension), np.float32),
+            np.empty((0, len(experts)), np.float32),
+            np.empty(0, np.int64),
+            (),
+            (),
+        )
+
+    def collections(self) -> tuple[str, ...]:
+        """The collections that pilots come from, in order of their first pilot."""
+        return tuple(dict.fromkeys(self.sources))
+
+    def mean_gains(self) -> dict[str, NDArray[np.float64]]:
+        """Collection → mean gain of every expert over its queries (E,); NaN where not measured."""
+        sources = np.array(self.sources)
+        return {
+            name: np.average(self.gains[sources == name], axis=0, weights=self.counts[sources == name])
+            for name in self.collections()
+        }
+
+    def unmeasured(self) -> dict[str, list[str]]:
+        """Expert → the collections on whose pilots its gain is not measured."""
+        gaps: dict[str, list[str]] = {}
+        for name, means in self.mean_gains().items():
+            for expert, mean in zip(self.experts, means, strict=True):
+                if np.isnan(mean):
+                    gaps.setdefault(expert, []).append(name)
+        return gaps
+
+    def with_experts(self, experts: Sequence[str]) -> Self:
+        """The same pilots with exactly these columns; new ones are not measured yet (NaN)."""
+        gains = np.full((len(self), len(experts)), np.nan, np.float32)
+        for column, name in enumerate(experts):
+            if name in self.experts:
+                gains[:, column] = self.gains[:, self.experts.index(name)]
+        return replace(self, experts=tuple(experts), gains=gains)
+
+    def without_collection(self, name: str) -> Self:
+        """All pilots but those of one collection."""
+        kept = np.array([source != name for source in self.sources], bool)
+        return replace(
+            self,
+            centroids=self.centroids[kept],
+            gains=self.gains[kept],
+            counts=self.counts[kept],
+            sources=tuple(s for s, keep in zip(self.sources, kept, strict=True) if keep),
+            examples=tuple(e for e, keep in zip(self.examples, kept, strict=True) if keep),
+        )
+
+    def extended(self, other: PilotLibrary) -> Self:
+        """This library with another's rows added; both must have the same columns."""
+        if self.experts != other.experts:
+            raise LibraryError("Pilots can only be added to a library with the same experts.")
+        return replace(
+            self,
+            centroids=np.concatenate([self.centroids, other.centroids]),
+            gains=np.concatenate([self.gains, other.gains]),
+            counts=np.concatenate([self.counts, other.counts]),
+            sources=self.sources + other.sources,
+            examples=self.examples + other.examples,
+        )
+
+    def save(self, directory: Path, **info: Any) -> None:
+        """Write ``pilots.safetensors`` and ``pilots.json``; ``info`` goes into the latter."""
+        tensors: dict[str, Any] = {
+            "centroids": np.ascontiguousarray(self.centroids),
+            "gains": np.ascontiguousarray(self.gains),
+            "counts": np.ascontiguousarray(self.counts),
+        }
+        save_file(tensors, directory / PILOT_TENSORS)
+        names = self.collections()
+        description = {
+            "format_version": LIBRARY_FORMAT,
+            **info,
+            "experts": self.experts,
+            "familiarity_threshold": self.familiarity_threshold,
+            "collections": names,
+            "sources": [names.index(source) for source in self.sources],
+            "examples": self.examples,
+        }
+        text = json.dumps(description, ensure_ascii=False, indent=1)
+        (directory / PILOT_INFO).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> tuple[Self, dict[str, Any]]:
+        """Read a library and the info it was saved with.
+
+        Raises:
+            LibraryError: the files are damaged or of a newer format.
+        """
+        try:
+            tensors = load_file(directory / PILOT_TENSORS)
+            info = json.loads((directory / PILOT_INFO).read_text(encoding="utf-8"))
+            if info["format_version"] > LIBRARY_FORMAT:
+                raise LibraryError(
+                    f"{directory / PILOT_INFO} has format {info['format_version']}, this version reads up "
+                    f"to {LIBRARY_FORMAT}. Upgrade routerretriever."
+                )
+            library = cls(
+                tuple(info["experts"]),
+                tensors["centroids"],
+                tensors["gains"],
+                tensors["counts"],
+                tuple(info["collections"][number] for number in info["sources"]),
+                tuple(info["examples"]),
+                info["familiarity_threshold"],
+            )
+        except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
+            raise LibraryError(
+                f"The pilot library in {directory} is damaged ({type(error).__name__}: {error}). Build it "
+                "again with: routerretriever library MODEL COLLECTION…"
+            ) from error
+        return library, info
