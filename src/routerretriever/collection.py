@@ -171,6 +171,8 @@ class _Raw:
 
 
 def _checked(raw: _Raw, source: str, strict: bool) -> tuple[tuple[Document, ...], dict[str, Split]]:
+    if not raw.documents:
+        raise CollectionError(f"{source} has no documents. Check that corpus.jsonl is not empty.")
     splits: dict[str, Split] = {}
     for name, judgements in raw.judgements.items():
         qrels: dict[str, dict[str, int]] = {}
@@ -193,8 +195,6 @@ def _checked(raw: _Raw, source: str, strict: bool) -> tuple[tuple[Document, ...]
             del qrels[query_id]
         if qrels:
             splits[name] = Split(name, {q: raw.queries[q] for q in qrels}, qrels)
-    if not raw.documents:
-        raise CollectionError(f"{source} has no documents. Check that corpus.jsonl is not empty.")
     return tuple(raw.documents.values()), splits
 
 

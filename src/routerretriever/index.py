@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb.index import IvfRq
 
 from routerretriever.collection import Document
 from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
@@ -218,7 +219,7 @@ class Index:
             if self.is_approximate:
                 self._table.optimize()
             else:
-                self._table.create_index(metric=self._metric, vector_column_name="vector", index_type="IVF_RQ")
+                self._table.create_index("vector", config=IvfRq(distance_type=self._metric))
             task.advance()
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
@@ -237,7 +238,7 @@ class Index:
         return any("vector" in index.columns for index in self._table.list_indices())
 
     @property
-    def _metric(self) -> str:
+    def _metric(self) -> Literal["cosine", "dot"]:
         return "cosine" if self._info["similarity"] == "cosine" else "dot"
 
     def search(

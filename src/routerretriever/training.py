@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _HIDDEN_BUDGET = 2**30  # bytes of cached hidden states; beyond it they are computed every step
 _ENCODE_BATCH = 64
+_POOLED_BATCHES = 32  # batches sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,14 @@ class TrainingConfig:
 
     rank: int = 8
     alpha: float = 32.0
-    dropout: float = 0.1
+    dropout: float = 0.0
     targets: tuple[str, ...] | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.1
     batch_size: int = 32
     epochs: int = 8
-    temperature: float = 0.05
+    temperature: float = 0.03
     in_batch: bool = False
     corpus_limit: int = 200_000
     hard_negatives: int = 32
@@ -82,6 +83,8 @@ PRESETS = {
     "default": TrainingConfig(),
     # arXiv 2409.02685, section 4; temperature and dropout from the official code.
     "paper": TrainingConfig(
+        dropout=0.1,
+        temperature=0.05,
         targets=("query", "value", "q", "v", "q_proj", "v_proj", "Wqkv"),
         learning_rate=1e-4,
         batch_size=256,
@@ -238,7 +241,7 @@ class _Training:
         config: TrainingConfig,
         name: str,
     ) -> None:
-        self.encoder, self.collection, self.config, self.name = model.encoder, collection, config, name
+        self.encoder, self.collection, self.config, self.name = model.encoder.eval(), collection, config, name
         self.train, self.held_out, self.documents = train, held_out, documents
         self.similarity = model.similarity_fn_name
         self.prompt = model.query_prompt
@@ -306,24 +309,35 @@ class _Training:
     def _one_step(self, queries: _Encoded) -> None:
         # Seeding every step by its number makes a resumed run repeat the uninterrupted one.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
-        epoch, number = divmod(self.step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(self.config.seed * 7919 + epoch)
-        order = torch.randperm(len(queries), generator=generator).tolist()
-        rows = order[number * self.config.batch_size : (number + 1) * self.config.batch_size]
+        rows = self._rows_of_step(queries)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
         features, hidden = queries.batch(rows)
         vectors = self.encoder.encode_with(self.adapter, features, hidden, self.config.dropout)
-        columns, positive = self.negatives.candidates(rows)
-        targets = as_similarity(columns.to(vectors.device), self.similarity)
-        loss = ranking_loss(
-            as_similarity(vectors, self.similarity) @ targets.T / self.config.temperature,
-            positive.to(vectors.device),
-        )
+        targets, positive = self.negatives.candidates(rows)
+        scores = as_similarity(vectors, self.similarity) @ targets.T
+        loss = ranking_loss(scores / self.config.temperature, positive.to(scores.device))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.step += 1
+
+    def _rows_of_step(self, queries: _Encoded) -> list[int]:
+        """The queries of this step: a new order every epoch, decided by the seed alone."""
+        epoch, number = divmod(self.step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(self.config.seed * 7919 + epoch)
+        order = torch.randperm(len(queries), generator=generator).tolist()
+        size = self.config.batch_size
+        if not self.config.in_batch:
+            # Negatives do not come from the batch, so queries of like length may share one: less padding.
+            pool = size * _POOLED_BATCHES
+            order = [
+                row
+                for start in range(0, len(order), pool)
+                for row in sorted(order[start : start + pool], key=lambda row: len(queries.features[row]["input_ids"]))
+            ]
+            number = int(torch.randperm(self.steps_per_epoch, generator=generator)[number])
+        return order[number * size : (number + 1) * size]
 
     def _schedule(self) -> float:
         warm = max(1, round(self.config.warmup * self.total_steps))
@@ -406,15 +420,19 @@ class _Training:
 
 
 def ranking_loss(scores: Tensor, positive: Tensor) -> Tensor:
-    """Cross-entropy of the softmax over documents, every positive of a query weighing the same.
+    """Softmax cross-entropy of every positive against all documents that are not positive.
+
+    Positives of one query do not compete with each other; each weighs the same, and so does each query.
+    With one positive this is the usual InfoNCE over the corpus.
 
     Args:
         scores: similarity over temperature (n, m).
         positive: boolean (n, m), at least one true in every row.
     """
-    log_probability = scores.log_softmax(dim=1)
-    share = positive / positive.sum(dim=1, keepdim=True)
-    return -(log_probability * share).sum(dim=1).mean()
+    # Not -inf: a batch may hold nothing but positives, and its gradient has to stay finite.
+    others = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(dim=1, keepdim=True)
+    losses = torch.logaddexp(scores, others) - scores
+    return ((losses * positive).sum(dim=1) / positive.sum(dim=1)).mean()
 
 
 class _Negatives:
@@ -433,7 +451,8 @@ class _Negatives:
             [row[document_id] for document_id, grade in train.qrels[query_id].items() if grade > 0]
             for query_id in train.queries
         ]
-        self.documents, self.config = torch.from_numpy(documents.copy()), config
+        prepared = as_similarity(torch.from_numpy(documents), model.similarity_fn_name)
+        self.documents, self.config = prepared.to(model.device), config
         self.mined: list[list[int]] = []
         if not config.in_batch and len(documents) > config.corpus_limit:
             vectors = model.encode_query(list(train.queries.values()), expert="base")
@@ -441,7 +460,7 @@ class _Negatives:
             self.mined = [columns.tolist() for columns in found.columns]
 
     def candidates(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Document vectors (m, d) for these queries, and a boolean mask of positives (n, m)."""
+        """Document vectors (m, d), ready for a dot product, and a boolean mask of positives (n, m)."""
         if not self.config.in_batch and not self.mined:
             columns = None
             position: Any = range(len(self.documents))

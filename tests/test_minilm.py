@@ -1,0 +1,128 @@
+"""Real weights, real MTEB, the demo's own collections."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
+from make_collections import UNSEEN, write_all
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Two experts of the demo, trained for a short while."""
+    import os
+
+    root = tmp_path_factory.mktemp("demo")
+    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    torch.set_num_threads(2)
+    collections = {name: Collection.load(path) for name, path in write_all(root).items()}
+    model = RouterRetriever.create(device="cpu")
+    for name in ("notam", "ops"):
+        train_expert(model, collections[name], config=TrainingConfig(epochs=2, evaluations=1))
+    model.build_library([collections["notam"], collections["ops"]])
+    model.save_pretrained(root / "model")
+    return root / "model", model, collections
+
+
+def test_demo_collections_are_sound(demo):
+    _, _, collections = demo
+    for name, collection in collections.items():
+        assert ("train" in collection.splits) == (name not in UNSEEN)
+        if name in UNSEEN:
+            continue
+        train, test = collection.split("train"), collection.split("test")
+        asked = {document for grades in train.qrels.values() for document in grades}
+        assert not asked & {document for grades in test.qrels.values() for document in grades}
+        assert not set(train.queries.values()) & set(test.queries.values())
+
+
+def test_base_is_the_published_model(demo):
+    _, model, _ = demo
+    assert model.encoder.base.id == "sentence-transformers/all-MiniLM-L6-v2"
+    assert model.encoder.dimension == 384
+    assert (model.encoder.branch_layer, model.encoder.num_layers) == (3, 6)
+
+
+def test_routing_pays_and_leaves_strangers_alone(demo):
+    _, model, collections = demo
+    result = evaluate(model, [collections[name] for name in ("notam", "ops", "garden")])
+    notam, ops, garden = result.collections
+    for seen in (notam, ops):
+        assert seen.systems["routed"].mean() > seen.systems["base"].mean() + 0.3
+        assert seen.systems["routed"].mean() > 0.95 * seen.systems["dataset_oracle"].mean()
+    assert garden.systems["routed"].mean() >= garden.systems["base"].mean() - 0.01
+
+
+def test_search_finds_what_the_shorthand_means(demo, tmp_path):
+    _, model, collections = demo
+    index = Index.create(tmp_path / "index", model)
+    for name in ("notam", "ops", "garden"):
+        index.upsert(collections[name].documents, collection=name)
+    query_id, text = next(iter(collections["ops"].split("test").queries.items()))
+    (wanted,) = collections["ops"].split("test").qrels[query_id]
+    assert wanted in [hit.id for hit in index.search(text, k=10)]
+
+
+@pytest.mark.filterwarnings("ignore:The fill_missing parameter:DeprecationWarning")  # mteb's own call
+def test_mteb_evaluates_it_without_a_wrapper(demo, tmp_path):
+    import mteb
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    path, model, collections = demo
+    collection = collections["notam"]
+
+    class Notam(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="NotamRetrieval",
+            description="Aviation notices.",
+            dataset={"path": "local", "revision": "1"},
+            type="Retrieval",
+            category="t2t",
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
+
+        def load_data(self, *args, **kwargs):
+            split = collection.split("test")
+            rows = [{"id": d.id, "text": d.text, "title": d.title} for d in collection.documents]
+            self.dataset["default"]["test"] = {
+                "corpus": Dataset.from_list(rows),
+                "queries": Dataset.from_list([{"id": q, "text": t} for q, t in split.queries.items()]),
+                "relevant_docs": {q: dict(g) for q, g in split.qrels.items()},
+                "top_ranked": None,
+            }
+            self.data_loaded = True
+
+    loaded = SentenceTransformer(str(path), trust_remote_code=True, device="cpu")
+    ours = evaluate(model, [collection]).mean("routed")
+    for candidate in (loaded, model):
+        result = mteb.evaluate(candidate, Notam(), cache=None, overwrite_strategy="always", show_progress_bar=False)
+        score = result.task_results[0].get_score()
+        assert score == pytest.approx(ours, abs=1e-3)
+
+
+def test_queries_cost_one_forward_pass_of_the_base(demo):
+    """Multiplications counted by torch itself, not by a clock."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    path, _, collections = demo
+    texts = list(collections["notam"].split("test").queries.values())[:32]
+    plain = SentenceTransformer(str(path), trust_remote_code=True, device="cpu")
+    counts = {}
+    for name, arguments in (("base", {"expert": "base"}), ("routed", {})):
+        features = plain.preprocess(texts)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            plain[0](features, task="query", **arguments)
+        counts[name] = counter.get_total_flops()
+    assert counts["routed"] < 1.05 * counts["base"]
+    assert np.isfinite(counts["routed"])

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import torch
+
+from routerretriever.errors import LibraryError
+from routerretriever.pilots import PilotLibrary
+from routerretriever.routing import RoutingPolicy, calibrate_familiarity, make_router
+
+
+def unit(rows):
+    rows = np.asarray(rows, np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def library(centroids, gains, counts=None, sources=None, experts=("a", "b"), threshold=-1.0):
+    n = len(centroids)
+    return PilotLibrary(
+        experts,
+        unit(centroids),
+        np.asarray(gains, np.float32),
+        np.asarray(counts if counts is not None else [1] * n, np.int64),
+        tuple(sources or ["c"] * n),
+        tuple(f"example {k}" for k in range(n)),
+        threshold,
+    )
+
+
+QUERY = torch.tensor(unit([[1.0, 0.2]]))
+
+
+def test_gain_router_is_the_weighted_mean_of_the_nearest_gains():
+    lib = library([[1, 0], [0, 1], [-1, 0]], [[0.4, -0.2], [0.0, 0.8], [9, 9]], counts=[2, 1, 5])
+    scores = make_router("gain", lib, neighbours=2, temperature=0.5).scores(QUERY)
+    similarity = QUERY.numpy() @ lib.centroids[:2].T
+    weights = np.array([2, 1]) * np.exp(similarity / 0.5)
+    wanted = weights @ lib.gains[:2] / weights.sum()
+    assert scores.shape == (1, 4)
+    assert scores[0, 0] == 0
+    np.testing.assert_allclose(scores[0, 2:], wanted[0], rtol=1e-5)
+
+
+def test_unmeasured_gains_count_as_none():
+    lib = library([[1, 0]], [[np.nan, 0.1]])
+    assert make_router("gain", lib).scores(QUERY)[0, 2:].tolist() == pytest.approx([0.0, 0.1])
+
+
+def test_paper_rule_is_the_mean_similarity_of_an_experts_pilots():
+    """Expert a owns two pilots whose mean is below b's one, although one of a's is the nearest."""
+    lib = library([[1, 0.2], [-1, 0], [1, 1]], [[1, 0], [1, 0], [0, 1]])
+    similarity = (QUERY.numpy() @ lib.centroids.T)[0]
+    mean = make_router("pilot-mean", lib).scores(QUERY)[0]
+    assert mean[2] == pytest.approx((similarity[0] + similarity[1]) / 2)
+    assert mean[3] == pytest.approx(similarity[2])
+    assert mean[:2].tolist() == [-np.inf, -np.inf]
+    assert RoutingPolicy(make_router("pilot-mean", lib)).explain(["q"], QUERY)[0].expert == "b"
+    largest = make_router("pilot-max", lib).scores(QUERY)[0]
+    assert largest[2] == pytest.approx(similarity[0])
+    assert RoutingPolicy(make_router("pilot-max", lib)).explain(["q"], QUERY)[0].expert == "a"
+
+
+def test_an_expert_without_pilots_is_never_chosen_by_the_papers_rules():
+    lib = library([[1, 0]], [[1, 0]])
+    for name in ("pilot-mean", "pilot-max"):
+        assert make_router(name, lib).scores(QUERY)[0, 3] == -np.inf
+
+
+def test_base_unless_a_gain_above_the_margin_is_predicted():
+    lib = library([[1, 0]], [[0.03, -0.5]])
+    route = RoutingPolicy(make_router("gain", lib)).explain(["q"], QUERY)[0]
+    assert (route.expert, route.gains["a"]) == ("a", 0.03)
+    assert RoutingPolicy(make_router("gain", lib), margin=0.05).explain(["q"], QUERY)[0].expert == "base"
+    worse = library([[1, 0]], [[-0.03, -0.5]])
+    assert RoutingPolicy(make_router("gain", worse)).explain(["q"], QUERY)[0].expert == "base"
+
+
+@pytest.mark.parametrize(("experts", "fallback"), [(("a", "b"), "base"), (("a", "b", "c"), "merged")])
+def test_far_queries_fall_back(experts, fallback):
+    lib = library([[1, 0]], [[0.5] * len(experts)], experts=experts, threshold=0.5)
+    policy = RoutingPolicy(make_router("gain", lib))
+    near, far = policy.explain(["near", "far"], torch.tensor(unit([[1, 0], [0, 1]])))
+    assert not near.abstained
+    assert near.expert == "a"
+    assert far.abstained
+    assert far.expert == fallback
+    assert "far from every pilot" in far.reason
+    assert RoutingPolicy(make_router("gain", lib), abstain=False).explain(["far"], QUERY)[0].expert == "a"
+
+
+def test_mixing_weighs_the_best_by_predicted_gain():
+    lib = library([[1, 0]], [[0.2, 0.1]])
+    weights = RoutingPolicy(make_router("gain", lib), mix=2, mix_temperature=0.1)(QUERY)
+    assert weights[0, 0] == 0
+    assert weights[0, 1] == 0
+    assert weights[0, 2] / weights[0, 3] == pytest.approx(np.e, rel=1e-4)
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def test_route_explains_itself():
+    lib = library([[1, 0], [0, 1]], [[0.2, np.nan], [0.0, 0.3]], sources=["shell", "law"])
+    route = RoutingPolicy(make_router("gain", lib, temperature=0.01)).explain(["q"], QUERY, n_pilots=2)[0]
+    assert route.pilots[0].collection == "shell"
+    assert route.pilots[0].gains == {"a": 0.2}
+    assert route.pilots[0].similarity > route.pilots[1].similarity
+    assert "a is predicted to gain" in route.reason
+    assert set(route.to_dict()) >= {"expert", "gains", "familiarity", "pilots", "reason"}
+
+
+def test_familiarity_threshold_separates_domains():
+    rng = np.random.default_rng(0)
+    centres = np.eye(6)[:3]
+    points = np.concatenate([unit(centre + 0.1 * rng.normal(size=(40, 6))) for centre in centres])
+    sources = [name for name in "xyz" for _ in range(40)]
+    lib = library(points, np.zeros((120, 2)), sources=sources)
+    threshold = calibrate_familiarity(lib)
+    strangers = unit(np.eye(6)[3] + 0.1 * rng.normal(size=(40, 6)))
+    for queries, familiar in ((points, True), (strangers, False)):
+        top = np.sort(queries @ lib.centroids.T)[:, -11:-1].mean(1)
+        assert ((top >= threshold) == familiar).mean() > 0.95
+
+
+def test_familiarity_of_a_single_collection_or_pilot():
+    rng = np.random.default_rng(0)
+    lib = library(rng.normal(size=(50, 4)), np.zeros((50, 2)))
+    assert -1 < calibrate_familiarity(lib) < 1
+    assert calibrate_familiarity(library([[1, 0]], [[0, 0]])) == -1.0
+
+
+def test_adding_and_removing_touch_only_their_own_rows_and_columns():
+    first = library([[1, 0], [0, 1]], [[0.1, 0.2], [0.3, 0.4]], sources=["x", "x"])
+    wider = first.with_experts(("a", "b", "c"))
+    np.testing.assert_array_equal(wider.gains[:, :2], first.gains)
+    assert np.isnan(wider.gains[:, 2]).all()
+    assert wider.unmeasured() == {"c": ["x"]}
+    narrower = first.with_experts(("b",))
+    np.testing.assert_array_equal(narrower.gains[:, 0], first.gains[:, 1])
+    longer = first.extended(library([[1, 1]], [[0.5, 0.6]], sources=["y"]))
+    np.testing.assert_array_equal(longer.gains[:2], first.gains)
+    assert longer.collections() == ("x", "y")
+    back = longer.without_collection("y")
+    np.testing.assert_array_equal(back.gains, first.gains)
+    np.testing.assert_array_equal(back.centroids, first.centroids)
+    with pytest.raises(LibraryError, match="same experts"):
+        first.extended(wider)
+
+
+def test_unknown_router_and_empty_library():
+    with pytest.raises(LibraryError, match="gain, pilot-mean, pilot-max"):
+        make_router("oracle", library([[1, 0]], [[0, 0]]))
+    with pytest.raises(LibraryError, match="is empty"):
+        make_router("gain", PilotLibrary.empty(2, ("a",)))
