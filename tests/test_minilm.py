@@ -95,12 +95,13 @@ def test_mteb_evaluates_it_without_a_wrapper(demo, tmp_path):
         def load_data(self, *args, **kwargs):
             split = collection.split("test")
             rows = [{"id": d.id, "text": d.text, "title": d.title} for d in collection.documents]
-            self.dataset["default"]["test"] = {
+            data = {
                 "corpus": Dataset.from_list(rows),
                 "queries": Dataset.from_list([{"id": q, "text": t} for q, t in split.queries.items()]),
                 "relevant_docs": {q: dict(g) for q, g in split.qrels.items()},
                 "top_ranked": None,
             }
+            self.dataset = {"default": {"test": data}}
             self.data_loaded = True
 
     loaded = SentenceTransformer(str(path), trust_remote_code=True, device="cpu")
