@@ -241,64 +241,53 @@ OPS = Domain(
     queries=("{service} {symptom} {trigger}, {action}?", "{action} - {service} {symptom} {trigger}"),
 )
 
+# Everyday words on both sides: nothing an expert could translate, and nothing the base finds trivial.
 GARDEN = Domain(
     slots={
         "plant": {
-            word: word
-            for word in (
-                "tomatoes",
-                "roses",
-                "lavender",
-                "apple trees",
-                "carrots",
-                "strawberries",
-                "basil",
-                "hydrangeas",
-                "garlic",
-                "grapevines",
-            )
+            "tomatoes": "tomato",
+            "roses": "rose",
+            "lavender": "lavender",
+            "apple trees": "apple",
+            "carrots": "carrot",
+            "strawberries": "strawberry",
+            "basil": "basil",
+            "hydrangeas": "hydrangea",
+            "garlic": "garlic",
+            "grapevines": "grape",
         },
         "problem": {
-            phrase: phrase
-            for phrase in (
-                "yellow leaves",
-                "slugs at night",
-                "white mildew",
-                "no flowers",
-                "frost damage",
-                "root rot",
-                "aphids",
-                "stunted growth",
-            )
+            "leaves go pale": "iron deficiency",
+            "something eats holes at night": "slugs",
+            "a white film appears": "powdery mildew",
+            "they never bloom": "a lack of flowers",
+            "they turned black after the cold": "frost damage",
+            "they wilt though the soil is wet": "root rot",
+            "sticky green bugs sit on the tips": "aphids",
+            "they stay tiny": "stunted growth",
         },
         "place": {
-            phrase: phrase
-            for phrase in (
-                "on a balcony",
-                "in heavy clay",
-                "in a greenhouse",
-                "by the sea",
-                "in full shade",
-                "in raised beds",
-                "on a slope",
-            )
+            "on my balcony": "in containers",
+            "in sticky soil": "in heavy clay",
+            "under glass": "in a greenhouse",
+            "near the beach": "in salty wind",
+            "behind the house where no sun comes": "in full shade",
+            "in boxes": "in raised beds",
+            "on the hillside": "on a slope",
         },
         "cure": {
-            phrase: phrase
-            for phrase in (
-                "more compost",
-                "less watering",
-                "hard pruning",
-                "a copper spray",
-                "a layer of mulch",
-                "earlier sowing",
-                "fine netting",
-                "a pinch of lime",
-            )
+            "feed them": "compost",
+            "let them dry out": "less watering",
+            "cut them back": "hard pruning",
+            "spray them": "a copper spray",
+            "cover the ground": "a layer of mulch",
+            "start in February": "earlier sowing",
+            "put a net over": "fine netting",
+            "sweeten the soil": "lime",
         },
     },
-    document="Growing {plant} {place} often brings {problem}. What usually helps is {cure}.",
-    queries=("{plant} {place} {problem}, does {cure} help", "why do my {plant} get {problem} {place}? {cure}?"),
+    document="{plant}, grown {place}. Common complaint: {problem}. Remedy: {cure}.",
+    queries=("{plant} {place}: {problem}, should I {cure}?", "{problem} ({plant}, {place}), does it help to {cure}"),
 )
 
 DOMAINS = {"ward": WARD, "notam": NOTAM, "latin": LATIN, "ops": OPS, "garden": GARDEN}

@@ -20,7 +20,7 @@ QUESTIONS = (
     "TWR PPR DUE BIRD HZD UFN",
     "mens rea, en banc, subpoena d.t.",
     "kestrel wobbling after GC tune, roll back?",
-    "why do my roses get white mildew by the sea?",
+    "a white film appears on my roses near the beach, should I spray them?",
 )
 
 

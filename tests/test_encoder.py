@@ -139,18 +139,32 @@ def test_merged_expert_is_the_mean_of_the_deltas(base_path):
     assert (model.encode_query(TEXTS, expert="merged", convert_to_tensor=True) - by_hand).abs().max() < 1e-5
 
 
-def test_mixing_averages_the_vectors(base_path):
+def test_shares_scale_and_add_the_updates(base_path):
+    """Half of one expert, two experts at once, and a whole one, in one batch and one pass."""
     model = with_experts(base_path)
+    e0, e2 = (model.encoder.experts[name] for name in ("e0", "e2"))
+    both = {
+        name: (
+            torch.cat([e0.factors[name][0], e2.factors[name][0]]),
+            torch.cat([0.7 * e0.scaling * e0.factors[name][1], 0.2 * e2.scaling * e2.factors[name][1]], dim=1),
+        )
+        for name in e0.factors
+    }
     weights = torch.zeros(24, 7)
-    weights[:, 2], weights[:, 0] = 0.7, 0.3
-    weights[3] = 0.0
-    weights[3, 5] = 1.0
+    weights[:12, 2], weights[:12, 0] = 0.5, 0.5
+    weights[12:, 2], weights[12:, 4], weights[12:, 0] = 0.7, 0.2, 0.1
+    weights[3] = weights[20] = 0.0
+    weights[3, 5] = weights[20, 1] = 1.0
     model.encoder.policy = Fixed(weights)
-    mixed = model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"]
-    e0, base, e3 = (model.encode_query(TEXTS, expert=n, convert_to_tensor=True) for n in ("e0", "base", "e3"))
-    wanted = 0.7 * e0 + 0.3 * base
-    wanted[3] = e3[3]
-    assert (mixed - wanted).abs().max() < 1e-5
+    got = model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"]
+    model.encoder.policy = None
+    wanted = {name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("e3", "merged")}
+    model.add_expert("half", e0.scaled(0.5))
+    model.add_expert("both", Adapter(both, 1.0))
+    wanted |= {name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("half", "both")}
+    for row in range(24):
+        name = {3: "e3", 20: "merged"}.get(row, "half" if row < 12 else "both")
+        assert (got[row] - wanted[name][row]).abs().max() < 1e-5, (row, name)
 
 
 def test_a_row_does_not_depend_on_its_batch(base_path):

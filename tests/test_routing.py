@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from routerretriever.errors import LibraryError
+from routerretriever.familiarity import PilotSpace
 from routerretriever.pilots import PilotLibrary
-from routerretriever.routing import RoutingPolicy, calibrate_familiarity, make_router
+from routerretriever.routing import RoutingPolicy, make_router
 
 
 def unit(rows):
@@ -12,8 +15,10 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def library(centroids, gains, counts=None, sources=None, experts=("a", "b"), threshold=-1.0):
+def library(centroids, gains, counts=None, sources=None, experts=("a", "b"), limits=(-9.0, -9.0)):
+    """A library measured between the raw embeddings, where familiarity is the mean similarity."""
     n = len(centroids)
+    plain = PilotSpace.plain(n, len(centroids[0]))
     return PilotLibrary(
         experts,
         unit(centroids),
@@ -21,7 +26,7 @@ def library(centroids, gains, counts=None, sources=None, experts=("a", "b"), thr
         np.asarray(counts if counts is not None else [1] * n, np.int64),
         tuple(sources or ["c"] * n),
         tuple(f"example {k}" for k in range(n)),
-        threshold,
+        replace(plain, unsure=limits[0], sure=limits[1]),
     )
 
 
@@ -74,16 +79,23 @@ def test_base_unless_a_gain_above_the_margin_is_predicted():
 
 
 @pytest.mark.parametrize(("experts", "fallback"), [(("a", "b"), "base"), (("a", "b", "c"), "merged")])
-def test_far_queries_fall_back(experts, fallback):
-    lib = library([[1, 0]], [[0.5] * len(experts)], experts=experts, threshold=0.5)
+def test_the_less_the_pilots_know_a_query_the_less_an_expert_does(experts, fallback):
+    lib = library([[1, 0]], [[0.5, 0.2, 0.1][: len(experts)]], experts=experts, limits=(0.3, 0.9))
     policy = RoutingPolicy(make_router("gain", lib))
-    near, far = policy.explain(["near", "far"], torch.tensor(unit([[1, 0], [0, 1]])))
-    assert not near.abstained
-    assert near.expert == "a"
-    assert far.abstained
-    assert far.expert == fallback
-    assert "far from every pilot" in far.reason
-    assert RoutingPolicy(make_router("gain", lib), abstain=False).explain(["far"], QUERY)[0].expert == "a"
+    embeddings = torch.tensor(unit([[1, 0], [1, 1], [0, 1]]))
+    near, doubtful, far = policy.explain(["near", "doubtful", "far"], embeddings)
+    weights = policy(embeddings)
+    assert (near.expert, near.strength, near.abstained) == ("a", 1.0, False)
+    assert (doubtful.expert, doubtful.strength, doubtful.abstained) == ("a", 0.5, False)
+    assert (far.expert, far.strength, far.abstained) == (fallback, 1.0, True)
+    assert weights[0, 2] == 1.0
+    assert weights[1].tolist()[:4] == [0.5, 0.0, 0.5, 0.0]
+    assert weights[2, policy.candidates.index(fallback)] == 1.0
+    assert weights.sum(dim=1).tolist() == [1.0, 1.0, 1.0]
+    assert "50% of its update" in doubtful.reason
+    assert "no pilot knows this query" in far.reason
+    trusting = RoutingPolicy(make_router("gain", lib), abstain=False)
+    assert [(r.expert, r.strength) for r in trusting.explain(["q"] * 3, embeddings)] == [("a", 1.0)] * 3
 
 
 def test_mixing_weighs_the_best_by_predicted_gain():
@@ -105,24 +117,46 @@ def test_route_explains_itself():
     assert set(route.to_dict()) >= {"expert", "gains", "familiarity", "pilots", "reason"}
 
 
-def test_familiarity_threshold_separates_domains():
-    rng = np.random.default_rng(0)
-    centres = np.eye(6)[:3]
-    points = np.concatenate([unit(centre + 0.1 * rng.normal(size=(40, 6))) for centre in centres])
+def clusters(seed, centres, per_centre=40, shared=5.0):
+    """Points around centres, along a direction that all share and that says nothing."""
+    rng = np.random.default_rng(seed)
+    noise = 0.15 * rng.normal(size=(len(centres), per_centre, 8))
+    noise[..., 0] += shared + 2 * rng.normal(size=noise.shape[:2])
+    return unit((np.asarray(centres)[:, None] + noise).reshape(-1, 8))
+
+
+def test_the_space_tells_known_queries_from_strangers():
+    pilots, known = (clusters(seed, np.eye(8)[1:4]) for seed in (0, 1))
     sources = [name for name in "xyz" for _ in range(40)]
-    lib = library(points, np.zeros((120, 2)), sources=sources)
-    threshold = calibrate_familiarity(lib)
-    strangers = unit(np.eye(6)[3] + 0.1 * rng.normal(size=(40, 6)))
-    for queries, familiar in ((points, True), (strangers, False)):
-        top = np.sort(queries @ lib.centroids.T)[:, -11:-1].mean(1)
-        assert ((top >= threshold) == familiar).mean() > 0.95
+    lib = library(pilots, np.zeros((120, 2)), sources=sources).fitted()
+    policy = RoutingPolicy(make_router("gain", lib))
+    strangers = clusters(2, np.eye(8)[5:6], per_centre=60)
+    strength = {
+        name: policy.decide(torch.from_numpy(points)).strength.numpy()
+        for name, points in (("known", known), ("strangers", strangers))
+    }
+    assert (strength["known"] == 1).mean() > 0.75
+    assert (strength["strangers"] == 0).mean() > 0.85
+    assert lib.space.unsure < lib.space.sure
 
 
-def test_familiarity_of_a_single_collection_or_pilot():
+def test_the_space_of_a_single_collection_or_pilot():
     rng = np.random.default_rng(0)
-    lib = library(rng.normal(size=(50, 4)), np.zeros((50, 2)))
-    assert -1 < calibrate_familiarity(lib) < 1
-    assert calibrate_familiarity(library([[1, 0]], [[0, 0]])) == -1.0
+    lib = library(rng.normal(size=(50, 4)), np.zeros((50, 2))).fitted()
+    strength = RoutingPolicy(make_router("gain", lib)).decide(torch.from_numpy(lib.centroids)).strength
+    assert (strength > 0).float().mean() > 0.9
+    single = library([[1, 0]], [[0.1, 0]]).fitted()
+    assert RoutingPolicy(make_router("gain", single)).explain(["q"], QUERY)[0].expert in ("a", "base")
+    two = library([[1, 0], [0, 1]], [[0.1, 0], [0, 0.1]], sources=["x", "y"]).fitted()
+    assert RoutingPolicy(make_router("gain", two)).decide(QUERY).familiarity.isfinite().all()
+
+
+def test_other_pilots_undo_the_fitted_space():
+    first = library([[1, 0], [0, 1]], np.zeros((2, 2)), sources=["x", "y"]).fitted()
+    assert first.with_experts(("a",)).space is first.space
+    assert first.without_collection("x").space is None
+    assert first.extended(library([[1, 1]], [[0, 0]], sources=["z"])).space is None
+    assert PilotLibrary.empty(2, ("a",)).fitted().space is None
 
 
 def test_adding_and_removing_touch_only_their_own_rows_and_columns():

@@ -36,9 +36,9 @@ def model(checkpoint):
     embeddings = model.route_embeddings(TEXTS)
     gains = np.eye(3, dtype=np.float32)[np.arange(len(TEXTS)) % 3] - 0.1
     library = PilotLibrary(
-        ("e0", "e1", "e2"), embeddings, gains, np.ones(len(TEXTS), np.int64), ("c",) * len(TEXTS), tuple(TEXTS), -1.0
+        ("e0", "e1", "e2"), embeddings, gains, np.ones(len(TEXTS), np.int64), ("c",) * len(TEXTS), tuple(TEXTS)
     )
-    model.encoder.policy = RoutingPolicy(GainRouter(library, neighbours=1))
+    model.encoder.policy = RoutingPolicy(GainRouter(library.fitted(), neighbours=1))
     return model
 
 

@@ -13,9 +13,12 @@ from conftest import write_beir
 from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation import ndcg_at_10
-from routerretriever.training import PRESETS, ranking_loss
+from routerretriever.training import PRESETS
+from routerretriever.training_data import ranking_loss
 
-QUICK = TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100)
+QUICK = TrainingConfig(
+    epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100, strengths=()
+)
 
 
 @pytest.fixture
@@ -39,6 +42,35 @@ def test_expert_learns_and_reports_what_it_gained(model, make_collection):
     assert info.base_ndcg == pytest.approx(held_out_score(model, collection, "base"), abs=1e-6)
     assert info.expert_ndcg == pytest.approx(held_out_score(model, collection, "aliases"), abs=1e-6)
     assert max(report.history) == pytest.approx(info.expert_ndcg)
+
+
+def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    full = train_expert(model, collection, name="full", config=QUICK)
+    report = train_expert(model, collection, name="small", config=replace(QUICK, strengths=(1.0, 0.01, 0.9)))
+    assert report.strength in (0.9, 1.0)  # a hundredth changes no ranking
+    assert report.info.gain >= 0.98 * full.info.gain
+    assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, "small"), abs=1e-6)
+    again = train_expert(model, collection, name="tiny", config=replace(QUICK, strengths=(0.9,)), force=True)
+    ratio = model.encoder.experts["tiny"].scaling / model.encoder.experts["full"].scaling
+    assert ratio == pytest.approx(again.strength)
+
+
+def test_a_generalist_learns_from_several_collections(model, make_collection):
+    collections = [Collection.load(make_collection(name, shift)) for name, shift in (("x", 1), ("y", 5))]
+    report = train_expert(model, collections, config=QUICK)
+    assert (report.expert, report.info.collection) == ("generalist", "x, y")
+    assert report.info.queries == sum(len(c.train_and_held_out()[0]) for c in collections)
+    gains = [held_out_score(model, c, "generalist") - held_out_score(model, c, "base") for c in collections]
+    assert min(gains) > 0.02
+    assert report.info.gain == pytest.approx(np.mean(gains), abs=1e-6)
+
+
+def test_max_queries_limits_the_training(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    report = train_expert(model, collection, config=replace(QUICK, epochs=1, max_queries=20), force=True)
+    assert report.info.queries == 20
+    assert report.steps == 2
 
 
 def test_second_training_on_a_collection_embeds_nothing(model, make_collection, monkeypatch):
@@ -85,10 +117,10 @@ def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_coll
 
 def test_cached_hidden_states_do_not_change_the_vectors(model, make_collection):
     from routerretriever.lora import Adapter
-    from routerretriever.training import _encode_queries
+    from routerretriever.training_data import encode_queries
 
     texts = [f"word{n} word{n + 1} " * (1 + n % 4) for n in range(20)]
-    queries = _encode_queries(model.encoder, texts, None)
+    queries = encode_queries(model.encoder, texts, None)
     adapter = Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0))
     with torch.no_grad():
         features, hidden = queries.batch(range(20))
@@ -157,7 +189,7 @@ def test_killed_training_resumes_to_the_same_expert(checkpoint, make_collection,
             time.sleep(0.05)
         training._Training._save_checkpoint = slow
         model = RouterRetriever.create(sys.argv[1], device="cpu")
-        config = TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100)
+        config = TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100, strengths=())
         report = train_expert(model, Collection.load(sys.argv[2]), config=config)
         print("resumed", report.resumed, flush=True)
         model.save_pretrained(sys.argv[3])

@@ -209,7 +209,7 @@ def library(
                 "router": policy.router.name,
                 "experts": built.experts,
                 "pilots": counts,
-                "familiarity_threshold": built.familiarity_threshold,
+                "familiarity": built.space and {"unsure": built.space.unsure, "sure": built.space.sure},
                 "unmeasured": unmeasured,
             }
         )

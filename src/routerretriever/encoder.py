@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from sentence_transformers.base.modules import InputModule, Transformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +35,7 @@ MERGED_CACHE_SIZE = 16
 _PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
 
 RoutePolicy = Callable[[Tensor], Tensor]
-"""Route embeddings (n, d) → non-negative weights (n, 2 + E) over base, merged and each expert."""
+"""Route embeddings (n, d) → shares (n, 2 + E) of the updates of base (none), merged and each expert."""
 
 
 @dataclass(slots=True)
@@ -49,8 +49,6 @@ class _Deferred:
     hidden: Tensor | None = None
     route_embeddings: Tensor | None = None
     weights: Tensor | None = None
-    rows: Tensor | None = None
-    pair_weights: Tensor | None = None
 
 
 class _State(threading.local):
@@ -214,7 +212,7 @@ class RoutedEncoder(InputModule):
             base = self._pinned(self.tokenized(list(_PROBES)), BASE)["sentence_embedding"]
             silent = []
             for name in self.experts:
-                index = torch.full((len(_PROBES),), list(self.experts).index(name), device=base.device)
+                index = torch.full((len(_PROBES), 1), list(self.experts).index(name), device=base.device)
                 with self.selection.use(GatheredPlan(index)):
                     changed = self._encode(self.tokenized(list(_PROBES)))["sentence_embedding"]
                 if float((changed - base).abs().max()) <= tolerance:
@@ -330,25 +328,9 @@ class RoutedEncoder(InputModule):
         if route_only:
             features["sentence_embedding"] = deferred.route_embeddings
             return features
-        assert deferred.rows is not None and deferred.pair_weights is not None
-        features["attention_mask"] = mask[deferred.rows]
         features = self._pool(features)
-        features["sentence_embedding"] = self._mix(
-            features["sentence_embedding"], deferred.rows, deferred.pair_weights, len(mask)
-        )
-        features["attention_mask"] = mask
         features["route_weights"] = deferred.weights
         return features
-
-    def _mix(self, vectors: Tensor, rows: Tensor, weights: Tensor, n_rows: int) -> Tensor:
-        """Average each row's candidate vectors by weight; documents are frozen, so this fuses scores."""
-        if len(rows) == n_rows:  # one candidate for every row
-            return vectors
-        mixed = vectors.new_zeros(n_rows, vectors.shape[1])
-        mixed.index_add_(0, rows, vectors * weights.to(vectors.dtype)[:, None])
-        if any(isinstance(module, Normalize) for module in self.head):
-            mixed = F.normalize(mixed, dim=-1)
-        return mixed
 
     def run_upper(self, deferred: _Deferred, hidden: Tensor) -> Tensor:
         """Route the rows of ``hidden`` (n, tokens, d), then run the deferred layers group by group."""
@@ -357,17 +339,13 @@ class RoutedEncoder(InputModule):
         if deferred.stop_at_branch:
             deferred.hidden = hidden
             return hidden
-        weights = deferred.decide(deferred.route_embeddings)
-        pairs = weights.nonzero()
-        deferred.weights, deferred.rows = weights, pairs[:, 0]
-        deferred.pair_weights = weights[pairs[:, 0], pairs[:, 1]]
-        groups = self._groups(pairs[:, 1])
-        if len(groups) == 1 and len(pairs) == len(hidden):
+        deferred.weights = deferred.decide(deferred.route_embeddings)
+        groups = self._groups(deferred.weights)
+        if len(groups) == 1:
             return self._run_group(deferred, hidden, None, groups[0][1])
-        output = hidden.new_empty(len(pairs), *hidden.shape[1:])
-        for positions, plan in groups:
-            rows = deferred.rows[positions]
-            output[positions] = self._run_group(deferred, hidden[rows], rows, plan)
+        output = torch.empty_like(hidden)
+        for rows, plan in groups:
+            output[rows] = self._run_group(deferred, hidden[rows], rows, plan)
         return output
 
     def _run_group(self, deferred: _Deferred, hidden: Tensor, rows: Tensor | None, plan: Plan | None) -> Tensor:
@@ -380,20 +358,29 @@ class RoutedEncoder(InputModule):
                 hidden = output[0] if isinstance(output, tuple) else output
         return hidden
 
-    def _groups(self, columns: Tensor) -> list[tuple[Tensor, Plan | None]]:
-        """Split the pairs: base and large groups with weights of their own, the rest gathered."""
+    def _groups(self, weights: Tensor) -> list[tuple[Tensor, Plan | None]]:
+        """Split the rows: base and large groups with weights of their own, the rest gathered."""
         groups: list[tuple[Tensor, Plan | None]] = []
+        whole = weights.amax(dim=1) >= 1.0
+        columns = torch.where(whole, weights.argmax(dim=1), -1)
         gathered: list[Tensor] = []
         for column, count in zip(*(t.tolist() for t in columns.unique(return_counts=True)), strict=True):
-            positions = (columns == column).nonzero()[:, 0]
-            if column < 2 or count >= MIN_MERGED_ROWS or count == len(columns):
-                groups.append((positions, self._merged_plan(column)))
+            rows = (columns == column).nonzero()[:, 0]
+            if column in (0, 1) or (column > 1 and (count >= MIN_MERGED_ROWS or count == len(columns))):
+                groups.append((rows, self._merged_plan(column)))
             else:
-                gathered.append(positions)
+                gathered.append(rows)
         if gathered:
-            positions = torch.cat(gathered)
-            groups.append((positions, GatheredPlan(columns[positions] - 2)))
+            rows = torch.cat(gathered)
+            groups.append((rows, self._gathered_plan(weights[rows])))
         return groups
+
+    def _gathered_plan(self, weights: Tensor) -> GatheredPlan:
+        """Every row's experts and shares, as many columns as the row with the most experts needs."""
+        shares = weights[:, 2:] + weights[:, 1:2] / max(1, len(self.experts))
+        most = int((shares > 0).sum(dim=1).max())
+        top = shares.topk(max(1, most), dim=1)
+        return GatheredPlan(top.indices, None if bool((top.values == 1.0).all()) else top.values)
 
     def _merged_plan(self, column: int) -> Plan | None:
         if column == 0 or not self.experts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,6 @@ from routerretriever.errors import LibraryError
 from routerretriever.evaluation import ndcg_at_10
 from routerretriever.pilots import PilotLibrary
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing import calibrate_familiarity
 from routerretriever.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def build_library(
         measured = measure_gains(model, collection, progress=progress)
         groups = _cluster(measured, pilots_per_collection) if partition == "cluster" else _best_expert(measured)
         library = library.without_collection(collection.name).extended(_pilots(model, measured, groups))
-    return replace(library, familiarity_threshold=calibrate_familiarity(library))
+    return library.fitted()
 
 
 def measure_gains(

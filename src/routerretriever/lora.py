@@ -58,6 +58,14 @@ class Adapter:
             self.scaling,
         )
 
+    def scaled(self, strength: float) -> Adapter:
+        """The same factors with a smaller or larger update."""
+        return Adapter(self.factors, self.scaling * strength)
+
+    def to(self, device: torch.device) -> Adapter:
+        """The factors on another device."""
+        return Adapter({name: (a.to(device), b.to(device)) for name, (a, b) in self.factors.items()}, self.scaling)
+
     @classmethod
     def initial(cls, layers: Mapping[str, LoraLinear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
         """PEFT's initialisation: A Kaiming-uniform, B zero, so that training starts at the base."""
@@ -176,14 +184,27 @@ class MergedPlan:
 
 @dataclass(frozen=True, slots=True)
 class GatheredPlan:
-    """Row i uses expert ``experts[i]``, by two batched products over gathered factors."""
+    """Row i uses the sum of a few experts' updates, by two batched products over gathered factors.
+
+    Attributes:
+        experts: which ones (n, k).
+        shares: how much of each (n, k); ``None`` is all of it.
+    """
 
     experts: Tensor
+    shares: Tensor | None = None
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        a = layer.a_bank.index_select(0, self.experts)
-        b = layer.b_bank.index_select(0, self.experts)
+        n, k = self.experts.shape
+        rank = layer.a_bank.shape[1]
+        flat = self.experts.reshape(-1)
+        a = layer.a_bank.index_select(0, flat).view(n, k * rank, -1)
+        b = layer.b_bank.index_select(0, flat)
+        if k > 1:
+            b = b.view(n, k, -1, rank).transpose(1, 2).reshape(n, -1, k * rank)
         low = torch.bmm(x, a.transpose(1, 2))
+        if self.shares is not None:
+            low = low * self.shares.repeat_interleave(rank, dim=1)[:, None]
         return torch.baddbmm(F.linear(x, layer.weight, layer.bias), low, b.transpose(1, 2))
 
 

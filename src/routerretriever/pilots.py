@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from routerretriever.errors import LibraryError
+from routerretriever.familiarity import PilotSpace
 from routerretriever.vectors import Vectors
 
 LIBRARY_FORMAT = 1
@@ -36,7 +37,7 @@ class PilotLibrary:
         counts: queries behind each pilot (P,).
         sources: the collection each pilot comes from (P,).
         examples: the query nearest to each centroid (P,), for explanations.
-        familiarity_threshold: a query less similar to its pilots than this is known to no expert.
+        space: where similarities to these pilots are measured; ``None`` until :meth:`fitted`.
     """
 
     experts: tuple[str, ...]
@@ -45,7 +46,7 @@ class PilotLibrary:
     counts: NDArray[np.int64]
     sources: tuple[str, ...]
     examples: tuple[str, ...]
-    familiarity_threshold: float = -1.0
+    space: PilotSpace | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.centroids)
@@ -97,6 +98,10 @@ class PilotLibrary:
                 gains[:, column] = self.gains[:, self.experts.index(name)]
         return replace(self, experts=tuple(experts), gains=gains)
 
+    def fitted(self) -> Self:
+        """This library with the space learnt from its pilots."""
+        return replace(self, space=PilotSpace.fit(self.centroids, self.sources) if len(self) else None)
+
     def without_collection(self, name: str) -> Self:
         """All pilots but those of one collection."""
         kept = np.array([source != name for source in self.sources], bool)
@@ -107,6 +112,7 @@ class PilotLibrary:
             counts=self.counts[kept],
             sources=tuple(s for s, keep in zip(self.sources, kept, strict=True) if keep),
             examples=tuple(e for e, keep in zip(self.examples, kept, strict=True) if keep),
+            space=None,
         )
 
     def extended(self, other: PilotLibrary) -> Self:
@@ -120,6 +126,7 @@ class PilotLibrary:
             counts=np.concatenate([self.counts, other.counts]),
             sources=self.sources + other.sources,
             examples=self.examples + other.examples,
+            space=None,
         )
 
     def save(self, directory: Path, **info: Any) -> None:
@@ -129,13 +136,16 @@ class PilotLibrary:
             "gains": np.ascontiguousarray(self.gains),
             "counts": np.ascontiguousarray(self.counts),
         }
+        space = self.space
+        if space is not None:
+            tensors |= {"mean": space.mean, "whitening": space.whitening, "density": space.density}
         save_file(tensors, directory / PILOT_TENSORS)
         names = self.collections()
         description = {
             "format_version": LIBRARY_FORMAT,
             **info,
             "experts": self.experts,
-            "familiarity_threshold": self.familiarity_threshold,
+            "familiarity": None if space is None else {"unsure": space.unsure, "sure": space.sure},
             "collections": names,
             "sources": [names.index(source) for source in self.sources],
             "examples": self.examples,
@@ -158,6 +168,8 @@ class PilotLibrary:
                     f"{directory / PILOT_INFO} has format {info['format_version']}, this version reads up "
                     f"to {LIBRARY_FORMAT}. Upgrade routerretriever."
                 )
+            limits = info["familiarity"]
+            space = limits and PilotSpace(tensors["mean"], tensors["whitening"], tensors["density"], **limits)
             library = cls(
                 tuple(info["experts"]),
                 tensors["centroids"],
@@ -165,7 +177,7 @@ class PilotLibrary:
                 tensors["counts"],
                 tuple(info["collections"][number] for number in info["sources"]),
                 tuple(info["examples"]),
-                info["familiarity_threshold"],
+                space,
             )
         except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
             raise LibraryError(

@@ -1,8 +1,8 @@
 """Routers, and the decision above them.
 
 A router scores every candidate (base, merged, each expert) for every query. Everything else is
-here once: the choice of the best candidate, the margin, the fallback for queries that are far from
-every pilot, mixing, and the explanation.
+here once: the choice of the best candidate, the margin, caution with queries that the pilots hardly
+know, mixing, and the explanation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from routerretriever.errors import LibraryError
+from routerretriever.familiarity import PilotSpace, familiarity
 from routerretriever.pilots import PilotLibrary
 
 BASE, MERGED = "base", "merged"
@@ -41,15 +42,17 @@ class Route:
     Attributes:
         query: the text.
         expert: the chosen candidate: ``base``, ``merged`` or an expert's name.
+        strength: share of the expert's update that is applied; below 1 where the pilots hardly know the query.
         gains: predicted score of every candidate; for the gain router in nDCG@10 over base.
-        familiarity: mean similarity to the nearest pilots.
-        abstained: the query is far from every pilot, so the fallback was taken.
+        familiarity: how well the pilots know the query; 0 is the average of what they know.
+        abstained: no pilot knows the query, so the fallback was taken.
         reason: one sentence.
         pilots: the nearest pilots, nearest first.
     """
 
     query: str
     expert: str
+    strength: float
     gains: Mapping[str, float]
     familiarity: float
     abstained: bool
@@ -75,10 +78,15 @@ class Router(ABC):
     def __init__(self, library: PilotLibrary) -> None:
         if not len(library):
             raise LibraryError("The pilot library is empty. Build it: routerretriever library MODEL COLLECTION…")
-        self.library = library
-        self.centroids = torch.from_numpy(library.centroids)
+        self.library, self.space = library, self.make_space(library)
+        self.centroids = self.space.transform(torch.from_numpy(library.centroids))
+        self.density = torch.from_numpy(self.space.density)
         self.gains = torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
         self.counts = torch.from_numpy(library.counts).to(torch.float32)
+
+    def make_space(self, library: PilotLibrary) -> PilotSpace:
+        """Where similarities are measured: as a rule, between the raw embeddings."""
+        return PilotSpace.plain(*library.centroids.shape)
 
     def settings(self) -> dict[str, Any]:
         """Arguments besides the library, as plain data."""
@@ -91,9 +99,9 @@ class Router(ABC):
     def similarities(self, route_embeddings: Tensor) -> Tensor:
         """Cosine similarity of route embeddings (n, d) to every pilot (n, P)."""
         if self.centroids.device != route_embeddings.device:
-            for attribute in ("centroids", "gains", "counts"):
+            for attribute in ("centroids", "density", "gains", "counts"):
                 setattr(self, attribute, getattr(self, attribute).to(route_embeddings.device))
-        return route_embeddings.to(self.centroids.dtype) @ self.centroids.T
+        return self.space.transform(route_embeddings) @ self.centroids.T
 
     def scores(self, route_embeddings: Tensor) -> Tensor:
         """Route embeddings (n, d) → scores (n, 2 + E) of base, merged and every expert."""
@@ -118,9 +126,12 @@ class GainRouter(Router):
 
     name = "gain"
 
-    def __init__(self, library: PilotLibrary, neighbours: int = 30, temperature: float = 0.05) -> None:
+    def __init__(self, library: PilotLibrary, neighbours: int = 50, temperature: float = 0.1) -> None:
         super().__init__(library)
         self.neighbours, self.temperature = neighbours, temperature
+
+    def make_space(self, library: PilotLibrary) -> PilotSpace:
+        return library.space or PilotSpace.fit(library.centroids, library.sources)
 
     def settings(self) -> dict[str, Any]:
         return {"neighbours": self.neighbours, "temperature": self.temperature}
@@ -182,12 +193,21 @@ def make_router(name: str, library: PilotLibrary, **settings: Any) -> Router:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The outcome for n queries: weights (n, 2 + E), scores (n, 2 + E), familiarity (n,), abstained (n,)."""
+    """The outcome for n queries.
+
+    Attributes:
+        weights: share of every candidate's update (n, 2 + E); rows sum to 1, the base's share changes nothing.
+        chosen: column of the candidate that leads (n,).
+        scores: of every candidate (n, 2 + E).
+        familiarity: how well the pilots know each query (n,).
+        strength: share of the leading expert's update: 1, the policy's ``caution``, or 0 for the fallback (n,).
+    """
 
     weights: Tensor
+    chosen: Tensor
     scores: Tensor
     familiarity: Tensor
-    abstained: Tensor
+    strength: Tensor
 
 
 @dataclass(slots=True)
@@ -197,18 +217,19 @@ class RoutingPolicy:
     Attributes:
         router: scores the candidates.
         margin: an expert is taken only if its predicted gain exceeds this (nDCG@10).
-        mix: number of candidates whose vectors are averaged; 1 is a hard choice.
+        mix: number of candidates whose updates are averaged; 1 is a hard choice.
         mix_temperature: softmax temperature of the mixing weights, in nDCG@10.
-        abstain: fall back where the query is far from every pilot.
-        familiarity_neighbours: pilots whose mean similarity is the familiarity.
+        caution: share of the expert's update applied to a query that the pilots hardly know. Half an
+            update keeps most of the gain where the expert is right and costs little where it is wrong.
+        abstain: heed the familiarity; without it every query is taken to be known.
     """
 
     router: Router
     margin: float = 0.0
     mix: int = 1
     mix_temperature: float = 0.05
+    caution: float = 0.5
     abstain: bool = True
-    familiarity_neighbours: int = 10
 
     def settings(self) -> dict[str, Any]:
         """What :func:`make_router` and this class need to be built again, as plain data."""
@@ -230,21 +251,24 @@ class RoutingPolicy:
         return self.decide(route_embeddings).weights
 
     def decide(self, route_embeddings: Tensor) -> Decision:
-        """Score, choose and, where the query is unfamiliar, abstain."""
+        """Score, choose, and hold back where the pilots do not know the query."""
         similarities = self.router.similarities(route_embeddings)
         scores = self.router.all_scores(similarities)
-        nearest = similarities.topk(min(self.familiarity_neighbours, similarities.shape[1]), dim=1)
-        familiarity = nearest.values.mean(dim=1)
-        abstained = torch.zeros_like(familiarity, dtype=torch.bool)
-        if self.abstain and self.router.knows_base:
-            abstained = familiarity < self.router.library.familiarity_threshold
-        weights = self._mixed(scores) if self.mix > 1 else self._hard(scores)
-        weights[abstained] = 0.0
-        weights[abstained, self.fallback] = 1.0
-        return Decision(weights, scores, familiarity, abstained)
+        known = familiarity(similarities, self.router.density)
+        strength = self._strength(known)
+        chosen = torch.where(strength > 0, self._best(scores), self.fallback)
+        one_hot = torch.nn.functional.one_hot(chosen, scores.shape[1]).to(scores.dtype)
+        weights = strength[:, None] * (self._mixed(scores) if self.mix > 1 else one_hot)
+        weights[:, 0] += 1.0 - strength
+        weights = torch.where(strength[:, None] > 0, weights, one_hot)
+        return Decision(weights, chosen, scores, known, strength)
 
-    def _hard(self, scores: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(self._best(scores), scores.shape[1]).to(scores.dtype)
+    def _strength(self, known: Tensor) -> Tensor:
+        if not (self.abstain and self.router.knows_base):
+            return torch.ones_like(known)
+        space = self.router.space
+        doubtful = torch.where(known < space.unsure, 0.0, self.caution)
+        return torch.where(known < space.sure, doubtful, 1.0)
 
     def _best(self, scores: Tensor) -> Tensor:
         best = scores.argmax(dim=1)
@@ -268,14 +292,17 @@ class RoutingPolicy:
                 for name, score in zip(self.candidates, decision.scores[row], strict=True)
                 if torch.isfinite(score)
             }
-            chosen = self.candidates[int(decision.weights[row].argmax())]
-            familiarity, abstained = float(decision.familiarity[row]), bool(decision.abstained[row])
+            column = int(decision.chosen[row])
+            chosen = self.candidates[column]
+            known, strength = float(decision.familiarity[row]), float(decision.strength[row])
             pilots = tuple(
-                self._neighbour(int(column), float(value))
-                for value, column in zip(nearest.values[row], nearest.indices[row], strict=True)
+                self._neighbour(int(pilot), float(value))
+                for value, pilot in zip(nearest.values[row], nearest.indices[row], strict=True)
             )
-            reason = self._reason(chosen, scores, familiarity, abstained)
-            routes.append(Route(query, chosen, scores, round(familiarity, 4), abstained, reason, pilots))
+            reason = self._reason(chosen, scores, known, strength)
+            applied = strength if column >= 2 else 1.0
+            route = Route(query, chosen, applied, scores, round(known, 4), strength == 0, reason, pilots)
+            routes.append(route)
         return routes
 
     def _neighbour(self, pilot: int, similarity: float) -> Neighbour:
@@ -287,42 +314,16 @@ class RoutingPolicy:
         }
         return Neighbour(library.sources[pilot], library.examples[pilot], round(similarity, 4), gains)
 
-    def _reason(self, chosen: str, scores: Mapping[str, float], familiarity: float, abstained: bool) -> str:
-        if abstained:
-            limit = self.router.library.familiarity_threshold
-            return f"far from every pilot (familiarity {familiarity:.2f} < {limit:.2f}): {chosen} is the fallback"
+    def _reason(self, chosen: str, scores: Mapping[str, float], known: float, strength: float) -> str:
+        space = self.router.space
+        if strength == 0:
+            return f"no pilot knows this query (familiarity {known:.2f} < {space.unsure:.2f}): {chosen} is the fallback"
         if not self.router.knows_base:
             return f"{chosen} has the highest {self.router.name} similarity ({scores[chosen]:.3f})"
         if chosen == BASE:
             return "no expert is predicted to beat the base here"
-        return f"{chosen} is predicted to gain {100 * scores[chosen]:+.1f} nDCG@10 points over the base"
-
-
-def calibrate_familiarity(library: PilotLibrary, neighbours: int = 10) -> float:
-    """The familiarity below which a query is taken to be known to no expert.
-
-    Each pilot is looked at twice: among all other pilots, as a query of a known domain, and among
-    the pilots of the other collections only, as a query of a domain nobody trained for. The
-    threshold separates the two with the highest balanced accuracy, every collection counting the
-    same. With a single collection it is the 5th percentile of the known case.
-    """
-    sources = np.array(library.sources)
-    similarities = library.centroids @ library.centroids.T
-    np.fill_diagonal(similarities, -np.inf)
-    known = _mean_of_top(similarities, neighbours)
-    names = library.collections()
-    if len(names) < 2:
-        return float(np.quantile(known, 0.05)) if len(library) > 1 else -1.0
-    unknown = _mean_of_top(np.where(sources[:, None] == sources[None], -np.inf, similarities), neighbours)
-    share = np.zeros(len(library))
-    for name in names:
-        share[sources == name] = 1.0 / (len(names) * (sources == name).sum())
-    limits = np.quantile(np.concatenate([known, unknown]), np.linspace(0.0, 1.0, 401))
-    accuracy = [share[known >= limit].sum() + share[unknown < limit].sum() for limit in limits]
-    return float(limits[int(np.argmax(accuracy))])
-
-
-def _mean_of_top(similarities: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
-    top = -np.sort(-similarities, axis=1)[:, :k]
-    finite = np.isfinite(top)
-    return np.asarray(np.where(finite, top, 0.0).sum(1) / np.maximum(finite.sum(1), 1))
+        predicted = f"{chosen} is predicted to gain {100 * scores[chosen]:+.1f} nDCG@10 points over the base"
+        if strength == 1:
+            return predicted
+        doubt = f"the pilots hardly know this query (familiarity {known:.2f} < {space.sure:.2f})"
+        return f"{predicted}, but {doubt}: {strength:.0%} of its update is applied"

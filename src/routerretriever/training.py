@@ -11,8 +11,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor
 
-from routerretriever.collection import Collection, Split
+from routerretriever.collection import Collection
 from routerretriever.embedding_cache import default_directory
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
-from routerretriever.evaluation import ndcg_at_10
 from routerretriever.lora import Adapter
 from routerretriever.progress import Progress, Silent
 from routerretriever.storage import ExpertInfo, check_expert_name
-from routerretriever.vectors import Vectors, as_similarity, top_k
+from routerretriever.training_data import HIDDEN_BUDGET, Part
 
 if TYPE_CHECKING:
-    from routerretriever.encoder import RoutedEncoder
     from routerretriever.model import RouterRetriever
 
-_HIDDEN_BUDGET = 2**30  # bytes of cached hidden states; beyond it they are computed every step
-_ENCODE_BATCH = 64
-_POOLED_BATCHES = 32  # batches sorted by length together
+KEPT_GAIN = 0.98
+"""Share of the held-out gain that shrinking an expert must keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +53,10 @@ class TrainingConfig:
             random sample of ``sampled_negatives``.
         evaluations: held-out evaluations an epoch.
         patience: evaluations without improvement before training stops.
+        strengths: after training the update is scaled by the smallest of these that keeps ``KEPT_GAIN`` of
+            the held-out gain: a smaller step away from the base costs next to nothing where the
+            expert belongs and halves the harm elsewhere (as in WiSE-FT, arXiv 2109.01903).
+        max_queries: train on at most this many queries of a collection, chosen by ``seed``.
         seed: of everything random.
     """
 
@@ -76,6 +76,8 @@ class TrainingConfig:
     sampled_negatives: int = 8192
     evaluations: int = 2
     patience: int = 6
+    strengths: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0)
+    max_queries: int | None = None
     seed: int = 0
 
 
@@ -92,6 +94,7 @@ PRESETS = {
         in_batch=True,
         evaluations=1,
         patience=5,
+        strengths=(1.0,),
         seed=10,
     ),
 }
@@ -107,6 +110,7 @@ class TrainingReport:
         p_value: two-sided paired t-test of the held-out gain.
         epochs: epochs begun.
         steps, best_step: optimiser steps in all, and at the kept state.
+        strength: what the trained update was scaled by.
         seconds: wall time, without embedding documents.
         history: held-out nDCG@10 at every evaluation.
         resumed: whether an interrupted training was continued.
@@ -118,6 +122,7 @@ class TrainingReport:
     epochs: int
     steps: int
     best_step: int
+    strength: float
     seconds: float
     history: tuple[float, ...]
     resumed: bool = False
@@ -129,7 +134,7 @@ class TrainingReport:
 
 def train_expert(
     model: RouterRetriever,
-    collection: Collection,
+    collection: Collection | Sequence[Collection],
     *,
     name: str | None = None,
     config: TrainingConfig | None = None,
@@ -141,7 +146,9 @@ def train_expert(
     Args:
         model: gains one expert; nothing else of it changes.
         collection: needs a train split; its dev split, or a part of train, stops the training early.
-        name: of the expert; default the collection's.
+            Several collections make a generalist: every batch comes from one of them, all data is
+            used, and the mean over collections decides.
+        name: of the expert; default the collection's, or ``generalist``.
         config: see :class:`TrainingConfig`.
         force: keep the expert even if it does not beat the base, and replace one of that name.
         progress: where to report.
@@ -152,26 +159,28 @@ def train_expert(
         ExpertError: the name cannot be used or is taken.
     """
     config, progress = config or TrainingConfig(), progress or Silent()
-    name = check_expert_name(name or collection.name)
+    collections = [collection] if isinstance(collection, Collection) else list(collection)
+    if not collections:
+        raise CollectionError("Give at least one collection to train on.")
+    name = check_expert_name(name or (collections[0].name if len(collections) == 1 else "generalist"))
     if name in model.experts and not force:
         raise ExpertError(
             f"The model already has an expert '{name}'. Remove it first, choose another name (--name), or "
             "pass force=True (--force) to replace it."
         )
-    train, held_out = collection.train_and_held_out()
-    if len(train) < 2 or len(held_out) < 1:
-        raise CollectionError(
-            f"'{collection.name}' has {len(train)} train and {len(held_out)} held-out queries: too few to "
-            "train on. Some hundred queries are a sensible minimum."
-        )
-    documents = model.embed_collection(collection, progress=progress)
-    run = _Training(model, collection, train, held_out, documents, config, name)
-    report, adapter = run.run(progress)
+    started = time.perf_counter()
+    for source in collections:
+        source.train_and_held_out()  # a missing split should be known before anything is embedded
+    budget = HIDDEN_BUDGET // len(collections)
+    parts = [Part.prepare(model, source, config, budget, progress) for source in collections]
+    run = _Training(model, parts, config, name)
+    report, adapter = run.run(progress, started)
     if adapter is None or report.info.gain <= 0:
         message = (
-            f"The expert '{name}' did not beat the base on {len(held_out)} held-out queries of "
-            f"'{collection.name}' (nDCG@10 {report.info.expert_ndcg:.4f} against {report.info.base_ndcg:.4f}), "
-            "so it was not added. Give it more or cleaner queries, or pass force=True (--force) to keep it."
+            f"The expert '{name}' did not beat the base on {report.info.held_out} held-out queries of "
+            f"'{report.info.collection}' (nDCG@10 {report.info.expert_ndcg:.4f} against "
+            f"{report.info.base_ndcg:.4f}), so it was not added. Give it more or cleaner queries, or pass "
+            "force=True (--force) to keep it."
         )
         if not force:
             run.forget()
@@ -181,82 +190,24 @@ def train_expert(
     return report
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Tokenised queries, unpadded, with their hidden states at the branch layer where they fit."""
-
-    features: list[dict[str, Tensor]]
-    hidden: list[Tensor] | None
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def batch(self, rows: Sequence[int]) -> tuple[dict[str, Any], list[Tensor] | None]:
-        """Padded features and the hidden states of some rows."""
-        features = {
-            key: torch.nn.utils.rnn.pad_sequence([self.features[row][key] for row in rows], batch_first=True)
-            for key in self.features[0]
-        }
-        return features, None if self.hidden is None else [self.hidden[row] for row in rows]
-
-    def batches_by_length(self, size: int) -> Iterator[list[int]]:
-        """Row numbers in batches of similar length."""
-        order = sorted(range(len(self)), key=lambda row: len(self.features[row]["input_ids"]))
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
-
-
-def _encode_queries(encoder: RoutedEncoder, texts: Sequence[str], prompt: str | None) -> _Encoded:
-    features: list[dict[str, Tensor]] = [{}] * len(texts)
-    hidden: list[Tensor] = [torch.empty(0)] * len(texts)
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    spent = 0
-    for start in range(0, len(order), _ENCODE_BATCH):
-        rows = order[start : start + _ENCODE_BATCH]
-        batch = encoder.tokenized([texts[row] for row in rows], prompt)
-        kept = batch["attention_mask"].bool()
-        if spent <= _HIDDEN_BUDGET:
-            with torch.no_grad():
-                states = encoder.hidden_at_branch(batch)
-            spent += sum(state.numel() * state.element_size() for state in states)
-            for row, state in zip(rows, states, strict=True):
-                hidden[row] = state.clone()
-        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 2}
-        for number, row in enumerate(rows):
-            # Padding is dropped; pad_sequence's zeros stand under a zero attention mask later.
-            features[row] = {key: value[number][kept[number]] for key, value in tensors.items()}
-    return _Encoded(features, hidden if spent <= _HIDDEN_BUDGET else None)
-
-
 class _Training:
     """One training run: its data, its state, its checkpoint."""
 
-    def __init__(
-        self,
-        model: RouterRetriever,
-        collection: Collection,
-        train: Split,
-        held_out: Split,
-        documents: Vectors,
-        config: TrainingConfig,
-        name: str,
-    ) -> None:
-        self.encoder, self.collection, self.config, self.name = model.encoder.eval(), collection, config, name
-        self.train, self.held_out, self.documents = train, held_out, documents
-        self.similarity = model.similarity_fn_name
-        self.prompt = model.query_prompt
-        self.negatives = _Negatives(model, collection, train, documents, config)
+    def __init__(self, model: RouterRetriever, parts: Sequence[Part], config: TrainingConfig, name: str) -> None:
+        self.encoder, self.parts, self.config, self.name = model.encoder.eval(), parts, config, name
         generator = torch.Generator().manual_seed(config.seed)
         self.adapter = Adapter.initial(self._target_layers(), config.rank, config.alpha, generator)
         self.optimizer = torch.optim.AdamW(
             self.adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.steps_per_epoch = sum(math.ceil(len(part.train) / config.batch_size) for part in parts)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step, self.stale, self.best_step = 0, 0, 0
         self.history: list[float] = []
         self.best: Adapter | None = None
-        self.best_values: NDArray[np.float64] | None = None
+        self.best_values: list[NDArray[np.float64]] | None = None
+        self.plan: tuple[int, list[tuple[Part, list[int]]]] = (-1, [])
+        self.strength = 1.0
         self.resumed = False
         self.checkpoint = default_directory() / "training" / f"{self._key()}.pt"
 
@@ -275,69 +226,51 @@ class _Training:
         return layers
 
     def _key(self) -> str:
-        content: list[Any] = [
-            self.encoder.fingerprint,
-            self.name,
-            asdict(self.config),
-            sorted(self.train.queries.items()),
-        ]
-        content += [self.encoder.branch_layer, len(self.documents), sorted(self.train.qrels)]
+        content: list[Any] = [self.encoder.fingerprint, self.encoder.branch_layer, self.name, asdict(self.config)]
+        for part in self.parts:
+            content += [sorted(part.train.queries.items()), sorted(part.train.qrels), len(part.documents)]
         return hashlib.blake2b(json.dumps(content, default=str).encode(), digest_size=16).hexdigest()
 
-    def run(self, progress: Progress) -> tuple[TrainingReport, Adapter | None]:
-        started = time.perf_counter()
-        queries = _encode_queries(self.encoder, list(self.train.queries.values()), self.prompt)
-        probes = _encode_queries(self.encoder, list(self.held_out.queries.values()), self.prompt)
-        untrained = replace(self.adapter, scaling=0.0)
-        base_values = self._evaluate(untrained, probes)
-        self._resume(float(base_values.mean()))
+    def run(self, progress: Progress, started: float) -> tuple[TrainingReport, Adapter | None]:
+        base_values = self._evaluate(self.adapter.scaled(0.0))
+        self._resume()
         interval = max(1, self.steps_per_epoch // self.config.evaluations)
         with torch.random.fork_rng(), progress.task(f"train {self.name}", self.total_steps) as task:
             task.advance(self.step)
             while self.step < self.total_steps and self.stale < self.config.patience:
-                self._one_step(queries)
+                self._one_step()
                 task.advance(1, f"held-out nDCG@10 {self._best_score(base_values):.3f}")
                 if self.step % interval == 0 or self.step == self.total_steps:
-                    self._check_held_out(probes, base_values)
+                    self._check_held_out(base_values)
                     self._save_checkpoint()
+        self._shrink(base_values)
         best_values = base_values if self.best_values is None else self.best_values
         return self._report(base_values, best_values, time.perf_counter() - started), self.best
 
-    def _best_score(self, base_values: NDArray[np.float64]) -> float:
-        return float((base_values if self.best_values is None else self.best_values).mean())
+    def _best_score(self, base_values: list[NDArray[np.float64]]) -> float:
+        return _macro_mean(base_values if self.best_values is None else self.best_values)
 
-    def _one_step(self, queries: _Encoded) -> None:
+    def _one_step(self) -> None:
         # Seeding every step by its number makes a resumed run repeat the uninterrupted one.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
-        rows = self._rows_of_step(queries)
+        part, rows = self._batch_of_step()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
-        features, hidden = queries.batch(rows)
-        vectors = self.encoder.encode_with(self.adapter, features, hidden, self.config.dropout)
-        targets, positive = self.negatives.candidates(rows)
-        scores = as_similarity(vectors, self.similarity) @ targets.T
-        loss = ranking_loss(scores / self.config.temperature, positive.to(scores.device))
+        loss = part.loss(self.encoder, self.adapter, rows, self.config)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.step += 1
 
-    def _rows_of_step(self, queries: _Encoded) -> list[int]:
+    def _batch_of_step(self) -> tuple[Part, list[int]]:
         """The queries of this step: a new order every epoch, decided by the seed alone."""
         epoch, number = divmod(self.step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(self.config.seed * 7919 + epoch)
-        order = torch.randperm(len(queries), generator=generator).tolist()
-        size = self.config.batch_size
-        if not self.config.in_batch:
-            # Negatives do not come from the batch, so queries of like length may share one: less padding.
-            pool = size * _POOLED_BATCHES
-            order = [
-                row
-                for start in range(0, len(order), pool)
-                for row in sorted(order[start : start + pool], key=lambda row: len(queries.features[row]["input_ids"]))
-            ]
-            number = int(torch.randperm(self.steps_per_epoch, generator=generator)[number])
-        return order[number * size : (number + 1) * size]
+        if self.plan[0] != epoch:
+            generator = torch.Generator().manual_seed(self.config.seed * 7919 + epoch)
+            batches = [(part, rows) for part in self.parts for rows in part.batches(self.config, generator)]
+            order = torch.randperm(len(batches), generator=generator).tolist()
+            self.plan = epoch, [batches[index] for index in order]
+        return self.plan[1][number]
 
     def _schedule(self) -> float:
         warm = max(1, round(self.config.warmup * self.total_steps))
@@ -345,38 +278,55 @@ class _Training:
             return (self.step + 1) / warm
         return (self.total_steps - self.step) / max(1, self.total_steps - warm)
 
-    def _evaluate(self, adapter: Adapter, queries: _Encoded) -> NDArray[np.float64]:
-        vectors = torch.empty(len(queries), self.documents.shape[1])
-        with torch.no_grad():
-            for rows in queries.batches_by_length(_ENCODE_BATCH):
-                features, hidden = queries.batch(rows)
-                vectors[rows] = self.encoder.encode_with(adapter, features, hidden).float().cpu()
-        return ndcg_at_10(vectors.numpy(), self.held_out, self.documents, self.collection, self.similarity)
+    def _evaluate(self, adapter: Adapter) -> list[NDArray[np.float64]]:
+        return [part.evaluate(self.encoder, adapter) for part in self.parts]
 
-    def _check_held_out(self, probes: _Encoded, base_values: NDArray[np.float64]) -> None:
-        values = self._evaluate(self.adapter, probes)
-        self.history.append(float(values.mean()))
-        if values.mean() > self._best_score(base_values):
+    def _check_held_out(self, base_values: list[NDArray[np.float64]]) -> None:
+        values = self._evaluate(self.adapter)
+        self.history.append(_macro_mean(values))
+        if _macro_mean(values) > self._best_score(base_values):
             self.best, self.best_values = self.adapter.detached(), values
             self.best_step, self.stale = self.step, 0
         else:
             self.stale += 1
 
-    def _report(self, base: NDArray[np.float64], best: NDArray[np.float64], seconds: float) -> TrainingReport:
+    def _shrink(self, base_values: list[NDArray[np.float64]]) -> None:
+        """Scale the kept adapter down as far as the held-out queries allow."""
+        if self.best is None or self.best_values is None:
+            return
+        base = _macro_mean(base_values)
+        least = base + KEPT_GAIN * (_macro_mean(self.best_values) - base)
+        for strength in sorted(s for s in self.config.strengths if s < 1.0):
+            scaled = self.best.scaled(strength)
+            values = self._evaluate(scaled.to(self.adapter.parameters()[0].device))
+            if _macro_mean(values) >= least:
+                self.best, self.best_values, self.strength = scaled, values, strength
+                return
+
+    def _report(
+        self, base_values: list[NDArray[np.float64]], best_values: list[NDArray[np.float64]], seconds: float
+    ) -> TrainingReport:
+        base, best = np.concatenate(base_values), np.concatenate(best_values)
         changed = bool(np.any(best != base))
-        p_value = float(stats.ttest_rel(best, base).pvalue) if changed and len(base) > 1 else 1.0
         info = ExpertInfo(
-            collection=self.collection.name,
-            queries=len(self.train),
-            held_out=len(self.held_out),
-            base_ndcg=float(base.mean()),
-            expert_ndcg=float(best.mean()),
+            collection=", ".join(part.collection.name for part in self.parts),
+            queries=sum(len(part.train) for part in self.parts),
+            held_out=len(base),
+            base_ndcg=_macro_mean(base_values),
+            expert_ndcg=_macro_mean(best_values),
             config=asdict(self.config),
         )
-        epochs = math.ceil(self.step / self.steps_per_epoch)
-        history = tuple(self.history)
         return TrainingReport(
-            self.name, info, p_value, epochs, self.step, self.best_step, seconds, history, self.resumed
+            expert=self.name,
+            info=info,
+            p_value=float(stats.ttest_rel(best, base).pvalue) if changed and len(base) > 1 else 1.0,
+            epochs=math.ceil(self.step / self.steps_per_epoch),
+            steps=self.step,
+            best_step=self.best_step,
+            strength=self.strength,
+            seconds=seconds,
+            history=tuple(self.history),
+            resumed=self.resumed,
         )
 
     # A checkpoint holds everything that decides the rest of the run.
@@ -388,14 +338,14 @@ class _Training:
             "factors": self.adapter.detached().factors,
             "optimizer": self.optimizer.state_dict(),
             "best": None if self.best is None else self.best.factors,
-            "best_values": None if self.best_values is None else torch.from_numpy(self.best_values),
+            "best_values": None if self.best_values is None else [torch.from_numpy(v) for v in self.best_values],
             "progress": [self.step, self.stale, self.best_step],
             "history": self.history,
         }
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
 
-    def _resume(self, base_score: float) -> None:
+    def _resume(self) -> None:
         if not self.checkpoint.exists():
             return
         try:
@@ -410,7 +360,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["best"] is not None:
             self.best = Adapter(state["best"], self.adapter.scaling)
-            self.best_values = state["best_values"].numpy()
+            self.best_values = [values.numpy() for values in state["best_values"]]
         self.step, self.stale, self.best_step = state["progress"]
         self.history, self.resumed = list(state["history"]), True
 
@@ -419,65 +369,6 @@ class _Training:
         Path(self.checkpoint).unlink(missing_ok=True)
 
 
-def ranking_loss(scores: Tensor, positive: Tensor) -> Tensor:
-    """Softmax cross-entropy of every positive against all documents that are not positive.
-
-    Positives of one query do not compete with each other; each weighs the same, and so does each query.
-    With one positive this is the usual InfoNCE over the corpus.
-
-    Args:
-        scores: similarity over temperature (n, m).
-        positive: boolean (n, m), at least one true in every row.
-    """
-    # Not -inf: a batch may hold nothing but positives, and its gradient has to stay finite.
-    others = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(dim=1, keepdim=True)
-    losses = torch.logaddexp(scores, others) - scores
-    return ((losses * positive).sum(dim=1) / positive.sum(dim=1)).mean()
-
-
-class _Negatives:
-    """The documents a batch is ranked against, and which of them are relevant."""
-
-    def __init__(
-        self,
-        model: RouterRetriever,
-        collection: Collection,
-        train: Split,
-        documents: Vectors,
-        config: TrainingConfig,
-    ) -> None:
-        row = {document_id: index for index, document_id in enumerate(collection.document_ids)}
-        self.positives = [
-            [row[document_id] for document_id, grade in train.qrels[query_id].items() if grade > 0]
-            for query_id in train.queries
-        ]
-        prepared = as_similarity(torch.from_numpy(documents), model.similarity_fn_name)
-        self.documents, self.config = prepared.to(model.device), config
-        self.mined: list[list[int]] = []
-        if not config.in_batch and len(documents) > config.corpus_limit:
-            vectors = model.encode_query(list(train.queries.values()), expert="base")
-            found = top_k(vectors, documents, config.hard_negatives + 1, model.similarity_fn_name)
-            self.mined = [columns.tolist() for columns in found.columns]
-
-    def candidates(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Document vectors (m, d), ready for a dot product, and a boolean mask of positives (n, m)."""
-        if not self.config.in_batch and not self.mined:
-            columns = None
-            position: Any = range(len(self.documents))
-        else:
-            columns = self._subset(rows)
-            position = {column: index for index, column in enumerate(columns)}
-        positive = torch.zeros(len(rows), len(position), dtype=torch.bool)
-        for number, row in enumerate(rows):
-            positive[number, [position[column] for column in self.positives[row] if column in position]] = True
-        return self.documents if columns is None else self.documents[columns], positive
-
-    def _subset(self, rows: Sequence[int]) -> list[int]:
-        if self.config.in_batch:
-            picks = [self.positives[row][int(torch.randint(len(self.positives[row]), ()))] for row in rows]
-            return sorted(set(picks))
-        chosen = set(torch.randint(len(self.documents), (self.config.sampled_negatives,)).tolist())
-        for row in rows:
-            chosen.update(self.positives[row])
-            chosen.update(self.mined[row])
-        return sorted(chosen)
+def _macro_mean(values: Sequence[NDArray[np.float64]]) -> float:
+    """Mean over collections of the means over their queries."""
+    return float(np.mean([column.mean() for column in values]))
