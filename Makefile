@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-real lint bench-real clean
+.PHONY: demo test test-real lint bench bench-real clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,8 +28,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-real: $(VENV)/.installed  ## the figures of benchmarks/core.json
+bench: $(VENV)/.installed  ## the experiment suite on the project's own collections
+	$(BIN)/python demo/make_collections.py demo-output/collections
+	$(BIN)/routerretriever bench suites/demo.yaml --out demo-output/bench
+
+bench-real: $(VENV)/.installed  ## the figures of benchmarks/, from real collections
 	$(BIN)/python benchmarks/core.py ../shared/data benchmarks/core.json
+	$(BIN)/routerretriever bench suites/real.yaml --out demo-output/bench-real
 
 clean:
 	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache

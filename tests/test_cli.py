@@ -112,7 +112,7 @@ def test_every_option_is_explained():
     import typer
 
     group = typer.main.get_command(app)
-    assert set(group.commands) == {"train", "library", "experts", "route", "index", "search", "evaluate"}
+    assert set(group.commands) == {"train", "library", "experts", "route", "index", "search", "evaluate", "bench"}
     for name, command in group.commands.items():
         assert command.help, name
         for parameter in command.params:

@@ -81,7 +81,7 @@ def test_base_unless_a_gain_above_the_margin_is_predicted():
 @pytest.mark.parametrize(("experts", "fallback"), [(("a", "b"), "base"), (("a", "b", "c"), "merged")])
 def test_the_less_the_pilots_know_a_query_the_less_an_expert_does(experts, fallback):
     lib = library([[1, 0]], [[0.5, 0.2, 0.1][: len(experts)]], experts=experts, limits=(0.3, 0.9))
-    policy = RoutingPolicy(make_router("gain", lib))
+    policy = RoutingPolicy(make_router("gain", lib), caution=0.5)
     embeddings = torch.tensor(unit([[1, 0], [1, 1], [0, 1]]))
     near, doubtful, far = policy.explain(["near", "doubtful", "far"], embeddings)
     weights = policy(embeddings)

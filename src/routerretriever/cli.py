@@ -379,5 +379,32 @@ def evaluate(
         out.print(str(written), soft_wrap=True, highlight=False)
 
 
+@command
+def bench(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="YAML file; see suites/.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", help="Models, cached vectors, results and report go here.")],
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing, compare every system of a suite, and write the report; resumes where it was."""
+    from routerretriever.bench import report, results
+    from routerretriever.bench.runner import Bench
+    from routerretriever.bench.suite import Suite
+
+    run = Bench(Suite.load(suite), out_dir, progress=Bars())
+    seeds = run.run()
+    document = results.summarise(run, seeds, run.studies())
+    report.write_runs(run, seeds, out_dir / "runs")
+    page = report.write(document, out_dir)
+    if as_json:
+        _print_json(document)
+        return
+    groups = [group for group, members in document["groups"].items() if members]
+    table = Table("system", *groups, title=f"{document['suite']}: mean nDCG@10 × 100")
+    for name, row in document["systems"].items():
+        table.add_row(name, *(_points(row[group]["mean"]) for group in groups))
+    out.print(table)
+    out.print(str(page), soft_wrap=True, highlight=False)
+
+
 if __name__ == "__main__":
     app()

