@@ -18,7 +18,7 @@ from routerretriever.report import evaluation_table, write_report
 QUESTIONS = (
     "G2P1 LBP, COPD, d/c am",
     "TWR PPR DUE BIRD HZD UFN",
-    "mens rea, en banc, subpoena d.t.",
+    "quantum meruit re: decedent, ex parte, subpoena d.t.",
     "kestrel wobbling after GC tune, roll back?",
     "a white film appears on my roses near the beach, should I spray them?",
 )
