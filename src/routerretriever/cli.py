@@ -31,16 +31,13 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
-Source = Annotated[
-    str,
+Sources = Annotated[
+    list[str],
     typer.Argument(
-        metavar="COLLECTION",
+        metavar="COLLECTION…",
         help="BEIR folder, pairs file (.jsonl, .csv, .tsv), hub name (BeIR/scifact) or ir_datasets:ID.",
         show_default=False,
     ),
-]
-Sources = Annotated[
-    list[str], typer.Argument(metavar="COLLECTION…", help="Collections, as for train.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Lenient = Annotated[
@@ -116,8 +113,10 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @command
 def train(
     model: Model,
-    collection: Source,
-    name: Annotated[str | None, typer.Option(help="Name of the expert; default the collection's.")] = None,
+    collections: Sources,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the expert; default the collection's, or generalist for several.")
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(help="Base encoder of a new MODEL: hub id or path.", show_default="all-MiniLM-L6-v2"),
@@ -135,7 +134,10 @@ def train(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train one expert on a collection and add it to MODEL, which is created if it is not there."""
+    """Train one expert and add it to MODEL, which is created if it is not there.
+
+    Several collections make one generalist, trained on all of them in turn.
+    """
     from dataclasses import replace
 
     from routerretriever.training import PRESETS, train_expert
@@ -150,7 +152,7 @@ def train(
         "seed": seed,
     }
     config = replace(PRESETS[preset], **{key: value for key, value in given.items() if value is not None})
-    loaded = _collection(collection, lenient)
+    loaded = [_collection(source, lenient) for source in collections]
     router = _open_or_create(model, base, preset, device)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
     router.save_pretrained(model)
@@ -163,7 +165,7 @@ def train(
         f"for the base ({100 * info.gain:+.1f} points, p = {report.p_value:.3g}, {info.held_out} queries), "
         f"{report.steps} steps in {report.seconds:.0f} s. Saved in {model}."
     )
-    out.print(f"Next: routerretriever library {model} {collection} …", highlight=False)
+    out.print(f"Next: routerretriever library {model} {' '.join(collections)} …", highlight=False)
 
 
 def _open_or_create(path: Path, base: str | None, preset: str, device: str | None) -> RouterRetriever:
