@@ -35,13 +35,21 @@ QUERY = torch.tensor(unit([[1.0, 0.2]]))
 
 def test_gain_router_is_the_weighted_mean_of_the_nearest_gains():
     lib = library([[1, 0], [0, 1], [-1, 0]], [[0.4, -0.2], [0.0, 0.8], [9, 9]], counts=[2, 1, 5])
-    scores = make_router("gain", lib, neighbours=2, temperature=0.5).scores(QUERY)
+    scores = make_router("gain", lib, neighbours=2, temperature=0.5, locality=1.0).scores(QUERY)
     similarity = QUERY.numpy() @ lib.centroids[:2].T
     weights = np.array([2, 1]) * np.exp(similarity / 0.5)
     wanted = weights @ lib.gains[:2] / weights.sum()
     assert scores.shape == (1, 4)
     assert scores[0, 0] == 0
     np.testing.assert_allclose(scores[0, 2:], wanted[0], rtol=1e-5)
+
+
+def test_pilots_are_shrunk_towards_the_mean_of_their_collection():
+    lib = library([[1, 0], [0, 1]], [[0.8, 0.0], [0.0, 0.0]], counts=[1, 3])
+    router = make_router("gain", lib, neighbours=1, locality=0.25)
+    assert router.scores(QUERY)[0, 2] == pytest.approx(0.25 * 0.8 + 0.75 * 0.2)
+    two = library([[1, 0], [0, 1]], [[0.8, 0.0], [0.0, 0.0]], sources=["x", "y"])
+    assert make_router("gain", two, neighbours=1).scores(QUERY)[0, 2] == pytest.approx(0.8)
 
 
 def test_unmeasured_gains_count_as_none():

@@ -124,20 +124,27 @@ class GainRouter(Router):
     """Predicts the gain of every expert from the measured gains of the nearest pilots.
 
     Nadaraya-Watson regression over the ``neighbours`` nearest pilots: their gains weighted by the
-    number of queries behind them and by ``exp(similarity / temperature)``. The base gains 0.
+    number of queries behind them and by ``exp(similarity / temperature)``. The base gains 0. One
+    query's nDCG is mostly noise, so a pilot counts for its own gain only by the share ``locality`` and
+    for the mean of its collection by the rest (shrinkage after James and Stein 1961).
     """
 
     name = "gain"
 
-    def __init__(self, library: PilotLibrary, neighbours: int = 50, temperature: float = 0.1) -> None:
+    def __init__(
+        self, library: PilotLibrary, neighbours: int = 30, temperature: float = 0.1, locality: float = 0.3
+    ) -> None:
         super().__init__(library)
-        self.neighbours, self.temperature = neighbours, temperature
+        self.neighbours, self.temperature, self.locality = neighbours, temperature, locality
+        means = {name: np.nan_to_num(gains) for name, gains in library.mean_gains().items()}
+        collection_means = torch.tensor(np.stack([means[source] for source in library.sources]), dtype=torch.float32)
+        self.gains = locality * self.gains + (1.0 - locality) * collection_means
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources)
 
     def settings(self) -> dict[str, Any]:
-        return {"neighbours": self.neighbours, "temperature": self.temperature}
+        return {"neighbours": self.neighbours, "temperature": self.temperature, "locality": self.locality}
 
     def expert_scores(self, similarities: Tensor) -> Tensor:
         nearest = similarities.topk(min(self.neighbours, similarities.shape[1]), dim=1)
