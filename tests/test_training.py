@@ -116,18 +116,38 @@ def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_coll
 
 
 def test_cached_hidden_states_do_not_change_the_vectors(model, make_collection):
-    from routerretriever.lora import Adapter
-    from routerretriever.training_data import encode_queries
+    from routerretriever.lora import Adapter, TrainingPlan
+    from routerretriever.queries import EncodedQueries
 
     texts = [f"word{n} word{n + 1} " * (1 + n % 4) for n in range(20)]
-    queries = encode_queries(model.encoder, texts, None)
-    adapter = Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0))
+    queries = EncodedQueries.of(model.encoder, texts, None)
+    plan = TrainingPlan(Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0)))
     with torch.no_grad():
         features, hidden = queries.batch(range(20))
-        resumed = model.encoder.encode_with(adapter, features, hidden)
-        whole = model.encoder.encode_with(adapter, features, None)
+        resumed = model.encoder.finish(plan, features, hidden)
+        whole = model.encoder.finish(plan, features, None)
     assert (resumed - whole).abs().max() < 1e-6
     assert abs(resumed.numpy() - model.encode_query(texts)).max() < 1e-5
+    assert abs(queries.vectors(plan) - resumed.numpy()).max() < 1e-5
+    assert abs(EncodedQueries.of(model.encoder, texts, None, budget=0).vectors(plan) - resumed.numpy()).max() < 1e-5
+
+
+def test_half_precision_learns_nearly_the_same(model, make_collection):
+    from routerretriever.lora import Adapter, TrainingPlan
+    from routerretriever.queries import EncodedQueries
+
+    adapter = Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0))
+    queries = EncodedQueries.of(model.encoder, [f"word{n} word{2 * n}" for n in range(20)], None)
+    gradients = []
+    for half in (False, True):
+        vectors = model.encoder.finish(TrainingPlan(adapter, half=half), *queries.batch(range(20)))
+        gradients.append(torch.autograd.grad(vectors[:, :4].sum(), adapter.parameters()))
+    for whole, half in zip(*gradients, strict=True):
+        assert (whole - half).norm() <= 0.05 * whole.norm()
+    for precision, expected in (("fp32", False), ("bf16", True)):
+        assert replace(QUICK, precision=precision).uses_half(torch.device("cpu")) is expected
+    report = train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, precision="bf16"))
+    assert report.info.gain > 0.05
 
 
 def test_an_expert_without_gain_is_refused_and_reported(model, make_collection):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from routerretriever.errors import ExpertError, ModelError
-from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection, TrainingPlan
+from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection
 from routerretriever.routing import BASE, MERGED, RoutingPolicy
 from routerretriever.storage import BaseInfo, ExpertInfo, read_encoder, write_encoder
 
@@ -231,21 +231,30 @@ class RoutedEncoder(InputModule):
         kept = features["attention_mask"].bool()
         return [row[mask] for row, mask in zip(deferred.hidden, kept, strict=True)]
 
-    def encode_with(
-        self, adapter: Adapter, features: dict[str, Any], hidden: list[Tensor] | None, dropout: float = 0.0
-    ) -> Tensor:
-        """Sentence embeddings (n, d) under an adapter in training; gradients reach its factors.
+    def finish(self, plan: Plan | None, features: dict[str, Any], hidden: list[Tensor] | None) -> Tensor:
+        """Sentence embeddings (n, d) with ``plan`` in force in the upper layers.
 
         ``hidden``, from :meth:`hidden_at_branch`, saves the work of the frozen lower layers.
         """
         if hidden is not None:
             self.state.resume = _pad_like(hidden, features["attention_mask"])
         try:
-            with self.selection.use(TrainingPlan(adapter, dropout)):
+            with self.selection.use(plan):
                 vectors: Tensor = self._encode(dict(features))["sentence_embedding"]
         finally:
             self.state.resume = None
         return vectors
+
+    def pinned_plan(self, expert: str, share: float = 1.0) -> Plan | None:
+        """The plan that gives all rows to one candidate, or a share of its update.
+
+        Raises:
+            ExpertError: there is no such candidate.
+        """
+        if expert not in self.candidates:
+            known = ", ".join(self.candidates)
+            raise ExpertError(f"There is no expert '{expert}' in this model. Choose one of: {known}.")
+        return self._merged_plan(self.candidates.index(expert), share)
 
     # -- the forward pass --------------------------------------------------------------------------
 
@@ -300,10 +309,7 @@ class RoutedEncoder(InputModule):
         return features
 
     def _pinned(self, features: dict[str, Any], expert: str) -> dict[str, Any]:
-        if expert not in self.candidates:
-            known = ", ".join(self.candidates)
-            raise ExpertError(f"There is no expert '{expert}' in this model. Choose one of: {known}.")
-        with self.selection.use(self._merged_plan(self.candidates.index(expert))):
+        with self.selection.use(self.pinned_plan(expert)):
             return self._encode(features)
 
     def _choose_base(self, route_embeddings: Tensor) -> Tensor:
@@ -382,19 +388,19 @@ class RoutedEncoder(InputModule):
         top = shares.topk(max(1, most), dim=1)
         return GatheredPlan(top.indices, None if bool((top.values == 1.0).all()) else top.values)
 
-    def _merged_plan(self, column: int) -> Plan | None:
+    def _merged_plan(self, column: int, share: float = 1.0) -> Plan | None:
         if column == 0 or not self.experts:
             return None
-        if column == 1:
-            return MergedPlan(MERGED, tuple(range(len(self.experts))))
-        key = self.candidates[column]
+        name = self.candidates[column]
+        key = name if share == 1.0 else f"{name}@{share:.4f}"
         self._merged_keys[key] = None
         self._merged_keys.move_to_end(key)
         if len(self._merged_keys) > MERGED_CACHE_SIZE:
             oldest, _ = self._merged_keys.popitem(last=False)
             for layer in self.lora_layers.values():
                 layer.merged.pop(oldest, None)
-        return MergedPlan(key, (column - 2,))
+        members = tuple(range(len(self.experts))) if column == 1 else (column - 2,)
+        return MergedPlan(key, members, share)
 
     # -- identity and storage ----------------------------------------------------------------------
 

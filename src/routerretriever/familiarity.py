@@ -27,7 +27,7 @@ NEIGHBOURS = 30
 """Pilots whose similarity makes the familiarity."""
 DENSITY_WEIGHT = 0.7
 """How much of the neighbours' own density is taken off."""
-UNSURE_SHARE, SURE_SHARE = 0.05, 0.2
+UNSURE_SHARE, SURE_SHARE = 0.07, 0.3
 """Known queries that are given up to the fallback, and those that are trusted to an expert only in part."""
 
 _MAX_FAMILIARITY = 2.0

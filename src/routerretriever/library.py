@@ -15,6 +15,7 @@ from routerretriever.errors import LibraryError
 from routerretriever.evaluation import ndcg_at_10
 from routerretriever.pilots import PilotLibrary
 from routerretriever.progress import Progress, Silent
+from routerretriever.queries import EncodedQueries
 from routerretriever.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ def measure_gains(
     split = split or collection.train_and_held_out()[1]
     texts = list(split.queries.values())
 
+    queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+
     def measure(expert: str) -> NDArray[np.float64]:
-        vectors = model.encode_query(texts, expert=expert, batch_size=64)
+        vectors = queries.vectors(model.encoder.pinned_plan(expert))
         return ndcg_at_10(vectors, split, documents, collection, model.similarity_fn_name)
 
     with progress.task(f"measure {collection.name}", 1 + len(model.experts)) as task:

@@ -120,6 +120,7 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.name, self.selection = name, selection
         self.merged: dict[str, Tensor] = {}
+        self.half_weight: tuple[Tensor, Tensor | None] | None = None
         self.set_bank([])
 
     def set_bank(self, adapters: Sequence[Adapter]) -> None:
@@ -136,16 +137,24 @@ class LoraLinear(nn.Linear):
         self.register_buffer("b_bank", b_bank, persistent=False)
         self.merged.clear()
 
-    def merged_weight(self, key: str, members: Sequence[int]) -> Tensor:
-        """The weight with the mean update of ``members`` added; kept until it is forgotten."""
+    def merged_weight(self, key: str, members: Sequence[int], share: float) -> Tensor:
+        """The weight with a share of the mean update of ``members`` added; kept until it is forgotten."""
         weight = self.merged.get(key)
         if weight is None or weight.device != self.weight.device:
             index = torch.as_tensor(members, device=self.weight.device)
             a, b = self.a_bank[index].flatten(0, 1), self.b_bank[index]
             b = b.permute(1, 0, 2).flatten(1)
-            weight = torch.addmm(self.weight.detach(), b, a, alpha=1.0 / len(members))
+            weight = torch.addmm(self.weight.detach(), b, a, alpha=share / len(members))
             self.merged[key] = weight
         return weight
+
+    def in_half_precision(self, x: Tensor) -> Tensor:
+        """The base's own product, computed in bfloat16; gradients reach ``x`` alone."""
+        if self.half_weight is None or self.half_weight[0].device != x.device:
+            bias = None if self.bias is None else self.bias.detach().bfloat16()
+            self.half_weight = self.weight.detach().bfloat16(), bias
+        product: Tensor = _HalfProduct.apply(x, *self.half_weight)  # type: ignore[no-untyped-call]
+        return product
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own parameter name
         """Apply the plan in force; without one this is ``nn.Linear`` exactly."""
@@ -155,15 +164,35 @@ class LoraLinear(nn.Linear):
         return plan(self, input)
 
 
+class _HalfProduct(torch.autograd.Function):
+    """``x @ weight.T + bias`` in bfloat16 for a frozen weight, its result and gradient in x's precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x.bfloat16(), weight, bias).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return (gradient.bfloat16() @ ctx.weight).to(gradient.dtype), None, None
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """All rows use one adapter whose factors may need gradients."""
+    """All rows use one adapter whose factors may need gradients.
+
+    Attributes:
+        dropout: of the adapter's input.
+        half: multiply by the frozen weights in bfloat16; the adapter's own products keep their precision.
+    """
 
     adapter: Adapter
     dropout: float = 0.0
+    half: bool = False
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        base = F.linear(x, layer.weight, layer.bias)
+        base = layer.in_half_precision(x) if self.half else F.linear(x, layer.weight, layer.bias)
         if layer.name not in self.adapter.factors:
             return base
         a, b = self.adapter.factors[layer.name]
@@ -173,13 +202,14 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class MergedPlan:
-    """All rows use the mean of some experts, folded into the weight: as fast as the base."""
+    """All rows use a share of the mean of some experts, folded into the weight: as fast as the base."""
 
     key: str
     members: tuple[int, ...]
+    share: float = 1.0
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        return F.linear(x, layer.merged_weight(self.key, self.members), layer.bias)
+        return F.linear(x, layer.merged_weight(self.key, self.members, self.share), layer.bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ from routerretriever.embedding_cache import default_directory
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.lora import Adapter
 from routerretriever.progress import Progress, Silent
+from routerretriever.queries import HIDDEN_BUDGET
 from routerretriever.storage import ExpertInfo, check_expert_name
-from routerretriever.training_data import HIDDEN_BUDGET, Part
+from routerretriever.training_data import Part
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
@@ -56,6 +57,8 @@ class TrainingConfig:
         strengths: after training the update is scaled by the smallest of these that keeps ``KEPT_GAIN`` of
             the held-out gain: a smaller step away from the base costs next to nothing where the
             expert belongs and halves the harm elsewhere (as in WiSE-FT, arXiv 2109.01903).
+        precision: ``bf16`` multiplies by the frozen weights in bfloat16 while learning, ``fp32`` does not,
+            ``auto`` does where the processor has instructions for it. Evaluations are always fp32.
         max_queries: train on at most this many queries of a collection, chosen by ``seed``.
         seed: of everything random.
     """
@@ -77,8 +80,18 @@ class TrainingConfig:
     evaluations: int = 2
     patience: int = 6
     strengths: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0)
+    precision: str = "auto"
     max_queries: int | None = None
     seed: int = 0
+
+    def uses_half(self, device: torch.device) -> bool:
+        """Whether products with the frozen weights are computed in bfloat16 on this device."""
+        if self.precision != "auto" or device.type not in ("cpu", "cuda"):
+            return self.precision == "bf16"
+        if device.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported())
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not say
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 PRESETS = {
@@ -256,7 +269,7 @@ class _Training:
         part, rows = self._batch_of_step()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
-        loss = part.loss(self.encoder, self.adapter, rows, self.config)
+        loss = part.loss(self.adapter, rows, self.config)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -279,7 +292,7 @@ class _Training:
         return (self.total_steps - self.step) / max(1, self.total_steps - warm)
 
     def _evaluate(self, adapter: Adapter) -> list[NDArray[np.float64]]:
-        return [part.evaluate(self.encoder, adapter) for part in self.parts]
+        return [part.evaluate(adapter) for part in self.parts]
 
     def _check_held_out(self, base_values: list[NDArray[np.float64]]) -> None:
         values = self._evaluate(self.adapter)

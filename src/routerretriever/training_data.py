@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,15 @@ from torch import Tensor
 from routerretriever.collection import Collection, Split
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation import ndcg_at_10
-from routerretriever.lora import Adapter
+from routerretriever.lora import Adapter, TrainingPlan
 from routerretriever.progress import Progress
+from routerretriever.queries import EncodedQueries
 from routerretriever.vectors import Vectors, as_similarity, top_k
 
 if TYPE_CHECKING:
-    from routerretriever.encoder import RoutedEncoder
     from routerretriever.model import RouterRetriever
     from routerretriever.training import TrainingConfig
 
-HIDDEN_BUDGET = 2**30
-"""Bytes of cached hidden states; beyond it they are computed every step."""
-ENCODE_BATCH = 64
 _POOLED_BATCHES = 32  # batches sorted by length together
 
 
@@ -66,25 +63,21 @@ class Part:
             )
         documents = model.embed_collection(collection, progress=progress)
         queries, probes = (
-            encode_queries(model.encoder, list(split.queries.values()), model.query_prompt, budget)
+            EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt, budget)
             for split in (train, held_out)
         )
         negatives = Negatives(model, collection, train, documents, config)
         return cls(collection, train, held_out, documents, queries, probes, negatives, model.similarity_fn_name)
 
-    def evaluate(self, encoder: RoutedEncoder, adapter: Adapter) -> NDArray[np.float64]:
+    def evaluate(self, adapter: Adapter) -> NDArray[np.float64]:
         """nDCG@10 of every held-out query under an adapter."""
-        vectors = torch.empty(len(self.probes), self.documents.shape[1])
-        with torch.no_grad():
-            for rows in self.probes.batches_by_length(ENCODE_BATCH):
-                features, hidden = self.probes.batch(rows)
-                vectors[rows] = encoder.encode_with(adapter, features, hidden).float().cpu()
-        return ndcg_at_10(vectors.numpy(), self.held_out, self.documents, self.collection, self.similarity)
+        vectors = self.probes.vectors(TrainingPlan(adapter))
+        return ndcg_at_10(vectors, self.held_out, self.documents, self.collection, self.similarity)
 
-    def loss(self, encoder: RoutedEncoder, adapter: Adapter, rows: Sequence[int], config: TrainingConfig) -> Tensor:
+    def loss(self, adapter: Adapter, rows: Sequence[int], config: TrainingConfig) -> Tensor:
         """The ranking loss of one batch."""
-        features, hidden = self.queries.batch(rows)
-        vectors = encoder.encode_with(adapter, features, hidden, config.dropout)
+        plan = TrainingPlan(adapter, config.dropout, config.uses_half(self.negatives.documents.device))
+        vectors = self.queries.encoder.finish(plan, *self.queries.batch(rows))
         targets, positive = self.negatives.candidates(rows)
         scores = as_similarity(vectors, self.similarity) @ targets.T
         return ranking_loss(scores / config.temperature, positive.to(scores.device))
@@ -99,60 +92,6 @@ class Part:
             length = self.queries.length
             order = [row for at in range(0, len(order), pool) for row in sorted(order[at : at + pool], key=length)]
         return [order[at : at + size] for at in range(0, len(order), size)]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedQueries:
-    """Tokenised queries, unpadded, with their hidden states at the branch layer where they fit."""
-
-    features: list[dict[str, Tensor]]
-    hidden: list[Tensor] | None
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def batch(self, rows: Sequence[int]) -> tuple[dict[str, Any], list[Tensor] | None]:
-        """Padded features and the hidden states of some rows."""
-        features = {
-            key: torch.nn.utils.rnn.pad_sequence([self.features[row][key] for row in rows], batch_first=True)
-            for key in self.features[0]
-        }
-        return features, None if self.hidden is None else [self.hidden[row] for row in rows]
-
-    def length(self, row: int) -> int:
-        """Tokens of one query."""
-        return len(self.features[row]["input_ids"])
-
-    def batches_by_length(self, size: int) -> Iterator[list[int]]:
-        """Row numbers in batches of similar length."""
-        order = sorted(range(len(self)), key=self.length)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
-
-
-def encode_queries(
-    encoder: RoutedEncoder, texts: Sequence[str], prompt: str | None, budget: int = HIDDEN_BUDGET
-) -> EncodedQueries:
-    """Tokenise queries and run the frozen lower layers once; beyond ``budget`` bytes the states are not kept."""
-    features: list[dict[str, Tensor]] = [{}] * len(texts)
-    hidden: list[Tensor] = [torch.empty(0)] * len(texts)
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    spent = 0
-    for start in range(0, len(order), ENCODE_BATCH):
-        rows = order[start : start + ENCODE_BATCH]
-        batch = encoder.tokenized([texts[row] for row in rows], prompt)
-        kept = batch["attention_mask"].bool()
-        if spent <= budget:
-            with torch.no_grad():
-                states = encoder.hidden_at_branch(batch)
-            spent += sum(state.numel() * state.element_size() for state in states)
-            for row, state in zip(rows, states, strict=True):
-                hidden[row] = state.clone()
-        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 2}
-        for number, row in enumerate(rows):
-            # Padding is dropped; pad_sequence's zeros stand under a zero attention mask later.
-            features[row] = {key: value[number][kept[number]] for key, value in tensors.items()}
-    return EncodedQueries(features, hidden if spent <= budget else None)
 
 
 def ranking_loss(scores: Tensor, positive: Tensor) -> Tensor:

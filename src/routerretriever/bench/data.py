@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
 from routerretriever.collection import Collection, Split
 from routerretriever.evaluation import GAIN_MEASURE, MEASURES, measure_run, search_run
 from routerretriever.library import Measurement
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
+from routerretriever.queries import EncodedQueries
 from routerretriever.routing import BASE, CAUTION, MERGED
 from routerretriever.vectors import Vectors
 
@@ -124,36 +123,22 @@ def prepare(
     wanted += [f"{rival}{part}" for rival in rivals for part in ("", PART)]
     queries = Queries(texts, model.route_embeddings(texts))
     result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {})
+    encoded: dict[str, EncodedQueries] = {}
     with progress.task(f"{collection.name} ({split.name})", len(wanted)) as task:
         for name in wanted:
-            owner = rivals.get(name.removesuffix(PART), model)
+            expert = name.removesuffix(PART)
+            owner = rivals.get(expert, model)
             path = folder / f"{_key(owner, name, collection, split)}.safetensors"
-            result.candidates[name] = _read(path) or _write(path, result.rank(encode_candidate(owner, name, texts)))
+            candidate = _read(path)
+            if candidate is None:
+                home = expert if expert in rivals else ""
+                if home not in encoded:
+                    encoded[home] = EncodedQueries.of(owner.encoder, texts, owner.query_prompt)
+                plan = owner.encoder.pinned_plan(expert, CAUTION if name.endswith(PART) else 1.0)
+                candidate = _write(path, result.rank(encoded[home].vectors(plan)))
+            result.candidates[name] = candidate
             task.advance(1, name)
     return result
-
-
-def encode_candidate(model: RouterRetriever, name: str, texts: Sequence[str]) -> Vectors:
-    """Query vectors of base, merged, an expert, or a part of an expert's update."""
-    expert = name.removesuffix(PART)
-    if expert in (BASE, MERGED):
-        vectors: Vectors = model.encode_query(list(texts), expert=expert, batch_size=64)
-        return vectors
-    column = model.encoder.candidates.index(expert)
-    share = CAUTION if name.endswith(PART) else 1.0
-
-    def same_for_all(route_embeddings: Tensor) -> Tensor:
-        weights = torch.zeros(len(route_embeddings), 2 + len(model.experts), device=route_embeddings.device)
-        weights[:, column], weights[:, 0] = share, 1.0 - share
-        return weights
-
-    policy = model.encoder.policy
-    try:
-        model.encoder.policy = same_for_all  # type: ignore[assignment]
-        routed: Vectors = model.encode_query(list(texts), batch_size=64)
-        return routed
-    finally:
-        model.encoder.policy = policy
 
 
 def _key(model: RouterRetriever, name: str, collection: Collection, split: Split) -> str:
