@@ -1,31 +1,30 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import make_collection
 from typer.testing import CliRunner
 
 from routerretriever.bench import measures, report, results
 from routerretriever.bench.catalogue import SYSTEMS
-from routerretriever.bench.data import PART
 from routerretriever.bench.runner import Bench, make_known
 from routerretriever.bench.suite import Suite
 from routerretriever.bench.systems import Oracle, outcome, reciprocal_rank_fusion
 from routerretriever.cli import app
 from routerretriever.collection import Collection, Split
 from routerretriever.errors import CollectionError, SuiteError
-from routerretriever.routing import CAUTION
 
 TRAINING = "{epochs: 4, batch_size: 16, learning_rate: 0.01, temperature: 0.1, rank: 4}"
 
 
-@pytest.fixture
-def suite_file(tmp_path, checkpoint, make_collection):
+def write_suite(folder, checkpoint, make):
     for shift, name in enumerate(("x", "y", "z"), start=1):
-        make_collection(name, shift)
-    make_collection("stranger", 9, with_train=False)
-    path = tmp_path / "suite.yaml"
+        make(name, shift)
+    make("stranger", 9, with_train=False)
+    path = folder / "suite.yaml"
     path.write_text(
         f"""name: tiny
 base: {checkpoint}
@@ -37,8 +36,10 @@ training: {TRAINING}
 studies:
   experts: {{}}
   pilots: {{counts: [1, 500]}}
+  route-layer: {{}}
   leave-one-out: {{}}
   second-expert: {{collections: [x]}}
+  topics: {{experts: 5, max_queries: 20}}
   training-queries: {{counts: [10, null], collections: [x]}}
   branch-layer: {{layers: [1, 3], collections: [x]}}
   lora: {{ranks: [2], collections: [x]}}
@@ -48,8 +49,17 @@ studies:
 
 
 @pytest.fixture
-def prepared(suite_file, tmp_path):
-    bench = Bench(replace(Suite.load(suite_file), studies={}), tmp_path / "out")
+def suite_file(tmp_path, checkpoint, make_collection):
+    return write_suite(tmp_path, checkpoint, make_collection)
+
+
+@pytest.fixture(scope="module")
+def prepared(checkpoint, tmp_path_factory):
+    """Two seeds of the tiny suite, trained and encoded; no test changes them."""
+    folder = tmp_path_factory.mktemp("suite")
+    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    suite = Suite.load(write_suite(folder, checkpoint, make_collection.__wrapped__(folder)))
+    bench = Bench(replace(suite, studies={}), folder / "out")
     return bench, {seed: bench.prepare(seed) for seed in bench.suite.seeds}
 
 
@@ -59,7 +69,7 @@ def test_the_whole_suite_and_its_resumption(suite_file, tmp_path, monkeypatch):
     document = json.loads(run.stdout)
     assert set(SYSTEMS) <= set(document["systems"])
     assert {"expert:x", "expert:y", "expert:z"} <= set(document["systems"])
-    assert [len(study["points"]) for study in document["studies"]] == [3, 2, 3, 2, 2, 2, 2]
+    assert [len(study["points"]) for study in document["studies"]] == [3, 2, 5, 3, 2, 2, 2, 2, 2]
     means = {name: system["seen"]["mean"] for name, system in document["systems"].items()}
     hard = ("base", "routed", "random", "pilot-max", "dataset-oracle", "expert:x", "expert:y", "expert:z")
     assert means["instance-oracle"] >= max(means[name] for name in hard)
@@ -112,15 +122,14 @@ def test_routers_do_not_see_test_judgements(prepared, monkeypatch):
 
 def test_candidates_are_what_the_model_encodes(prepared):
     bench, seeds = prepared
-    model = bench.model(0)
-    queries = seeds[0].test["y"]
+    model, queries = bench.model(0), seeds[0].test["y"]
+    texts = list(queries.queries.texts)
     for name in ("base", "merged", "x"):
-        wanted = model.encode_query(list(queries.queries.texts), expert=name)
-        np.testing.assert_allclose(queries.candidates[name].vectors, wanted, atol=1e-5)
-    model.add_expert("part", model.encoder.experts["x"].scaled(CAUTION))
-    part = model.encode_query(list(queries.queries.texts), expert="part")
-    model.remove_expert("part")
-    np.testing.assert_allclose(queries.candidates[f"x{PART}"].vectors, part, atol=1e-5)
+        np.testing.assert_allclose(queries.candidates[name].vectors, model.encode_query(texts, expert=name), atol=1e-5)
+    part = bench.with_adapters(model, {"part": model.encoder.experts["x"].scaled(0.5)})
+    rows = np.array([3, 0])
+    blended = queries.blender.blend({"x": np.full(len(texts), 0.5)}, rows)
+    np.testing.assert_allclose(blended, part.encode_query(texts, expert="part")[rows], atol=1e-5)
 
 
 def test_the_routed_row_is_the_products_own_routing(prepared):

@@ -129,7 +129,11 @@ def test_cached_hidden_states_do_not_change_the_vectors(model, make_collection):
     assert (resumed - whole).abs().max() < 1e-6
     assert abs(resumed.numpy() - model.encode_query(texts)).max() < 1e-5
     assert abs(queries.vectors(plan) - resumed.numpy()).max() < 1e-5
-    assert abs(EncodedQueries.of(model.encoder, texts, None, budget=0).vectors(plan) - resumed.numpy()).max() < 1e-5
+    assert abs(queries.route_embeddings() - model.route_embeddings(texts)).max() < 1e-5
+    uncached = EncodedQueries.of(model.encoder, texts, None, budget=0)
+    assert uncached.hidden is None
+    assert abs(uncached.vectors(plan) - resumed.numpy()).max() < 1e-5
+    assert abs(uncached.route_embeddings() - queries.route_embeddings()).max() < 1e-5
 
 
 def test_half_precision_learns_nearly_the_same(model, make_collection):

@@ -231,6 +231,22 @@ class RoutedEncoder(InputModule):
         kept = features["attention_mask"].bool()
         return [row[mask] for row, mask in zip(deferred.hidden, kept, strict=True)]
 
+    def pooled_by_layer(self, features: dict[str, Any]) -> list[Tensor]:
+        """The base's hidden states entering each layer, mean-pooled to unit vectors (n, d), then its embedding."""
+        entering: list[Tensor] = []
+
+        def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            entering.append(_mean_pool(hidden, features["attention_mask"]))
+
+        handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self._find_layers()]
+        try:
+            final: Tensor = self._encode(dict(features))["sentence_embedding"]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [*entering, F.normalize(final.float(), dim=-1)]
+
     def finish(self, plan: Plan | None, features: dict[str, Any], hidden: list[Tensor] | None) -> Tensor:
         """Sentence embeddings (n, d) with ``plan`` in force in the upper layers.
 
@@ -245,8 +261,8 @@ class RoutedEncoder(InputModule):
             self.state.resume = None
         return vectors
 
-    def pinned_plan(self, expert: str, share: float = 1.0) -> Plan | None:
-        """The plan that gives all rows to one candidate, or a share of its update.
+    def pinned_plan(self, expert: str) -> Plan | None:
+        """The plan that gives all rows to the base, the merged expert or one expert.
 
         Raises:
             ExpertError: there is no such candidate.
@@ -254,7 +270,18 @@ class RoutedEncoder(InputModule):
         if expert not in self.candidates:
             known = ", ".join(self.candidates)
             raise ExpertError(f"There is no expert '{expert}' in this model. Choose one of: {known}.")
-        return self._merged_plan(self.candidates.index(expert), share)
+        return self._merged_plan(self.candidates.index(expert))
+
+    def mean_plan(self, experts: Sequence[str]) -> Plan:
+        """The plan that gives all rows to the mean of some experts, as if the others were not there."""
+        names = list(self.experts)
+        return self._remembered(MergedPlan(f"mean of {','.join(experts)}", tuple(map(names.index, experts))))
+
+    def blended_plan(self, shares: Tensor) -> Plan:
+        """The plan that gives each row the sum of shares (n, E) of the experts' updates."""
+        most = int((shares > 0).sum(dim=1).max())
+        top = shares.topk(max(1, most), dim=1)
+        return GatheredPlan(top.indices, None if bool((top.values == 1.0).all()) else top.values)
 
     # -- the forward pass --------------------------------------------------------------------------
 
@@ -378,29 +405,25 @@ class RoutedEncoder(InputModule):
                 gathered.append(rows)
         if gathered:
             rows = torch.cat(gathered)
-            groups.append((rows, self._gathered_plan(weights[rows])))
+            shares = weights[rows, 2:] + weights[rows, 1:2] / max(1, len(self.experts))
+            groups.append((rows, self.blended_plan(shares)))
         return groups
 
-    def _gathered_plan(self, weights: Tensor) -> GatheredPlan:
-        """Every row's experts and shares, as many columns as the row with the most experts needs."""
-        shares = weights[:, 2:] + weights[:, 1:2] / max(1, len(self.experts))
-        most = int((shares > 0).sum(dim=1).max())
-        top = shares.topk(max(1, most), dim=1)
-        return GatheredPlan(top.indices, None if bool((top.values == 1.0).all()) else top.values)
-
-    def _merged_plan(self, column: int, share: float = 1.0) -> Plan | None:
+    def _merged_plan(self, column: int) -> Plan | None:
         if column == 0 or not self.experts:
             return None
-        name = self.candidates[column]
-        key = name if share == 1.0 else f"{name}@{share:.4f}"
-        self._merged_keys[key] = None
-        self._merged_keys.move_to_end(key)
+        members = tuple(range(len(self.experts))) if column == 1 else (column - 2,)
+        return self._remembered(MergedPlan(self.candidates[column], members))
+
+    def _remembered(self, plan: MergedPlan) -> MergedPlan:
+        """Keep the merged weights of the plans used last, and forget those of the oldest."""
+        self._merged_keys[plan.key] = None
+        self._merged_keys.move_to_end(plan.key)
         if len(self._merged_keys) > MERGED_CACHE_SIZE:
             oldest, _ = self._merged_keys.popitem(last=False)
             for layer in self.lora_layers.values():
                 layer.merged.pop(oldest, None)
-        members = tuple(range(len(self.experts))) if column == 1 else (column - 2,)
-        return MergedPlan(key, members, share)
+        return plan
 
     # -- identity and storage ----------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ def measure_gains(
         for column, expert in enumerate(model.experts):
             gains[:, column] = measure(expert) - base
             task.advance(1, expert)
-    return Measurement(collection.name, tuple(texts), model.route_embeddings(texts), gains)
+    return Measurement(collection.name, tuple(texts), queries.route_embeddings(), gains)
 
 
 def _cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:

@@ -6,12 +6,13 @@ experiment suite run the same queries under many experts, and pay for those laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from routerretriever.vectors import Vectors
 
@@ -64,12 +65,33 @@ class EncodedQueries:
                 features[row] = {key: value[number][kept[number]] for key, value in tensors.items()}
         return cls(encoder, features, hidden if spent <= budget else None)
 
+    def route_embeddings(self) -> Vectors:
+        """What the router reads of all queries (n, d): unit vectors."""
+        if self.encoder.route_layer == self.encoder.num_layers:
+            found = torch.from_numpy(self.vectors(None))
+        elif self.hidden is not None:
+            found = torch.stack([states.float().mean(dim=0) for states in self.hidden]).cpu()
+        else:
+            batches = [self.encoder.hidden_at_branch(self.batch([row])[0])[0] for row in range(len(self))]
+            found = torch.stack([states.float().mean(dim=0) for states in batches]).cpu()
+        result: Vectors = F.normalize(found, dim=-1).numpy()
+        return result
+
+    def only(self, rows: Sequence[int]) -> Self:
+        """Some of the queries, in the given order."""
+        hidden = None if self.hidden is None else [self.hidden[row] for row in rows]
+        return replace(self, features=[self.features[row] for row in rows], hidden=hidden)
+
     def vectors(self, plan: Plan | None) -> Vectors:
         """Sentence embeddings (n, d) of all queries under one plan; ``None`` is the plain base."""
+        return self.vectors_by(lambda rows: plan)
+
+    def vectors_by(self, plan_of: Callable[[list[int]], Plan | None]) -> Vectors:
+        """The same with a plan for every batch, made from its row numbers."""
         found = torch.empty(len(self), self.encoder.dimension)
         with torch.no_grad():
             for rows in self.batches_by_length(BATCH):
-                found[rows] = self.encoder.finish(plan, *self.batch(rows)).float().cpu()
+                found[rows] = self.encoder.finish(plan_of(rows), *self.batch(rows)).float().cpu()
         result: Vectors = found.numpy()
         return result
 

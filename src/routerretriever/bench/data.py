@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -22,11 +23,11 @@ from routerretriever.library import Measurement
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
 from routerretriever.queries import EncodedQueries
-from routerretriever.routing import BASE, CAUTION, MERGED
+from routerretriever.routing import BASE, MERGED
 from routerretriever.vectors import Vectors
 
-PART = "@part"
-"""Suffix of the candidate that applies the share ``CAUTION`` of an expert's update."""
+if TYPE_CHECKING:
+    from routerretriever.encoder import RoutedEncoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +62,30 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Blender:
+    """Encodes some queries with any blend of a model's adapters; the lower layers have run already."""
+
+    encoder: RoutedEncoder
+    encoded: EncodedQueries
+
+    @classmethod
+    def of(cls, model: RouterRetriever, encoded: EncodedQueries) -> Self:
+        """The same queries under the adapters of a model; the base and its branch layer must be the same."""
+        return cls(model.encoder, replace(encoded, encoder=model.encoder))
+
+    def mean(self, experts: Sequence[str]) -> Vectors:
+        """Vectors (n, d) of all queries under the mean of some experts; of none: the base."""
+        return self.encoded.vectors(self.encoder.mean_plan(experts) if experts else None)
+
+    def blend(self, shares: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> Vectors:
+        """Vectors (m, d) of some queries, each under shares of the experts' updates, one (n,) array an expert."""
+        columns = [shares.get(name, np.zeros(len(self.encoded))) for name in self.encoder.experts]
+        matrix = torch.from_numpy(np.stack(columns, axis=1)).float()
+        part = self.encoded.only(rows.tolist())
+        return part.vectors_by(lambda batch: self.encoder.blended_plan(matrix[rows[batch]]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class QuerySet:
     """One collection's queries of one split, with every candidate."""
 
@@ -70,6 +95,7 @@ class QuerySet:
     similarity: str
     queries: Queries
     candidates: dict[str, Candidate]
+    blender: Blender
 
     @property
     def name(self) -> str:
@@ -104,52 +130,45 @@ class QuerySet:
 
 def prepare(
     model: RouterRetriever,
+    experts: Sequence[str],
     rivals: Mapping[str, RouterRetriever],
     collection: Collection,
     split: Split,
+    encoded: EncodedQueries,
     folder: Path,
     progress: Progress,
 ) -> QuerySet:
     """Encode, search and measure every candidate; what is in ``folder`` already is read instead.
 
     Args:
-        model: holds base and experts; every expert also appears with a part of its update (``…@part``).
-        rivals: name → model with an expert of that name (multi-task adapters).
+        model: holds the base, the experts and possibly more adapters, all of which become candidates.
+        experts: those whose mean is the merged expert.
+        rivals: name → model with an expert of that name (multi-task adapters of another rank).
+        encoded: the split's queries at the branch layer.
         folder: of the cache; files are named by a hash of all that decides their content.
     """
     documents = model.embed_collection(collection, progress=progress)
-    texts = tuple(split.queries.values())
-    wanted = [BASE, MERGED, *(f"{expert}{part}" for expert in model.experts for part in ("", PART))]
-    wanted += [f"{rival}{part}" for rival in rivals for part in ("", PART)]
-    queries = Queries(texts, model.route_embeddings(texts))
-    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {})
-    encoded: dict[str, EncodedQueries] = {}
-    with progress.task(f"{collection.name} ({split.name})", len(wanted)) as task:
-        for name in wanted:
-            expert = name.removesuffix(PART)
-            owner = rivals.get(expert, model)
-            path = folder / f"{_key(owner, name, collection, split)}.safetensors"
+    blender = Blender.of(model, encoded)
+    queries = Queries(tuple(split.queries.values()), encoded.route_embeddings())
+    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {}, blender)
+    owners = dict.fromkeys((BASE, MERGED, *model.experts), model) | dict(rivals)
+    with progress.task(f"{collection.name} ({split.name})", len(owners)) as task:
+        for name, owner in owners.items():
+            involved = {BASE: (), MERGED: tuple(experts)}.get(name, (name,))
+            path = folder / f"{_key(owner, involved, collection, split)}.safetensors"
             candidate = _read(path)
             if candidate is None:
-                home = expert if expert in rivals else ""
-                if home not in encoded:
-                    encoded[home] = EncodedQueries.of(owner.encoder, texts, owner.query_prompt)
-                plan = owner.encoder.pinned_plan(expert, CAUTION if name.endswith(PART) else 1.0)
-                candidate = _write(path, result.rank(encoded[home].vectors(plan)))
+                vectors = Blender.of(owner, encoded).mean(involved)
+                candidate = _write(path, result.rank(vectors))
             result.candidates[name] = candidate
             task.advance(1, name)
     return result
 
 
-def _key(model: RouterRetriever, name: str, collection: Collection, split: Split) -> str:
+def _key(model: RouterRetriever, experts: Sequence[str], collection: Collection, split: Split) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{model.fingerprint}{name}{len(collection.documents)}{model.similarity_fn_name}".encode())
-    if name.endswith(PART):
-        digest.update(str(CAUTION).encode())
-    involved = list(model.experts) if name == MERGED else [name.removesuffix(PART)]
-    for expert in involved:
-        if expert == BASE:
-            continue
+    digest.update(f"{model.fingerprint}{len(collection.documents)}{model.similarity_fn_name}".encode())
+    for expert in experts:
         adapter = model.encoder.experts[expert]
         digest.update(str(adapter.scaling).encode())
         for tensor in adapter.parameters():

@@ -5,8 +5,7 @@ Everything that took time is a file below the output folder, so a run that was k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ import numpy as np
 
 from routerretriever.bench.bm25 import bm25_ranking
 from routerretriever.bench.catalogue import MULTI_TASKS, SYSTEMS
-from routerretriever.bench.data import PART, Candidate, QuerySet, prepare
+from routerretriever.bench.data import Candidate, QuerySet, prepare
 from routerretriever.bench.studies import STUDIES, StudyResult
 from routerretriever.bench.suite import Suite
 from routerretriever.bench.systems import BM25, MULTI_TASK, Known, Oracle, Routed, outcome
 from routerretriever.collection import Collection, Split
+from routerretriever.lora import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
+from routerretriever.queries import EncodedQueries
 from routerretriever.training import TrainingConfig, train_expert
 from routerretriever.vectors import Vectors
 
@@ -70,6 +71,7 @@ class Bench:
     collections: dict[str, Collection] = field(init=False)
     _models: dict[int, RouterRetriever] = field(default_factory=dict)
     _prepared: dict[int, Prepared] = field(default_factory=dict)
+    _encoded: dict[tuple[str, str], EncodedQueries] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.collections = self.suite.load_collections()
@@ -111,11 +113,20 @@ class Bench:
         return {name: self.trained(f"seed-{seed}-{name}", {name: (self.experts, configs[name])}) for name in names}
 
     def trained(
-        self, folder: str, jobs: Mapping[str, tuple[Sequence[Collection], TrainingConfig]], **settings: Any
+        self,
+        folder: str,
+        jobs: Mapping[str, tuple[Sequence[Collection], TrainingConfig]],
+        *,
+        start: str | None = None,
+        **settings: Any,
     ) -> RouterRetriever:
-        """A model with one expert a job, read from ``folder`` as far as it was trained already."""
+        """A model with one expert a job, read from ``folder`` as far as it was trained already.
+
+        ``start`` is another such folder that a new model begins as.
+        """
         path = self.out / "models" / folder
-        model = RouterRetriever.from_pretrained(path) if path.exists() else self.create(**settings)
+        source = path if path.exists() or start is None else self.out / "models" / start
+        model = RouterRetriever.from_pretrained(source) if source.exists() else self.create(**settings)
         for name, (collections, config) in jobs.items():
             if name in model.experts:
                 continue
@@ -129,28 +140,15 @@ class Bench:
         """The test queries of a collection, as many as the suite wants."""
         return self.collections[name].split("test").sample(self.suite.limit(name), 0)
 
-    def query_set(
-        self, model: RouterRetriever, name: str, split: Split, rivals: Mapping[str, RouterRetriever] | None = None
-    ) -> QuerySet:
-        """Queries of one collection with every candidate, from the cache where it has them."""
-        return prepare(model, rivals or {}, self.collections[name], split, self.out / "vectors", self.progress)
-
-    def held_out(
-        self, model: RouterRetriever, rivals: Mapping[str, RouterRetriever] | None = None
-    ) -> dict[str, QuerySet]:
-        """The held-out queries of the model's own collections."""
-        return {
-            name: self.query_set(model, name, self.collections[name].train_and_held_out()[1], rivals)
-            for name in self.suite.experts
-            if name in model.experts
-        }
-
     def prepare(self, seed: int) -> Prepared:
         """All queries of one seed."""
         if seed not in self._prepared:
             needed = {need for name in self.suite.systems for need in SYSTEMS[name]().needs}
             rivals = self.rivals(seed, [name for name in MULTI_TASKS if name in needed])
-            prepared = self.prepare_with(self.model(seed), seed, rivals)
+            model = self.model(seed)
+            if generalist := rivals.pop(MULTI_TASK, None):
+                model = self.with_adapters(model, {MULTI_TASK: generalist.encoder.experts[MULTI_TASK]})
+            prepared = self.prepare_with(model, seed, self.suite.experts, rivals)
             if BM25 in needed:
                 for queries in prepared.test.values():
                     queries.candidates[BM25] = queries.measure(bm25_ranking(queries))
@@ -158,26 +156,42 @@ class Bench:
         return self._prepared[seed]
 
     def prepare_with(
-        self, model: RouterRetriever, seed: int, rivals: Mapping[str, RouterRetriever] | None = None
+        self,
+        model: RouterRetriever,
+        seed: int,
+        experts: Sequence[str],
+        rivals: Mapping[str, RouterRetriever] | None = None,
     ) -> Prepared:
-        """All queries under the experts that a model has now."""
-        test = {name: self.query_set(model, name, self.test_split(name), rivals) for name in self.collections}
-        sample = {}
-        for collection in self.experts:
-            train = collection.train_and_held_out()[0].sample(_TRAIN_SAMPLE, seed)
-            sample[collection.name] = model.route_embeddings(list(train.queries.values()))
-        return Prepared(self.held_out(model, rivals), test, sample)
+        """All queries under a model's adapters, some of which are the experts that count."""
 
-    def with_twin(self, own: Prepared, twin: Prepared, name: str) -> Prepared:
-        """``own`` with the expert ``name`` of another seed added as ``name-2``."""
+        def encoded(collection: Collection, split: Split) -> QuerySet:
+            queries = self.encoded(collection, split)
+            folder = self.out / "vectors"
+            return prepare(model, experts, rivals or {}, collection, split, queries, folder, self.progress)
 
-        def doubled(queries: QuerySet, others: QuerySet) -> QuerySet:
-            extra = {f"{name}-2{part}": others.candidates[f"{name}{part}"] for part in ("", PART)}
-            return replace(queries, candidates={**queries.candidates, **extra})
+        test = {name: encoded(collection, self.test_split(name)) for name, collection in self.collections.items()}
+        own = {c.name: c.train_and_held_out() for c in self.experts if c.name in experts}
+        held_out = {name: encoded(self.collections[name], splits[1]) for name, splits in own.items()}
+        sample = {
+            name: model.route_embeddings(list(splits[0].sample(_TRAIN_SAMPLE, seed).queries.values()))
+            for name, splits in own.items()
+        }
+        return Prepared(held_out, test, sample)
 
-        held_out = {key: doubled(queries, twin.held_out[key]) for key, queries in own.held_out.items()}
-        test = {key: doubled(queries, twin.test[key]) for key, queries in own.test.items()}
-        return replace(own, held_out=held_out, test=test)
+    def encoded(self, collection: Collection, split: Split) -> EncodedQueries:
+        """Queries at the branch layer, which is the same for all models of the suite."""
+        key = (collection.name, split.name)
+        if key not in self._encoded:
+            plain = self.model(self.suite.seeds[0])
+            self._encoded[key] = EncodedQueries.of(plain.encoder, list(split.queries.values()), plain.query_prompt)
+        return self._encoded[key]
+
+    def with_adapters(self, model: RouterRetriever, adapters: Mapping[str, Adapter]) -> RouterRetriever:
+        """A copy of a model with more adapters."""
+        copy = self.create()
+        for name, adapter in {**model.encoder.experts, **adapters}.items():
+            copy.add_expert(name, adapter)
+        return copy
 
     # -- evaluation --------------------------------------------------------------------------------
 
@@ -251,17 +265,3 @@ def _routing_facts(known: Known, prepared: Prepared) -> dict[str, Any]:
         "predicted": np.concatenate(predicted).astype(float),
         "measured": np.concatenate(measured).astype(float),
     }
-
-
-@contextmanager
-def only_experts(model: RouterRetriever, names: Sequence[str]) -> Iterator[RouterRetriever]:
-    """The model with some of its experts, within the block."""
-    encoder, everyone = model.encoder, model.encoder.experts
-    policy = encoder.policy
-    try:
-        encoder.policy = None
-        encoder.set_experts(type(everyone)((name, everyone[name]) for name in names))
-        yield model
-    finally:
-        encoder.set_experts(everyone)
-        encoder.policy = policy

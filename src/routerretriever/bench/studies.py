@@ -1,7 +1,7 @@
 """One thing varied at a time. Every study yields points for a table and a plot.
 
-Studies without training (``experts``, ``pilots``, ``leave-one-out``, ``second-expert``) reuse cached
-query vectors; the others train a few experts and say so.
+Studies without training (``experts``, ``pilots``, ``route-layer``, ``leave-one-out``, ``second-expert``) reuse
+cached query vectors; the others train a few experts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from sklearn.cluster import KMeans
 
 from routerretriever.bench.data import QuerySet
 from routerretriever.bench.systems import DatasetOracle, Routed, outcome
+from routerretriever.collection import Collection, Split
+from routerretriever.evaluation import ndcg_at_10
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from routerretriever.bench.runner import Bench
     from routerretriever.bench.systems import Known
+    from routerretriever.encoder import RoutedEncoder
+    from routerretriever.model import RouterRetriever
+    from routerretriever.vectors import Vectors
+
+_BLOCK = 64  # queries encoded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +73,13 @@ def _figures(known: Known, test: Mapping[str, QuerySet], groups: Mapping[str, It
 
 def experts_study(bench: Bench, seed: int, counts: Sequence[int] = ()) -> StudyResult:
     """Experts added one at a time: what routing gains, on collections with and without an expert of their own."""
-    from routerretriever.bench.runner import make_known, only_experts
+    from routerretriever.bench.runner import make_known
 
     model, everyone = bench.model(seed), bench.suite.experts
     points = []
     for count in counts or range(1, len(everyone) + 1):
         names = everyone[:count]
-        with only_experts(model, names) as part:
-            prepared = bench.prepare_with(part, seed)
+        prepared = bench.prepare_with(model, seed, names)
         groups = {"with an expert": names, "without one": [n for n in prepared.test if n not in names]}
         points.append(Point(str(count), _figures(make_known(prepared, names), prepared.test, groups)))
     return StudyResult("experts", "Experts added one at a time", "number of experts", tuple(points))
@@ -90,14 +100,13 @@ def pilots_study(bench: Bench, seed: int, counts: Sequence[int] = (1, 5, 20, 100
 
 def leave_one_out_study(bench: Bench, seed: int) -> StudyResult:
     """Each expert removed in turn: its collection becomes unseen, the others must not notice."""
-    from routerretriever.bench.runner import make_known, only_experts
+    from routerretriever.bench.runner import make_known
 
     model, everyone = bench.model(seed), bench.suite.experts
     points = []
     for missing in everyone:
         names = tuple(name for name in everyone if name != missing)
-        with only_experts(model, names) as part:
-            prepared = bench.prepare_with(part, seed)
+        prepared = bench.prepare_with(model, seed, names)
         groups = {"the removed one": [missing], "the others": names}
         points.append(Point(missing, _figures(make_known(prepared, names), prepared.test, groups)))
     return StudyResult("leave-one-out", "One expert removed", "removed expert", tuple(points))
@@ -112,18 +121,104 @@ def second_expert_study(bench: Bench, seed: int, collections: Sequence[str] = ()
     points = [Point("none", _figures(make_known(own, names), own.test, {"seen": names}))]
     if other == seed:
         return StudyResult("second-expert", "A second expert of one domain", "doubled expert", tuple(points))
-    twin = bench.prepare(other)
+    twins = bench.model(other).encoder.experts
     for name in collections or names:
-        doubled = bench.with_twin(own, twin, name)
+        model = bench.with_adapters(bench.model(seed), {f"{name}-2": twins[name]})
+        doubled = bench.prepare_with(model, seed, (*names, f"{name}-2"))
         known = make_known(doubled, (*names, f"{name}-2"))
         points.append(Point(name, _figures(known, doubled.test, {"seen": names})))
     return StudyResult("second-expert", "A second expert of one domain", "doubled expert", tuple(points))
 
 
+def route_layer_study(bench: Bench, seed: int) -> StudyResult:
+    """The layer whose pooled hidden state the router reads; at 0 it is the mean of the token embeddings."""
+    from routerretriever.bench.runner import make_known
+
+    prepared, names = bench.prepare(seed), bench.suite.experts
+    groups = {"seen": names, "unseen": bench.suite.unseen}
+    encoder = bench.create().encoder
+    sets = [*prepared.held_out.values(), *prepared.test.values()]
+    by_layer = {id(queries): embeddings_by_layer(encoder, queries.queries.texts) for queries in sets}
+    points = []
+    for layer in range(encoder.num_layers + 1):
+
+        def read(queries: QuerySet, layer: int = layer) -> QuerySet:
+            return replace(queries, queries=replace(queries.queries, route_embeddings=by_layer[id(queries)][layer]))
+
+        held_out = {name: read(queries) for name, queries in prepared.held_out.items()}
+        test = {name: read(queries) for name, queries in prepared.test.items()}
+        known = make_known(replace(prepared, held_out=held_out), names)
+        label = "final" if layer == encoder.num_layers else str(layer)
+        points.append(Point(label, _figures(known, test, groups)))
+    return StudyResult("route-layer", "Where the router reads", "layer", tuple(points))
+
+
+def embeddings_by_layer(encoder: RoutedEncoder, texts: Sequence[str]) -> list[Vectors]:
+    """Mean-pooled unit vectors (n, d) entering each layer of the base, and leaving the last one."""
+    found: list[list[Tensor]] = []
+    for start in range(0, len(texts), _BLOCK):
+        with torch.no_grad():
+            found.append(encoder.pooled_by_layer(encoder.tokenized(list(texts[start : start + _BLOCK]))))
+    return [torch.cat(blocks).cpu().numpy() for blocks in zip(*found, strict=True)]
+
+
+def topics_study(bench: Bench, seed: int, experts: int = 20, max_queries: int = 1000) -> StudyResult:
+    """Many experts: the larger collections are split by topic, and every topic gets an expert besides the others."""
+    from routerretriever.bench.runner import make_known
+
+    own, names = bench.prepare(seed), bench.suite.experts
+    config = replace(bench.suite.training_config(seed), max_queries=max_queries)
+    jobs = {name: ([bench.collections[name]], bench.suite.training_config(seed)) for name in names}
+    sizes = {name: len(bench.collections[name].train_and_held_out()[0]) for name in names}
+    for name, parts in topic_counts(sizes, experts).items():
+        for topic in split_by_topic(bench.model(seed), bench.collections[name], parts):
+            jobs[topic.name] = ([topic], config)
+    model = bench.trained(f"seed-{seed}-topics", jobs, start=f"seed-{seed}")
+    many = bench.prepare_with(model, seed, tuple(jobs))
+    points = []
+    for prepared, present in ((own, names), (many, tuple(jobs))):
+        system = Routed()
+        system.fit(make_known(prepared, present))
+        figures = {name: float(outcome(system, queries).ndcg.mean()) for name, queries in prepared.test.items()}
+        points.append(Point(str(len(present)), figures))
+    return StudyResult("topics", "More experts, of overlapping topics", "number of experts", tuple(points))
+
+
+def topic_counts(sizes: Mapping[str, int], experts: int) -> dict[str, int]:
+    """Into how many topics each collection is split, so that with one expert a collection there are ``experts``."""
+    parts = dict.fromkeys(sizes, 1)
+    missing = experts - len(sizes)
+    while missing > 0:
+        largest = max(parts, key=lambda name: sizes[name] / parts[name])
+        # The first split makes two experts, unless only one more is wanted.
+        candidates = [largest] if parts[largest] > 1 or missing > 1 else [n for n in parts if parts[n] > 1] or [largest]
+        chosen = max(candidates, key=lambda name: sizes[name] / parts[name])
+        missing -= 2 if parts[chosen] == 1 else 1
+        parts[chosen] += 1
+    return {name: count for name, count in parts.items() if count > 1}
+
+
+def split_by_topic(model: RouterRetriever, collection: Collection, parts: int) -> list[Collection]:
+    """The collection's train and held-out queries, divided by k-means over their route embeddings."""
+    train, held_out = collection.train_and_held_out()
+    means = KMeans(parts, n_init=1, random_state=0).fit(model.route_embeddings(list(train.queries.values())))
+
+    def divided(split: Split) -> list[Split]:
+        topics = means.predict(model.route_embeddings(list(split.queries.values())))
+        return [
+            split.restrict(q for q, t in zip(split.queries, topics, strict=True) if t == part) for part in range(parts)
+        ]
+
+    return [
+        replace(collection, name=f"{collection.name}-topic{number}", splits={"train": own, "dev": probes})
+        for number, (own, probes) in enumerate(zip(divided(train), divided(held_out), strict=True), start=1)
+    ]
+
+
 def _trained_study(
     bench: Bench,
     seed: int,
-    name: str,
+    study: str,
     title: str,
     axis: str,
     settings: Mapping[str, dict[str, Any]],
@@ -135,14 +230,17 @@ def _trained_study(
         model_settings = {key: setting[key] for key in ("branch_layer",) if key in setting}
         changes = {key: value for key, value in setting.items() if key not in model_settings}
         config = replace(bench.suite.training_config(seed), **changes)
-        jobs = {collection: ([bench.collections[collection]], config) for collection in names}
-        model = bench.trained(f"{name}-{label}", jobs, **model_settings)
+        jobs = {name: ([bench.collections[name]], config) for name in names}
+        model = bench.trained(f"{study}-{label}", jobs, **model_settings)
         figures = {}
-        for collection in names:
-            queries = bench.query_set(model, collection, bench.test_split(collection))
-            figures[collection] = float(queries.candidates[collection].ndcg.mean())
+        for name in names:
+            collection, split = bench.collections[name], bench.test_split(name)
+            vectors = model.encode_query(list(split.queries.values()), expert=name, batch_size=64)
+            documents = model.embed_collection(collection)
+            values = ndcg_at_10(vectors, split, documents, collection, model.similarity_fn_name)
+            figures[name] = float(values.mean())
         points.append(Point(label, figures | {"mean": float(np.mean(list(figures.values())))}))
-    return StudyResult(name, title, axis, tuple(points))
+    return StudyResult(study, title, axis, tuple(points))
 
 
 def training_queries_study(
@@ -189,8 +287,10 @@ def lora_study(
 STUDIES: dict[str, Callable[..., StudyResult]] = {
     "experts": experts_study,
     "pilots": pilots_study,
+    "route-layer": route_layer_study,
     "leave-one-out": leave_one_out_study,
     "second-expert": second_expert_study,
+    "topics": topics_study,
     "training-queries": training_queries_study,
     "branch-layer": branch_layer_study,
     "lora": lora_study,

@@ -1,9 +1,10 @@
 """Everything that is compared, each as its source defines it.
 
 A system is fitted on held-out train and dev queries (:class:`Known`) and then says, for queries of which
-it sees text and route embedding only, how to weigh the candidates' query vectors. A single weight of 1
-is a choice; several are a mixture of vectors, which documents being frozen is a fusion of scores. Oracles
-are the exception that their name says: they see the test judgements and bound the others.
+it sees text and route embedding only, how to weigh the candidates. A single weight of 1 is a choice. Other
+weights of the product's own policies are shares of the experts' updates, applied in one forward pass; those
+of the rest mix the candidates' vectors, a pass each, which documents being frozen is a fusion of scores.
+Oracles are the exception that their name says: they see the test judgements and bound the others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from routerretriever.bench.data import PART, Candidate, Queries, QuerySet
+from routerretriever.bench.data import Candidate, Queries, QuerySet
 from routerretriever.library import Measurement, extend_library
 from routerretriever.pilots import PilotLibrary
 from routerretriever.routing import BASE, MERGED, Decision, RoutingPolicy, make_router
@@ -70,6 +71,8 @@ class System(ABC):
     is_oracle = False
     needs: tuple[str, ...] = ()
     """Candidates besides base, merged and the experts."""
+    blends_updates = False
+    """Whether weights are shares of updates within one pass, or of vectors."""
 
     def fit(self, known: Known) -> None:  # noqa: B027 - most systems have nothing to learn
         """Learn from held-out queries."""
@@ -130,7 +133,7 @@ class Random(System):
 
 
 class Routed(System):
-    """A router of the product under its policy; shares of an update become the ``@part`` candidates.
+    """A router of the product under its policy.
 
     Args:
         router: its name.
@@ -138,6 +141,8 @@ class Routed(System):
         generalist: whether the multi-task adapter is one of the experts.
         policy: changes to :class:`RoutingPolicy`.
     """
+
+    blends_updates = True
 
     def __init__(
         self, router: str = "gain", partition: str = "cluster", *, generalist: bool = False, **policy: float | bool
@@ -155,37 +160,30 @@ class Routed(System):
 
     def weights(self, queries: Queries) -> Weights:
         shares = self.decision(queries).weights.numpy().astype(float)
-        result: Weights = {}
-        for column, name in enumerate(self.policy.candidates):
-            whole = shares[:, column] >= 1.0
-            result[name] = whole.astype(float)
-            if column >= 2:
-                result[name + PART] = ((shares[:, column] > 0) & ~whole).astype(float)
-        return result
+        return {name: shares[:, column] for column, name in enumerate(self.policy.candidates)}
 
 
-class Mixed(Routed):
-    """Query vectors averaged by softmax of the predicted gain over base and the best experts (one search)."""
+class VectorMixture(Routed):
+    """Query vectors averaged by softmax of the predicted gain over base and the best experts (one search).
+
+    A pass for every expert that takes part: what the product's one-pass mixture is compared with.
+    """
+
+    blends_updates = False
 
     def __init__(self, top: int = 3, temperature: float = 0.05, *, generalist: bool = False) -> None:
-        super().__init__(generalist=generalist)
-        self.top, self.temperature = top, temperature
+        super().__init__(generalist=generalist, mix=top, mix_temperature=temperature)
 
     def weights(self, queries: Queries) -> Weights:
-        decision = self.decision(queries)
-        scores = decision.scores.clone()
-        best = scores.topk(min(self.top, scores.shape[1]), dim=1)
-        kept = torch.full_like(scores, -torch.inf).scatter(1, best.indices, best.values)
-        shares = (kept / self.temperature).softmax(dim=1)
-        # Where the pilots do not know the query, the product's own choice stands.
-        hard = super().weights(queries)
-        sure = (decision.strength >= 1).numpy()
-        mixed = {name: shares[:, column].numpy() * sure for column, name in enumerate(self.policy.candidates)}
-        return {name: mixed.get(name, 0.0) + hard[name] * ~sure for name in hard}
+        weights = super().weights(queries)
+        whole = np.sum([weights[name] for name in weights if name != BASE], axis=0)
+        return weights | {BASE: 1.0 - whole}
 
 
 class BasePlusBest(Routed):
     """The mean of the base's vector and that of the best predicted expert."""
+
+    blends_updates = False
 
     def __init__(self) -> None:
         super().__init__(abstain=False)
@@ -260,16 +258,33 @@ class ControlledInstanceOracle(Oracle):
 
 
 def outcome(system: System, queries: QuerySet, others: Sequence[QuerySet] = ()) -> Candidate:
-    """What a fitted system makes of some queries: looked up where it chooses, searched where it mixes."""
+    """What a fitted system makes of some queries: looked up where it chooses, encoded or mixed where it blends."""
     judged = system.judged_weights(queries, others) if isinstance(system, Oracle) else None
     given = judged or system.weights(queries.queries)
     weights = {name: weight for name, weight in given.items() if weight.any()}
     if all(np.isin(weight, (0.0, 1.0)).all() for weight in weights.values()):
         chosen = _look_up(queries, {name: weight > 0 for name, weight in weights.items()})
     else:
-        mixed = sum(weight[:, None] * queries.candidates[name].vectors for name, weight in weights.items())
-        chosen = queries.rank(np.asarray(mixed, np.float32))
+        chosen = queries.rank(_blended(queries, weights) if system.blends_updates else _mixed(queries, weights))
     return system.finish(queries, chosen)
+
+
+def _mixed(queries: QuerySet, weights: Weights) -> Vectors:
+    mixed = sum(weight[:, None] * queries.candidates[name].vectors for name, weight in weights.items())
+    return np.asarray(mixed, np.float32)
+
+
+def _blended(queries: QuerySet, weights: Weights) -> Vectors:
+    vectors = np.empty_like(queries.candidates[BASE].vectors)
+    rest = np.ones(len(vectors), bool)
+    for name, weight in weights.items():
+        whole = weight >= 1.0
+        vectors[whole] = queries.candidates[name].vectors[whole]
+        rest &= ~whole
+    rows = np.flatnonzero(rest)
+    if len(rows):
+        vectors[rows] = queries.blender.blend(weights, rows)
+    return vectors
 
 
 def _look_up(queries: QuerySet, masks: Mapping[str, NDArray[np.bool_]]) -> Candidate:
