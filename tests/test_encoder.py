@@ -167,6 +167,20 @@ def test_shares_scale_and_add_the_updates(base_path):
         assert (got[row] - wanted[name][row]).abs().max() < 1e-5, (row, name)
 
 
+def test_a_share_of_the_merged_update_is_the_same_share_of_every_expert(checkpoint):
+    model = with_experts(checkpoint)
+    merged, spread = torch.zeros(24, 7), torch.zeros(24, 7)
+    merged[:, 0], merged[:, 1] = 0.5, 0.5
+    spread[:, 0], spread[:, 2:] = 0.5, 0.1
+    vectors = []
+    for weights in (merged, spread):
+        model.encoder.policy = Fixed(weights)
+        vectors.append(model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"])
+    assert (vectors[0] - vectors[1]).abs().max() < 1e-5
+    whole = model.encode_query(TEXTS, expert="merged", convert_to_tensor=True)
+    assert (vectors[0] - whole).abs().max() > 1e-3
+
+
 def test_a_row_does_not_depend_on_its_batch(base_path):
     model = with_experts(base_path)
     together = model.encode_query(TEXTS, route_only=True)

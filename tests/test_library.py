@@ -46,6 +46,22 @@ def test_gains_are_measured_on_held_out_queries(model, trained):
     assert not set(collection.split("train").queries.values()) & set(texts)
 
 
+def test_training_queries_are_pilots_without_gains(model, trained, monkeypatch):
+    monkeypatch.setattr("routerretriever.library.TRAINING_PILOTS", 7)
+    library = model.build_library(trained[1])
+    train, held_out = trained[1][0].train_and_held_out()
+    own = np.array([source == "x" for source in library.sources])
+    assert (own & ~library.measured).sum() == 7
+    assert {e for e, m, o in zip(library.examples, library.measured, own, strict=True) if o and not m} <= set(
+        train.queries.values()
+    )
+    assert np.isfinite(library.gains[library.measured]).all()
+    wanted = library.gains[own & library.measured].mean(axis=0)
+    np.testing.assert_allclose(library.mean_gains()["x"], wanted, atol=1e-6)
+    assert library.unmeasured() == {}
+    assert model.build_library(trained[1], router="pilot-mean").measured.all()
+
+
 def test_queries_go_to_their_expert(model, trained):
     model.build_library(trained[1])
     for collection in trained[1]:
@@ -96,8 +112,8 @@ def test_paper_library_has_one_centroid_for_a_collection_and_best_expert(model, 
 
 def test_many_queries_become_clusters(model, trained):
     library = build_library(model, [trained[1][0]], pilots_per_collection=5)
-    assert len(library) == 5
-    assert library.counts.sum() == len(trained[1][0].train_and_held_out()[1])
+    assert library.measured.sum() == 5
+    assert library.counts[library.measured].sum() == len(trained[1][0].train_and_held_out()[1])
     np.testing.assert_allclose(np.linalg.norm(library.centroids, axis=1), 1.0, atol=1e-5)
 
 

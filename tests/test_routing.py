@@ -57,6 +57,13 @@ def test_unmeasured_gains_count_as_none():
     assert make_router("gain", lib).scores(QUERY)[0, 2:].tolist() == pytest.approx([0.0, 0.1])
 
 
+def test_a_training_query_counts_for_the_mean_of_its_collection():
+    lib = library([[1, 0], [0, 1]], [[np.nan, np.nan], [0.4, -0.2]])
+    router = make_router("gain", lib, neighbours=1)
+    assert router.scores(QUERY)[0, 2:].tolist() == pytest.approx([0.4, -0.2])
+    assert make_router("pilot-max", lib).members.any(dim=1).tolist() == [False, True]
+
+
 def test_paper_rule_is_the_mean_similarity_of_an_experts_pilots():
     """Expert a owns two pilots whose mean is below b's one, although one of a's is the nearest."""
     lib = library([[1, 0.2], [-1, 0], [1, 1]], [[1, 0], [1, 0], [0, 1]])
@@ -89,16 +96,17 @@ def test_base_unless_a_gain_above_the_margin_is_predicted():
 @pytest.mark.parametrize(("experts", "fallback"), [(("a", "b"), "base"), (("a", "b", "c"), "merged")])
 def test_the_less_the_pilots_know_a_query_the_less_an_expert_does(experts, fallback):
     lib = library([[1, 0]], [[0.5, 0.2, 0.1][: len(experts)]], experts=experts, limits=(0.3, 0.9))
-    policy = RoutingPolicy(make_router("gain", lib), caution=0.5)
+    policy = RoutingPolicy(make_router("gain", lib), caution=0.5, fallback_share=0.25)
     embeddings = torch.tensor(unit([[1, 0], [1, 1], [0, 1]]))
     near, doubtful, far = policy.explain(["near", "doubtful", "far"], embeddings)
     weights = policy(embeddings)
     assert (near.expert, near.strength, near.abstained) == ("a", 1.0, False)
     assert (doubtful.expert, doubtful.strength, doubtful.abstained) == ("a", 0.5, False)
-    assert (far.expert, far.strength, far.abstained) == (fallback, 1.0, True)
+    share = 0.25 if fallback == "merged" else 1.0
+    assert (far.expert, far.strength, far.abstained) == (fallback, share, True)
     assert weights[0, 2] == 1.0
     assert weights[1].tolist()[:4] == [0.5, 0.0, 0.5, 0.0]
-    assert weights[2, policy.candidates.index(fallback)] == 1.0
+    assert weights[2, policy.candidates.index(fallback)] == share
     assert weights.sum(dim=1).tolist() == [1.0, 1.0, 1.0]
     assert "50% of its update" in doubtful.reason
     assert "no pilot knows this query" in far.reason

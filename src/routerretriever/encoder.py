@@ -272,10 +272,11 @@ class RoutedEncoder(InputModule):
             raise ExpertError(f"There is no expert '{expert}' in this model. Choose one of: {known}.")
         return self._merged_plan(self.candidates.index(expert))
 
-    def mean_plan(self, experts: Sequence[str]) -> Plan:
-        """The plan that gives all rows to the mean of some experts, as if the others were not there."""
+    def mean_plan(self, experts: Sequence[str], share: float = 1.0) -> Plan:
+        """The plan that gives all rows a share of the mean of some experts, as if the others were not there."""
         names = list(self.experts)
-        return self._remembered(MergedPlan(f"mean of {','.join(experts)}", tuple(map(names.index, experts))))
+        key = f"{share:.4f} × mean of {','.join(experts)}"
+        return self._remembered(MergedPlan(key, tuple(map(names.index, experts)), share))
 
     def blended_plan(self, shares: Tensor) -> Plan:
         """The plan that gives each row the sum of shares (n, E) of the experts' updates."""
@@ -392,14 +393,18 @@ class RoutedEncoder(InputModule):
         return hidden
 
     def _groups(self, weights: Tensor) -> list[tuple[Tensor, Plan | None]]:
-        """Split the rows: base and large groups with weights of their own, the rest gathered."""
+        """Split the rows: base, merged and large groups with weights of their own, the rest gathered."""
         groups: list[tuple[Tensor, Plan | None]] = []
-        whole = weights.amax(dim=1) >= 1.0
-        columns = torch.where(whole, weights.argmax(dim=1), -1)
+        alone = (weights[:, 2:] <= 0).all(dim=1)  # no single expert takes part
+        columns = torch.where(weights[:, 1] > 0, 1, 0)
+        columns = torch.where(alone, columns, torch.where(weights.amax(dim=1) >= 1.0, weights.argmax(dim=1), -1))
         gathered: list[Tensor] = []
         for column, count in zip(*(t.tolist() for t in columns.unique(return_counts=True)), strict=True):
             rows = (columns == column).nonzero()[:, 0]
-            if column in (0, 1) or (column > 1 and (count >= MIN_MERGED_ROWS or count == len(columns))):
+            if column == 1:
+                for share in weights[rows, 1].unique().tolist():
+                    groups.append((rows[weights[rows, 1] == share], self._merged_plan(1, share)))
+            elif column == 0 or (column > 1 and (count >= MIN_MERGED_ROWS or count == len(columns))):
                 groups.append((rows, self._merged_plan(column)))
             else:
                 gathered.append(rows)
@@ -409,11 +414,12 @@ class RoutedEncoder(InputModule):
             groups.append((rows, self.blended_plan(shares)))
         return groups
 
-    def _merged_plan(self, column: int) -> Plan | None:
+    def _merged_plan(self, column: int, share: float = 1.0) -> Plan | None:
         if column == 0 or not self.experts:
             return None
         members = tuple(range(len(self.experts))) if column == 1 else (column - 2,)
-        return self._remembered(MergedPlan(self.candidates[column], members))
+        name = self.candidates[column]
+        return self._remembered(MergedPlan(name if share == 1.0 else f"{name} × {share:.4f}", members, share))
 
     def _remembered(self, plan: MergedPlan) -> MergedPlan:
         """Keep the merged weights of the plans used last, and forget those of the oldest."""

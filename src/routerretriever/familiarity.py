@@ -27,7 +27,7 @@ NEIGHBOURS = 30
 """Pilots whose similarity makes the familiarity."""
 DENSITY_WEIGHT = 0.7
 """How much of the neighbours' own density is taken off."""
-UNSURE_SHARE, SURE_SHARE = 0.07, 0.3
+UNSURE_SHARE, SURE_SHARE = 0.06, 0.12
 """Known queries that are given up to the fallback, and those that are trusted to an expert only in part."""
 
 _MAX_FAMILIARITY = 2.0
@@ -66,26 +66,38 @@ class PilotSpace:
         return cls(zeros, identity, np.zeros(n_pilots, np.float32))
 
     @classmethod
-    def fit(cls, centroids: Vectors, sources: Sequence[str]) -> Self:
+    def fit(cls, centroids: Vectors, sources: Sequence[str], measured: NDArray[np.bool_] | None = None) -> Self:
         """Learn the space from pilots (P, d) and the collections they come from (P,).
 
-        Pilots left out of the learning stand for queries of a known domain: ``UNSURE_SHARE`` of them fall
-        below ``unsure`` and ``SURE_SHARE`` below ``sure``, every collection counting the same.
+        Measured pilots left out of the learning stand for queries of a known domain: ``UNSURE_SHARE`` of them
+        fall below ``unsure`` and ``SURE_SHARE`` below ``sure``, every collection counting the same.
         """
         _, groups = np.unique(np.array(sources), return_inverse=True)
         space = cls._learn(centroids, groups)
-        if len(centroids) < _MIN_PILOTS:  # too few to say what is usual
+        judged = np.ones(len(centroids), bool) if measured is None or not measured.any() else measured
+        if np.count_nonzero(judged) < _MIN_PILOTS:  # too few to say what is usual
             return replace(space, unsure=-_MAX_FAMILIARITY, sure=-_MAX_FAMILIARITY)
-        # Blocks, because paraphrases tend to stand side by side and would vouch for each other.
-        place = np.array([np.count_nonzero(groups[:row] == group) for row, group in enumerate(groups)])
-        fold = place * _FOLDS // np.bincount(groups)[groups]
-        known = np.empty(len(centroids))
-        for number in range(_FOLDS):
-            out = fold == number
-            known[out] = cls._learn(centroids[~out], groups[~out])._of(centroids[out], centroids[~out])
-        weights = 1.0 / np.bincount(groups)[groups]
+        known, weights = cls._left_out(centroids, groups, judged)
         unsure, sure = np.quantile(known, (UNSURE_SHARE, SURE_SHARE), method="inverted_cdf", weights=weights)
         return replace(space, unsure=float(unsure), sure=float(sure))
+
+    @classmethod
+    def _left_out(
+        cls, centroids: Vectors, groups: NDArray[Any], judged: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Familiarity of the judged pilots, each with a space learnt without it, and their weights."""
+        rows, own = np.flatnonzero(judged), groups[judged]
+        sizes = np.bincount(groups[judged], minlength=groups.max() + 1)
+        # Blocks, because paraphrases tend to stand side by side and would vouch for each other.
+        place = np.array([np.count_nonzero(own[:row] == group) for row, group in enumerate(own)])
+        fold = place * _FOLDS // sizes[own]
+        known = np.empty(len(rows))
+        for number in range(_FOLDS):
+            kept = np.ones(len(centroids), bool)
+            kept[rows[fold == number]] = False
+            learnt = cls._learn(centroids[kept], groups[kept])
+            known[fold == number] = learnt._of(centroids[rows[fold == number]], centroids[kept])
+        return known, 1.0 / sizes[own]
 
     @classmethod
     def _learn(cls, centroids: Vectors, groups: NDArray[Any]) -> Self:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 PILOTS_PER_COLLECTION = 500
+TRAINING_PILOTS = 1000
+"""Training queries of a collection that are kept as pilots without gains."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,12 +35,16 @@ class Measurement:
         queries: texts (n,).
         embeddings: route embeddings (n, d).
         gains: nDCG@10 of every expert minus that of the base (n, E).
+        training_queries: texts of a sample of the training queries (m,).
+        training_embeddings: their route embeddings (m, d).
     """
 
     collection: str
     queries: tuple[str, ...]
     embeddings: Vectors
     gains: NDArray[np.float32]
+    training_queries: tuple[str, ...]
+    training_embeddings: Vectors
 
 
 def build_library(
@@ -56,9 +62,10 @@ def build_library(
     Args:
         model: its experts are the columns.
         collections: each needs a train split; dev, or a held-out part of train, is measured.
-        partition: ``"cluster"`` (k-means, at most ``pilots_per_collection`` pilots; a pilot per query
-            where there are fewer) or ``"best-expert"`` (the paper's Algorithm 1: one centroid for
-            the queries of a collection whose best expert is the same; ties go to the first).
+        partition: ``"cluster"`` (k-means, at most ``pilots_per_collection`` pilots, a pilot per query where
+            there are fewer; and up to ``TRAINING_PILOTS`` training queries) or ``"best-expert"`` (the
+            paper's Algorithm 1: one centroid for the queries of a collection whose best expert is the
+            same; ties go to the first).
 
     Raises:
         LibraryError: the model has no experts, or two collections share a name.
@@ -82,12 +89,16 @@ def extend_library(
     *,
     partition: str = "cluster",
     pilots_per_collection: int = PILOTS_PER_COLLECTION,
+    training_pilots: int = TRAINING_PILOTS,
 ) -> PilotLibrary:
     """Form pilots of measured queries; see :func:`build_library`."""
     for measured in measurements:
-        groups = _cluster(measured, pilots_per_collection) if partition == "cluster" else _best_expert(measured)
-        pilots = _pilots(library.experts, measured, groups)
-        library = library.without_collection(measured.collection).extended(pilots)
+        library = library.without_collection(measured.collection)
+        if partition == "best-expert":
+            library = library.extended(_pilots(library.experts, measured, _best_expert(measured)))
+            continue
+        pilots = _pilots(library.experts, measured, _cluster(measured, pilots_per_collection))
+        library = library.extended(pilots).extended(_training_pilots(library.experts, measured, training_pilots))
     return library.fitted()
 
 
@@ -113,7 +124,20 @@ def measure_gains(
         for column, expert in enumerate(model.experts):
             gains[:, column] = measure(expert) - base
             task.advance(1, expert)
-    return Measurement(collection.name, tuple(texts), queries.route_embeddings(), gains)
+    training = training_sample(collection)
+    return Measurement(
+        collection.name,
+        tuple(texts),
+        queries.route_embeddings(),
+        gains,
+        training,
+        model.route_embeddings(training),
+    )
+
+
+def training_sample(collection: Collection) -> tuple[str, ...]:
+    """The training queries that become pilots without gains."""
+    return tuple(collection.train_and_held_out()[0].sample(TRAINING_PILOTS).queries.values())
 
 
 def _cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:
@@ -142,4 +166,16 @@ def _pilots(experts: tuple[str, ...], measured: Measurement, groups: NDArray[np.
         np.array([len(rows) for rows in members], np.int64),
         (measured.collection,) * len(members),
         tuple(measured.queries[row] for row in nearest),
+    )
+
+
+def _training_pilots(experts: tuple[str, ...], measured: Measurement, limit: int) -> PilotLibrary:
+    rows = min(limit, len(measured.training_queries))
+    return PilotLibrary(
+        experts,
+        measured.training_embeddings[:rows],
+        np.full((rows, len(experts)), np.nan, np.float32),
+        np.ones(rows, np.int64),
+        (measured.collection,) * rows,
+        measured.training_queries[:rows],
     )

@@ -137,14 +137,14 @@ class LoraLinear(nn.Linear):
         self.register_buffer("b_bank", b_bank, persistent=False)
         self.merged.clear()
 
-    def merged_weight(self, key: str, members: Sequence[int]) -> Tensor:
-        """The weight with the mean update of ``members`` added; kept until it is forgotten."""
+    def merged_weight(self, key: str, members: Sequence[int], share: float) -> Tensor:
+        """The weight with a share of the mean update of ``members`` added; kept until it is forgotten."""
         weight = self.merged.get(key)
         if weight is None or weight.device != self.weight.device:
             index = torch.as_tensor(members, device=self.weight.device)
             a, b = self.a_bank[index].flatten(0, 1), self.b_bank[index]
             b = b.permute(1, 0, 2).flatten(1)
-            weight = torch.addmm(self.weight.detach(), b, a, alpha=1.0 / len(members))
+            weight = torch.addmm(self.weight.detach(), b, a, alpha=share / len(members))
             self.merged[key] = weight
         return weight
 
@@ -202,13 +202,14 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class MergedPlan:
-    """All rows use the mean of some experts, folded into the weight: as fast as the base."""
+    """All rows use a share of the mean of some experts, folded into the weight: as fast as the base."""
 
     key: str
     members: tuple[int, ...]
+    share: float = 1.0
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        return F.linear(x, layer.merged_weight(self.key, self.members), layer.bias)
+        return F.linear(x, layer.merged_weight(self.key, self.members, self.share), layer.bias)
 
 
 @dataclass(frozen=True, slots=True)

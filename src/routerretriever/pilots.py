@@ -2,7 +2,9 @@
 
 A pilot is a centroid of queries in route-embedding space together with the mean measured gain of
 every expert there. It generalises the library of Algorithm 1 in Lee et al. (arXiv 2409.02685),
-whose pilots carry the name of the best expert alone.
+whose pilots carry the name of the best expert alone. Training queries are pilots too, without gains of
+their own, since an expert's gain on what it was trained on says little: they show how far a collection
+reaches.
 """
 
 from __future__ import annotations
@@ -73,13 +75,22 @@ class PilotLibrary:
         """The collections that pilots come from, in order of their first pilot."""
         return tuple(dict.fromkeys(self.sources))
 
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Which pilots have a measured gain of at least one expert (P,)."""
+        return np.asarray(np.isfinite(self.gains).any(axis=1))
+
     def mean_gains(self) -> dict[str, NDArray[np.float64]]:
-        """Collection → mean gain of every expert over its queries (E,); NaN where not measured."""
+        """Collection → mean gain of every expert over its measured queries (E,); NaN where there are none."""
         sources = np.array(self.sources)
-        return {
-            name: np.average(self.gains[sources == name], axis=0, weights=self.counts[sources == name])
-            for name in self.collections()
-        }
+        counts = np.where(np.isfinite(self.gains), self.counts[:, None], 0)
+        sums = np.nan_to_num(self.gains) * counts
+        means = {}
+        for name in self.collections():
+            rows = sources == name
+            with np.errstate(invalid="ignore"):
+                means[name] = sums[rows].sum(axis=0, dtype=np.float64) / counts[rows].sum(axis=0)
+        return means
 
     def unmeasured(self) -> dict[str, list[str]]:
         """Expert → the collections on whose pilots its gain is not measured."""
@@ -100,7 +111,8 @@ class PilotLibrary:
 
     def fitted(self) -> Self:
         """This library with the space learnt from its pilots."""
-        return replace(self, space=PilotSpace.fit(self.centroids, self.sources) if len(self) else None)
+        space = PilotSpace.fit(self.centroids, self.sources, self.measured) if len(self) else None
+        return replace(self, space=space)
 
     def without_collection(self, name: str) -> Self:
         """All pilots but those of one collection."""

@@ -24,6 +24,9 @@ BASE, MERGED = "base", "merged"
 CAUTION = 2 / 3
 """Share of an expert's update for a query that the pilots hardly know: it keeps most of the gain where the
 expert is right and costs little where it is wrong."""
+FALLBACK_SHARE = 0.5
+"""Share of the merged update for a query that no expert knows: half of it gains as much as all of it where
+it helps and costs half as much where it does not."""
 MIN_EXPERTS_TO_MERGE = 3
 """With fewer experts the merged expert is hardly an average, and the base is the safer fallback."""
 
@@ -126,7 +129,8 @@ class GainRouter(Router):
     Nadaraya-Watson regression over the ``neighbours`` nearest pilots: their gains weighted by the
     number of queries behind them and by ``exp(similarity / temperature)``. The base gains 0. One
     query's nDCG is mostly noise, so a pilot counts for its own gain only by the share ``locality`` and
-    for the mean of its collection by the rest (shrinkage after James and Stein 1961).
+    for the mean of its collection by the rest (shrinkage after James and Stein 1961). A training query, which
+    has no gain of its own, counts for that mean alone.
     """
 
     name = "gain"
@@ -137,8 +141,9 @@ class GainRouter(Router):
         super().__init__(library)
         self.neighbours, self.temperature, self.locality = neighbours, temperature, locality
         means = {name: np.nan_to_num(gains) for name, gains in library.mean_gains().items()}
-        collection_means = torch.tensor(np.stack([means[source] for source in library.sources]), dtype=torch.float32)
-        self.gains = locality * self.gains + (1.0 - locality) * collection_means
+        expected = np.stack([means[source] for source in library.sources])
+        own = np.where(np.isfinite(library.gains), library.gains, expected)
+        self.gains = torch.tensor(locality * own + (1.0 - locality) * expected, dtype=torch.float32)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources)
@@ -161,7 +166,8 @@ class _PilotRule(Router):
     def __init__(self, library: PilotLibrary) -> None:
         super().__init__(library)
         owner = self.gains.argmax(dim=1)
-        self.members = torch.nn.functional.one_hot(owner, len(library.experts)).bool()
+        members = torch.nn.functional.one_hot(owner, len(library.experts)).bool()
+        self.members = members & torch.from_numpy(library.measured)[:, None]
 
     def _similarity_by_expert(self, similarities: Tensor) -> Tensor:
         """(n, P, E), NaN where the pilot is another expert's."""
@@ -230,6 +236,7 @@ class RoutingPolicy:
         mix: number of candidates whose updates are averaged; 1 is a hard choice.
         mix_temperature: softmax temperature of the mixing weights, in nDCG@10.
         caution: share of the expert's update applied to a query that the pilots hardly know.
+        fallback_share: share of the merged update applied to a query that they do not know.
         abstain: heed the familiarity; without it every query is taken to be known.
     """
 
@@ -238,6 +245,7 @@ class RoutingPolicy:
     mix: int = 1
     mix_temperature: float = 0.05
     caution: float = CAUTION
+    fallback_share: float = FALLBACK_SHARE
     abstain: bool = True
 
     def settings(self) -> dict[str, Any]:
@@ -267,9 +275,10 @@ class RoutingPolicy:
         strength = self._strength(known)
         chosen = torch.where(strength > 0, self._best(scores), self.fallback)
         one_hot = torch.nn.functional.one_hot(chosen, scores.shape[1]).to(scores.dtype)
-        weights = strength[:, None] * (self._mixed(scores) if self.mix > 1 else one_hot)
-        weights[:, 0] += 1.0 - strength
-        weights = torch.where(strength[:, None] > 0, weights, one_hot)
+        led = self._mixed(scores) if self.mix > 1 else one_hot
+        share = torch.where(strength > 0, strength, self.fallback_share)
+        weights = share[:, None] * torch.where(strength[:, None] > 0, led, one_hot)
+        weights[:, 0] += 1.0 - share
         return Decision(weights, chosen, scores, known, strength)
 
     def _strength(self, known: Tensor) -> Tensor:
@@ -309,7 +318,7 @@ class RoutingPolicy:
                 for value, pilot in zip(nearest.values[row], nearest.indices[row], strict=True)
             )
             reason = self._reason(chosen, scores, known, strength)
-            applied = strength if column >= 2 else 1.0
+            applied = 1.0 if column == 0 else strength or self.fallback_share
             route = Route(query, chosen, applied, scores, round(known, 4), strength == 0, reason, pilots)
             routes.append(route)
         return routes
@@ -326,7 +335,9 @@ class RoutingPolicy:
     def _reason(self, chosen: str, scores: Mapping[str, float], known: float, strength: float) -> str:
         space = self.router.space
         if strength == 0:
-            return f"no pilot knows this query (familiarity {known:.2f} < {space.unsure:.2f}): {chosen} is the fallback"
+            part = f", {self.fallback_share:.0%} of its update" if chosen == MERGED else ""
+            stranger = f"no pilot knows this query (familiarity {known:.2f} < {space.unsure:.2f})"
+            return f"{stranger}: {chosen} is the fallback{part}"
         if not self.router.knows_base:
             return f"{chosen} has the highest {self.router.name} similarity ({scores[chosen]:.3f})"
         if chosen == BASE:

@@ -181,11 +181,13 @@ def train_expert(
             f"The model already has an expert '{name}'. Remove it first, choose another name (--name), or "
             "pass force=True (--force) to replace it."
         )
-    started = time.perf_counter()
     for source in collections:
         source.train_and_held_out()  # a missing split should be known before anything is embedded
+    for source in collections:
+        model.embed_collection(source, progress=progress)
+    started = time.perf_counter()
     budget = HIDDEN_BUDGET // len(collections)
-    parts = [Part.prepare(model, source, config, budget, progress) for source in collections]
+    parts = [Part.prepare(model, source, config, budget) for source in collections]
     run = _Training(model, parts, config, name)
     report, adapter = run.run(progress, started)
     if adapter is None or report.info.gain <= 0:

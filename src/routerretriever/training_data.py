@@ -15,7 +15,6 @@ from routerretriever.collection import Collection, Split
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation import ndcg_at_10
 from routerretriever.lora import Adapter, TrainingPlan
-from routerretriever.progress import Progress
 from routerretriever.queries import EncodedQueries
 from routerretriever.vectors import Vectors, as_similarity, top_k
 
@@ -46,9 +45,7 @@ class Part:
     similarity: str
 
     @classmethod
-    def prepare(
-        cls, model: RouterRetriever, collection: Collection, config: TrainingConfig, budget: int, progress: Progress
-    ) -> Part:
+    def prepare(cls, model: RouterRetriever, collection: Collection, config: TrainingConfig, budget: int) -> Part:
         """Split, embed and encode one collection.
 
         Raises:
@@ -61,7 +58,7 @@ class Part:
                 f"'{collection.name}' has {len(train)} train and {len(held_out)} held-out queries: too few to "
                 "train on. Some hundred queries are a sensible minimum."
             )
-        documents = model.embed_collection(collection, progress=progress)
+        documents = model.embed_collection(collection)  # by now from the cache
         queries, probes = (
             EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt, budget)
             for split in (train, held_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from routerretriever.bench import routers, systems
+from routerretriever.bench.data import FALLBACK
 from routerretriever.bench.systems import BM25, MULTI_TASK, Always, System
 from routerretriever.routing import BASE, MERGED
 
@@ -17,6 +18,7 @@ ROUTED = "routed"
 SYSTEMS: dict[str, Callable[[], System]] = {
     BASE: lambda: Always(BASE),
     MERGED: lambda: Always(MERGED),
+    FALLBACK: lambda: Always(FALLBACK),
     "mean": systems.UniformMean,
     "random": systems.Random,
     "base+best": systems.BasePlusBest,

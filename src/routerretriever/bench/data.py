@@ -23,11 +23,14 @@ from routerretriever.library import Measurement
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
 from routerretriever.queries import EncodedQueries
-from routerretriever.routing import BASE, MERGED
+from routerretriever.routing import BASE, FALLBACK_SHARE, MERGED
 from routerretriever.vectors import Vectors
 
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
+
+FALLBACK = "merged-part"
+"""The candidate for queries that no expert knows: the share ``FALLBACK_SHARE`` of the merged update."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,19 +70,22 @@ class Blender:
 
     encoder: RoutedEncoder
     encoded: EncodedQueries
+    experts: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: RouterRetriever, encoded: EncodedQueries) -> Self:
+    def of(cls, model: RouterRetriever, experts: Sequence[str], encoded: EncodedQueries) -> Self:
         """The same queries under the adapters of a model; the base and its branch layer must be the same."""
-        return cls(model.encoder, replace(encoded, encoder=model.encoder))
+        return cls(model.encoder, replace(encoded, encoder=model.encoder), tuple(experts))
 
-    def mean(self, experts: Sequence[str]) -> Vectors:
-        """Vectors (n, d) of all queries under the mean of some experts; of none: the base."""
-        return self.encoded.vectors(self.encoder.mean_plan(experts) if experts else None)
+    def mean(self, experts: Sequence[str], share: float = 1.0) -> Vectors:
+        """Vectors (n, d) of all queries under a share of the mean of some experts; of none: the base."""
+        return self.encoded.vectors(self.encoder.mean_plan(experts, share) if experts else None)
 
     def blend(self, shares: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> Vectors:
-        """Vectors (m, d) of some queries, each under shares of the experts' updates, one (n,) array an expert."""
-        columns = [shares.get(name, np.zeros(len(self.encoded))) for name in self.encoder.experts]
+        """Vectors (m, d) of some queries, each under shares of the updates, one (n,) array a candidate."""
+        none = np.zeros(len(self.encoded))
+        merged = shares.get(MERGED, none) / max(1, len(self.experts))
+        columns = [shares.get(e, none) + merged * (e in self.experts) for e in self.encoder.experts]
         matrix = torch.from_numpy(np.stack(columns, axis=1)).float()
         part = self.encoded.only(rows.tolist())
         return part.vectors_by(lambda batch: self.encoder.blended_plan(matrix[rows[batch]]))
@@ -87,7 +93,14 @@ class Blender:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuerySet:
-    """One collection's queries of one split, with every candidate."""
+    """One collection's queries of one split, with every candidate.
+
+    Attributes:
+        queries: what a router may see of them.
+        candidates: what each way of encoding makes of them.
+        blender: encodes them in other ways.
+        training: training queries that become pilots; none for test queries.
+    """
 
     collection: Collection
     split: Split
@@ -96,6 +109,7 @@ class QuerySet:
     queries: Queries
     candidates: dict[str, Candidate]
     blender: Blender
+    training: Queries
 
     @property
     def name(self) -> str:
@@ -125,7 +139,15 @@ class QuerySet:
         """The measured gains of some experts, as the pilot library wants them."""
         base = self.candidates[BASE].ndcg
         gains = np.stack([self.candidates[expert].ndcg - base for expert in experts], axis=1).astype(np.float32)
-        return Measurement(self.name, self.queries.texts, self.queries.route_embeddings, gains)
+        training = self.training
+        return Measurement(
+            self.name,
+            self.queries.texts,
+            self.queries.route_embeddings,
+            gains,
+            training.texts,
+            training.route_embeddings,
+        )
 
 
 def prepare(
@@ -135,6 +157,7 @@ def prepare(
     collection: Collection,
     split: Split,
     encoded: EncodedQueries,
+    training: Queries,
     folder: Path,
     progress: Progress,
 ) -> QuerySet:
@@ -145,29 +168,31 @@ def prepare(
         experts: those whose mean is the merged expert.
         rivals: name → model with an expert of that name (multi-task adapters of another rank).
         encoded: the split's queries at the branch layer.
+        training: training queries that become pilots; none for test queries.
         folder: of the cache; files are named by a hash of all that decides their content.
     """
     documents = model.embed_collection(collection, progress=progress)
-    blender = Blender.of(model, encoded)
+    blender = Blender.of(model, experts, encoded)
     queries = Queries(tuple(split.queries.values()), encoded.route_embeddings())
-    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {}, blender)
-    owners = dict.fromkeys((BASE, MERGED, *model.experts), model) | dict(rivals)
+    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {}, blender, training)
+    owners = dict.fromkeys((BASE, MERGED, FALLBACK, *model.experts), model) | dict(rivals)
     with progress.task(f"{collection.name} ({split.name})", len(owners)) as task:
         for name, owner in owners.items():
-            involved = {BASE: (), MERGED: tuple(experts)}.get(name, (name,))
-            path = folder / f"{_key(owner, involved, collection, split)}.safetensors"
+            involved = {BASE: (), MERGED: tuple(experts), FALLBACK: tuple(experts)}.get(name, (name,))
+            share = FALLBACK_SHARE if name == FALLBACK else 1.0
+            path = folder / f"{_key(owner, involved, share, collection, split)}.safetensors"
             candidate = _read(path)
             if candidate is None:
-                vectors = Blender.of(owner, encoded).mean(involved)
+                vectors = Blender.of(owner, experts, encoded).mean(involved, share)
                 candidate = _write(path, result.rank(vectors))
             result.candidates[name] = candidate
             task.advance(1, name)
     return result
 
 
-def _key(model: RouterRetriever, experts: Sequence[str], collection: Collection, split: Split) -> str:
+def _key(model: RouterRetriever, experts: Sequence[str], share: float, collection: Collection, split: Split) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{model.fingerprint}{len(collection.documents)}{model.similarity_fn_name}".encode())
+    digest.update(f"{model.fingerprint}{len(collection.documents)}{model.similarity_fn_name}{share}".encode())
     for expert in experts:
         adapter = model.encoder.experts[expert]
         digest.update(str(adapter.scaling).encode())

@@ -14,11 +14,12 @@ import numpy as np
 
 from routerretriever.bench.bm25 import bm25_ranking
 from routerretriever.bench.catalogue import MULTI_TASKS, SYSTEMS
-from routerretriever.bench.data import Candidate, QuerySet, prepare
+from routerretriever.bench.data import Candidate, Queries, QuerySet, prepare
 from routerretriever.bench.studies import STUDIES, StudyResult
 from routerretriever.bench.suite import Suite
 from routerretriever.bench.systems import BM25, MULTI_TASK, Known, Oracle, Routed, outcome
 from routerretriever.collection import Collection, Split
+from routerretriever.library import training_sample
 from routerretriever.lora import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
@@ -72,6 +73,7 @@ class Bench:
     _models: dict[int, RouterRetriever] = field(default_factory=dict)
     _prepared: dict[int, Prepared] = field(default_factory=dict)
     _encoded: dict[tuple[str, str], EncodedQueries] = field(default_factory=dict)
+    _training: dict[str, Queries] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.collections = self.suite.load_collections()
@@ -164,14 +166,18 @@ class Bench:
     ) -> Prepared:
         """All queries under a model's adapters, some of which are the experts that count."""
 
-        def encoded(collection: Collection, split: Split) -> QuerySet:
+        def encoded(collection: Collection, split: Split, training: Queries) -> QuerySet:
             queries = self.encoded(collection, split)
             folder = self.out / "vectors"
-            return prepare(model, experts, rivals or {}, collection, split, queries, folder, self.progress)
+            return prepare(model, experts, rivals or {}, collection, split, queries, training, folder, self.progress)
 
-        test = {name: encoded(collection, self.test_split(name)) for name, collection in self.collections.items()}
+        nothing = Queries((), model.route_embeddings(()))
+        test = {n: encoded(collection, self.test_split(n), nothing) for n, collection in self.collections.items()}
         own = {c.name: c.train_and_held_out() for c in self.experts if c.name in experts}
-        held_out = {name: encoded(self.collections[name], splits[1]) for name, splits in own.items()}
+        held_out = {
+            name: encoded(self.collections[name], splits[1], self.training_queries(self.collections[name]))
+            for name, splits in own.items()
+        }
         sample = {
             name: model.route_embeddings(list(splits[0].sample(_TRAIN_SAMPLE, seed).queries.values()))
             for name, splits in own.items()
@@ -185,6 +191,14 @@ class Bench:
             plain = self.model(self.suite.seeds[0])
             self._encoded[key] = EncodedQueries.of(plain.encoder, list(split.queries.values()), plain.query_prompt)
         return self._encoded[key]
+
+    def training_queries(self, collection: Collection) -> Queries:
+        """Training queries that become pilots."""
+        if collection.name not in self._training:
+            texts = training_sample(collection)
+            embeddings = self.model(self.suite.seeds[0]).route_embeddings(texts)
+            self._training[collection.name] = Queries(texts, embeddings)
+        return self._training[collection.name]
 
     def with_adapters(self, model: RouterRetriever, adapters: Mapping[str, Adapter]) -> RouterRetriever:
         """A copy of a model with more adapters."""
@@ -228,7 +242,7 @@ class Bench:
         return SeedResult(outcomes, **_routing_facts(known, own))
 
 
-def make_known(prepared: Prepared, experts: Sequence[str], pilots: int = 500) -> Known:
+def make_known(prepared: Prepared, experts: Sequence[str], **limits: int) -> Known:
     """What routers are fitted on; test queries are not within reach."""
     names = tuple(experts)
     held_out = list(prepared.held_out.values())
@@ -238,7 +252,7 @@ def make_known(prepared: Prepared, experts: Sequence[str], pilots: int = 500) ->
         measurements=tuple(queries.measurement(names) for queries in held_out),
         generalist=tuple(q.measurement((*names, MULTI_TASK)) for q in held_out) if has_generalist else (),
         train_sample=prepared.train_sample,
-        pilots=pilots,
+        **limits,
     )
 
 

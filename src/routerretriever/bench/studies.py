@@ -91,9 +91,11 @@ def pilots_study(bench: Bench, seed: int, counts: Sequence[int] = (1, 5, 20, 100
 
     prepared, names = bench.prepare(seed), bench.suite.experts
     groups = {"seen": names, "unseen": bench.suite.unseen}
+    limits = {str(count): {"pilots": count, "training_pilots": 0} for count in counts}
+    limits["all, and training queries"] = {}
     points = [
-        Point(str(count), _figures(make_known(prepared, names, pilots=count), prepared.test, groups))
-        for count in counts
+        Point(label, _figures(make_known(prepared, names, **limit), prepared.test, groups))
+        for label, limit in limits.items()
     ]
     return StudyResult("pilots", "Pilots of each collection", "pilots a collection (at most)", tuple(points))
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from routerretriever.bench.data import Candidate, Queries, QuerySet
-from routerretriever.library import Measurement, extend_library
+from routerretriever.bench.data import FALLBACK, Candidate, Queries, QuerySet
+from routerretriever.library import PILOTS_PER_COLLECTION, TRAINING_PILOTS, Measurement, extend_library
 from routerretriever.pilots import PilotLibrary
-from routerretriever.routing import BASE, MERGED, Decision, RoutingPolicy, make_router
+from routerretriever.routing import BASE, FALLBACK_SHARE, MERGED, Decision, RoutingPolicy, make_router
 from routerretriever.vectors import Vectors
 
 Weights = dict[str, NDArray[np.float64]]
@@ -38,14 +38,16 @@ class Known:
         measurements: queries, route embeddings and measured gains, a collection each.
         generalist: the same with the multi-task expert as a last column; empty where there is none.
         train_sample: collection → route embeddings of 100 of its training queries.
-        pilots: at most this many a collection.
+        pilots: at most this many measured ones a collection.
+        training_pilots: at most this many training queries a collection.
     """
 
     experts: tuple[str, ...]
     measurements: tuple[Measurement, ...]
     generalist: tuple[Measurement, ...]
     train_sample: Mapping[str, Vectors]
-    pilots: int = 500
+    pilots: int = PILOTS_PER_COLLECTION
+    training_pilots: int = TRAINING_PILOTS
 
     @property
     def embeddings(self) -> Vectors:
@@ -62,7 +64,8 @@ class Known:
         experts = (*self.experts, MULTI_TASK) if generalist else self.experts
         empty = PilotLibrary.empty(self.measurements[0].embeddings.shape[1], experts)
         measurements = self.generalist if generalist else self.measurements
-        return extend_library(empty, measurements, partition=partition, pilots_per_collection=self.pilots)
+        limits = {"pilots_per_collection": self.pilots, "training_pilots": self.training_pilots}
+        return extend_library(empty, measurements, partition=partition, **limits)
 
 
 class System(ABC):
@@ -105,7 +108,7 @@ class Always(System):
 
     def __init__(self, candidate: str) -> None:
         self.candidate = candidate
-        self.needs = () if candidate in (BASE, MERGED) else (candidate,)
+        self.needs = () if candidate in (BASE, MERGED, FALLBACK) else (candidate,)
 
     def weights(self, queries: Queries) -> Weights:
         return constant(self.candidate, len(queries))
@@ -160,7 +163,9 @@ class Routed(System):
 
     def weights(self, queries: Queries) -> Weights:
         shares = self.decision(queries).weights.numpy().astype(float)
-        return {name: shares[:, column] for column, name in enumerate(self.policy.candidates)}
+        weights = {name: shares[:, column] for column, name in enumerate(self.policy.candidates)}
+        prepared = weights[MERGED] == FALLBACK_SHARE
+        return weights | {MERGED: np.where(prepared, 0.0, weights[MERGED]), FALLBACK: prepared.astype(float)}
 
 
 class VectorMixture(Routed):
@@ -176,8 +181,8 @@ class VectorMixture(Routed):
 
     def weights(self, queries: Queries) -> Weights:
         weights = super().weights(queries)
-        whole = np.sum([weights[name] for name in weights if name != BASE], axis=0)
-        return weights | {BASE: 1.0 - whole}
+        others = np.sum([weight for name, weight in weights.items() if name != BASE], axis=0)
+        return weights | {BASE: 1.0 - others}
 
 
 class BasePlusBest(Routed):
