@@ -49,7 +49,7 @@ def test_gains_are_measured_on_held_out_queries(model, trained):
 def test_training_queries_are_pilots_without_gains(model, trained, monkeypatch):
     monkeypatch.setattr("routerretriever.library.TRAINING_PILOTS", 7)
     library = model.build_library(trained[1])
-    train, held_out = trained[1][0].train_and_held_out()
+    train, _ = trained[1][0].train_and_held_out()
     own = np.array([source == "x" for source in library.sources])
     assert (own & ~library.measured).sum() == 7
     assert {e for e, m, o in zip(library.examples, library.measured, own, strict=True) if o and not m} <= set(
