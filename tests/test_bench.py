@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_collection
 from typer.testing import CliRunner
 
@@ -86,6 +87,17 @@ def test_the_whole_suite_and_its_resumption(suite_file, tmp_path, monkeypatch):
     again = CliRunner().invoke(app, ["bench", str(suite_file), "--out", str(tmp_path / "out"), "--json"])
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout) == document
+
+
+def test_another_training_setting_trains_again(suite_file, tmp_path):
+    suite = replace(Suite.load(suite_file), studies={})
+    config = suite.training_config(0)
+    job = {"x": ([Collection.load(tmp_path / "x")], config)}
+    changed = {"x": (job["x"][0], replace(config, rank=2))}
+    bench = Bench(suite, tmp_path / "out")
+    first = bench.trained("m", job).encoder.experts["x"]
+    assert torch.equal(bench.trained("m", job).encoder.experts["x"].parameters()[0], first.parameters()[0])
+    assert bench.trained("m", changed).encoder.experts["x"].rank == 2 != first.rank
 
 
 def test_routers_do_not_see_test_judgements(prepared, monkeypatch):

@@ -5,8 +5,9 @@ Everything that took time is a file below the output folder, so a run that was k
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class Bench:
         start: str | None = None,
         **settings: Any,
     ) -> RouterRetriever:
-        """A model with one expert a job, read from ``folder`` as far as it was trained already.
+        """A model with one expert a job, read from ``folder`` as far as it was trained so already.
 
         ``start`` is another such folder that a new model begins as.
         """
@@ -130,7 +131,7 @@ class Bench:
         source = path if path.exists() or start is None else self.out / "models" / start
         model = RouterRetriever.from_pretrained(source) if source.exists() else self.create(**settings)
         for name, (collections, config) in jobs.items():
-            if name in model.experts:
+            if name in model.experts and model.experts[name].config == _as_saved(config):
                 continue
             train_expert(model, collections, name=name, config=config, force=True, progress=self.progress)
             model.save_pretrained(path)
@@ -240,6 +241,12 @@ class Bench:
         for expert in self.suite.experts:
             outcomes[f"expert:{expert}"] = {name: queries.candidates[expert] for name, queries in own.test.items()}
         return SeedResult(outcomes, **_routing_facts(known, own))
+
+
+def _as_saved(config: TrainingConfig) -> dict[str, Any]:
+    """A configuration as it comes back from an expert's file."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return content
 
 
 def make_known(prepared: Prepared, experts: Sequence[str], **limits: int) -> Known:
