@@ -27,8 +27,8 @@ from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, 
 from routerretriever.routing import BASE, MERGED, RoutingPolicy
 from routerretriever.storage import BaseInfo, ExpertInfo, read_encoder, write_encoder
 
-# A group of rows smaller than this is cheaper with gathered factors than with its own weights.
-MIN_MERGED_ROWS = 4
+# A group with fewer tokens than this is cheaper with gathered factors than with weights of its own.
+MIN_MERGED_TOKENS = 320
 # Merged weights kept at a time, counted in experts.
 MERGED_CACHE_SIZE = 16
 
@@ -374,7 +374,7 @@ class RoutedEncoder(InputModule):
             deferred.hidden = hidden
             return hidden
         deferred.weights = deferred.decide(deferred.route_embeddings)
-        groups = self._groups(deferred.weights)
+        groups = self._groups(deferred.weights, hidden.shape[1])
         if len(groups) == 1:
             return self._run_group(deferred, hidden, None, groups[0][1])
         output = torch.empty_like(hidden)
@@ -392,8 +392,8 @@ class RoutedEncoder(InputModule):
                 hidden = output[0] if isinstance(output, tuple) else output
         return hidden
 
-    def _groups(self, weights: Tensor) -> list[tuple[Tensor, Plan | None]]:
-        """Split the rows: base, merged and large groups with weights of their own, the rest gathered."""
+    def _groups(self, weights: Tensor, tokens: int) -> list[tuple[Tensor, Plan | None]]:
+        """Split rows of some tokens: base, merged and large groups with weights of their own, the rest gathered."""
         groups: list[tuple[Tensor, Plan | None]] = []
         alone = (weights[:, 2:] <= 0).all(dim=1)  # no single expert takes part
         columns = torch.where(weights[:, 1] > 0, 1, 0)
@@ -404,7 +404,7 @@ class RoutedEncoder(InputModule):
             if column == 1:
                 for share in weights[rows, 1].unique().tolist():
                     groups.append((rows[weights[rows, 1] == share], self._merged_plan(1, share)))
-            elif column == 0 or (column > 1 and (count >= MIN_MERGED_ROWS or count == len(columns))):
+            elif column == 0 or (column > 1 and (count * tokens >= MIN_MERGED_TOKENS or count == len(columns))):
                 groups.append((rows, self._merged_plan(column)))
             else:
                 gathered.append(rows)

@@ -20,6 +20,7 @@ from scipy import stats
 from routerretriever.collection import Collection, Split
 from routerretriever.errors import CollectionError
 from routerretriever.progress import Progress, Silent
+from routerretriever.queries import EncodedQueries
 from routerretriever.vectors import Vectors, top_k
 
 if TYPE_CHECKING:
@@ -183,12 +184,15 @@ def evaluate(
 def _evaluate_one(model: RouterRetriever, collection: Collection, split: Split, progress: Progress) -> CollectionResult:
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
-    pinned = {"base": "base", "routed": "routed", "merged": "merged"}
-    pinned |= {f"expert:{name}": name for name in model.experts}
+    queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+    pinned = {"base": "base", "routed": None, "merged": "merged"} | {f"expert:{name}": name for name in model.experts}
     systems: dict[str, SystemScores] = {}
     with progress.task(f"evaluate {collection.name}", len(pinned)) as task:
         for system, expert in pinned.items():
-            vectors = model.encode_query(texts, expert=expert, batch_size=64)
+            if expert is None:  # the product's own path from text to vector
+                vectors = model.encode_query(texts, batch_size=64)
+            else:
+                vectors = queries.vectors(model.encoder.pinned_plan(expert))
             run = search_run(vectors, split, documents, collection, similarity=model.similarity_fn_name)
             systems[system] = SystemScores(measure_run(run, split), run)
             task.advance(1, system)
