@@ -146,7 +146,7 @@ class GainRouter(Router):
         self.gains = torch.tensor(locality * own + (1.0 - locality) * expected, dtype=torch.float32)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
-        return library.space or PilotSpace.fit(library.centroids, library.sources)
+        return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)
 
     def settings(self) -> dict[str, Any]:
         return {"neighbours": self.neighbours, "temperature": self.temperature, "locality": self.locality}
