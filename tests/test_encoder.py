@@ -69,15 +69,22 @@ def test_documents_are_bit_identical_to_the_base(base_path):
     assert model.fingerprint == before
 
 
-def test_mixed_rows_equal_the_same_rows_one_expert_at_a_time(base_path):
+# The base, the merged expert, and experts with many rows and few, in one batch; and experts alone, in no order.
+MIXTURES = ([0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 5, 6, 6, 0, 1, 2, 3, 6, 6, 6, 4, 5, 0], [6, 2, 5, 3, 4, 2] * 4)
+
+
+@pytest.mark.parametrize("columns", MIXTURES)
+@pytest.mark.parametrize("large", [1, 40, 10_000])
+def test_mixed_rows_equal_the_same_rows_one_expert_at_a_time(base_path, columns, large, monkeypatch):
+    monkeypatch.setattr("routerretriever.encoder.MIN_MERGED_TOKENS", large)
     model = with_experts(base_path)
-    # Large groups, small groups, the base and the merged expert in one batch.
-    columns = [0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 5, 6, 6, 0, 1, 2, 3, 6, 6, 6, 4, 5, 0]
     model.encoder.policy = Fixed(choose(columns))
     features = model.preprocess(TEXTS)
     routed = model[0](dict(features), task="query")["sentence_embedding"]
     for column, name in enumerate(model.encoder.candidates):
         rows = [row for row, chosen in enumerate(columns) if chosen == column]
+        if not rows:
+            continue
         pinned = model.encode_query([TEXTS[row] for row in rows], expert=name, convert_to_tensor=True)
         assert (routed[rows] - pinned).abs().max() < 1e-5, name
 

@@ -409,7 +409,7 @@ class RoutedEncoder(InputModule):
             else:
                 gathered.append(rows)
         if gathered:
-            rows = torch.cat(gathered)
+            rows = torch.cat(gathered).sort().values  # a single group is run in the batch's own order
             shares = weights[rows, 2:] + weights[rows, 1:2] / max(1, len(self.experts))
             groups.append((rows, self.blended_plan(shares)))
         return groups

@@ -28,12 +28,29 @@ NEIGHBOURS = 30
 DENSITY_WEIGHT = 0.7
 """How much of the neighbours' own density is taken off."""
 UNSURE_SHARE, SURE_SHARE = 0.06, 0.12
-"""Known queries that are given up to the fallback, and those that are trusted to an expert only in part."""
+"""Known queries that may be given up to the fallback, and that may be trusted to an expert only in part."""
 
 _MAX_FAMILIARITY = 2.0
-_MIN_PILOTS, _FOLDS = 16, 4  # for the thresholds
+_MIN_PILOTS, _FOLDS = 16, 4  # for the limits
+_MAX_STRANGERS = 16  # collections that play the stranger
+_CLEAR_SHARE = 0.98  # of the strangers that stay below the lower limit, if it is lowered
 _MAX_ROWS = 20_000  # for the covariance
 _BLOCK = 2048  # rows of similarities at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsed:
+    """Familiarity of pilots that were left out of the learning; every collection weighs the same.
+
+    Attributes:
+        known, known_weights: of queries whose collection the space knows (n,).
+        strangers, stranger_weights: of queries whose collection was left out with them (m,).
+    """
+
+    known: NDArray[Any]
+    known_weights: NDArray[Any]
+    strangers: NDArray[Any]
+    stranger_weights: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,35 +86,50 @@ class PilotSpace:
     def fit(cls, centroids: Vectors, sources: Sequence[str], measured: NDArray[np.bool_] | None = None) -> Self:
         """Learn the space from pilots (P, d) and the collections they come from (P,).
 
-        Measured pilots left out of the learning stand for queries of a known domain: ``UNSURE_SHARE`` of them
-        fall below ``unsure`` and ``SURE_SHARE`` below ``sure``, every collection counting the same.
+        Measured pilots left out of the learning, alone and with their whole collection, say where to divide it;
+        see :meth:`divided`.
         """
-        _, groups = np.unique(np.array(sources), return_inverse=True)
-        space = cls._learn(centroids, groups)
+        space = cls._learn(centroids, _groups(sources))
         judged = np.ones(len(centroids), bool) if measured is None or not measured.any() else measured
         if np.count_nonzero(judged) < _MIN_PILOTS:  # too few to say what is usual
             return replace(space, unsure=-_MAX_FAMILIARITY, sure=-_MAX_FAMILIARITY)
-        known, weights = cls._left_out(centroids, groups, judged)
-        unsure, sure = np.quantile(known, (UNSURE_SHARE, SURE_SHARE), method="inverted_cdf", weights=weights)
-        return replace(space, unsure=float(unsure), sure=float(sure))
+        return space.divided(cls.rehearse(centroids, sources, judged))
+
+    def divided(self, rehearsed: Rehearsed, shares: tuple[float, float] = (UNSURE_SHARE, SURE_SHARE)) -> Self:
+        """This space with its two limits: each is passed by all but a share of the known queries.
+
+        Where strangers stay clear of the known, a limit is as low as the strangers allow, so that no more is
+        held back than they make necessary.
+        """
+        unsure, sure = _quantiles(rehearsed.known, rehearsed.known_weights, shares)
+        if len(rehearsed.strangers):
+            clear = _quantiles(rehearsed.strangers, rehearsed.stranger_weights, (_CLEAR_SHARE, 1.0))
+            unsure, sure = min(unsure, clear[0]), min(sure, clear[1])
+        return replace(self, unsure=unsure, sure=max(unsure, sure))
 
     @classmethod
-    def _left_out(
-        cls, centroids: Vectors, groups: NDArray[Any], judged: NDArray[np.bool_]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Familiarity of the judged pilots, each with a space learnt without it, and their weights."""
+    def rehearse(cls, centroids: Vectors, sources: Sequence[str], judged: NDArray[np.bool_]) -> Rehearsed:
+        """Familiarity of the judged pilots as known queries and as strangers."""
+        groups = _groups(sources)
         rows, own = np.flatnonzero(judged), groups[judged]
-        sizes = np.bincount(groups[judged], minlength=groups.max() + 1)
+        sizes = np.bincount(own, minlength=groups.max() + 1)
         # Blocks, because paraphrases tend to stand side by side and would vouch for each other.
         place = np.array([np.count_nonzero(own[:row] == group) for row, group in enumerate(own)])
         fold = place * _FOLDS // sizes[own]
-        known = np.empty(len(rows))
+
+        def without(out: NDArray[np.bool_], asked: NDArray[np.int64]) -> NDArray[Any]:
+            learnt = cls._learn(centroids[~out], groups[~out])
+            return learnt._of(centroids[asked], centroids[~out])
+
+        known, strangers = np.empty(len(rows)), np.full(len(rows), np.nan)
         for number in range(_FOLDS):
-            kept = np.ones(len(centroids), bool)
-            kept[rows[fold == number]] = False
-            learnt = cls._learn(centroids[kept], groups[kept])
-            known[fold == number] = learnt._of(centroids[rows[fold == number]], centroids[kept])
-        return known, 1.0 / sizes[own]
+            asked = rows[fold == number]
+            known[fold == number] = without(np.isin(np.arange(len(groups)), asked), asked)
+        present = np.unique(own)
+        for group in present[:_MAX_STRANGERS] if len(np.unique(groups)) > 1 else ():
+            strangers[own == group] = without(groups == group, rows[own == group])
+        weights, met = 1.0 / sizes[own], np.isfinite(strangers)
+        return Rehearsed(known, weights, strangers[met], weights[met])
 
     @classmethod
     def _learn(cls, centroids: Vectors, groups: NDArray[Any]) -> Self:
@@ -120,6 +152,16 @@ def familiarity(similarities: Tensor, density: Tensor) -> Tensor:
     """Similarities to the pilots (n, P) → how well they know each query (n,); 0 is about average."""
     nearest = similarities.topk(min(NEIGHBOURS, similarities.shape[1]), dim=1)
     return nearest.values.mean(dim=1) - DENSITY_WEIGHT * density[nearest.indices].mean(dim=1)
+
+
+def _quantiles(values: NDArray[Any], weights: NDArray[Any], shares: tuple[float, float]) -> tuple[float, float]:
+    lower, upper = np.quantile(values, shares, method="inverted_cdf", weights=weights)
+    return float(lower), float(upper)
+
+
+def _groups(sources: Sequence[str]) -> NDArray[Any]:
+    """A number for every collection, in the place of its name."""
+    return np.unique(np.array(sources), return_inverse=True)[1]
 
 
 def _whitening(residuals: Vectors) -> Vectors:

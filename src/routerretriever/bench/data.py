@@ -99,7 +99,7 @@ class QuerySet:
         queries: what a router may see of them.
         candidates: what each way of encoding makes of them.
         blender: encodes them in other ways.
-        training: training queries that become pilots; none for test queries.
+        training: training queries that become pilots; held-out queries have them, test queries do not.
     """
 
     collection: Collection
@@ -109,7 +109,7 @@ class QuerySet:
     queries: Queries
     candidates: dict[str, Candidate]
     blender: Blender
-    training: Queries
+    training: Queries | None = None
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class QuerySet:
         """The measured gains of some experts, as the pilot library wants them."""
         base = self.candidates[BASE].ndcg
         gains = np.stack([self.candidates[expert].ndcg - base for expert in experts], axis=1).astype(np.float32)
-        training = self.training
+        training = self.training or Queries((), self.queries.route_embeddings[:0])
         return Measurement(
             self.name,
             self.queries.texts,
@@ -157,7 +157,6 @@ def prepare(
     collection: Collection,
     split: Split,
     encoded: EncodedQueries,
-    training: Queries,
     folder: Path,
     progress: Progress,
 ) -> QuerySet:
@@ -168,13 +167,12 @@ def prepare(
         experts: those whose mean is the merged expert.
         rivals: name → model with an expert of that name (multi-task adapters of another rank).
         encoded: the split's queries at the branch layer.
-        training: training queries that become pilots; none for test queries.
         folder: of the cache; files are named by a hash of all that decides their content.
     """
     documents = model.embed_collection(collection, progress=progress)
     blender = Blender.of(model, experts, encoded)
     queries = Queries(tuple(split.queries.values()), encoded.route_embeddings())
-    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {}, blender, training)
+    result = QuerySet(collection, split, documents, model.similarity_fn_name, queries, {}, blender)
     owners = dict.fromkeys((BASE, MERGED, FALLBACK, *model.experts), model) | dict(rivals)
     with progress.task(f"{collection.name} ({split.name})", len(owners)) as task:
         for name, owner in owners.items():

@@ -166,24 +166,32 @@ class Bench:
         rivals: Mapping[str, RouterRetriever] | None = None,
     ) -> Prepared:
         """All queries under a model's adapters, some of which are the experts that count."""
-
-        def encoded(collection: Collection, split: Split, training: Queries) -> QuerySet:
-            queries = self.encoded(collection, split)
-            folder = self.out / "vectors"
-            return prepare(model, experts, rivals or {}, collection, split, queries, training, folder, self.progress)
-
-        nothing = Queries((), model.route_embeddings(()))
-        test = {n: encoded(collection, self.test_split(n), nothing) for n, collection in self.collections.items()}
         own = {c.name: c.train_and_held_out() for c in self.experts if c.name in experts}
-        held_out = {
-            name: encoded(self.collections[name], splits[1], self.training_queries(self.collections[name]))
-            for name, splits in own.items()
+        test = {
+            name: self.query_set(model, experts, collection, self.test_split(name), rivals)
+            for name, collection in self.collections.items()
         }
+        held_out = {}
+        for name, splits in own.items():
+            queries = self.query_set(model, experts, self.collections[name], splits[1], rivals)
+            held_out[name] = replace(queries, training=self.training_queries(self.collections[name]))
         sample = {
             name: model.route_embeddings(list(splits[0].sample(_TRAIN_SAMPLE, seed).queries.values()))
             for name, splits in own.items()
         }
         return Prepared(held_out, test, sample)
+
+    def query_set(
+        self,
+        model: RouterRetriever,
+        experts: Sequence[str],
+        collection: Collection,
+        split: Split,
+        rivals: Mapping[str, RouterRetriever] | None = None,
+    ) -> QuerySet:
+        """Queries of one collection with every candidate, from the cache where it has them."""
+        encoded = self.encoded(collection, split)
+        return prepare(model, experts, rivals or {}, collection, split, encoded, self.out / "vectors", self.progress)
 
     def encoded(self, collection: Collection, split: Split) -> EncodedQueries:
         """Queries at the branch layer, which is the same for all models of the suite."""

@@ -132,6 +132,31 @@ def second_expert_study(bench: Bench, seed: int, collections: Sequence[str] = ()
     return StudyResult("second-expert", "A second expert of one domain", "doubled expert", tuple(points))
 
 
+def caution_study(
+    bench: Bench,
+    seed: int,
+    settings: Sequence[tuple[float, float]] = ((0.0, 0.0), (0.02, 0.1), (0.06, 0.12), (0.07, 0.3), (0.15, 0.3)),
+) -> StudyResult:
+    """The shares of known queries given up to the fallback and trusted in part; see :mod:`.rehearsal`."""
+    from routerretriever.bench.rehearsal import KNOWN, STRANGERS, rehearsals
+
+    gains: dict[tuple[float, float], dict[str, dict[str, list[Any]]]] = {
+        (unsure, sure): {KNOWN: {}, STRANGERS: {}} for unsure, sure in settings
+    }
+    for rehearsal in rehearsals(bench, seed):
+        for shares, situations in gains.items():
+            collected = situations[rehearsal.situation].setdefault(rehearsal.queries.name, [])
+            collected.append(rehearsal.gains(shares))
+    points = []
+    for (unsure, sure), situations in gains.items():
+        means = {k: {n: float(np.concatenate(v).mean()) for n, v in by.items()} for k, by in situations.items()}
+        figures = {f"{situation}, over base": float(np.mean(list(m.values()))) for situation, m in means.items()}
+        figures["strangers, worst collection"] = min(means[STRANGERS].values())
+        points.append(Point(f"{unsure:g} / {sure:g}", figures))
+    axis = "share given up / trusted in part at most"
+    return StudyResult("caution", "Holding back, on held-out queries", axis, tuple(points))
+
+
 def route_layer_study(bench: Bench, seed: int) -> StudyResult:
     """The layer whose pooled hidden state the router reads; at 0 it is the mean of the token embeddings."""
     from routerretriever.bench.runner import make_known
@@ -289,6 +314,7 @@ def lora_study(
 STUDIES: dict[str, Callable[..., StudyResult]] = {
     "experts": experts_study,
     "pilots": pilots_study,
+    "caution": caution_study,
     "route-layer": route_layer_study,
     "leave-one-out": leave_one_out_study,
     "second-expert": second_expert_study,
