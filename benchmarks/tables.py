@@ -1,8 +1,8 @@
-"""Write the README's result table from the committed figures.
+"""Write the README's tables from the committed figures.
 
     python benchmarks/tables.py
 
-A test fails while the README and ``benchmarks/core.json`` disagree.
+A test fails while the README and the JSON files beside this script disagree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- results: made by benchmarks/tables.py -->", "<!-- /results -->"
+RESULTS, SYSTEMS = "results", "systems"
 _SYSTEMS = {"base": "base", "routed": "routed", "dataset_oracle": "DatasetOracle"}
 
 
@@ -40,14 +40,42 @@ def _marked(systems: dict[str, Any]) -> str:
     return _points(systems["routed"]) + ("\\*" if systems["routed"]["p_vs_base"] < 0.05 else "")
 
 
-def with_results(readme: str, content: dict[str, Any]) -> str:
-    """The README with its table renewed."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{results_table(content)}\n{END}{after}"
+def systems_table(report: dict[str, Any]) -> str:
+    """Every system of an experiment suite: means, what it recovers, whom it hurts."""
+    groups = [group for group, members in report["groups"].items() if members]
+    heads = [f"{group} | helped | hurt | worst" for group in groups]
+    lines = ["| system | " + " | ".join(heads) + " |", "|---|" + "--:|--:|--:|---|" * len(groups)]
+    for name, row in report["systems"].items():
+        if name.startswith("expert:"):
+            continue
+        cells = [_group_cells(row[group]) for group in groups]
+        title = f"*{name}*" if row["oracle"] else f"**{name}**" if name == "routed" else name
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _group_cells(figures: dict[str, Any]) -> str:
+    worst, difference = figures["worst"]
+    rates = f"{100 * figures['helped']:.0f}% | {100 * figures['hurt']:.0f}%"
+    return f"{100 * figures['mean']:.1f} | {rates} | {worst} {100 * difference:+.1f}"
+
+
+def with_table(readme: str, name: str, table: str) -> str:
+    """The README with one of its tables renewed."""
+    start, end = f"<!-- {name}: made by benchmarks/tables.py -->", f"<!-- /{name} -->"
+    before, _, rest = readme.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def renewed(readme: str) -> str:
+    """The README with the tables that the committed figures give."""
+    for name, file, make in ((RESULTS, "core.json", results_table), (SYSTEMS, "real-small.json", systems_table)):
+        content = json.loads((ROOT / "benchmarks" / file).read_text(encoding="utf-8"))
+        readme = with_table(readme, name, make(content))
+    return readme
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    figures = json.loads((ROOT / "benchmarks" / "core.json").read_text(encoding="utf-8"))
-    path.write_text(with_results(path.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
