@@ -110,7 +110,6 @@ def measure_gains(
     documents = model.embed_collection(collection, progress=progress)
     split = split or collection.train_and_held_out()[1]
     texts = list(split.queries.values())
-
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
 
     def measure(expert: str) -> NDArray[np.float64]:

@@ -183,11 +183,13 @@ def train_expert(
         )
     for source in collections:
         source.train_and_held_out()  # a missing split should be known before anything is embedded
-    for source in collections:
-        model.embed_collection(source, progress=progress)
+    documents = [model.embed_collection(source, progress=progress) for source in collections]
     started = time.perf_counter()
     budget = HIDDEN_BUDGET // len(collections)
-    parts = [Part.prepare(model, source, config, budget) for source in collections]
+    parts = [
+        Part.prepare(model, source, vectors, config, budget)
+        for source, vectors in zip(collections, documents, strict=True)
+    ]
     run = _Training(model, parts, config, name)
     report, adapter = run.run(progress, started)
     if adapter is None or report.info.gain <= 0:

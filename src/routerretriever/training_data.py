@@ -45,8 +45,10 @@ class Part:
     similarity: str
 
     @classmethod
-    def prepare(cls, model: RouterRetriever, collection: Collection, config: TrainingConfig, budget: int) -> Part:
-        """Split, embed and encode one collection.
+    def prepare(
+        cls, model: RouterRetriever, collection: Collection, documents: Vectors, config: TrainingConfig, budget: int
+    ) -> Part:
+        """Split a collection whose documents are embedded (m, d), and encode its queries.
 
         Raises:
             CollectionError: there are too few queries.
@@ -58,7 +60,6 @@ class Part:
                 f"'{collection.name}' has {len(train)} train and {len(held_out)} held-out queries: too few to "
                 "train on. Some hundred queries are a sensible minimum."
             )
-        documents = model.embed_collection(collection)  # by now from the cache
         queries, probes = (
             EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt, budget)
             for split in (train, held_out)
