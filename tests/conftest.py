@@ -18,6 +18,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from routerretriever.lora import Adapter
+
+pytest_plugins = ["serving"]
+
 DATA = Path(os.environ.get("ROUTERRETRIEVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WORDS = [f"word{n}" for n in range(200)] + ["zap", "cord", "lamp", "tide"]
 ARCHITECTURES = ("bert", "roberta", "mpnet", "xlm-roberta", "modernbert")
@@ -85,6 +89,19 @@ def make_checkpoint(directory: Path, architecture: str = "bert", pooling: str = 
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny random BERT."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny-bert"))
+
+
+def random_adapter(layers, seed, rank=4) -> Adapter:
+    """An expert that learnt nothing, but changes every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {
+        name: (
+            torch.randn(rank, layer.in_features, generator=generator),
+            torch.randn(layer.out_features, rank, generator=generator),
+        )
+        for name, layer in layers.items()
+    }
+    return Adapter(factors, 0.05)
 
 
 def write_beir(directory: Path, corpus, queries, qrels) -> Path:

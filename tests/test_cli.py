@@ -112,7 +112,17 @@ def test_every_option_is_explained():
     import typer
 
     group = typer.main.get_command(app)
-    assert set(group.commands) == {"train", "library", "experts", "route", "index", "search", "evaluate", "bench"}
+    assert set(group.commands) == {
+        "train",
+        "library",
+        "experts",
+        "route",
+        "index",
+        "search",
+        "serve",
+        "evaluate",
+        "bench",
+    }
     for name, command in group.commands.items():
         assert command.help, name
         for parameter in command.params:

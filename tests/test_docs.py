@@ -39,6 +39,26 @@ def test_every_command_is_documented_and_explains_itself(readme):
         assert "--json" in shown.stdout
 
 
+def test_every_option_of_the_server_is_documented(root):
+    import typer
+
+    text = (root / "docs" / "server.md").read_text(encoding="utf-8")
+    serve = typer.main.get_command(app).commands["serve"]
+    for parameter in serve.params:
+        for option in parameter.opts:
+            if option.startswith("--") and option not in ("--device", "--json"):
+                assert f"`{option}" in text, option
+
+
+def test_every_endpoint_is_documented(root, tmp_path):
+    from routerretriever.server import Settings, create_app
+
+    text = (root / "docs" / "server.md").read_text(encoding="utf-8")
+    for path, methods in create_app(Settings(tmp_path)).openapi()["paths"].items():
+        for method in methods:
+            assert f"`{method.upper()} {path.replace('{name}', 'NAME')}`" in text, (method, path)
+
+
 def test_modules_named_in_the_readme_exist(root, readme):
     section = readme[readme.index("## The code") :]
     named = set(re.findall(r"`(\w+\.py)`", section))
@@ -46,9 +66,10 @@ def test_modules_named_in_the_readme_exist(root, readme):
     assert named | {"__init__.py"} == present
 
 
-def test_paths_named_in_the_readme_exist(root, readme):
-    for target in re.findall(r"\]\(([\w./-]+)\)", readme):
-        assert (root / target).exists(), target
+def test_paths_named_in_the_documentation_exist(root):
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([\w./-]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
 
 
 def test_the_six_lines_run(root, readme, tmp_path, monkeypatch):

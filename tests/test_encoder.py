@@ -2,7 +2,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, WORDS, make_checkpoint
+from conftest import ARCHITECTURES, WORDS, make_checkpoint, random_adapter
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import RouterRetriever
@@ -10,18 +10,6 @@ from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora import Adapter
 
 TEXTS = [" ".join(WORDS[(7 * row + k) % 200] for k in range(1 + row % 9)) for row in range(24)]
-
-
-def random_adapter(layers, seed, rank=4):
-    generator = torch.Generator().manual_seed(seed)
-    factors = {
-        name: (
-            torch.randn(rank, layer.in_features, generator=generator),
-            torch.randn(layer.out_features, rank, generator=generator),
-        )
-        for name, layer in layers.items()
-    }
-    return Adapter(factors, 0.05)
 
 
 def with_experts(path, n=5, **kwargs):

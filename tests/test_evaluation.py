@@ -84,7 +84,7 @@ def test_significance_and_intervals():
 
 @pytest.fixture
 def evaluated(checkpoint, make_collection):
-    from test_encoder import random_adapter
+    from conftest import random_adapter
 
     model = RouterRetriever.create(str(checkpoint), device="cpu")
     for number in range(2):

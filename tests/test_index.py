@@ -128,7 +128,7 @@ def test_approximate_only_above_the_limit(model, tmp_path, monkeypatch):
 
 
 def test_adding_experts_does_not_touch_the_index(index, model):
-    from test_encoder import random_adapter
+    from conftest import random_adapter
 
     before = index._table.version
     model.add_expert("e", random_adapter(model.encoder.lora_layers, 0))

@@ -10,10 +10,10 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from conftest import make_checkpoint
+from conftest import make_checkpoint, random_adapter
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from test_encoder import TEXTS, random_adapter, with_experts
+from test_encoder import TEXTS, with_experts
 
 from routerretriever import RouterRetriever, storage
 from routerretriever.errors import (
@@ -27,6 +27,7 @@ from routerretriever.errors import (
 )
 from routerretriever.pilots import PilotLibrary
 from routerretriever.routing import GainRouter, RoutingPolicy
+from routerretriever.storage import remove_leftovers, replacing
 
 
 @pytest.fixture
@@ -272,3 +273,29 @@ def test_base_must_be_an_encoder(tmp_path):
         RouterRetriever.create(str(tmp_path))
     with pytest.raises(ModelError, match="could not be loaded"):
         RouterRetriever.create("nobody/nothing")
+
+
+def test_leftovers_of_killed_saves_go_but_not_those_of_saves_at_work(tmp_path):
+    (tmp_path / ".model.killed.tmp").mkdir()
+    (tmp_path / ".other.killed.tmp").mkdir()
+    with replacing(tmp_path / "model") as first:
+        (first / "a").write_text("1")
+        assert not (tmp_path / ".model.killed.tmp").exists()
+        remove_leftovers(tmp_path / "model")
+        assert first.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.killed.tmp", "model"]
+
+
+def test_experts_are_saved_beside_a_base_that_stays(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    weights = (tmp_path / "model" / "model.safetensors").stat().st_ino
+    removed, *kept = model.experts
+    model.remove_expert(removed)
+    model.save_experts(tmp_path / "model")
+    loaded = RouterRetriever.from_pretrained(tmp_path / "model", device="cpu")
+    assert list(loaded.experts) == kept
+    assert (tmp_path / "model" / "model.safetensors").stat().st_ino == weights
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "model" / "experts" / removed).exists()
+    np.testing.assert_array_equal(loaded.encode_query(["word1"]), model.encode_query(["word1"]))

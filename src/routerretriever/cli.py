@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routerretriever import __version__
-from routerretriever.errors import ExpertError, RouterRetrieverError
+from routerretriever.errors import ExpertError, MissingExtraError, RouterRetrieverError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -351,6 +351,57 @@ def search(
         text = f"{hit.title}: {hit.text}" if hit.title else hit.text
         table.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.collection, text[:160].replace("[", r"\["))
     out.print(table)
+
+
+@command
+def serve(
+    model: Model,
+    index: Annotated[
+        str | None, typer.Option(help="Folder or URI of the index; without it there is no search.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but loopback needs --api-key-file.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Keys that open the API, one a line; without it anyone may read.")
+    ] = None,
+    admin_key_file: Annotated[
+        Path | None, typer.Option(help="Keys that may change documents and experts; without it nobody may.")
+    ] = None,
+    log_queries: Annotated[bool, typer.Option("--log-queries", help="Write query texts to the log.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve MODEL: an OpenAI-compatible API under /v1, search, and a page that shows the routing."""
+    try:
+        from routerretriever.server import Settings, read_keys
+        from routerretriever.server import serve as run_server
+    except ImportError as error:
+        raise MissingExtraError("server", error.name or "fastapi") from error
+
+    from routerretriever.storage import read_model_info
+
+    read_model_info(model)
+    settings = Settings(
+        model,
+        index,
+        host,
+        port,
+        api_keys=read_keys(api_key_file),
+        admin_keys=read_keys(admin_key_file),
+        device=device,
+        log_queries=log_queries,
+    )
+    if as_json:
+        _print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
+    else:
+        out.print(
+            f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C",
+            highlight=False,
+            soft_wrap=True,
+        )
+    run_server(settings)
 
 
 @command

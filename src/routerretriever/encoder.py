@@ -196,6 +196,17 @@ class RoutedEncoder(InputModule):
         """What a query may be encoded with: base, merged, and each expert, in this order."""
         return (BASE, MERGED, *self.experts)
 
+    def column(self, candidate: str) -> int:
+        """The place of a candidate among :attr:`candidates`.
+
+        Raises:
+            ExpertError: there is no such candidate.
+        """
+        if candidate not in self.candidates:
+            known = ", ".join(self.candidates)
+            raise ExpertError(f"There is no expert '{candidate}' in this model. Choose one of: {known}.")
+        return self.candidates.index(candidate)
+
     def set_experts(self, experts: OrderedDict[str, Adapter]) -> None:
         """Replace the whole set of experts; documents are not affected."""
         self.experts = experts
@@ -205,7 +216,7 @@ class RoutedEncoder(InputModule):
         self._merged_keys.clear()
 
     def silent_experts(self, tolerance: float = 1e-6) -> list[str]:
-        """Names of the experts that change no probe query's vector by more than ``tolerance``."""
+        """Names of the experts that change no probe query's vector by more than ``tolerance``, or make it NaN."""
         if not self.experts:
             return []
         with torch.inference_mode():
@@ -215,7 +226,7 @@ class RoutedEncoder(InputModule):
                 index = torch.full((len(_PROBES), 1), list(self.experts).index(name), device=base.device)
                 with self.selection.use(GatheredPlan(index)):
                     changed = self._encode(self.tokenized(list(_PROBES)))["sentence_embedding"]
-                if float((changed - base).abs().max()) <= tolerance:
+                if not float((changed - base).abs().max()) > tolerance:
                     silent.append(name)
         return silent
 
@@ -267,10 +278,7 @@ class RoutedEncoder(InputModule):
         Raises:
             ExpertError: there is no such candidate.
         """
-        if expert not in self.candidates:
-            known = ", ".join(self.candidates)
-            raise ExpertError(f"There is no expert '{expert}' in this model. Choose one of: {known}.")
-        return self._merged_plan(self.candidates.index(expert))
+        return self._merged_plan(self.column(expert))
 
     def mean_plan(self, experts: Sequence[str], share: float = 1.0) -> Plan:
         """The plan that gives all rows a share of the mean of some experts, as if the others were not there."""
@@ -321,11 +329,11 @@ class RoutedEncoder(InputModule):
                 raise ExpertError("Documents are always encoded by the base; leave out expert=….")
             return self._encode(features)
         if route_only:
-            return self._routed(features, self._choose_base, route_only=True)
+            return self.forward_by(features, self._choose_base, route_only=True)
         if expert in (None, "routed"):
             if self.policy is None:
                 return self._encode(features)
-            return self._routed(features, self.policy)
+            return self.forward_by(features, self.policy)
         return self._pinned(features, str(expert))
 
     def _encode(self, features: dict[str, Any]) -> dict[str, Any]:
@@ -345,7 +353,8 @@ class RoutedEncoder(InputModule):
         weights[:, 0] = 1.0
         return weights
 
-    def _routed(self, features: dict[str, Any], decide: RoutePolicy, route_only: bool = False) -> dict[str, Any]:
+    def forward_by(self, features: dict[str, Any], decide: RoutePolicy, route_only: bool = False) -> dict[str, Any]:
+        """One pass of a tokenised batch in which ``decide`` says what encodes each row; see :meth:`forward`."""
         mask = features["attention_mask"]
         deferred = _Deferred(decide, mask, stop_at_branch=route_only)
         if self.route_layer == self.num_layers:

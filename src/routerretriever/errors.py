@@ -10,8 +10,10 @@
     │   └── NoGainError        training ended without beating the base
     ├── LibraryError           the pilot library is missing or contradicts the experts
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
+    │   └── FilterError        a condition on documents cannot be understood
     ├── SuiteError             a benchmark suite is wrong or cannot be run
     ├── StorageError           the disk is full or cannot be written
+    ├── ServerError            the server cannot be started as asked
     └── MissingExtraError      an optional dependency is not installed
 
 Each message says what is wrong and what to do about it.
@@ -60,12 +62,20 @@ class VectorIndexError(RouterRetrieverError):
     """An index cannot be opened, or was made with another base encoder."""
 
 
+class FilterError(VectorIndexError):
+    """A condition on documents names something that does not exist, or a value of the wrong type."""
+
+
 class SuiteError(RouterRetrieverError):
     """A benchmark suite names something that does not exist, or cannot be run as it stands."""
 
 
 class StorageError(RouterRetrieverError):
     """Something could not be written: the disk is full or the path is not writable."""
+
+
+class ServerError(RouterRetrieverError):
+    """The server cannot be started as asked: an unsafe address, or a key file that cannot be used."""
 
 
 class MissingExtraError(RouterRetrieverError):

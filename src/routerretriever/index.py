@@ -7,7 +7,7 @@ table records the base's fingerprint and refuses another's vectors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from lancedb.index import IvfRq
 
 from routerretriever.collection import Document
 from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
+from routerretriever.filters import Condition, to_sql
 from routerretriever.progress import Progress, Silent
 from routerretriever.vectors import Vectors
 
@@ -152,8 +153,21 @@ class Index:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def upsert(self, documents: Iterable[Document], *, collection: str = "", progress: Progress | None = None) -> int:
+    def upsert(
+        self,
+        documents: Iterable[Document],
+        *,
+        collection: str = "",
+        encode: Callable[[list[str]], Vectors] | None = None,
+        progress: Progress | None = None,
+    ) -> int:
         """Add documents, replacing those of the same collection and id.
+
+        Args:
+            documents: any number; they are encoded and written in blocks.
+            collection: that they belong to.
+            encode: texts → vectors (n, d) of the index's model; default the model itself, with its cache.
+            progress: where to report.
 
         Returns:
             How many documents were written.
@@ -164,7 +178,8 @@ class Index:
         """
         count = 0
         for block in _blocks(documents, _ADD_BLOCK):
-            vectors = self.model.embed_texts([document.content for document in block], progress=progress)
+            texts = [document.content for document in block]
+            vectors = encode(texts) if encode else self.model.embed_texts(texts, progress=progress)
             self._write(block, vectors, collection)
             count += len(block)
         self._refresh(progress or Silent())
@@ -242,7 +257,13 @@ class Index:
         return "cosine" if self._info["similarity"] == "cosine" else "dot"
 
     def search(
-        self, query: str, k: int = 10, *, expert: str | None = None, where: str | None = None, exact: bool = False
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        expert: str | None = None,
+        where: str | Condition | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The k documents most similar to a query, which the model routes.
 
@@ -250,7 +271,8 @@ class Index:
             query: the text.
             k: at most this many results.
             expert: pins ``base``, ``merged`` or an expert instead of routing.
-            where: SQL condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields.
+            where: condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields: SQL, or plain data
+                as :mod:`routerretriever.filters` describes, which is safe to take from strangers.
             exact: scan all vectors even where an approximate index exists.
 
         Raises:
@@ -260,11 +282,13 @@ class Index:
         return self.search_vectors(self.model.encode_query([query], expert=expert), k, where=where, exact=exact)[0]
 
     def search_vectors(
-        self, vectors: Vectors, k: int = 10, *, where: str | None = None, exact: bool = False
+        self, vectors: Vectors, k: int = 10, *, where: str | Condition | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """The same for query vectors (n, d) that are already there."""
         if k < 1:
             raise VectorIndexError(f"k must be at least 1, but is {k}.")
+        if isinstance(where, Mapping):
+            where = to_sql(where, self._table.schema)
         return [self._search_one(vector, k, where, exact) for vector in np.atleast_2d(vectors)]
 
     def _search_one(self, vector: Vectors, k: int, where: str | None, exact: bool) -> list[Hit]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from routerretriever import library as library_building
 from routerretriever.base_models import base_info, load_base
@@ -23,13 +25,15 @@ from routerretriever.lora import Adapter, load_adapter, read_adapter_config
 from routerretriever.model_card import model_card
 from routerretriever.pilots import PilotLibrary
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing import ROUTERS, Route, RoutingPolicy, make_router
+from routerretriever.routing import ROUTERS, Decision, Route, RoutedVectors, RoutingPolicy, make_router
 from routerretriever.storage import (
     ExpertInfo,
     check_expert_name,
+    check_fingerprint,
     read_expert_info,
     read_model_info,
     replacing,
+    write_experts,
 )
 from routerretriever.vectors import Vectors
 
@@ -146,6 +150,21 @@ class RouterRetriever(SentenceTransformer):
         """Same as :meth:`save`."""
         self.save(str(path), *args, **kwargs)
 
+    def save_experts(self, path: str | Path) -> None:
+        """Write experts and pilots into a saved model of the same base, whose other files stay as they are.
+
+        Raises:
+            FormatError: there is no model at ``path``.
+            FingerprintError: it has another base.
+            StorageError: it could not be written; what stood there is unchanged.
+        """
+        target = Path(path).expanduser()
+        info = read_model_info(target)
+        check_fingerprint(self.encoder.fingerprint, info["base"]["fingerprint"], f"The files in {target}")
+        with replacing(target) as staging:
+            write_experts(self.encoder, staging, info["head"])
+            self._create_model_card(str(staging))
+
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         Path(path, "README.md").write_text(model_card(self.encoder), encoding="utf-8")
 
@@ -170,7 +189,8 @@ class RouterRetriever(SentenceTransformer):
         if name in encoder.silent_experts():
             encoder.set_experts(before)
             raise SilentExpertError(
-                f"The adapter '{name}' changes no query vector: its weights are zero. Train or export it again."
+                f"The adapter '{name}' changes no query vector: its weights are zero or not finite. Train or export it "
+                "again."
             )
         encoder.expert_info[name] = info or ExpertInfo()
         stale = self.library
@@ -207,6 +227,16 @@ class RouterRetriever(SentenceTransformer):
             ExpertError: the files are missing or damaged, or the adapter belongs to another base.
         """
         source = Path(directory).expanduser()
+        name = name or source.resolve().name
+        self.add_expert(name, self.read_adapter(source, trust_base=trust_base), read_expert_info(source))
+        return name
+
+    def read_adapter(self, source: Path, *, trust_base: bool = False) -> Adapter:
+        """An adapter that plain PEFT wrote, checked against this base; the model stays as it is.
+
+        Raises:
+            ExpertError: as :meth:`import_expert`.
+        """
         named = str(read_adapter_config(source).get("base_model_name_or_path") or "")
         own = self.encoder.base.id
         if not trust_base and Path(named).name != Path(own).name:
@@ -222,9 +252,7 @@ class RouterRetriever(SentenceTransformer):
                     f"The adapter in {source} does not fit layer '{layer}': it is made for a weight of "
                     f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
                 )
-        name = name or source.resolve().name
-        self.add_expert(name, adapter, read_expert_info(source))
-        return name
+        return adapter
 
     # -- library and routing -----------------------------------------------------------------------
 
@@ -261,6 +289,22 @@ class RouterRetriever(SentenceTransformer):
             self.encoder.policy = RoutingPolicy(make_router(router, built))
         return built
 
+    def set_gains(self, name: str, gains: Mapping[str, float | Sequence[float]]) -> None:
+        """Fill an expert's column of the pilot library with gains that were measured elsewhere.
+
+        Args:
+            name: of the expert.
+            gains: collection → mean gain (nDCG@10 over base), or one gain for each of its measured pilots.
+
+        Raises:
+            ExpertError: there is no such expert.
+            LibraryError: there is no library, or the gains do not fit it.
+        """
+        self.encoder.column(name)
+        if self.library is None:
+            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+        self._set_library(self.library.with_gains(name, gains))
+
     def _set_library(self, library: PilotLibrary | None) -> None:
         policy = self.encoder.policy
         if library is None or policy is None:
@@ -284,6 +328,42 @@ class RouterRetriever(SentenceTransformer):
             return []
         vectors = self.encode_query(texts, route_only=True, convert_to_tensor=True)
         return policy.explain(texts, vectors, n_pilots)
+
+    def encode_routed(self, queries: Sequence[str], experts: Sequence[str | None] | None = None) -> RoutedVectors:
+        """Encode a batch of queries in one pass, and say what encoded each.
+
+        Args:
+            queries: one batch: texts of very different length are better given apart.
+            experts: one entry a query: a candidate that is pinned, or ``None`` to route it; default all routed.
+
+        Raises:
+            ExpertError: there is no such candidate.
+        """
+        encoder, policy = self.encoder, self.encoder.policy
+        columns = [-1 if expert is None else encoder.column(expert) for expert in experts or [None] * len(queries)]
+        pinned = torch.tensor(columns, device=self.device)
+        decisions: list[Decision | None] = []
+
+        def decide(route_embeddings: Tensor) -> Tensor:
+            decisions.append(None if policy is None else policy.decide(route_embeddings))
+            fixed = one_hot(pinned.clamp(min=0), len(encoder.candidates)).to(route_embeddings.dtype)
+            routed = fixed if decisions[0] is None else decisions[0].weights
+            return torch.where(pinned[:, None] >= 0, fixed, routed)
+
+        features = encoder.tokenized(list(queries), self.query_prompt)
+        tokens = features["attention_mask"].sum(dim=1).cpu().numpy()
+        with torch.inference_mode():
+            result = encoder.forward_by(features, decide)
+        shares = result["route_weights"][:, 1:]
+        leading = torch.where((shares > 0).any(dim=1), shares.argmax(dim=1) + 1, 0)
+        return RoutedVectors(
+            result["sentence_embedding"].float().cpu().numpy(),
+            tuple(encoder.candidates[column] for column in leading.tolist()),
+            tokens,
+            decisions[0],
+            result["route_embedding"],
+            policy,
+        )
 
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:
         """What the router reads (n, d): unit vectors."""

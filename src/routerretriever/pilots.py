@@ -10,7 +10,7 @@ reaches.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -108,6 +108,33 @@ class PilotLibrary:
             if name in self.experts:
                 gains[:, column] = self.gains[:, self.experts.index(name)]
         return replace(self, experts=tuple(experts), gains=gains)
+
+    def with_gains(self, expert: str, gains: Mapping[str, float | Sequence[float]]) -> Self:
+        """The same pilots with an expert's gains on some collections filled in.
+
+        Args:
+            expert: one of :attr:`experts`.
+            gains: collection → one gain for all its measured pilots, or a gain for each of them.
+
+        Raises:
+            LibraryError: a collection is not in the library, or the gains are too few, too many or no gains.
+        """
+        filled, sources, measured = self.gains.copy(), np.array(self.sources), self.measured
+        for name, given in gains.items():
+            rows = np.flatnonzero((sources == name) & measured)
+            if not len(rows):
+                known = ", ".join(self.collections())
+                raise LibraryError(f"The pilot library has no measured pilots of '{name}'. It knows: {known}.")
+            try:
+                values = np.asarray(given, np.float32)
+            except (TypeError, ValueError) as error:
+                raise LibraryError(f"The gains on '{name}' are not numbers.") from error
+            if values.shape not in ((), rows.shape) or not bool(np.all(np.abs(values) <= 1.0)):
+                raise LibraryError(
+                    f"The gains on '{name}' must be one number or {len(rows)}, between -1 and 1: nDCG@10 over base."
+                )
+            filled[rows, self.experts.index(expert)] = values
+        return replace(self, gains=filled)
 
     def fitted(self) -> Self:
         """This library with the space learnt from its pilots."""

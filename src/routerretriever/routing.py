@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from routerretriever.errors import LibraryError
 from routerretriever.familiarity import PilotSpace, familiarity
 from routerretriever.pilots import PilotLibrary
+from routerretriever.vectors import Vectors
 
 BASE, MERGED = "base", "merged"
 CAUTION = 2 / 3
@@ -224,6 +226,27 @@ class Decision:
     scores: Tensor
     familiarity: Tensor
     strength: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutedVectors:
+    """Query vectors, and what encoded each of them.
+
+    Attributes:
+        vectors: sentence embeddings (n, d).
+        experts: the candidate that leads each row (n,).
+        tokens: how many the encoder read of each row (n,).
+        decision: what the policy said of all rows, pinned ones too; ``None`` without a pilot library.
+        route_embeddings: what the router read (n, d_route).
+        policy: the policy that decided.
+    """
+
+    vectors: Vectors
+    experts: tuple[str, ...]
+    tokens: NDArray[np.int64]
+    decision: Decision | None
+    route_embeddings: Tensor
+    policy: RoutingPolicy | None
 
 
 @dataclass(slots=True)

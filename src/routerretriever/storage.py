@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import json
 import os
 import re
@@ -36,6 +37,13 @@ from routerretriever.lora import Adapter, load_adapter, save_adapter
 from routerretriever.pilots import PILOT_TENSORS, PilotLibrary
 from routerretriever.routing import RoutingPolicy, make_router
 
+try:
+    import fcntl
+
+    HAS_LOCKS = True
+except ImportError:  # Windows: leftovers stay
+    HAS_LOCKS = False
+
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
 
@@ -43,6 +51,7 @@ MODEL_FORMAT = 1
 MODEL_INFO = "routerretriever.json"
 EXPERT_INFO = "expert.json"
 EXPERTS = "experts"
+_STAGING = ".tmp"
 RESERVED_NAMES = ("base", "merged", "routed")
 
 
@@ -96,6 +105,11 @@ def check_expert_name(name: str) -> str:
 def write_encoder(encoder: RoutedEncoder, path: str | Path) -> None:
     """Write base, experts and pilots into a folder; the caller makes it atomic."""
     root = Path(path)
+    write_experts(encoder, root, _write_base(encoder, root))
+
+
+def _write_base(encoder: RoutedEncoder, root: Path) -> list[dict[str, str]]:
+    """Write what never changes, and say where the modules after the transformer are."""
     encoder.transformer.save(str(root))
     head = []
     for number, module in enumerate(encoder.head, start=1):
@@ -103,10 +117,15 @@ def write_encoder(encoder: RoutedEncoder, path: str | Path) -> None:
         (root / folder).mkdir(exist_ok=True)
         module.save(str(root / folder))  # type: ignore[operator]
         head.append({"path": folder, "type": f"{type(module).__module__}.{type(module).__name__}"})
+    return head
+
+
+def write_experts(encoder: RoutedEncoder, root: Path, head: list[dict[str, str]]) -> None:
+    """Write experts, pilots and the description of the whole beside a base that is there."""
     for name, adapter in encoder.experts.items():
-        folder = root / EXPERTS / name  # type: ignore[assignment]
-        save_adapter(adapter, Path(folder), base=encoder.base.id, revision=encoder.base.revision)
-        _write_json(Path(folder) / EXPERT_INFO, asdict(encoder.expert_info[name]))
+        folder = root / EXPERTS / name
+        save_adapter(adapter, folder, base=encoder.base.id, revision=encoder.base.revision)
+        _write_json(folder / EXPERT_INFO, asdict(encoder.expert_info[name]))
     policy = encoder.policy
     if policy is not None:
         policy.router.library.save(root, base_fingerprint=encoder.fingerprint)
@@ -136,7 +155,7 @@ def read_encoder(kind: type[RoutedEncoder], source: str, **kwargs: Any) -> Route
     head = [_load_module(root, part) for part in info["head"]]
     encoder = kind(transformer, head, info["branch_layer"], info["route_layer"])
     encoder.base = BaseInfo(info["base"]["id"], info["base"]["revision"])
-    _check_fingerprint(encoder.fingerprint, info["base"]["fingerprint"], f"The base weights in {root}")
+    check_fingerprint(encoder.fingerprint, info["base"]["fingerprint"], f"The base weights in {root}")
     experts: OrderedDict[str, Adapter] = OrderedDict()
     for name in info["experts"]:
         experts[name] = load_adapter(root / EXPERTS / check_expert_name(name), encoder.lora_layers)
@@ -161,7 +180,7 @@ def _load_module(root: Path, part: dict[str, str]) -> Any:
 
 def _read_policy(root: Path, settings: dict[str, Any], encoder: RoutedEncoder) -> RoutingPolicy:
     library, library_info = PilotLibrary.load(root)
-    _check_fingerprint(encoder.fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
+    check_fingerprint(encoder.fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
     if library.experts != tuple(encoder.experts):
         raise FormatError(
             f"The pilot library in {root} knows the experts {', '.join(library.experts)}, the model has "
@@ -202,7 +221,12 @@ def read_expert_info(directory: Path) -> ExpertInfo:
     return ExpertInfo(**{key: value for key, value in _read_json(path).items() if key in known})
 
 
-def _check_fingerprint(actual: str, recorded: str, what: str) -> None:
+def check_fingerprint(actual: str, recorded: str, what: str) -> None:
+    """Compare the base at hand with the one something was made for.
+
+    Raises:
+        FingerprintError: they differ.
+    """
     if actual != recorded:
         raise FingerprintError(
             f"{what} belong to another base encoder (fingerprint {recorded[:12]}, expected {actual[:12]}). "
@@ -254,18 +278,48 @@ def replacing(target: Path) -> Iterator[Path]:
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-        yield staging
-        staging.chmod(0o755)
-        _carry_over(target, staging)
-        _sync_tree(staging)
-        _swap(staging, target)
+        remove_leftovers(target)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_STAGING, dir=target.parent))
+        with _locked(staging):
+            yield staging
+            staging.chmod(0o755)
+            _carry_over(target, staging)
+            _sync_tree(staging)
+            _swap(staging, target)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise StorageError(f"{target} could not be saved: {reason}. What stood there is unchanged.") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Delete what saves of ``target`` left behind when they were killed; one still at work holds a lock."""
+    target = target.resolve()
+    if not HAS_LOCKS:
+        return
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{_STAGING}"):
+        with suppress(OSError), _locked(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the only lock on a folder; it ends with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another holds it.
+    """
+    if not HAS_LOCKS:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _carry_over(target: Path, staging: Path) -> None:

@@ -1,0 +1,92 @@
+"""Conditions on documents as plain data, and the SQL that the index runs.
+
+Nothing a caller wrote becomes part of the SQL as it stands: fields must be columns of the index, values
+are literals of the column's type, operators come from a list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from routerretriever.errors import FilterError
+
+_COMPARISONS = {"eq": "=", "ne": "!=", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_MAX_DEPTH = 16
+_MAX_VALUES = 1000
+
+Condition = Mapping[str, Any]
+"""``{field: value}``, ``{field: {operator: value}}``, or ``{"and" | "or": [conditions]}``, ``{"not": condition}``.
+Several entries of one mapping must all hold."""
+
+
+def to_sql(condition: Condition, schema: pa.Schema) -> str:
+    """The SQL of a condition on the columns of ``schema``.
+
+    Raises:
+        FilterError: it names a field or operator that does not exist, or a value of the wrong type.
+    """
+    fields = {name: schema.field(name).type for name in schema.names if name not in ("vector", "key")}
+    return _all_of(condition, fields, 0)
+
+
+def _all_of(condition: Any, fields: Mapping[str, pa.DataType], depth: int) -> str:
+    if not isinstance(condition, Mapping) or not condition:
+        raise FilterError(f"A condition is a mapping such as {{'collection': 'scifact'}}, not {_shown(condition)}.")
+    if depth > _MAX_DEPTH:
+        raise FilterError(f"The filter is nested deeper than {_MAX_DEPTH} levels. Write it flatter.")
+    return " AND ".join(_entry(key, value, fields, depth) for key, value in condition.items())
+
+
+def _entry(key: str, value: Any, fields: Mapping[str, pa.DataType], depth: int) -> str:
+    if key in ("and", "or"):
+        parts = value if isinstance(value, Sequence) and not isinstance(value, str) else []
+        if not 0 < len(parts) <= _MAX_VALUES:
+            raise FilterError(f"'{key}' needs a list of 1 to {_MAX_VALUES} conditions.")
+        joined = f" {key.upper()} ".join(f"({_all_of(part, fields, depth + 1)})" for part in parts)
+        return f"({joined})"
+    if key == "not":
+        return f"(NOT ({_all_of(value, fields, depth + 1)}))"
+    if key not in fields:
+        raise FilterError(f"There is no field {_shown(key)} to filter by. The index has: {', '.join(fields)}.")
+    tests = value if isinstance(value, Mapping) else {"eq": value}
+    if not tests:
+        raise FilterError(f"The condition on '{key}' is empty. Give a value, or operators: {_operators()}.")
+    return " AND ".join(_test(key, operator, operand, fields[key]) for operator, operand in tests.items())
+
+
+def _test(field: str, operator: str, value: Any, kind: pa.DataType) -> str:
+    column = f"`{field}`"
+    if operator == "in":
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else []
+        if not 0 < len(values) <= _MAX_VALUES:
+            raise FilterError(f"'in' needs a list of 1 to {_MAX_VALUES} values for '{field}'.")
+        return f"{column} IN ({', '.join(_literal(field, item, kind) for item in values)})"
+    if operator not in _COMPARISONS:
+        raise FilterError(f"There is no operator {_shown(operator)} for '{field}'. Choose one of: {_operators()}.")
+    return f"{column} {_COMPARISONS[operator]} {_literal(field, value, kind)}"
+
+
+def _literal(field: str, value: Any, kind: pa.DataType) -> str:
+    if pa.types.is_boolean(kind) and isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if pa.types.is_integer(kind) and numeric and isinstance(value, int) and abs(value) < 2**63:
+        return str(value)
+    if pa.types.is_floating(kind) and numeric and math.isfinite(value) and abs(value) < 1e300:
+        return repr(float(value))
+    if pa.types.is_string(kind) and isinstance(value, str) and "\0" not in value:
+        return "'" + value.replace("'", "''") + "'"
+    raise FilterError(f"The field '{field}' holds values of type {kind}, which {_shown(value)} is not.")
+
+
+def _operators() -> str:
+    return ", ".join([*_COMPARISONS, "in"])
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,7 @@
+"""The service: an OpenAI-compatible embeddings endpoint, search, routing, and a page to see it at work."""
+
+from routerretriever.server.app import create_app
+from routerretriever.server.run import serve
+from routerretriever.server.settings import Limits, Settings, read_keys
+
+__all__ = ["Limits", "Settings", "create_app", "read_keys", "serve"]

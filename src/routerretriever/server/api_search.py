@@ -1,0 +1,52 @@
+"""Search, and what the router thinks of a query."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Literal
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from routerretriever.server.engine import Engine
+from routerretriever.server.problems import responses
+from routerretriever.server.schemas import MapAnswer, RouteAnswer, RouteRequest, SearchAnswer, SearchRequest
+
+router = APIRouter(prefix="/v1", tags=["search"])
+
+
+@router.post(
+    "/search",
+    summary="Find documents",
+    response_model=SearchAnswer,
+    responses=responses(400, 401, 404, 413, 422, 429),
+)
+async def search(body: SearchRequest, request: Request) -> Response:
+    """Routes every query, or encodes it with a pinned expert, and searches the index."""
+    engine: Engine = request.app.state.engine
+    queries = [body.query] if isinstance(body.query, str) else body.query
+    found = await engine.search(queries, body.k, body.expert, body.filter, body.exact)
+    results = [
+        {"query": query, "expert": encoded.expert, "hits": [asdict(hit) for hit in hits]}
+        for query, (encoded, hits) in zip(queries, found, strict=True)
+    ]
+    return Response(orjson.dumps({"results": results}), media_type="application/json")
+
+
+@router.post("/route", summary="Say where queries go, and why", responses=responses(400, 401, 413, 422, 429))
+async def route(body: RouteRequest, request: Request) -> RouteAnswer:
+    """Predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
+    engine: Engine = request.app.state.engine
+    queries = [body.query] if isinstance(body.query, str) else body.query
+    found = await engine.route(queries, body.pilots)
+    return RouteAnswer.model_validate({"routes": [route.to_dict() | {"position": place} for route, place in found]})
+
+
+@router.get("/map", summary="Pilots in two dimensions", responses=responses(400, 401))
+async def pilot_map(request: Request) -> MapAnswer:
+    """A sample of pilots and training queries; drawn when it is first asked for, which takes some seconds."""
+    engine: Engine = request.app.state.engine
+    drawn = await engine.pilot_map()
+    scores: Literal["gain", "similarity"] = "gain" if drawn.policy.router.knows_base else "similarity"
+    return MapAnswer(points=list(drawn.points), scores=scores)

@@ -1,0 +1,114 @@
+"""What Prometheus may read, and how many queries each candidate served in the last hour."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Counts
+from collections import deque
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from routerretriever.routing import RoutedVectors
+from routerretriever.server.batching import BatchFacts
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_GAINS = (-0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+_MINUTES = 60
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.requests = Counter(
+            "routerretriever_requests", "Requests answered.", ("path", "method", "status"), registry=registry
+        )
+        self.latency = Histogram(
+            "routerretriever_request_seconds", "Whole requests.", ("path",), buckets=_SECONDS, registry=registry
+        )
+        self.stages = Histogram(
+            "routerretriever_stage_seconds",
+            "Parts of requests: queue, encode, route, search.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "routerretriever_batch_rows", "Texts encoded together.", buckets=_ROWS, registry=registry
+        )
+        self.queries = Counter(
+            "routerretriever_queries", "Queries by the candidate that encoded them.", ("expert",), registry=registry
+        )
+        self.documents = Counter("routerretriever_documents", "Documents encoded.", registry=registry)
+        self.abstentions = Counter(
+            "routerretriever_abstentions", "Routed queries that no pilot knew.", registry=registry
+        )
+        self.gains = Histogram(
+            "routerretriever_predicted_gain",
+            "Predicted gain of the chosen expert, nDCG@10 over base.",
+            buckets=_GAINS,
+            registry=registry,
+        )
+        self.waiting = Gauge("routerretriever_waiting_requests", "Requests in the queue.", registry=registry)
+        self.served = LastHour()
+
+    def batch(self, facts: BatchFacts) -> None:
+        """Note one forward pass."""
+        self.batch_rows.observe(facts.rows)
+        self.stages.labels("encode").observe(facts.seconds)
+        queue = self.stages.labels("queue")
+        for seconds in facts.waited:
+            queue.observe(seconds)
+
+    def routed(self, batch: RoutedVectors, pinned: list[bool]) -> None:
+        """Note what encoded the queries of one batch."""
+        counts = Counts(batch.experts)
+        for expert, count in counts.items():
+            self.queries.labels(expert).inc(count)
+        self.served.add(counts)
+        decision = batch.decision
+        if decision is None:
+            return
+        strength, chosen = decision.strength.tolist(), decision.chosen.tolist()
+        predicted = decision.scores.gather(1, decision.chosen[:, None])[:, 0].tolist()
+        for row, is_pinned in enumerate(pinned):
+            if is_pinned:
+                continue
+            if strength[row] == 0:
+                self.abstentions.inc()
+            elif chosen[row] >= 2:
+                self.gains.observe(predicted[row])
+
+    def forget(self, expert: str) -> None:
+        """An expert is gone: its series ends."""
+        self.queries.remove(expert)
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class LastHour:
+    """Counts by name over the last sixty minutes, a bucket a minute."""
+
+    def __init__(self) -> None:
+        self._buckets: deque[tuple[int, Counts[str]]] = deque(maxlen=_MINUTES)
+
+    def add(self, counts: Counts[str], minute: int | None = None) -> None:
+        """Note some queries; ``minute`` is for tests."""
+        minute = int(time.monotonic() // 60) if minute is None else minute
+        if not self._buckets or self._buckets[-1][0] != minute:
+            self._buckets.append((minute, Counts()))
+        self._buckets[-1][1].update(counts)
+
+    def totals(self, minute: int | None = None) -> Counts[str]:
+        """Name → queries."""
+        minute = int(time.monotonic() // 60) if minute is None else minute
+        total: Counts[str] = Counts()
+        for at, counts in list(self._buckets):
+            if minute - at < _MINUTES:
+                total.update(counts)
+        return total

@@ -1,0 +1,77 @@
+// Requests to the server this page came from.
+
+const KEY = "routerretriever-key";
+
+/** The server answered, but not with success. */
+export class ApiError extends Error {
+  constructor(status, problem, retryAfter) {
+    super(problem?.message ?? `The server answered with status ${status}.`);
+    this.status = status;
+    this.code = problem?.code ?? null;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** No server answered. */
+export class Unreachable extends Error {}
+
+let key = "";
+try {
+  key = sessionStorage.getItem(KEY) ?? "";
+} catch {
+  // storage is switched off: the key lives as long as the page
+}
+
+export function setKey(value) {
+  key = value;
+  try {
+    sessionStorage.setItem(KEY, value);
+  } catch {
+    // as above
+  }
+}
+
+export const hasKey = () => key !== "";
+
+async function send(path, body, signal) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const options = { headers, signal, cache: "no-store" };
+  if (body) {
+    options.method = "POST";
+    options.body = JSON.stringify(body);
+    headers["Content-Type"] = "application/json";
+  }
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Unreachable("The server cannot be reached.");
+  }
+}
+
+async function call(path, body, signal) {
+  const response = await send(path, body, signal);
+  if ([502, 504].includes(response.status)) throw new Unreachable("The server cannot be reached."); // a proxy's answer
+  const content = await response.json().catch(() => null);
+  signal?.throwIfAborted();
+  if (!response.ok) throw new ApiError(response.status, content?.error, Number(response.headers.get("Retry-After")));
+  if (content === null) throw new ApiError(response.status, { message: "The server's answer could not be read." });
+  return content;
+}
+
+export const models = async () => (await call("/v1/models")).data.map((model) => model.id);
+export const experts = () => call("/v1/experts");
+export const pilotMap = () => call("/v1/map");
+
+export const search = async (query, expert, signal) =>
+  (await call("/v1/search", { query, k: 10, expert }, signal)).results[0];
+
+export const route = async (query, signal) => (await call("/v1/route", { query, pilots: 5 }, signal)).routes[0];
+
+export async function isReady() {
+  try {
+    return (await send("/ready")).ok;
+  } catch {
+    return false;
+  }
+}

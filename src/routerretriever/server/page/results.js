@@ -1,0 +1,102 @@
+// Documents, routed and base side by side.
+
+import { $, dot, el } from "./dom.js";
+
+const STOP_WORDS = new Set(
+  "a an and are as at be by can do does for from how i in is it its my of on or the to what when which who why with".split(" "),
+);
+const WORDS = /([\p{L}\p{N}]+)/u;
+
+/** Word forms that count as the same: crude, but it only decides what is highlighted. */
+function stem(word) {
+  const lower = word.toLowerCase();
+  const cut = lower.replace(/(ing|ed|es|s)$/, "");
+  return cut.length >= 3 ? cut : lower;
+}
+
+function queryStems(query) {
+  const words = query.split(WORDS).filter((_, place) => place % 2 === 1);
+  return new Set(words.filter((word) => !STOP_WORDS.has(word.toLowerCase())).map(stem));
+}
+
+/** The text in pieces, with the query's words marked. */
+function marked(text, stems) {
+  const pieces = [];
+  let plain = "";
+  text.split(WORDS).forEach((piece, place) => {
+    if (place % 2 === 0 || !stems.has(stem(piece))) {
+      plain += piece;
+      return;
+    }
+    pieces.push(plain, el("mark", {}, piece));
+    plain = "";
+  });
+  return [...pieces, plain];
+}
+
+const keyOf = (hit) => `${hit.collection}\n${hit.id}`;
+
+/** How far a hit moved against base: the text shown, what it means, and a class. */
+function movement(place, before) {
+  if (before === undefined) return ["new", "New: not among base's first ten", "up"];
+  const by = before - place;
+  if (by === 0) return ["=", "Same place as in base", "same"];
+  const places = `${Math.abs(by)} ${Math.abs(by) === 1 ? "place" : "places"}`;
+  return by > 0 ? [`▲ ${by}`, `Up ${places} against base`, "up"] : [`▼ ${-by}`, `Down ${places} against base`, "down"];
+}
+
+function movedTag(place, before) {
+  const [text, label, kind] = movement(place, before);
+  return el("span", { class: `moved ${kind}`, role: "img", "aria-label": label, title: label }, text);
+}
+
+function moreButton(text) {
+  const button = el("button", { type: "button", class: "more link", "aria-expanded": "false", hidden: "" }, "more");
+  button.addEventListener("click", () => {
+    const open = text.classList.toggle("open");
+    button.textContent = open ? "less" : "more";
+    button.setAttribute("aria-expanded", open);
+  });
+  return button;
+}
+
+function item(hit, place, stems, before) {
+  const text = el("p", { class: "text" }, ...marked(hit.text, stems));
+  const name = el("h3", {}, ...(hit.title ? marked(hit.title, stems) : [hit.id]));
+  const head = el("div", { class: "head" }, el("span", { class: "rank" }, `${place + 1}`), name);
+  if (before) head.append(movedTag(place, before.get(keyOf(hit))));
+  head.append(el("span", { class: "score", title: "Similarity of query and document" }, hit.score.toFixed(3)));
+  const source = el("p", { class: "source" }, [hit.collection, hit.id].filter(Boolean).join(" · "));
+  const foot = el("div", { class: "foot" }, source, moreButton(text));
+  return el("li", { "data-id": hit.id, "data-collection": hit.collection }, head, text, foot);
+}
+
+function fillList(list, result, before) {
+  const stems = queryStems(result.query);
+  const items = result.hits.map((hit, place) => item(hit, place, stems, before));
+  list.replaceChildren(...(items.length ? items : [el("li", { class: "soft none" }, "No documents.")]));
+}
+
+/** Offers "more" only where something is cut. */
+export function offerMore() {
+  for (const text of document.querySelectorAll(".results .text:not(.open)")) {
+    text.parentElement.querySelector(".more").hidden = text.scrollHeight <= text.clientHeight + 1;
+  }
+}
+
+/** Shows both answers; ``pinned`` names what the left one was pinned to, if anything. */
+export function showResults(left, base, pinned) {
+  const places = new Map(base.hits.map((hit, place) => [keyOf(hit), place]));
+  fillList($("routed-results"), left, places);
+  fillList($("base-results"), base);
+  const kind = pinned ? "Pinned" : "Routed";
+  $("routed-title").replaceChildren(kind, " ", el("span", { class: "by" }, dot(left.expert), left.expert));
+  $("base-title").replaceChildren("Base", " ", el("span", { class: "by" }, "for comparison"));
+  offerMore();
+}
+
+/** Empties both lists. */
+export function clearResults() {
+  $("routed-title").textContent = "Routed";
+  for (const id of ["routed-results", "base-results"]) $(id).replaceChildren();
+}

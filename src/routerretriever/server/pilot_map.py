@@ -1,0 +1,91 @@
+"""Pilots and training queries in two dimensions, to be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from routerretriever.routing import RoutingPolicy
+from routerretriever.server.schemas import MapPoint
+
+MAX_POINTS = 1200
+_NEIGHBOURS = 5
+_TEMPERATURE = 0.05
+_LEAST_FOR_TSNE = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PilotMap:
+    """A drawn map.
+
+    Attributes:
+        points: what is shown.
+        places: the points' coordinates within -1..1 (n, 2).
+        rows: the points' pilots (n,).
+        policy: whose pilots they are.
+    """
+
+    points: tuple[MapPoint, ...]
+    places: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    policy: RoutingPolicy
+
+    @classmethod
+    def draw(cls, policy: RoutingPolicy) -> Self:
+        """Lay out a sample of the pilots so that near ones in the router's space are near each other."""
+        library, router = policy.router.library, policy.router
+        rows = _sample(np.array(library.sources), library.measured)
+        vectors = router.centroids[torch.from_numpy(rows)].cpu().numpy()
+        places = _layout(vectors)
+        scores = policy.router.scores(torch.from_numpy(library.centroids[rows]).to(router.centroids.device))
+        best = scores.argmax(dim=1).tolist()
+        points = tuple(
+            MapPoint(
+                x=round(float(x), 4),
+                y=round(float(y), 4),
+                example=library.examples[row],
+                collection=library.sources[row],
+                expert=policy.candidates[column],
+                gain=round(float(scores[number, column]), 4),
+                measured=bool(library.measured[row]),
+            )
+            for number, (row, column, (x, y)) in enumerate(zip(rows.tolist(), best, places, strict=True))
+        )
+        return cls(points, places, rows, policy)
+
+    def place(self, route_embeddings: torch.Tensor) -> list[tuple[float, float]]:
+        """Where queries (n, d_route) would stand: among the nearest points, nearer to those that are more alike."""
+        similarities = self.policy.router.similarities(route_embeddings)[:, torch.from_numpy(self.rows)].cpu()
+        nearest = similarities.topk(min(_NEIGHBOURS, len(self.rows)), dim=1)
+        shares = (nearest.values / _TEMPERATURE).softmax(dim=1).numpy()
+        found = np.einsum("nk,nkd->nd", shares, self.places[nearest.indices.numpy()])
+        return [(round(float(x), 4), round(float(y), 4)) for x, y in found]
+
+
+def _sample(sources: NDArray[np.str_], measured: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """An even share of every collection, half of it measured pilots where there are so many."""
+    rng = np.random.default_rng(0)
+    names = list(dict.fromkeys(sources.tolist()))
+    share = max(2, MAX_POINTS // len(names))
+    chosen: list[NDArray[np.int64]] = []
+    for name in names:
+        own, others = (np.flatnonzero((sources == name) & kind) for kind in (measured, ~measured))
+        first = rng.permutation(own)[: max(share // 2, share - len(others))]
+        chosen += [first, rng.permutation(others)[: share - len(first)]]
+    return np.sort(np.concatenate(chosen))
+
+
+def _layout(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    few = len(vectors) < _LEAST_FOR_TSNE
+    method = PCA(min(2, *vectors.shape)) if few else TSNE(metric="cosine", init="pca", random_state=0, n_jobs=1)
+    places = np.zeros((len(vectors), 2))
+    found = method.fit_transform(vectors)
+    places[:, : found.shape[1]] = found
+    places -= (places.max(axis=0) + places.min(axis=0)) / 2
+    return np.asarray(places / max(float(np.abs(places).max()), 1e-9))

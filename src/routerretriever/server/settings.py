@@ -1,0 +1,115 @@
+"""How a server is set up: what it serves, where, for whom, and up to which limits."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from routerretriever.errors import ServerError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a client may ask for.
+
+    Attributes:
+        body_bytes: of any request but an uploaded adapter.
+        adapter_bytes: of an uploaded adapter.
+        inputs: texts of one embeddings, search or route request.
+        documents: documents of one request.
+        text_chars: characters of one text.
+        waiting_requests: beyond so many waiting ones a request is answered with 429.
+        waiting_tokens: the same, counted in estimated tokens.
+    """
+
+    body_bytes: int = 16 * 2**20
+    adapter_bytes: int = 64 * 2**20
+    inputs: int = 2048
+    documents: int = 1000
+    text_chars: int = 100_000
+    waiting_requests: int = 256
+    waiting_tokens: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How concurrent requests share forward passes.
+
+    Attributes:
+        rows: texts of one batch, at most.
+        tokens: estimated tokens of one batch, at most (a single longer text still goes).
+        wait: seconds that a batch may wait for company while requests come in at the same time.
+    """
+
+    rows: int = 64
+    tokens: int = 2048
+    wait: float = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a server needs to know.
+
+    Attributes:
+        model: folder of the model; experts added at run time are saved there.
+        index: folder or URI of the index; without one there is no search.
+        host, port: where it listens.
+        api_keys: any of them opens the API; empty leaves it open.
+        admin_keys: any of them may change documents and experts, and read; empty forbids changes.
+        device: torch device; default the best one present.
+        log_queries: whether query texts may stand in the log.
+        drain_seconds: how long requests in flight may take after SIGTERM.
+    """
+
+    model: Path
+    index: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
+    device: str | None = None
+    log_queries: bool = False
+    drain_seconds: int = 30
+    limits: Limits = field(default_factory=Limits)
+    batching: Batching = field(default_factory=Batching)
+
+    def __post_init__(self) -> None:
+        if not self.is_loopback and not self.api_keys:
+            raise ServerError(
+                f"Listening on {self.host} would serve anyone who can reach this machine. Give a file with a key "
+                "(--api-key-file), or keep to 127.0.0.1."
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """The keys of a file, one a line; empty lines and lines that begin with # are skipped.
+
+    Raises:
+        ServerError: the file cannot be read, has no key, or one shorter than 16 characters.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(
+            f"The key file {path} cannot be read ({type(error).__name__}). Write one key a line."
+        ) from error
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not keys or any(len(key) < 16 or not key.isascii() or " " in key for key in keys):
+        raise ServerError(
+            f"{path} needs at least one key, each of 16 or more ASCII characters without spaces. Make one: "
+            f"python -c 'import secrets; print(secrets.token_urlsafe())' > {path}"
+        )
+    return keys

@@ -1,0 +1,164 @@
+"""The queue before the model: sharing, fairness, changes, shedding."""
+
+import threading
+
+import pytest
+
+from routerretriever.server.batching import Batcher, Closed, Overloaded, Row
+from routerretriever.server.engine import by_length
+from routerretriever.server.metrics import LastHour
+from routerretriever.server.settings import Batching, Limits
+
+
+def rows(name, count=1, cost=1):
+    return [Row(f"{name}{number}", "query", None, cost) for number in range(count)]
+
+
+class Encoder:
+    """Answers each row with its text, one batch whenever the test lets it."""
+
+    def __init__(self):
+        self.batches, self.go, self.entered = [], threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, batch):
+        self.entered.release()
+        assert self.go.acquire(timeout=10)
+        self.batches.append([row.text for row in batch])
+        if any(row.text.startswith("bad") for row in batch):
+            raise RuntimeError("bad row")
+        return [row.text for row in batch]
+
+
+@pytest.fixture
+def encoder():
+    return Encoder()
+
+
+@pytest.fixture
+def make(encoder):
+    made = []
+
+    def build(limits=None, **batching):
+        batching = Batching(**{"rows": 4, "tokens": 1000, "wait": 0.0, **batching})
+        made.append(Batcher(encoder, batching, limits or Limits(), lambda facts: None))
+        return made[-1]
+
+    yield build
+    encoder.go.release(1000)
+    for batcher in made:
+        batcher.close()
+
+
+def test_requests_share_batches_and_get_their_own_rows(make, encoder):
+    batcher = make()
+    first = batcher.submit(rows("a"))
+    encoder.entered.acquire()  # its batch is running; what comes now waits
+    others = [batcher.submit(rows(name, 2)) for name in "bc"]
+    encoder.go.release(2)
+    assert first.result(5) == ["a0"]
+    assert [future.result(5) for future in others] == [["b0", "b1"], ["c0", "c1"]]
+    assert encoder.batches == [["a0"], ["b0", "b1", "c0", "c1"]]
+
+
+def test_a_small_request_waits_for_one_batch_of_a_large_one(make, encoder):
+    batcher = make()
+    large = batcher.submit(rows("large", 100))
+    encoder.entered.acquire()
+    small = batcher.submit(rows("small"))
+    encoder.go.release(2)
+    assert small.result(5) == ["small0"]
+    assert len(encoder.batches) == 2 and not large.done()
+    encoder.go.release(100)
+    assert large.result(5) == [f"large{number}" for number in range(100)]
+
+
+def test_long_texts_make_small_batches_and_an_overlong_one_goes_alone(make, encoder):
+    batcher = make(tokens=100)
+    encoder.go.release(100)
+    future = batcher.submit([*rows("short", 2, 10), *rows("overlong", 1, 500), *rows("long", 3, 60)])
+    assert len(future.result(5)) == 6
+    assert encoder.batches == [["short0", "short1"], ["overlong0"], ["long0"], ["long1"], ["long2"]]
+
+
+def test_a_change_comes_between_what_was_accepted_before_and_after(make, encoder):
+    batcher = make()
+    first = batcher.submit(rows("a", 6))
+    encoder.entered.acquire()
+    seen = []
+    change = batcher.change(lambda: seen.append(sum(map(len, encoder.batches))))
+    later = batcher.submit(rows("b"))
+    encoder.go.release(100)
+    change.result(5), later.result(5)
+    assert first.result(5) == [f"a{number}" for number in range(6)]
+    assert seen == [6] and encoder.batches[-1] == ["b0"]
+
+
+def test_a_failed_batch_fails_its_requests_and_no_other(make, encoder):
+    batcher = make()
+    bad = batcher.submit(rows("bad"))
+    encoder.entered.acquire()
+    good = batcher.submit(rows("good"))
+    encoder.go.release(2)
+    with pytest.raises(RuntimeError, match="bad row"):
+        bad.result(5)
+    assert good.result(5) == ["good0"]
+
+
+def test_a_change_that_fails_says_so(make):
+    with pytest.raises(ZeroDivisionError):
+        make().change(lambda: 1 / 0).result(5)
+
+
+def test_too_much_waiting_is_refused_with_a_time(make, encoder):
+    batcher = make(Limits(waiting_requests=2))
+    futures = [batcher.submit(rows(name)) for name in "ab"]
+    with pytest.raises(Overloaded) as refused:
+        batcher.submit(rows("c"))
+    assert refused.value.seconds >= 1
+    encoder.go.release(10)
+    assert [future.result(5) for future in futures] == [["a0"], ["b0"]]
+    assert batcher.submit(rows("c")).result(5) == ["c0"]
+
+
+def test_closing_finishes_what_was_accepted_and_takes_no_more(make, encoder):
+    batcher = make()
+    futures = [batcher.submit(rows(name, 3)) for name in "abc"]
+    encoder.go.release(100)
+    batcher.close()
+    assert all(len(future.result(0)) == 3 for future in futures)
+    with pytest.raises(Closed):
+        batcher.submit(rows("d"))
+    with pytest.raises(Closed):
+        batcher.change(lambda: None)
+
+
+def test_who_went_away_is_not_waited_for(make, encoder):
+    batcher = make()
+    first = batcher.submit(rows("a"))
+    encoder.entered.acquire()
+    gone = batcher.submit(rows("gone", 100))
+    gone.cancel()
+    encoder.go.release(2)
+    first.result(5)
+    later = batcher.submit(rows("b"))
+    encoder.go.release(2)
+    assert later.result(5) == ["b0"]
+    assert sum(text.startswith("gone") for batch in encoder.batches for text in batch) <= 4
+
+
+def test_texts_of_like_length_go_together_where_it_pays():
+    costs = [10] * 30 + [250] * 2 + [12] * 30
+    groups = by_length(range(len(costs)), costs.__getitem__)
+    assert sorted(map(len, groups)) == [2, 60]
+    assert by_length([0], costs.__getitem__) == [[0]] and by_length([], costs.__getitem__) == []
+    even = [10, 11, 12, 13]
+    assert by_length(range(4), even.__getitem__) == [[0, 1, 2, 3]]
+
+
+def test_counts_of_the_last_hour_forget():
+    served = LastHour()
+    for minute in (0, 0, 30, 59):
+        served.add({"a": 1}, minute)
+    assert served.totals(59)["a"] == 4
+    assert served.totals(60)["a"] == 2
+    assert served.totals(1000)["a"] == 0

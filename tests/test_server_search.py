@@ -1,0 +1,135 @@
+"""Search, routes, the map, documents."""
+
+import threading
+
+import pytest
+from serving import running, wait_until_ready
+
+from routerretriever import Index, RouterRetriever
+from routerretriever.server import Settings
+
+QUERY = "word100 word100 word60"
+
+
+def test_search_finds_what_the_index_finds(client, built):
+    index = Index.open(built / "index", RouterRetriever.from_pretrained(built / "model", device="cpu"))
+    for expert in (None, "base", "beta"):
+        answer = client.post("/v1/search", json={"query": [QUERY, "word3"], "k": 4, "expert": expert}).json()
+        for query, result in zip([QUERY, "word3"], answer["results"], strict=True):
+            hits = index.search(query, k=4, expert=expert)
+            assert [hit["id"] for hit in result["hits"]] == [hit.id for hit in hits]
+            assert result["expert"] == (expert or index.model.route(query)[0].expert)
+
+
+def test_a_filter_holds_and_metadata_comes_back(client):
+    body = {"query": QUERY, "filter": {"year": {"gte": 1990}, "draft": True}}
+    (hit,) = client.post("/v1/search", json=body).json()["results"][0]["hits"]
+    assert (hit["id"], hit["collection"], hit["metadata"]) == ("y", "dated", {"year": 1999, "draft": True})
+    body = {"query": QUERY, "k": 100, "filter": {"not": {"or": [{"collection": "alpha"}, {"id": {"in": ["y"]}}]}}}
+    hits = client.post("/v1/search", json=body).json()["results"][0]["hits"]
+    assert {hit["collection"] for hit in hits} == {"beta"}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"nothing": 1},
+        {"year": "1999"},
+        {"year": {"near": 1}},
+        {"year": {"in": []}},
+        {"vector": [1.0]},
+        {"collection": None},
+        {"and": []},
+        {},
+        {"year = 1 OR 1": 1},
+    ],
+)
+def test_a_filter_that_cannot_be_understood(client, condition):
+    answer = client.post("/v1/search", json={"query": QUERY, "filter": condition})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "filter"
+
+
+def test_k_and_unknown_fields_are_checked(client):
+    for body in ({"k": 0}, {"k": 10**6}, {"where": "1=1"}):
+        assert client.post("/v1/search", json={"query": QUERY, **body}).status_code == 422
+
+
+def test_a_route_is_the_models_own(client, built):
+    model = RouterRetriever.from_pretrained(built / "model", device="cpu")
+    (shown,) = client.post("/v1/route", json={"query": QUERY, "pilots": 3}).json()["routes"]
+    route = model.route(QUERY, n_pilots=3)[0]
+    assert (shown["expert"], shown["reason"], shown["abstained"]) == (route.expert, route.reason, route.abstained)
+    assert shown["gains"] == pytest.approx(route.gains, abs=2e-4)
+    assert [pilot["example"] for pilot in shown["pilots"]] == [pilot.example for pilot in route.pilots]
+
+
+def test_the_map_shows_pilots_and_places_queries(client):
+    points = client.get("/v1/map").json()["points"]
+    assert {point["collection"] for point in points} == {"alpha", "beta"}
+    assert all(abs(point[axis]) <= 1 for point in points for axis in "xy")
+    assert {point["measured"] for point in points} == {True, False}
+    twin = next(point for point in points if point["measured"])
+    (route,) = client.post("/v1/route", json={"query": twin["example"]}).json()["routes"]
+    x, y = route["position"]
+    nearest = min(points, key=lambda point: (point["x"] - x) ** 2 + (point["y"] - y) ** 2)
+    assert nearest["collection"] == twin["collection"]
+
+
+def test_without_an_index_or_library_it_says_what_is_missing(built, tmp_path):
+    model = RouterRetriever.create(str(built / "base"), device="cpu")
+    model.save_pretrained(tmp_path / "bare")
+    with running(Settings(tmp_path / "bare")) as client:
+        wait_until_ready(client)
+        search = client.post("/v1/search", json={"query": QUERY})
+        assert search.status_code == 400 and search.json()["error"]["code"] == "no_index"
+        for answer in (client.post("/v1/route", json={"query": QUERY}), client.get("/v1/map")):
+            assert answer.status_code == 400 and answer.json()["error"]["code"] == "no_library"
+        assert client.get("/v1/experts").json()["documents"] is None
+        assert client.post("/v1/embeddings", json={"input": "word1"}).json()["data"][0]["expert"] == "base"
+
+
+def test_until_the_model_is_there_it_is_not_ready(built, monkeypatch):
+    let_go = threading.Event()
+    whole = RouterRetriever.from_pretrained
+    monkeypatch.setattr(RouterRetriever, "from_pretrained", lambda *a, **k: let_go.wait(10) and whole(*a, **k))
+    with running(Settings(built / "model")) as client:
+        assert client.get("/health").status_code == 200
+        for path in ("/ready", "/v1/models"):
+            answer = client.get(path)
+            assert answer.status_code == 503 and "Retry-After" in answer.headers
+        let_go.set()
+        wait_until_ready(client)
+
+
+def test_a_model_that_cannot_be_loaded_is_explained(built, tmp_path):
+    with running(Settings(built / "model", str(tmp_path / "nothing"))) as client:
+        for _ in range(200):
+            if "There is no index" in client.get("/ready").text:
+                break
+            threading.Event().wait(0.05)
+        assert client.get("/ready").status_code == 503
+        assert "There is no index" in client.get("/v1/models").json()["error"]["message"]
+
+
+def test_documents_come_and_go(admin, own):
+    documents = [{"id": f"n{k}", "text": f"word{k} word77", "metadata": {"size": k}} for k in range(20)]
+    answer = admin.post("/v1/documents", json={"collection": "new", "documents": documents})
+    assert answer.json()["written"] == 20
+    body = {"query": "word77", "k": 30, "filter": {"collection": "new", "size": {"lt": 5}}}
+    hits = admin.post("/v1/search", json=body).json()["results"][0]["hits"]
+    assert {hit["id"] for hit in hits} == {f"n{k}" for k in range(5)}
+    answer = admin.request("DELETE", "/v1/documents", json={"collection": "new", "ids": ["n1", "n2", "unknown"]})
+    assert answer.json()["deleted"] == 2
+    hits = admin.post("/v1/search", json=body).json()["results"][0]["hits"]
+    assert {hit["id"] for hit in hits} == {"n0", "n3", "n4"}
+    assert len(Index.open(own.index)) == answer.json()["documents"]
+
+
+def test_what_cannot_be_stored_is_refused_whole(admin):
+    before = admin.get("/v1/experts").json()["documents"]
+    for metadata in ({"ye ar": 1}, {"text": "x"}, {"year": "later"}):
+        documents = [{"id": "ok", "text": "word1"}, {"id": "bad", "text": "word1", "metadata": metadata}]
+        answer = admin.post("/v1/documents", json={"documents": documents})
+        assert answer.status_code == 400, answer.text
+    assert admin.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}] * 1001}).status_code == 413
+    assert admin.get("/v1/experts").json()["documents"] == before
