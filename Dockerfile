@@ -5,9 +5,9 @@ ENV PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
-# The CPU build of torch: the other one is gigabytes larger. For a GPU leave out the index.
-RUN pip install --no-cache-dir --constraint constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu '.[minilm,server]' \
+# torch's CPU build is gigabytes smaller: give the index that has it with --build-arg PIP_EXTRA_INDEX_URL=…
+ARG PIP_EXTRA_INDEX_URL=
+RUN pip install --no-cache-dir --constraint constraints.txt '.[minilm,server]' \
     && useradd --create-home --uid 10001 router \
     && mkdir /data && chown router /data
 USER router

@@ -1,8 +1,8 @@
-"""Write the README's tables from the committed figures.
+"""Write the documentation's tables from the committed figures.
 
     python benchmarks/tables.py
 
-A test fails while the README and the JSON files beside this script disagree.
+A test fails while the pages and the JSON files beside this script disagree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, SYSTEMS = "results", "systems"
 _SYSTEMS = {"base": "base", "routed": "routed", "dataset_oracle": "DatasetOracle"}
 
 
@@ -60,22 +59,41 @@ def _group_cells(figures: dict[str, Any]) -> str:
     return f"{100 * figures['mean']:.1f} | {rates} | {worst} {100 * difference:+.1f}"
 
 
+def serving_table(content: dict[str, Any]) -> str:
+    """The server under load: the closed loop, and what the rest comes to."""
+    lines = ["| clients | requests a second | p50, ms | p95, ms | p99, ms |", "|--:|--:|--:|--:|--:|"]
+    for row in content["closed_loop"]:
+        cells = [f"{row[key]:.0f}" for key in ("per_second", "p50", "p95", "p99")]
+        lines.append(f"| {row['clients']} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"* {title}: {value}" for title, value in content["summary"].items())]
+    return "\n".join(lines)
+
+
+TABLES = (
+    ("README.md", "results", "core.json", results_table),
+    ("README.md", "systems", "real.json", systems_table),
+    ("docs/server.md", "serving", "serving/load.json", serving_table),
+)
+
+
 def with_table(readme: str, name: str, table: str) -> str:
-    """The README with one of its tables renewed."""
+    """A page with one of its tables renewed."""
     start, end = f"<!-- {name}: made by benchmarks/tables.py -->", f"<!-- /{name} -->"
     before, _, rest = readme.partition(start)
     _, _, after = rest.partition(end)
     return f"{before}{start}\n{table}\n{end}{after}"
 
 
-def renewed(readme: str) -> str:
-    """The README with the tables that the committed figures give."""
-    for name, file, make in ((RESULTS, "core.json", results_table), (SYSTEMS, "real-small.json", systems_table)):
-        content = json.loads((ROOT / "benchmarks" / file).read_text(encoding="utf-8"))
-        readme = with_table(readme, name, make(content))
-    return readme
+def renewed(page: str, text: str) -> str:
+    """A page's text with the tables that the committed figures give."""
+    for where, name, file, make in TABLES:
+        if where == page:
+            content = json.loads((ROOT / "benchmarks" / file).read_text(encoding="utf-8"))
+            text = with_table(text, name, make(content))
+    return text
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in dict.fromkeys(where for where, *_ in TABLES):
+        path = ROOT / page
+        path.write_text(renewed(page, path.read_text(encoding="utf-8")), encoding="utf-8")

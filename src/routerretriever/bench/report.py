@@ -28,6 +28,19 @@ def write(document: Mapping[str, Any], directory: Path) -> Path:
     return page
 
 
+CEILINGS_TITLE = "how far choosing gets"
+CEILINGS = (
+    "What choosing among these experts can gain at most. DatasetOracle bounds every rule that sends a collection to "
+    "one expert. InstanceOracle chooses for every query by its judgements and thereby profits from chance; chosen by "
+    "experts of other seeds it cannot. What lies above needs better experts, not better routing."
+)
+_BOUNDS = {
+    "dataset-oracle": "DatasetOracle",
+    "instance-oracle-controlled": "InstanceOracle, chosen by experts of other seeds",
+    "instance-oracle": "InstanceOracle",
+}
+
+
 def write_runs(bench: Bench, seeds: Mapping[int, SeedResult], directory: Path) -> None:
     """A TREC run file for every collection and system of the first seed; scores are reciprocal ranks."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -95,6 +108,9 @@ def markdown(document: Mapping[str, Any]) -> str:
             worst = f"{figures['worst'][0]} {100 * figures['worst'][1]:+.1f}"
             rates = f"{100 * figures['helped']:.0f}% | {100 * figures['hurt']:.0f}%"
             lines.append(f"| {name} | {group} | {share} | {rates} | {worst} |")
+    heads = [CEILINGS_TITLE, *groups]
+    lines += ["", CEILINGS, "", "| " + " | ".join(heads) + " |", "|---|" + "--:|" * len(groups)]
+    lines += ["| " + " | ".join(row) + " |" for row in ceilings(document)]
     lines += ["", *(f"- {note}" for note in document["notes"])]
     for study in document["studies"]:
         labels = list(dict.fromkeys(label for point in study["points"] for label in point["figures"]))
@@ -104,6 +120,26 @@ def markdown(document: Mapping[str, Any]) -> str:
             cells = [_points(point["figures"][label]) if label in point["figures"] else "–" for label in labels]
             lines.append(f"| {point['setting']} | " + " | ".join(cells) + " |")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def ceilings(document: Mapping[str, Any]) -> list[list[str]]:
+    """How far each kind of choice gets: a title and a figure for every group with collections."""
+    groups, systems = _groups(document), document["systems"]
+    rows = [["base", *(_points(systems[BASE][group]["mean"]) for group in groups)]]
+    rows.append(["routed (default)", *(_points(systems[ROUTED][group]["mean"]) for group in groups)])
+    rivals = {
+        name: row
+        for name, row in systems.items()
+        if not row["oracle"] and name not in (BASE, ROUTED) and not name.startswith(("expert:", "bm25"))
+    }
+    if rivals:
+        best = [max(rivals, key=lambda name: rivals[name][group]["mean"]) for group in groups]
+        cells = [f"{_points(rivals[name][group]['mean'])} ({name})" for name, group in zip(best, groups, strict=True)]
+        rows.append(["the best other, on each side another", *cells])
+    for name, title in _BOUNDS.items():
+        if name in systems:
+            rows.append([f"*{title}*", *(_points(systems[name][group]["mean"]) for group in groups)])
+    return rows
 
 
 def _caption(document: Mapping[str, Any]) -> str:
@@ -152,6 +188,9 @@ def html(document: Mapping[str, Any]) -> str:
         rows=[_row(document, name, row) for name, row in document["systems"].items()],
         cards=_cards(document, groups),
         plots=_plots(document),
+        ceilings=ceilings(document),
+        ceilings_title=CEILINGS_TITLE,
+        ceilings_text=CEILINGS,
         points=_points,
     )
 

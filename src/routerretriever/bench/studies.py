@@ -18,6 +18,7 @@ from routerretriever.bench.data import QuerySet
 from routerretriever.bench.systems import DatasetOracle, Routed, outcome
 from routerretriever.collection import Collection, Split
 from routerretriever.evaluation import ndcg_at_10
+from routerretriever.routing import BASE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -311,6 +312,24 @@ def lora_study(
     return _trained_study(bench, seed, "lora", "LoRA rank and targets", "setting", settings, names)
 
 
+def multi_task_study(bench: Bench, seed: int) -> StudyResult:
+    """One adapter for all collections: on all data, cut to the smallest collection, with the experts' summed rank."""
+    from routerretriever.bench.catalogue import MULTI_TASKS
+
+    rivals = bench.rivals(seed, MULTI_TASKS)
+    test = bench.prepare_with(bench.model(seed), seed, bench.suite.experts, rivals).test
+    groups = {"seen": bench.suite.experts, "unseen": bench.suite.unseen}
+    points = []
+    for name in (BASE, *MULTI_TASKS):
+        means = {
+            label: float(np.mean([test[collection].candidates[name].ndcg.mean() for collection in members]))
+            for label, members in groups.items()
+            if members
+        }
+        points.append(Point(name, means))
+    return StudyResult("multi-task", "One adapter for all collections", "adapter", tuple(points))
+
+
 STUDIES: dict[str, Callable[..., StudyResult]] = {
     "experts": experts_study,
     "pilots": pilots_study,
@@ -322,5 +341,6 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
     "training-queries": training_queries_study,
     "branch-layer": branch_layer_study,
     "lora": lora_study,
+    "multi-task": multi_task_study,
 }
 """Name → study; settings in the suite are its keyword arguments."""

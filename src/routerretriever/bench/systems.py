@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Known:
     train_sample: Mapping[str, Vectors]
     pilots: int = PILOTS_PER_COLLECTION
     training_pilots: int = TRAINING_PILOTS
+    _libraries: dict[tuple[str, bool], PilotLibrary] = field(default_factory=dict, init=False)
 
     @property
     def embeddings(self) -> Vectors:
@@ -60,7 +61,12 @@ class Known:
         return np.concatenate([measured.gains for measured in self.measurements])
 
     def library(self, partition: str = "cluster", *, generalist: bool = False) -> PilotLibrary:
-        """The pilot library that the product would build of these measurements."""
+        """The pilot library that the product would build of these measurements; fitted once, for that takes time."""
+        if (partition, generalist) not in self._libraries:
+            self._libraries[partition, generalist] = self._built(partition, generalist)
+        return self._libraries[partition, generalist]
+
+    def _built(self, partition: str, generalist: bool) -> PilotLibrary:
         experts = (*self.experts, MULTI_TASK) if generalist else self.experts
         empty = PilotLibrary.empty(self.measurements[0].embeddings.shape[1], experts)
         measurements = self.generalist if generalist else self.measurements
