@@ -35,6 +35,9 @@ bench: $(VENV)/.installed  ## the experiment suite on the project's own collecti
 bench-real: $(VENV)/.installed  ## the figures of benchmarks/, from real collections
 	$(BIN)/python benchmarks/core.py ../shared/data benchmarks/core.json
 	$(BIN)/routerretriever bench suites/real.yaml --out demo-output/bench-real
+	mkdir -p demo-output/bench-real-studies
+	cp -rn demo-output/bench-real/models demo-output/bench-real/vectors demo-output/bench-real-studies/
+	$(BIN)/routerretriever bench suites/real-studies.yaml --out demo-output/bench-real-studies
 
 clean:
 	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache
