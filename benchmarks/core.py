@@ -76,13 +76,26 @@ def mean(results: dict[str, Any], system: str) -> float:
     return float(statistics.mean(result["systems"][system]["nDCG@10"] for result in results.values()))
 
 
-def throughput(model: RouterRetriever, data: Path, rounds: int = 9, batch: int = 64) -> dict[str, Any]:
-    """Routed queries against the plain base's ``encode_query``, interleaved, on mixed test queries."""
-    base: SentenceTransformer = load_base("all-MiniLM-L6-v2", "cpu")
+def mixed_queries(data: Path, count: int = 768) -> list[str]:
+    """Test queries of all collections with an expert, mixed."""
     queries: list[str] = []
     for name in SEEN:
         queries += list(Collection.load(data / name).split("test").sample(110, 1).queries.values())
-    queries = [queries[(number * 97) % len(queries)] for number in range(768)]
+    return [queries[(number * 97) % len(queries)] for number in range(count)]
+
+
+def surroundings() -> dict[str, Any]:
+    """The machine and the versions, as they stand in a result."""
+    return {
+        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads()},
+        "versions": {"routerretriever": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def throughput(model: RouterRetriever, data: Path, rounds: int = 9, batch: int = 64) -> dict[str, Any]:
+    """Routed queries against the plain base's ``encode_query``, interleaved, on mixed test queries."""
+    base: SentenceTransformer = load_base("all-MiniLM-L6-v2", "cpu")
+    queries = mixed_queries(data)
     systems = {"base": base, "routed": model}
     times: dict[str, list[float]] = {name: [] for name in systems}
     for number in range(rounds + 1):
@@ -120,8 +133,7 @@ def main(data: Path, out: Path) -> None:
     print(json.dumps(summary, indent=2))
     content = {
         "command": "python benchmarks/core.py DATA benchmarks/core.json",
-        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads()},
-        "versions": {"routerretriever": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **surroundings(),
         "test_queries": {"limit": LIMIT, "seed": SEED, "whole": WHOLE},
         "summary": summary,
         "training": timing,

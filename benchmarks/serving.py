@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import socket
 import statistics
@@ -30,13 +29,12 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
-import torch
+from core import mixed_queries, surroundings
 
-from routerretriever import Collection, RouterRetriever, __version__
+from routerretriever import RouterRetriever
 from routerretriever.cli import quiet_libraries
 
 HERE = Path(__file__).parent / "serving"
-COLLECTIONS = ("nl2bash", "scifact", "nfcorpus", "finqa10k", "mitre_attack", "obliqa", "bankfaq")
 QUERIES = 768
 CLIENTS = (1, 8, 32, 128)
 ROUNDS, SECONDS, OPEN_SECONDS = 5, 8, 20
@@ -64,14 +62,6 @@ class Server:
     def resident(self) -> float:
         """MiB of memory."""
         return float(self.process.memory_info().rss / 2**20)
-
-
-def queries_of(data: Path) -> list[str]:
-    """Test queries of all collections, mixed."""
-    found: list[str] = []
-    for name in COLLECTIONS:
-        found += list(Collection.load(data / name).split("test").sample(QUERIES // 7 + 1, 1).queries.values())
-    return [found[(number * 97) % len(found)] for number in range(QUERIES)]
 
 
 @contextmanager
@@ -301,7 +291,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="watch memory under mixed traffic instead")
     given = parser.parse_args()
-    queries = queries_of(given.data)
+    queries = mixed_queries(given.data, QUERIES)
     with serving(given.model, given.index, queries) as server:
         if given.soak:
             result = soak(server, given.soak)
@@ -309,8 +299,7 @@ def main() -> None:
             result = measured(server, RouterRetriever.from_pretrained(given.model), given.model / "experts")
     content = {
         "command": "python benchmarks/serving.py MODEL INDEX DATA OUT.json" + (" --soak MINUTES" if given.soak else ""),
-        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads()},
-        "versions": {"routerretriever": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **surroundings(),
         **result,
     }
     given.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ from routerretriever.lora import Adapter, load_adapter, read_adapter_config
 from routerretriever.model_card import model_card
 from routerretriever.pilots import PilotLibrary
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing import ROUTERS, Decision, Route, RoutedVectors, RoutingPolicy, make_router
+from routerretriever.routing import ROUTERS, Decision, Route, RoutedVectors, RoutingPolicy, make_router, present_policy
 from routerretriever.storage import (
     ExpertInfo,
     check_expert_name,
@@ -301,9 +301,8 @@ class RouterRetriever(SentenceTransformer):
             LibraryError: there is no library, or the gains do not fit it.
         """
         self.encoder.column(name)
-        if self.library is None:
-            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
-        self._set_library(self.library.with_gains(name, gains))
+        library = present_policy(self.encoder.policy).router.library
+        self._set_library(library.with_gains(name, gains))
 
     def _set_library(self, library: PilotLibrary | None) -> None:
         policy = self.encoder.policy
@@ -321,9 +320,7 @@ class RouterRetriever(SentenceTransformer):
             LibraryError: the pilot library has not been built.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
-        policy = self.encoder.policy
-        if policy is None:
-            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+        policy = present_policy(self.encoder.policy)
         if not texts:
             return []
         vectors = self.encode_query(texts, route_only=True, convert_to_tensor=True)

@@ -370,3 +370,14 @@ class RoutingPolicy:
             return predicted
         doubt = f"the pilots hardly know this query (familiarity {known:.2f} < {space.sure:.2f})"
         return f"{predicted}, but {doubt}: {strength:.0%} of its update is applied"
+
+
+def present_policy(policy: RoutingPolicy | None) -> RoutingPolicy:
+    """The policy of a model that must have one.
+
+    Raises:
+        LibraryError: its pilot library has not been built.
+    """
+    if policy is None:
+        raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+    return policy

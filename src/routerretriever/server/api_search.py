@@ -25,11 +25,10 @@ router = APIRouter(prefix="/v1", tags=["search"])
 async def search(body: SearchRequest, request: Request) -> Response:
     """Routes every query, or encodes it with a pinned expert, and searches the index."""
     engine: Engine = request.app.state.engine
-    queries = [body.query] if isinstance(body.query, str) else body.query
-    found = await engine.search(queries, body.k, body.expert, body.filter, body.exact)
+    found = await engine.search(body.queries, body.k, body.expert, body.filter, body.exact)
     results = [
         {"query": query, "expert": encoded.expert, "hits": [asdict(hit) for hit in hits]}
-        for query, (encoded, hits) in zip(queries, found, strict=True)
+        for query, (encoded, hits) in zip(body.queries, found, strict=True)
     ]
     return Response(orjson.dumps({"results": results}), media_type="application/json")
 
@@ -38,8 +37,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
 async def route(body: RouteRequest, request: Request) -> RouteAnswer:
     """Predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
     engine: Engine = request.app.state.engine
-    queries = [body.query] if isinstance(body.query, str) else body.query
-    found = await engine.route(queries, body.pilots)
+    found = await engine.route(body.queries, body.pilots)
     return RouteAnswer.model_validate({"routes": [route.to_dict() | {"position": place} for route, place in found]})
 
 

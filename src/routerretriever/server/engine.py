@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from routerretriever.collection import Document
-from routerretriever.errors import ExpertError, LibraryError
+from routerretriever.errors import ExpertError
 from routerretriever.filters import Condition
 from routerretriever.index import Hit, Index
 from routerretriever.lora import Adapter
 from routerretriever.model import RouterRetriever
-from routerretriever.routing import BASE, Route, RoutingPolicy
+from routerretriever.routing import BASE, Route, RoutingPolicy, present_policy
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
@@ -149,13 +149,10 @@ class Engine:
 
     async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, tuple[float, float] | None]]:
         """Where queries go and why, and their places on the map if it was drawn."""
-        if self.model.library is None:
-            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+        present_policy(self.model.encoder.policy)
         encoded = await self.encode(queries)
-        policy = encoded[0].policy
+        policy = present_policy(encoded[0].policy)  # a change may have come between
         embeddings = torch.cat([item.route_embedding for item in encoded if item.route_embedding is not None])
-        if policy is None:
-            raise LibraryError("The model has no pilot library any more. Build it: routerretriever library MODEL …")
         with self.metrics.stages.labels("route").time():
             routes = await asyncio.to_thread(policy.explain, queries, embeddings, pilots)
         drawn = self._map
@@ -164,9 +161,7 @@ class Engine:
 
     async def pilot_map(self) -> PilotMap:
         """The map of the present library, drawn when it is first asked for."""
-        policy = self.model.encoder.policy
-        if policy is None:
-            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+        policy = present_policy(self.model.encoder.policy)
         async with self._mapping:
             if self._map is None or self._map[0] is not policy:
                 self._map = policy, await asyncio.to_thread(PilotMap.draw, policy)
@@ -218,11 +213,7 @@ class Engine:
     def _add(self, name: str, adapter: Adapter, gains: Mapping[str, Any] | None) -> None:
         self.model.add_expert(name, adapter, ExpertInfo())
         if gains:
-            try:
-                self.model.set_gains(name, gains)
-            except LibraryError:
-                self.model.remove_expert(name)
-                raise
+            self.model.set_gains(name, gains)
 
     async def remove_expert(self, name: str) -> None:
         """Remove an expert between two batches, and save the model."""
@@ -233,12 +224,16 @@ class Engine:
             self.metrics.forget(name)
 
     async def _change(self, apply: Callable[[], None]) -> None:
-        """Apply a change and save it; one that cannot be saved is taken back, since a restart would lose it."""
+        """Apply a change and save it; one that fails or cannot be saved is taken back as a whole."""
         encoder = self.model.encoder
 
         def apply_noting() -> tuple[Any, ...]:
             before = encoder.experts, dict(encoder.expert_info), encoder.policy
-            apply()
+            try:
+                apply()
+            except Exception:
+                take_back(before)
+                raise
             return before
 
         def take_back(before: tuple[Any, ...]) -> None:

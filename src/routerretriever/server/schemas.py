@@ -88,10 +88,20 @@ class ModelsAnswer(BaseModel):
     data: list[ModelEntry]
 
 
-class SearchRequest(Request):
+class QueriesRequest(Request):
     """One query, or several."""
 
     query: Text | Annotated[list[Text], Field(min_length=1)] = Field(examples=["how do I untar a directory"])
+
+    @property
+    def queries(self) -> list[str]:
+        """As a list."""
+        return [self.query] if isinstance(self.query, str) else self.query
+
+
+class SearchRequest(QueriesRequest):
+    """One query, or several."""
+
     k: int = Field(10, ge=1, le=1000, description="Results of each query, at most.", examples=[10])
     expert: str | None = Field(
         None, max_length=MAX_NAME, description="Pins base, merged or an expert; null routes.", examples=["nl2bash"]
@@ -130,10 +140,9 @@ class SearchAnswer(BaseModel):
     results: list[SearchResult]
 
 
-class RouteRequest(Request):
+class RouteRequest(QueriesRequest):
     """One query, or several."""
 
-    query: Text | Annotated[list[Text], Field(min_length=1)] = Field(examples=["how do I untar a directory"])
     pilots: int = Field(5, ge=0, le=50, description="Nearest pilots to show.", examples=[5])
 
 
