@@ -20,7 +20,7 @@ class Encoder:
     def __init__(self):
         self.batches, self.go, self.entered = [], threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, batch):
+    def __call__(self, batch, parallel):
         self.entered.release()
         assert self.go.acquire(timeout=10)
         self.batches.append([row.text for row in batch])
@@ -38,9 +38,9 @@ def encoder():
 def make(encoder):
     made = []
 
-    def build(limits=None, **batching):
+    def build(limits=None, workers=1, **batching):
         batching = Batching(**{"rows": 4, "tokens": 1000, "wait": 0.0, **batching})
-        made.append(Batcher(encoder, batching, limits or Limits(), lambda facts: None))
+        made.append(Batcher(encoder, batching, workers, limits or Limits(), lambda facts: None))
         return made[-1]
 
     yield build
@@ -144,6 +144,68 @@ def test_who_went_away_is_not_waited_for(make, encoder):
     encoder.go.release(2)
     assert later.result(5) == ["b0"]
     assert sum(text.startswith("gone") for batch in encoder.batches for text in batch) <= 4
+
+
+def test_idle_workers_get_their_part_unless_there_is_little_to_divide(make, encoder):
+    batcher = make(workers=2, rows=64, divided=3)
+    one = batcher.submit(rows("one", 20))
+    encoder.entered.acquire(), encoder.entered.acquire()  # both are at work
+    encoder.go.release(100)
+    assert one.result(5) == [f"one{number}" for number in range(20)]
+    assert [len(batch) for batch in encoder.batches] == [10, 10]
+    encoder.batches.clear()
+    assert batcher.submit(rows("few", 3)).result(5) == ["few0", "few1", "few2"]
+    assert [len(batch) for batch in encoder.batches] == [3]
+
+
+def test_batches_know_how_many_share_the_cores(make, encoder, monkeypatch):
+    told = []
+    monkeypatch.setattr(Encoder, "__call__", told_of(told, Encoder.__call__))
+    batcher = make(workers=2)
+    first = batcher.submit(rows("a"))
+    encoder.entered.acquire()
+    second = batcher.submit(rows("b"))
+    encoder.entered.acquire()
+    encoder.go.release(2)
+    first.result(5), second.result(5)
+    assert told == [1, 2]
+
+
+def told_of(told, call):
+    def noting(self, batch, parallel):
+        told.append(parallel)
+        return call(self, batch, parallel)
+
+    return noting
+
+
+def test_a_change_runs_alone_among_several_workers(make, encoder):
+    batcher = make(workers=3, divided=1)
+    before = [batcher.submit(rows(name)) for name in "abc"]
+    for _ in before:
+        encoder.entered.acquire()
+    at_work = []
+    change = batcher.change(lambda: at_work.append((len(encoder.batches), encoder.entered.acquire(timeout=0.1))))
+    after = batcher.submit(rows("d"))
+    encoder.go.release(2)
+    assert not encoder.entered.acquire(timeout=0.1)  # one is still running: neither the change nor the next begins
+    assert not change.done()
+    encoder.go.release(10)
+    change.result(5)
+    assert after.result(5) == ["d0"] and [future.result(5) for future in before] == [["a0"], ["b0"], ["c0"]]
+    assert at_work == [(3, False)]
+
+
+def test_a_request_that_fails_in_one_of_two_batches_fails_once(make, encoder):
+    batcher = make(workers=2, divided=1)
+    mixed = batcher.submit([*rows("bad", 2), *rows("good", 2)])
+    encoder.entered.acquire(), encoder.entered.acquire()
+    encoder.go.release(2)
+    with pytest.raises(RuntimeError, match="bad row"):
+        mixed.result(5)
+    encoder.go.release(1)
+    assert batcher.submit(rows("later")).result(5) == ["later0"]
+    assert batcher.waiting == 0
 
 
 def test_texts_of_like_length_go_together_where_it_pays():

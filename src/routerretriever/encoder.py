@@ -32,6 +32,9 @@ MIN_MERGED_TOKENS = 320
 # Merged weights kept at a time, counted in experts.
 MERGED_CACHE_SIZE = 16
 
+# Threads may encode at the same time. The tokeniser refuses to be used while another one changes its padding.
+_MERGING, _TOKENISING = threading.Lock(), threading.Lock()
+
 _PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
 
 RoutePolicy = Callable[[Tensor], Tensor]
@@ -123,7 +126,7 @@ class RoutedEncoder(InputModule):
         self.base = BaseInfo("unknown")
         self.policy: RoutingPolicy | None = None
         self.selection, self.state = Selection(), _State()
-        self._merged_keys: OrderedDict[str, None] = OrderedDict()
+        self._merged: OrderedDict[tuple[tuple[int, ...], float], MergedPlan] = OrderedDict()
         self._fingerprint: str | None = None
         self.returns_tuple = self._probe_layer_output(layers[0])
         self.lora_layers = self._install(layers)
@@ -213,7 +216,7 @@ class RoutedEncoder(InputModule):
         adapters = list(experts.values())
         for layer in self.lora_layers.values():
             layer.set_bank(adapters)
-        self._merged_keys.clear()
+        self._merged = OrderedDict()
 
     def silent_experts(self, tolerance: float = 1e-6) -> list[str]:
         """Names of the experts that change no probe query's vector by more than ``tolerance``, or make it NaN."""
@@ -283,8 +286,7 @@ class RoutedEncoder(InputModule):
     def mean_plan(self, experts: Sequence[str], share: float = 1.0) -> Plan:
         """The plan that gives all rows a share of the mean of some experts, as if the others were not there."""
         names = list(self.experts)
-        key = f"{share:.4f} × mean of {','.join(experts)}"
-        return self._remembered(MergedPlan(key, tuple(map(names.index, experts)), share))
+        return self._remembered(tuple(map(names.index, experts)), share)
 
     def blended_plan(self, shares: Tensor) -> Plan:
         """The plan that gives each row the sum of shares (n, E) of the experts' updates."""
@@ -298,7 +300,8 @@ class RoutedEncoder(InputModule):
         """Tokenise; arguments meant for :meth:`forward` are ignored here."""
         for key in ("expert", "route_only"):
             kwargs.pop(key, None)
-        features: dict[str, Any] = self.transformer.preprocess(inputs, prompt=prompt, **kwargs)
+        with _TOKENISING:
+            features: dict[str, Any] = self.transformer.preprocess(inputs, prompt=prompt, **kwargs)
         return features
 
     def forward(
@@ -426,18 +429,16 @@ class RoutedEncoder(InputModule):
     def _merged_plan(self, column: int, share: float = 1.0) -> Plan | None:
         if column == 0 or not self.experts:
             return None
-        members = tuple(range(len(self.experts))) if column == 1 else (column - 2,)
-        name = self.candidates[column]
-        return self._remembered(MergedPlan(name if share == 1.0 else f"{name} × {share:.4f}", members, share))
+        return self._remembered(tuple(range(len(self.experts))) if column == 1 else (column - 2,), share)
 
-    def _remembered(self, plan: MergedPlan) -> MergedPlan:
-        """Keep the merged weights of the plans used last, and forget those of the oldest."""
-        self._merged_keys[plan.key] = None
-        self._merged_keys.move_to_end(plan.key)
-        if len(self._merged_keys) > MERGED_CACHE_SIZE:
-            oldest, _ = self._merged_keys.popitem(last=False)
-            for layer in self.lora_layers.values():
-                layer.merged.pop(oldest, None)
+    def _remembered(self, members: tuple[int, ...], share: float) -> MergedPlan:
+        """The plan of these experts, with its weights if it was used lately; the oldest is forgotten."""
+        key = members, share
+        with _MERGING:
+            plan = self._merged.setdefault(key, MergedPlan(members, share))
+            self._merged.move_to_end(key)
+            if len(self._merged) > MERGED_CACHE_SIZE:
+                self._merged.popitem(last=False)
         return plan
 
     # -- identity and storage ----------------------------------------------------------------------
@@ -445,7 +446,7 @@ class RoutedEncoder(InputModule):
     def tokenized(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
         """Tokenise onto the model's device."""
         device = next(self.transformer.parameters()).device
-        features = self.transformer.preprocess(texts, prompt=prompt)
+        features = self.preprocess(texts, prompt)
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
 
     @property

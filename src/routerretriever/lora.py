@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -119,7 +119,6 @@ class LoraLinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self.name, self.selection = name, selection
-        self.merged: dict[str, Tensor] = {}
         self.half_weight: tuple[Tensor, Tensor | None] | None = None
         self.set_bank([])
 
@@ -135,18 +134,13 @@ class LoraLinear(nn.Linear):
                 b_bank[index, :, : b.shape[1]] = b * adapter.scaling
         self.register_buffer("a_bank", a_bank, persistent=False)
         self.register_buffer("b_bank", b_bank, persistent=False)
-        self.merged.clear()
 
-    def merged_weight(self, key: str, members: Sequence[int], share: float) -> Tensor:
-        """The weight with a share of the mean update of ``members`` added; kept until it is forgotten."""
-        weight = self.merged.get(key)
-        if weight is None or weight.device != self.weight.device:
-            index = torch.as_tensor(members, device=self.weight.device)
-            a, b = self.a_bank[index].flatten(0, 1), self.b_bank[index]
-            b = b.permute(1, 0, 2).flatten(1)
-            weight = torch.addmm(self.weight.detach(), b, a, alpha=share / len(members))
-            self.merged[key] = weight
-        return weight
+    def merged_weight(self, members: Sequence[int], share: float) -> Tensor:
+        """The weight with a share of the mean update of ``members`` added."""
+        index = torch.as_tensor(members, device=self.weight.device)
+        a, b = self.a_bank[index].flatten(0, 1), self.b_bank[index]
+        b = b.permute(1, 0, 2).flatten(1)
+        return torch.addmm(self.weight.detach(), b, a, alpha=share / len(members))
 
     def in_half_precision(self, x: Tensor) -> Tensor:
         """The base's own product, computed in bfloat16; gradients reach ``x`` alone."""
@@ -202,14 +196,20 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class MergedPlan:
-    """All rows use a share of the mean of some experts, folded into the weight: as fast as the base."""
+    """All rows use a share of the mean of some experts, folded into the weight: as fast as the base.
 
-    key: str
+    The weights are made when a layer first asks for them, and live as long as the plan does.
+    """
+
     members: tuple[int, ...]
     share: float = 1.0
+    weights: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        return F.linear(x, layer.merged_weight(self.key, self.members, self.share), layer.bias)
+        weight = self.weights.get(layer.name)
+        if weight is None or (weight.device, weight.dtype) != (layer.weight.device, layer.weight.dtype):
+            weight = self.weights[layer.name] = layer.merged_weight(self.members, self.share)
+        return F.linear(x, weight, layer.bias)
 
 
 @dataclass(frozen=True, slots=True)

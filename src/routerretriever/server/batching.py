@@ -1,8 +1,8 @@
 """Concurrent requests share forward passes, and changes of the experts wait their turn among them.
 
-One thread owns the model. Requests are cut into rows; a batch takes rows from all waiting requests in turn, so
-that a small one never waits for more than the batch in progress and a share in the next. A change is a
-barrier: what was accepted before it runs before it, what came later runs after it.
+A few threads encode. Requests are cut into rows; a batch takes rows from all waiting requests in turn, so
+that a small one never waits for more than the batches in progress and a share in the next. A change is a
+barrier: what was accepted before it runs before it, what came later runs after it, and it runs alone.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
+from itertools import islice
 from typing import Any, Protocol
 
 from routerretriever.server.settings import Batching, Limits
@@ -39,9 +39,9 @@ class Row:
 
 
 class Encode(Protocol):
-    """Encodes one batch: a result, or what went wrong, for every row."""
+    """Encodes one batch, one of ``parallel`` at a time: a result, or what went wrong, for every row."""
 
-    def __call__(self, rows: Sequence[Row]) -> Sequence[Any]: ...
+    def __call__(self, rows: Sequence[Row], parallel: int) -> Sequence[Any]: ...
 
 
 class Overloaded(Exception):
@@ -61,9 +61,10 @@ class _Request:
     rows: Sequence[Row]
     future: Future[list[Any]]
     accepted: float
-    begun: float | None = None
+    results: list[Any]
     taken: int = 0
-    results: list[Any] = field(default_factory=list)
+    encoded: int = 0
+    finished: bool = False
 
     @property
     def left(self) -> int:
@@ -85,27 +86,54 @@ class BatchFacts:
     waited: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The rows of one request that stand in a batch."""
+
+    request: _Request
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    shares: Sequence[_Share]
+    parallel: int
+
+
 class Batcher:
-    """The thread that owns the model, and the queue before it.
+    """The threads that encode, and the queue before them.
 
     Args:
-        encode: runs in that thread.
+        encode: runs in those threads, with several batches at a time.
         batching, limits: sizes and bounds.
-        observe: is told of every batch, in that thread.
+        workers: how many threads.
+        observe: is told of every batch, in its thread.
     """
 
     def __init__(
-        self, encode: Encode, batching: Batching, limits: Limits, observe: Callable[[BatchFacts], None]
+        self,
+        encode: Encode,
+        batching: Batching,
+        workers: int,
+        limits: Limits,
+        observe: Callable[[BatchFacts], None],
     ) -> None:
         self._encode, self._batching, self._limits, self._observe = encode, batching, limits, observe
-        self._waiting: deque[_Request | _Change] = deque()
+        self._workers = workers
+        self._waiting: deque[_Request | _Change] = deque()  # what has rows that no batch took yet
+        self._unfinished = 0
         self._tokens = 0
         self._speed = 2000.0  # tokens a second, measured as batches go by
+        self._busy, self._changing = 0, False
         self._crowded = False
         self._closed = False
         self._ready = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"encoder-{number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     # -- from any thread ---------------------------------------------------------------------------
 
@@ -119,12 +147,12 @@ class Batcher:
         future: Future[list[Any]] = Future()
         cost = sum(row.cost for row in rows)
         with self._ready:
-            self._check_open()
-            if len(self._waiting) >= self._limits.waiting_requests or self._tokens > self._limits.waiting_tokens:
+            if self._closed:
+                raise Closed
+            if self._unfinished >= self._limits.waiting_requests or self._tokens > self._limits.waiting_tokens:
                 raise Overloaded(max(1.0, self._tokens / self._speed))
             self._tokens += cost
-            self._waiting.append(_Request(rows, future, time.perf_counter()))
-            self._ready.notify()
+            self._accept(_Request(rows, future, time.perf_counter(), [None] * len(rows)))
         return future
 
     def change(self, apply: Callable[[], Any]) -> Future[Any]:
@@ -135,28 +163,30 @@ class Batcher:
         """
         future: Future[Any] = Future()
         with self._ready:
-            self._check_open()
-            self._waiting.append(_Change(apply, future))
-            self._ready.notify()
+            if self._closed:
+                raise Closed
+            self._accept(_Change(apply, future))
         return future
+
+    def _accept(self, entry: _Request | _Change) -> None:
+        self._waiting.append(entry)
+        self._unfinished += 1
+        self._ready.notify()
 
     @property
     def waiting(self) -> int:
         """Requests that are not finished."""
-        return len(self._waiting)
+        return self._unfinished
 
     def close(self) -> None:
         """Finish what was accepted, and stop."""
         with self._ready:
             self._closed = True
-            self._ready.notify()
-        self._thread.join()
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed
-
-    # -- in the thread of its own ------------------------------------------------------------------
+    # -- in the threads of its own -----------------------------------------------------------------
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
@@ -164,27 +194,70 @@ class Batcher:
                 _fulfil(work.future, work.apply)
             else:
                 self._run_batch(work)
+            with self._ready:
+                self._busy -= 1
+                if isinstance(work, _Change):
+                    self._changing, self._unfinished = False, self._unfinished - 1
+                self._ready.notify_all()
 
-    def _next(self) -> _Change | list[tuple[_Request, int]] | None:
-        """A change, the requests of the next batch with how many rows of each, or nothing at the end."""
+    def _next(self) -> _Change | _Batch | None:
+        """A change, a batch, or nothing at the end."""
         with self._ready:
-            while not self._waiting:
-                if self._closed:
-                    return None
-                self._ready.wait()
-            if self._crowded and len(self._waiting) == 1 and isinstance(self._waiting[0], _Request):
-                self._ready.wait(self._batching.wait)
-            first = self._waiting[0]
-            if isinstance(first, _Change):
-                self._waiting.popleft()
-                return first
-            ahead = list(takewhile(lambda entry: isinstance(entry, _Request), self._waiting))
-            return self._shares([entry for entry in ahead if isinstance(entry, _Request)])
+            if not self._wait_for_work():
+                return None
+            self._busy += 1
+            if isinstance(self._waiting[0], _Change):
+                self._changing = True
+                change = self._waiting.popleft()
+                assert isinstance(change, _Change)
+                return change
+            shares = self._take()
+            if self._waiting:
+                self._ready.notify()
+            return _Batch(shares, min(self._workers, self._busy + bool(self._waiting)))
 
-    def _shares(self, requests: Sequence[_Request]) -> list[tuple[_Request, int]]:
-        """An even share of the batch for every request, and what is left over to the first."""
+    def _wait_for_work(self) -> bool:
+        """Wait for something that may be begun, a little longer for its company; whether there is any."""
+        patient = True
+        while True:
+            if self._closed and not self._waiting:
+                return False
+            if not self._may_begin():
+                self._ready.wait()
+            elif patient and self._crowded and len(self._waiting) == 1 and isinstance(self._waiting[0], _Request):
+                self._ready.wait(self._batching.wait)
+                patient = False
+            else:
+                return True
+
+    def _may_begin(self) -> bool:
+        if self._changing or not self._waiting:
+            return False
+        return isinstance(self._waiting[0], _Request) or self._busy == 0
+
+    def _take(self) -> list[_Share]:
+        """An even share of the next batch for every request before the first change."""
+        ahead: list[_Request] = []
+        for entry in self._waiting:
+            if isinstance(entry, _Change):
+                break
+            ahead.append(entry)
+        counts = self._counts(ahead)
+        # Who has a part in this batch stands behind those who have none, and leaves when nothing is left.
+        served = {id(request) for request, _ in counts}
+        behind = list(self._waiting)[len(ahead) :]
+        shares = []
+        for request, count in counts:
+            shares.append(_Share(request, request.taken, request.taken + count))
+            request.taken += count
+        left = sorted((request for request in ahead if request.left), key=lambda request: id(request) in served)
+        self._waiting = deque([*left, *behind])
+        return shares
+
+    def _counts(self, requests: Sequence[_Request]) -> list[tuple[_Request, int]]:
+        """How many rows of each request go into the next batch; what is left over goes to the first."""
         self._crowded = len(requests) > 1
-        rows, tokens = self._batching.rows, float(self._batching.tokens)
+        rows, tokens = self._most_rows(requests), float(self._batching.tokens)
         counts = [0] * len(requests)
         for share in (1 / len(requests), 1.0):
             most, budget = max(1, int(rows * share)), tokens * share
@@ -197,47 +270,49 @@ class Batcher:
                 rows, tokens = rows - count, max(0.0, tokens - spent)
         return [(request, count) for request, count in zip(requests, counts, strict=True) if count]
 
-    def _run_batch(self, shares: Sequence[tuple[_Request, int]]) -> None:
+    def _most_rows(self, requests: Sequence[_Request]) -> int:
+        """Idle threads get their part, unless there is too little to divide."""
+        idle = self._workers - self._busy + 1  # this one is counted busy already
+        even = -(-sum(request.left for request in requests) // idle)
+        return min(self._batching.rows, max(even, self._batching.divided))
+
+    def _run_batch(self, batch: _Batch) -> None:
         started = time.perf_counter()
-        rows = [row for request, count in shares for row in request.rows[request.taken : request.taken + count]]
-        waited = tuple(started - request.accepted for request, _ in shares if request.begun is None)
+        rows = [row for share in batch.shares for row in share.request.rows[share.start : share.stop]]
+        waited = tuple(started - share.request.accepted for share in batch.shares if share.start == 0)
         try:
-            results = self._encode(rows)
+            results = self._encode(rows, batch.parallel)
         except Exception as error:  # the thread must outlive any batch; each request learns of it
             results = [error] * len(rows)
         seconds = time.perf_counter() - started
-        tokens = sum(row.cost for row in rows)
+        self._hand_out(batch.shares, results)
+        tokens = sum(row.cost for row in rows) * batch.parallel
         self._speed += 0.2 * (tokens / max(seconds, 1e-6) - self._speed)
-        self._hand_out(shares, results, started)
         self._observe(BatchFacts(len(rows), seconds, waited))
 
-    def _hand_out(self, shares: Sequence[tuple[_Request, int]], results: Sequence[Any], started: float) -> None:
-        at = 0
-        finished = []
-        for request, count in shares:
-            request.results += results[at : at + count]
-            request.begun = request.begun or started
-            request.taken += count
-            at += count
-            failed = any(isinstance(result, Exception) for result in request.results)
-            if request.left == 0 or failed or request.future.cancelled():
-                finished.append(request)
+    def _hand_out(self, shares: Sequence[_Share], results: Sequence[Any]) -> None:
+        remaining = iter(results)
         with self._ready:
-            self._tokens -= sum(row.cost for request in finished for row in request.rows)
+            finished = [share.request for share in shares if self._note(share, remaining)]
             gone = {id(request) for request in finished}
             self._waiting = deque(entry for entry in self._waiting if id(entry) not in gone)
-            # Who had a part in this batch stands behind those who had none.
-            served = {id(request) for request, _ in shares}
-            self._rotate(served)
+            self._unfinished -= len(finished)
+            self._tokens -= sum(row.cost for request in finished for row in request.rows)
         for request in finished:
             _fulfil(request.future, partial(_all_or_error, request.results))
 
-    def _rotate(self, served: set[int]) -> None:
-        """Put the requests that were just served behind the others, up to the first change."""
-        entries = list(self._waiting)
-        barrier = next((at for at, entry in enumerate(entries) if isinstance(entry, _Change)), len(entries))
-        ahead = sorted(entries[:barrier], key=lambda entry: id(entry) in served)
-        self._waiting = deque(ahead + entries[barrier:])
+    def _note(self, share: _Share, results: Iterator[Any]) -> bool:
+        """Keep a share's results; whether its request is finished by them: complete, failed or given up."""
+        request, own = share.request, list(islice(results, share.stop - share.start))
+        request.results[share.start : share.stop] = own
+        request.encoded += len(own)
+        over = (
+            request.encoded == len(request.rows)
+            or any(isinstance(result, Exception) for result in own)
+            or request.future.cancelled()
+        )
+        first, request.finished = over and not request.finished, request.finished or over
+        return first
 
 
 def _fitting(rows: Sequence[Row], budget: float, room: float) -> tuple[int, int]:

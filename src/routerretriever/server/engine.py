@@ -69,7 +69,9 @@ class Engine:
         self.index = None if settings.index is None else Index.open(settings.index, self.model)
         self.model.encode_routed(["warm up"])
         self.model.encode_document(["warm up"])
-        self.batcher = Batcher(self._encode, settings.batching, settings.limits, self.metrics.batch)
+        self._cores = torch.get_num_threads()
+        workers = settings.batching.workers or (min(4, self._cores) if self.model.device.type == "cpu" else 1)
+        self.batcher = Batcher(self._encode, settings.batching, workers, settings.limits, self.metrics.batch)
         gc.collect()
         gc.freeze()  # what is loaded now stays: collections need not look through it again
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
@@ -81,9 +83,10 @@ class Engine:
             self.ready = False
             self.batcher.close()
 
-    # -- encoding, in the batcher's thread ---------------------------------------------------------
+    # -- encoding, in the batcher's threads --------------------------------------------------------
 
-    def _encode(self, rows: Sequence[Row]) -> Sequence[Any]:
+    def _encode(self, rows: Sequence[Row], parallel: int) -> Sequence[Any]:
+        torch.set_num_threads(max(1, self._cores // parallel))  # of this thread
         results: list[Any] = [None] * len(rows)
         for kind, encode in (("query", self._encode_queries), ("document", self._encode_documents)):
             members = [number for number, row in enumerate(rows) if row.kind == kind]
@@ -192,7 +195,7 @@ class Engine:
     async def add_expert(
         self, name: str, files: Mapping[str, bytes], gains: Mapping[str, Any] | None, trust_base: bool
     ) -> None:
-        """Check an uploaded adapter, add it between two batches, and save the model."""
+        """Check an uploaded adapter, add it between batches, and save the model."""
         async with self._changing:
             if name in self.model.experts:
                 raise ApiError(409, f"The model already has an expert '{name}'. Remove it first.", param="name")
@@ -216,7 +219,7 @@ class Engine:
             self.model.set_gains(name, gains)
 
     async def remove_expert(self, name: str) -> None:
-        """Remove an expert between two batches, and save the model."""
+        """Remove an expert between batches, and save the model."""
         async with self._changing:
             if name not in self.model.experts:
                 raise ApiError(404, f"There is no expert '{name}'.", param="name", code="expert_not_found")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter as Counts
 from collections import deque
@@ -96,13 +97,15 @@ class LastHour:
 
     def __init__(self) -> None:
         self._buckets: deque[tuple[int, Counts[str]]] = deque(maxlen=_MINUTES)
+        self._adding = threading.Lock()
 
     def add(self, counts: Counts[str], minute: int | None = None) -> None:
         """Note some queries; ``minute`` is for tests."""
         minute = int(time.monotonic() // 60) if minute is None else minute
-        if not self._buckets or self._buckets[-1][0] != minute:
-            self._buckets.append((minute, Counts()))
-        self._buckets[-1][1].update(counts)
+        with self._adding:
+            if not self._buckets or self._buckets[-1][0] != minute:
+                self._buckets.append((minute, Counts()))
+            self._buckets[-1][1].update(counts)
 
     def totals(self, minute: int | None = None) -> Counts[str]:
         """Name → queries."""

@@ -40,11 +40,16 @@ class Batching:
         rows: texts of one batch, at most.
         tokens: estimated tokens of one batch, at most (a single longer text still goes).
         wait: seconds that a batch may wait for company while requests come in at the same time.
+        workers: batches encoded at a time, which share the processor's cores; default one a core up to four, and
+            one on an accelerator.
+        divided: as few rows are not divided among idle workers.
     """
 
     rows: int = 64
     tokens: int = 2048
     wait: float = 0.002
+    workers: int | None = None
+    divided: int = 8
 
 
 @dataclass(frozen=True, slots=True)
