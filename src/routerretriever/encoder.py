@@ -36,6 +36,7 @@ MERGED_CACHE_SIZE = 16
 _MERGING, _TOKENISING = threading.Lock(), threading.Lock()
 
 _PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
+_BLOCK = 64  # experts probed at a time
 
 RoutePolicy = Callable[[Tensor], Tensor]
 """Route embeddings (n, d) → shares (n, 2 + E) of the updates of base (none), merged and each expert."""
@@ -126,7 +127,7 @@ class RoutedEncoder(InputModule):
         self.base = BaseInfo("unknown")
         self.policy: RoutingPolicy | None = None
         self.selection, self.state = Selection(), _State()
-        self._merged: OrderedDict[tuple[tuple[int, ...], float], MergedPlan] = OrderedDict()
+        self._merged: OrderedDict[tuple[tuple[str, ...], float], MergedPlan] = OrderedDict()
         self._fingerprint: str | None = None
         self.returns_tuple = self._probe_layer_output(layers[0])
         self.lora_layers = self._install(layers)
@@ -212,26 +213,34 @@ class RoutedEncoder(InputModule):
 
     def set_experts(self, experts: OrderedDict[str, Adapter]) -> None:
         """Replace the whole set of experts; documents are not affected."""
-        self.experts = experts
-        adapters = list(experts.values())
-        for layer in self.lora_layers.values():
-            layer.set_bank(adapters)
+        weight = next(iter(self.lora_layers.values())).weight.detach()
+        placed = ((name, adapter.mapped(lambda factor: factor.to(weight))) for name, adapter in experts.items())
+        self.experts = OrderedDict(placed)
         self._merged = OrderedDict()
 
-    def silent_experts(self, tolerance: float = 1e-6) -> list[str]:
-        """Names of the experts that change no probe query's vector by more than ``tolerance``, or make it NaN."""
-        if not self.experts:
-            return []
-        with torch.inference_mode():
-            base = self._pinned(self.tokenized(list(_PROBES)), BASE)["sentence_embedding"]
-            silent = []
-            for name in self.experts:
-                index = torch.full((len(_PROBES), 1), list(self.experts).index(name), device=base.device)
-                with self.selection.use(GatheredPlan(index)):
-                    changed = self._encode(self.tokenized(list(_PROBES)))["sentence_embedding"]
-                if not float((changed - base).abs().max()) > tolerance:
-                    silent.append(name)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What torch calls to move or cast a module; the experts are no parameters, but go along."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.set_experts(self.experts)
+        return self
+
+    def silent_experts(self, names: Sequence[str] | None = None, tolerance: float = 1e-6) -> list[str]:
+        """Those of some experts that change no probe query's vector by more than ``tolerance``, or make it NaN."""
+        silent = list(self.experts) if names is None else list(names)
+        for probe in sorted(_PROBES, key=len):  # as a rule the first settles it
+            silent = [name for block in _blocks(silent) for name in self._unchanged(block, probe, tolerance)]
         return silent
+
+    @torch.inference_mode()
+    def _unchanged(self, names: Sequence[str], probe: str, tolerance: float) -> list[str]:
+        features = self.tokenized([probe])
+        (hidden,) = self.hidden_at_branch(features)
+        base = self.finish(None, features, [hidden])
+        many = {k: v.expand(len(names), *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in features.items()}
+        chosen = torch.arange(len(names), device=hidden.device)[:, None]
+        plan = GatheredPlan.of([self.experts[name] for name in names], chosen)
+        changes = (self.finish(plan, many, [hidden] * len(names)) - base).abs().amax(dim=1)
+        return [name for name, change in zip(names, changes.tolist(), strict=True) if not change > tolerance]
 
     def hidden_at_branch(self, features: dict[str, Any]) -> list[Tensor]:
         """The hidden states entering the branch layer, one (tokens, d) tensor a row, unpadded."""
@@ -285,14 +294,14 @@ class RoutedEncoder(InputModule):
 
     def mean_plan(self, experts: Sequence[str], share: float = 1.0) -> Plan:
         """The plan that gives all rows a share of the mean of some experts, as if the others were not there."""
-        names = list(self.experts)
-        return self._remembered(tuple(map(names.index, experts)), share)
+        return self._remembered(tuple(experts), share)
 
     def blended_plan(self, shares: Tensor) -> Plan:
         """The plan that gives each row the sum of shares (n, E) of the experts' updates."""
         most = int((shares > 0).sum(dim=1).max())
         top = shares.topk(max(1, most), dim=1)
-        return GatheredPlan(top.indices, None if bool((top.values == 1.0).all()) else top.values)
+        whole = bool((top.values == 1.0).all())
+        return GatheredPlan.of(list(self.experts.values()), top.indices, None if whole else top.values)
 
     # -- the forward pass --------------------------------------------------------------------------
 
@@ -429,13 +438,14 @@ class RoutedEncoder(InputModule):
     def _merged_plan(self, column: int, share: float = 1.0) -> Plan | None:
         if column == 0 or not self.experts:
             return None
-        return self._remembered(tuple(range(len(self.experts))) if column == 1 else (column - 2,), share)
+        return self._remembered(tuple(self.experts) if column == 1 else (self.candidates[column],), share)
 
-    def _remembered(self, members: tuple[int, ...], share: float) -> MergedPlan:
+    def _remembered(self, names: tuple[str, ...], share: float) -> MergedPlan:
         """The plan of these experts, with its weights if it was used lately; the oldest is forgotten."""
-        key = members, share
+        key = names, share
         with _MERGING:
-            plan = self._merged.setdefault(key, MergedPlan(members, share))
+            adapters = tuple(self.experts[name] for name in names)
+            plan = self._merged.setdefault(key, MergedPlan(adapters, share))
             self._merged.move_to_end(key)
             if len(self._merged) > MERGED_CACHE_SIZE:
                 self._merged.popitem(last=False)
@@ -513,6 +523,10 @@ class RoutedEncoder(InputModule):
         encoder = read_encoder(cls, model_name_or_path, **kwargs)
         assert isinstance(encoder, cls)
         return encoder
+
+
+def _blocks(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
 
 
 def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.nn import functional as F
 
+from routerretriever.similarity import Points, Similarities
 from routerretriever.vectors import Vectors
 
 NEIGHBOURS = 30
@@ -142,15 +143,16 @@ class PilotSpace:
 
     def _of(self, queries: Vectors, pilots: Vectors) -> NDArray[Any]:
         """Familiarity of route embeddings (n, d) with this space's pilots (P, d), both raw."""
-        density, points = torch.from_numpy(self.density), self.transform(torch.from_numpy(pilots))
+        density, points = torch.from_numpy(self.density), Points(self.transform(torch.from_numpy(pilots)))
         blocks = self.transform(torch.from_numpy(queries)).split(_BLOCK)
-        values: NDArray[Any] = torch.cat([familiarity(block @ points.T, density) for block in blocks]).numpy()
+        known = [familiarity(Similarities(block, points), density) for block in blocks]
+        values: NDArray[Any] = torch.cat(known).numpy()
         return values
 
 
-def familiarity(similarities: Tensor, density: Tensor) -> Tensor:
-    """Similarities to the pilots (n, P) → how well they know each query (n,); 0 is about average."""
-    nearest = similarities.topk(min(NEIGHBOURS, similarities.shape[1]), dim=1)
+def familiarity(similarities: Similarities, density: Tensor) -> Tensor:
+    """How well the pilots know each query (n,), from its similarities to them; 0 is about average."""
+    nearest = similarities.nearest(NEIGHBOURS)
     return nearest.values.mean(dim=1) - DENSITY_WEIGHT * density[nearest.indices].mean(dim=1)
 
 

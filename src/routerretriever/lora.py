@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,9 +62,18 @@ class Adapter:
         """The same factors with a smaller or larger update."""
         return Adapter(self.factors, self.scaling * strength)
 
-    def to(self, device: torch.device) -> Adapter:
-        """The factors on another device."""
-        return Adapter({name: (a.to(device), b.to(device)) for name, (a, b) in self.factors.items()}, self.scaling)
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Adapter:
+        """The factors after something was done to each, such as a move to another device."""
+        return Adapter({name: (change(a), change(b)) for name, (a, b) in self.factors.items()}, self.scaling)
+
+    def pair(self, layer: LoraLinear, rank: int) -> tuple[Tensor, Tensor]:
+        """A and B for a layer, padded with zeros to a rank; nothing but zeros where the layer is left alone."""
+        if layer.name not in self.factors:
+            zeros = layer.weight.new_zeros
+            return zeros(rank, layer.in_features), zeros(layer.out_features, rank)
+        a, b = self.factors[layer.name]
+        missing = rank - a.shape[0]
+        return (F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))) if missing else (a, b)
 
     @classmethod
     def initial(cls, layers: Mapping[str, LoraLinear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
@@ -107,12 +116,8 @@ class LoraLinear(nn.Linear):
     """A linear layer that can apply the experts' low-rank updates.
 
     It shares the base layer's own parameters under their own names, so the state dict of the
-    surrounding model stays that of the plain base. The experts' factors are buffers outside it:
-    ``a_bank`` (E, r, in_features) and ``b_bank`` (E, out_features, r), scaling folded into B.
+    surrounding model stays that of the plain base. The experts' factors come with the plan.
     """
-
-    a_bank: Tensor
-    b_bank: Tensor
 
     def __init__(self, base: nn.Linear, name: str, selection: Selection) -> None:
         nn.Module.__init__(self)
@@ -120,27 +125,13 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.name, self.selection = name, selection
         self.half_weight: tuple[Tensor, Tensor | None] | None = None
-        self.set_bank([])
 
-    def set_bank(self, adapters: Sequence[Adapter]) -> None:
-        """Stack the factors of all experts, padded with zeros to the largest rank."""
-        rank = max((adapter.rank for adapter in adapters), default=0)
-        a_bank = self.weight.new_zeros(len(adapters), rank, self.in_features)
-        b_bank = self.weight.new_zeros(len(adapters), self.out_features, rank)
-        for index, adapter in enumerate(adapters):
-            if self.name in adapter.factors:
-                a, b = adapter.factors[self.name]
-                a_bank[index, : a.shape[0]] = a
-                b_bank[index, :, : b.shape[1]] = b * adapter.scaling
-        self.register_buffer("a_bank", a_bank, persistent=False)
-        self.register_buffer("b_bank", b_bank, persistent=False)
-
-    def merged_weight(self, members: Sequence[int], share: float) -> Tensor:
-        """The weight with a share of the mean update of ``members`` added."""
-        index = torch.as_tensor(members, device=self.weight.device)
-        a, b = self.a_bank[index].flatten(0, 1), self.b_bank[index]
-        b = b.permute(1, 0, 2).flatten(1)
-        return torch.addmm(self.weight.detach(), b, a, alpha=share / len(members))
+    def merged_weight(self, adapters: Sequence[Adapter], share: float) -> Tensor:
+        """The weight with a share of the mean update of some experts added."""
+        pairs = [adapter.pair(self, adapter.rank) for adapter in adapters]
+        a = torch.cat([a for a, _ in pairs])
+        b = torch.cat([b * adapter.scaling for adapter, (_, b) in zip(adapters, pairs, strict=True)], dim=1)
+        return torch.addmm(self.weight.detach(), b, a, alpha=share / len(adapters))
 
     def in_half_precision(self, x: Tensor) -> Tensor:
         """The base's own product, computed in bfloat16; gradients reach ``x`` alone."""
@@ -201,40 +192,49 @@ class MergedPlan:
     The weights are made when a layer first asks for them, and live as long as the plan does.
     """
 
-    members: tuple[int, ...]
+    adapters: tuple[Adapter, ...]
     share: float = 1.0
     weights: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
         weight = self.weights.get(layer.name)
         if weight is None or (weight.device, weight.dtype) != (layer.weight.device, layer.weight.dtype):
-            weight = self.weights[layer.name] = layer.merged_weight(self.members, self.share)
+            weight = self.weights[layer.name] = layer.merged_weight(self.adapters, self.share)
         return F.linear(x, weight, layer.bias)
 
 
 @dataclass(frozen=True, slots=True)
 class GatheredPlan:
-    """Row i uses the sum of a few experts' updates, by two batched products over gathered factors.
+    """Row i uses the sum of a few experts' updates, by two batched products over stacked factors.
 
     Attributes:
-        experts: which ones (n, k).
-        shares: how much of each (n, k); ``None`` is all of it.
+        adapters: k of each row, row after row (n · k).
+        shares: how much of each (n, k), their scaling included; ``None`` is all of it.
     """
 
-    experts: Tensor
+    adapters: tuple[Adapter, ...]
     shares: Tensor | None = None
 
+    @classmethod
+    def of(cls, experts: Sequence[Adapter], chosen: Tensor, shares: Tensor | None = None) -> GatheredPlan:
+        """The plan in which rows use the experts ``chosen`` (n, k), and ``shares`` (n, k) of their updates."""
+        adapters = tuple(experts[number] for number in chosen.flatten().tolist())
+        if any(adapter.scaling != 1.0 for adapter in adapters):
+            scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(chosen.shape)
+            shares = scaling if shares is None else shares * scaling
+        return cls(adapters, shares)
+
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        n, k = self.experts.shape
-        rank = layer.a_bank.shape[1]
-        flat = self.experts.reshape(-1)
-        a = layer.a_bank.index_select(0, flat).view(n, k * rank, -1)
-        b = layer.b_bank.index_select(0, flat)
+        n = len(x)
+        k, rank = len(self.adapters) // n, max(adapter.rank for adapter in self.adapters)
+        pairs = [adapter.pair(layer, rank) for adapter in self.adapters]
+        a = torch.stack([a for a, _ in pairs]).view(n, k * rank, -1)
+        b = torch.stack([b for _, b in pairs])
         if k > 1:
             b = b.view(n, k, -1, rank).transpose(1, 2).reshape(n, -1, k * rank)
         low = torch.bmm(x, a.transpose(1, 2))
         if self.shares is not None:
-            low = low * self.shares.repeat_interleave(rank, dim=1)[:, None]
+            low = low * self.shares.repeat_interleave(rank, dim=1)[:, None].to(low.dtype)
         return torch.baddbmm(F.linear(x, layer.weight, layer.bias), low, b.transpose(1, 2))
 
 

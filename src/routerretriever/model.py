@@ -186,7 +186,7 @@ class RouterRetriever(SentenceTransformer):
         if check_expert_name(name) in before and not replace:
             raise ExpertError(f"The model already has an expert '{name}'. Remove it first.")
         encoder.set_experts(OrderedDict({**before, name: adapter}))
-        if name in encoder.silent_experts():
+        if encoder.silent_experts([name]):
             encoder.set_experts(before)
             raise SilentExpertError(
                 f"The adapter '{name}' changes no query vector: its weights are zero or not finite. Train or export it "

@@ -20,6 +20,7 @@ from torch import Tensor
 from routerretriever.errors import LibraryError
 from routerretriever.familiarity import PilotSpace, familiarity
 from routerretriever.pilots import PilotLibrary
+from routerretriever.similarity import Points, Similarities
 from routerretriever.vectors import Vectors
 
 BASE, MERGED = "base", "merged"
@@ -87,7 +88,7 @@ class Router(ABC):
         if not len(library):
             raise LibraryError("The pilot library is empty. Build it: routerretriever library MODEL COLLECTION…")
         self.library, self.space = library, self.make_space(library)
-        self.centroids = self.space.transform(torch.from_numpy(library.centroids))
+        self.points = Points(self.space.transform(torch.from_numpy(library.centroids)))
         self.density = torch.from_numpy(self.space.density)
         self.gains = torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
         self.counts = torch.from_numpy(library.counts).to(torch.float32)
@@ -101,22 +102,22 @@ class Router(ABC):
         return {}
 
     @abstractmethod
-    def expert_scores(self, similarities: Tensor) -> Tensor:
-        """Similarities to the pilots (n, P) → scores of the experts (n, E)."""
+    def expert_scores(self, similarities: Similarities) -> Tensor:
+        """Similarities to the pilots → scores of the experts (n, E)."""
 
-    def similarities(self, route_embeddings: Tensor) -> Tensor:
-        """Cosine similarity of route embeddings (n, d) to every pilot (n, P)."""
-        if self.centroids.device != route_embeddings.device:
-            for attribute in ("centroids", "density", "gains", "counts"):
+    def similarities(self, route_embeddings: Tensor) -> Similarities:
+        """Cosine similarities of route embeddings (n, d) to the pilots."""
+        if self.density.device != route_embeddings.device:
+            for attribute in ("points", "density", "gains", "counts"):
                 setattr(self, attribute, getattr(self, attribute).to(route_embeddings.device))
-        return self.space.transform(route_embeddings) @ self.centroids.T
+        return Similarities(self.space.transform(route_embeddings), self.points)
 
     def scores(self, route_embeddings: Tensor) -> Tensor:
         """Route embeddings (n, d) → scores (n, 2 + E) of base, merged and every expert."""
         return self.all_scores(self.similarities(route_embeddings))
 
-    def all_scores(self, similarities: Tensor) -> Tensor:
-        """As :meth:`scores`, from similarities (n, P)."""
+    def all_scores(self, similarities: Similarities) -> Tensor:
+        """As :meth:`scores`, from the similarities."""
         experts = self.expert_scores(similarities)
         base = 0.0 if self.knows_base else -torch.inf
         scores = experts.new_full((len(experts), 2 + experts.shape[1]), -torch.inf)
@@ -153,8 +154,8 @@ class GainRouter(Router):
     def settings(self) -> dict[str, Any]:
         return {"neighbours": self.neighbours, "temperature": self.temperature, "locality": self.locality}
 
-    def expert_scores(self, similarities: Tensor) -> Tensor:
-        nearest = similarities.topk(min(self.neighbours, similarities.shape[1]), dim=1)
+    def expert_scores(self, similarities: Similarities) -> Tensor:
+        nearest = similarities.nearest(self.neighbours)
         logits = nearest.values / self.temperature + self.counts[nearest.indices].log()
         weights = logits.softmax(dim=1)
         return torch.einsum("nk,nke->ne", weights, self.gains[nearest.indices])
@@ -171,10 +172,10 @@ class _PilotRule(Router):
         members = torch.nn.functional.one_hot(owner, len(library.experts)).bool()
         self.members = members & torch.from_numpy(library.measured)[:, None]
 
-    def _similarity_by_expert(self, similarities: Tensor) -> Tensor:
+    def _similarity_by_expert(self, similarities: Similarities) -> Tensor:
         """(n, P, E), NaN where the pilot is another expert's."""
-        members = self.members.to(similarities.device)
-        return torch.where(members[None], similarities[:, :, None], torch.nan)
+        values = similarities.all()
+        return torch.where(self.members.to(values.device)[None], values[:, :, None], torch.nan)
 
 
 class PilotMeanRouter(_PilotRule):
@@ -182,7 +183,7 @@ class PilotMeanRouter(_PilotRule):
 
     name = "pilot-mean"
 
-    def expert_scores(self, similarities: Tensor) -> Tensor:
+    def expert_scores(self, similarities: Similarities) -> Tensor:
         return self._similarity_by_expert(similarities).nanmean(dim=1).nan_to_num(-torch.inf)
 
 
@@ -191,7 +192,7 @@ class PilotMaxRouter(_PilotRule):
 
     name = "pilot-max"
 
-    def expert_scores(self, similarities: Tensor) -> Tensor:
+    def expert_scores(self, similarities: Similarities) -> Tensor:
         return self._similarity_by_expert(similarities).nan_to_num(-torch.inf).amax(dim=1)
 
 
@@ -325,7 +326,7 @@ class RoutingPolicy:
     def explain(self, queries: Sequence[str], route_embeddings: Tensor, n_pilots: int = 5) -> list[Route]:
         """One :class:`Route` for every query, with its nearest pilots."""
         decision = self.decide(route_embeddings)
-        nearest = self.router.similarities(route_embeddings).topk(min(n_pilots, len(self.router.library)), dim=1)
+        nearest = self.router.similarities(route_embeddings).nearest(n_pilots)
         routes = []
         for row, query in enumerate(queries):
             scores = {

@@ -25,6 +25,7 @@ from routerretriever.collection import Collection
 from routerretriever.embedding_cache import default_directory
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.lora import Adapter
+from routerretriever.precision import has_bfloat16
 from routerretriever.progress import Progress, Silent
 from routerretriever.queries import HIDDEN_BUDGET
 from routerretriever.storage import ExpertInfo, check_expert_name
@@ -86,12 +87,9 @@ class TrainingConfig:
 
     def uses_half(self, device: torch.device) -> bool:
         """Whether products with the frozen weights are computed in bfloat16 on this device."""
-        if self.precision != "auto" or device.type not in ("cpu", "cuda"):
+        if self.precision != "auto":
             return self.precision == "bf16"
-        if device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported())
-        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not say
-        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+        return has_bfloat16(device)
 
 
 PRESETS = {
@@ -315,7 +313,7 @@ class _Training:
         least = base + KEPT_GAIN * (_macro_mean(self.best_values) - base)
         for strength in sorted(s for s in self.config.strengths if s < 1.0):
             scaled = self.best.scaled(strength)
-            values = self._evaluate(scaled.to(self.adapter.parameters()[0].device))
+            values = self._evaluate(scaled.mapped(lambda factor: factor.to(self.adapter.parameters()[0].device)))
             if _macro_mean(values) >= least:
                 self.best, self.best_values, self.strength = scaled, values, strength
                 return

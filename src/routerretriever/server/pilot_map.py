@@ -41,9 +41,9 @@ class PilotMap:
         """Lay out a sample of the pilots so that near ones in the router's space are near each other."""
         library, router = policy.router.library, policy.router
         rows = _sample(np.array(library.sources), library.measured)
-        vectors = router.centroids[torch.from_numpy(rows)].cpu().numpy()
+        vectors = router.points.exact[torch.from_numpy(rows)].cpu().numpy()
         places = _layout(vectors)
-        scores = policy.router.scores(torch.from_numpy(library.centroids[rows]).to(router.centroids.device))
+        scores = policy.router.scores(torch.from_numpy(library.centroids[rows]).to(router.points.exact.device))
         best = scores.argmax(dim=1).tolist()
         points = tuple(
             MapPoint(
@@ -61,7 +61,7 @@ class PilotMap:
 
     def place(self, route_embeddings: torch.Tensor) -> list[tuple[float, float]]:
         """Where queries (n, d_route) would stand: among the nearest points, nearer to those that are more alike."""
-        similarities = self.policy.router.similarities(route_embeddings)[:, torch.from_numpy(self.rows)].cpu()
+        similarities = self.policy.router.similarities(route_embeddings).all()[:, torch.from_numpy(self.rows)].cpu()
         nearest = similarities.topk(min(_NEIGHBOURS, len(self.rows)), dim=1)
         shares = (nearest.values / _TEMPERATURE).softmax(dim=1).numpy()
         found = np.einsum("nk,nkd->nd", shares, self.places[nearest.indices.numpy()])
