@@ -1,0 +1,92 @@
+"""Models with as many experts as wanted, texts of an exact length, and a router that mixes them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from routerretriever import Collection, RouterRetriever
+from routerretriever.familiarity import PilotSpace
+from routerretriever.lora import Adapter
+from routerretriever.pilots import PilotLibrary
+from routerretriever.routing import RoutingPolicy, make_router
+from routerretriever.storage import ExpertInfo
+from routerretriever.vectors import Vectors
+
+PILOTS = 12_000  # of a library, at least: nine collections have about as many
+PILOTS_EACH = 100
+NOISE = 0.02
+
+
+def real_queries(data: Path, names: Sequence[str], each: int = 110) -> list[str]:
+    """Test queries of some collections, mixed."""
+    queries: list[str] = []
+    for name in names:
+        queries += list(Collection.load(data / name).split("test").sample(each, 1).queries.values())
+    return [queries[(number * 97) % len(queries)] for number in range(len(queries))]
+
+
+def texts_of(model: RouterRetriever, queries: Sequence[str], count: int, tokens: int) -> list[str]:
+    """Texts of words from real queries, each of exactly so many tokens."""
+    tokenizer = model.encoder.tokenizer
+    words = sorted({word for query in queries for word in query.lower().split() if word.isalpha()})
+    whole = [word for word in words if len(tokenizer(word)["input_ids"]) == 3]
+    rng = np.random.default_rng(tokens)
+    return [" ".join(rng.choice(whole, tokens - 2)) for _ in range(count)]
+
+
+def with_experts(path: Path, count: int) -> RouterRetriever:
+    """The model at ``path`` with so many experts: its own, and after them its own with a little noise."""
+    model = RouterRetriever.from_pretrained(path, device="cpu")
+    own = list(model.encoder.experts.values())
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(factor: torch.Tensor) -> torch.Tensor:
+        return factor * (1 + NOISE * torch.randn(factor.shape, generator=generator))
+
+    experts: OrderedDict[str, Adapter] = OrderedDict()
+    for number in range(count):
+        adapter = own[number % len(own)]
+        experts[f"e{number}"] = adapter if number < len(own) else adapter.mapped(noisy)
+    model.encoder.policy = None
+    model.encoder.set_experts(experts)
+    model.encoder.expert_info = {name: ExpertInfo() for name in experts}
+    return model
+
+
+def library_for(embeddings: Vectors, experts: Sequence[str]) -> PilotLibrary:
+    """Pilots by which text i of some goes to expert i modulo their number; there are as many as in real libraries.
+
+    Args:
+        embeddings: route embeddings of the texts (n, d).
+        experts: names.
+    """
+    count = max(PILOTS, PILOTS_EACH * len(experts), len(embeddings))
+    rng = np.random.default_rng(0)
+    rows = np.arange(count) % len(embeddings)
+    noise = rng.normal(scale=0.5, size=(count, embeddings.shape[1])) / embeddings.shape[1] ** 0.5
+    noise[: len(embeddings)] = 0
+    centroids = embeddings[rows] + noise.astype(np.float32)
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    owner = rows % len(experts)
+    gains = np.zeros((count, len(experts)), np.float32)
+    gains[np.arange(count), owner] = 0.3
+    ones = np.ones(count, np.int64)
+    sources = tuple(f"c{number}" for number in owner)
+    library = PilotLibrary(tuple(experts), centroids, gains, ones, sources, ("",) * count)
+    space = PilotSpace.fit(centroids, sources, np.arange(count) < 1)
+    return replace(library, space=space)
+
+
+def route_to_all(model: RouterRetriever, texts: Sequence[str]) -> list[str]:
+    """Give the model a library that sends text i to expert i modulo their number; answers where each really goes."""
+    embeddings = model.route_embeddings(texts)
+    names = list(model.encoder.experts)
+    model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, names)))
+    model.encoder.policy.abstain = False
+    return list(model.encode_routed(texts[:512]).experts)
