@@ -60,7 +60,7 @@ class Peft:
         """``set_adapter`` for every expert of the batch, one after another."""
         names, vectors = np.array(experts), np.empty((len(texts), 384), np.float32)
         for name in dict.fromkeys(experts):
-            rows = np.flatnonzero(names == name)
+            rows = np.flatnonzero(names == name).tolist()
             self.model.set_adapter(name)
             vectors[rows] = self._pooled(self._features([texts[row] for row in rows])).numpy()
         return vectors

@@ -83,7 +83,7 @@ def paired(systems: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> di
 
 
 def summary(times: Mapping[str, list[float]], ours: str, floor: float | None = None) -> dict[str, Any]:
-    """Median milliseconds and quartiles of each system, and how many times as fast as each peer ours is, round by round.
+    """Median milliseconds and quartiles of each system, and how many times as fast as each peer ours is.
 
     A speed below 1 says that the peer is faster. ``floor`` is in seconds.
     """
@@ -101,8 +101,8 @@ def summary(times: Mapping[str, list[float]], ours: str, floor: float | None = N
 
 
 def encoder_flops(model: torch.nn.Module, tokens: int, length: int) -> float:
-    """Multiplications and additions to encode so many tokens in texts of some length: the linear layers and attention."""
+    """Operations to encode so many tokens in texts of some length: the linear layers and attention."""
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     config: Any = model.config
-    attention = 2 * config.num_hidden_layers * length * config.hidden_size
+    attention = 2 * int(config.num_hidden_layers) * length * int(config.hidden_size)
     return 2.0 * tokens * (linear + attention)
