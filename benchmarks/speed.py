@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from core import SEEN, surroundings
+from core import surroundings
 from speed_queries import run
 
 from routerretriever.cli import quiet_libraries
@@ -21,5 +21,5 @@ if __name__ == "__main__":
     quiet_libraries()
     model, data, out = (Path(argument) for argument in sys.argv[1:4])
     with tempfile.TemporaryDirectory() as scratch:
-        result = run(model, data, Path(scratch), SEEN)
+        result = run(model, data, Path(scratch))
     out.write_text(json.dumps({**surroundings(), **result}, indent=2) + "\n", encoding="utf-8")

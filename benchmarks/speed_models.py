@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from routerretriever import Collection, RouterRetriever
+from routerretriever import RouterRetriever
 from routerretriever.familiarity import PilotSpace
 from routerretriever.lora import Adapter
 from routerretriever.pilots import PilotLibrary
@@ -21,14 +21,6 @@ from routerretriever.vectors import Vectors
 PILOTS = 12_000  # of a library, at least: nine collections have about as many
 PILOTS_EACH = 100
 NOISE = 0.02
-
-
-def real_queries(data: Path, names: Sequence[str], each: int = 110) -> list[str]:
-    """Test queries of some collections, mixed."""
-    queries: list[str] = []
-    for name in names:
-        queries += list(Collection.load(data / name).split("test").sample(each, 1).queries.values())
-    return [queries[(number * 97) % len(queries)] for number in range(len(queries))]
 
 
 def texts_of(model: RouterRetriever, queries: Sequence[str], count: int, tokens: int) -> list[str]:
@@ -89,4 +81,4 @@ def route_to_all(model: RouterRetriever, texts: Sequence[str]) -> list[str]:
     names = list(model.encoder.experts)
     model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, names)))
     model.encoder.policy.abstain = False
-    return list(model.encode_routed(texts[:512]).experts)
+    return list(model.encode_routed(texts).experts)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from core import mixed_queries
 from peft import PeftModel
-from speed_models import real_queries, route_to_all, texts_of, with_experts
+from speed_models import route_to_all, texts_of, with_experts
 from speed_timing import Machine, encoder_flops, paired, summary, using_threads
 from torch.nn import functional as F
 
@@ -38,7 +39,7 @@ class Peft:
         for folder in rest:
             self.model.load_adapter(str(folder), adapter_name=folder.name)
         self.model.eval()
-        self.base, self.transformer = base, transformer
+        self.transformer = transformer
 
     def _features(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = self.transformer.preprocess(list(texts))
@@ -84,10 +85,10 @@ def agree(ours: Vectors, theirs: Vectors, what: str) -> float:
     return difference
 
 
-def run(path: Path, data: Path, scratch: Path, names: Sequence[str]) -> dict[str, Any]:
+def run(path: Path, data: Path, scratch: Path) -> dict[str, Any]:
     """The whole grid; vectors are compared before anything is timed."""
     base = load_base("all-MiniLM-L6-v2", "cpu")
-    queries = real_queries(data, names)
+    queries = mixed_queries(data)
     rows = []
     for count in sorted({count for *_, counts in GRID for count in counts}):
         model = with_experts(path, count)

@@ -41,5 +41,6 @@ def test_few_points_are_compared_exactly(vectors):
 
 
 def test_the_nearest_are_found_once(vectors):
-    similarities = Similarities(*(vectors[0], Points(vectors[1])))
+    queries, points = vectors
+    similarities = Similarities(queries, Points(points))
     assert similarities.nearest(7) is similarities.nearest(7)

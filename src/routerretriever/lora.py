@@ -209,24 +209,28 @@ class GatheredPlan:
 
     Attributes:
         adapters: k of each row, row after row (n · k).
+        rank: the largest of theirs.
         shares: how much of each (n, k), their scaling included; ``None`` is all of it.
     """
 
     adapters: tuple[Adapter, ...]
+    rank: int
     shares: Tensor | None = None
 
     @classmethod
     def of(cls, experts: Sequence[Adapter], chosen: Tensor, shares: Tensor | None = None) -> GatheredPlan:
         """The plan in which rows use the experts ``chosen`` (n, k), and ``shares`` (n, k) of their updates."""
-        adapters = tuple(experts[number] for number in chosen.flatten().tolist())
+        numbers = chosen.flatten().tolist()
+        adapters = tuple(experts[number] for number in numbers)
+        rank = max(experts[number].rank for number in set(numbers))
         if any(adapter.scaling != 1.0 for adapter in adapters):
             scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(chosen.shape)
             shares = scaling if shares is None else shares * scaling
-        return cls(adapters, shares)
+        return cls(adapters, rank, shares)
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        n = len(x)
-        k, rank = len(self.adapters) // n, max(adapter.rank for adapter in self.adapters)
+        n, rank = len(x), self.rank
+        k = len(self.adapters) // n
         pairs = [adapter.pair(layer, rank) for adapter in self.adapters]
         a = torch.stack([a for a, _ in pairs]).view(n, k * rank, -1)
         b = torch.stack([b for _, b in pairs])

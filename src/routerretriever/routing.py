@@ -293,7 +293,9 @@ class RoutingPolicy:
 
     def decide(self, route_embeddings: Tensor) -> Decision:
         """Score, choose, and hold back where the pilots do not know the query."""
-        similarities = self.router.similarities(route_embeddings)
+        return self._decide(self.router.similarities(route_embeddings))
+
+    def _decide(self, similarities: Similarities) -> Decision:
         scores = self.router.all_scores(similarities)
         known = familiarity(similarities, self.router.density)
         strength = self._strength(known)
@@ -325,8 +327,8 @@ class RoutingPolicy:
 
     def explain(self, queries: Sequence[str], route_embeddings: Tensor, n_pilots: int = 5) -> list[Route]:
         """One :class:`Route` for every query, with its nearest pilots."""
-        decision = self.decide(route_embeddings)
-        nearest = self.router.similarities(route_embeddings).nearest(n_pilots)
+        similarities = self.router.similarities(route_embeddings)
+        decision, nearest = self._decide(similarities), similarities.nearest(n_pilots)
         routes = []
         for row, query in enumerate(queries):
             scores = {

@@ -310,10 +310,11 @@ class _Training:
         if self.best is None or self.best_values is None:
             return
         base = _macro_mean(base_values)
+        device = self.adapter.parameters()[0].device
         least = base + KEPT_GAIN * (_macro_mean(self.best_values) - base)
         for strength in sorted(s for s in self.config.strengths if s < 1.0):
             scaled = self.best.scaled(strength)
-            values = self._evaluate(scaled.mapped(lambda factor: factor.to(self.adapter.parameters()[0].device)))
+            values = self._evaluate(scaled.mapped(lambda factor: factor.to(device)))
             if _macro_mean(values) >= least:
                 self.best, self.best_values, self.strength = scaled, values, strength
                 return
