@@ -87,7 +87,11 @@ def mixed_queries(data: Path, count: int = 768) -> list[str]:
 def surroundings() -> dict[str, Any]:
     """The machine and the versions, as they stand in a result."""
     return {
-        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads()},
+        "machine": {
+            "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+            "cores": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
         "versions": {"routerretriever": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 

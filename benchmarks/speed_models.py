@@ -12,7 +12,7 @@ import torch
 
 from routerretriever import RouterRetriever
 from routerretriever.familiarity import PilotSpace
-from routerretriever.lora import Adapter
+from routerretriever.lora import Adapter, save_adapter
 from routerretriever.pilots import PilotLibrary
 from routerretriever.routing import RoutingPolicy, make_router
 from routerretriever.storage import ExpertInfo
@@ -32,14 +32,14 @@ def texts_of(model: RouterRetriever, queries: Sequence[str], count: int, tokens:
     return [" ".join(rng.choice(whole, tokens - 2)) for _ in range(count)]
 
 
-def with_experts(path: Path, count: int) -> RouterRetriever:
+def with_experts(path: Path, count: int, device: str = "cpu") -> RouterRetriever:
     """The model at ``path`` with so many experts: its own, and after them its own with a little noise."""
-    model = RouterRetriever.from_pretrained(path, device="cpu")
+    model = RouterRetriever.from_pretrained(path, device=device)
     own = list(model.encoder.experts.values())
     generator = torch.Generator().manual_seed(0)
 
     def noisy(factor: torch.Tensor) -> torch.Tensor:
-        return factor * (1 + NOISE * torch.randn(factor.shape, generator=generator))
+        return factor * (1 + NOISE * torch.randn(factor.shape, generator=generator).to(factor))
 
     experts: OrderedDict[str, Adapter] = OrderedDict()
     for number in range(count):
@@ -82,3 +82,13 @@ def route_to_all(model: RouterRetriever, texts: Sequence[str]) -> list[str]:
     model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, names)))
     model.encoder.policy.abstain = False
     return list(model.encode_routed(texts).experts)
+
+
+def saved_adapters(model: RouterRetriever, folder: Path) -> list[Path]:
+    """The model's experts as PEFT folders."""
+    folders = []
+    for name, adapter in model.encoder.experts.items():
+        if not (folder / name / "adapter_model.safetensors").exists():
+            save_adapter(adapter, folder / name, base=model.encoder.base.id, revision=None)
+        folders.append(folder / name)
+    return folders

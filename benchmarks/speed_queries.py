@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from core import mixed_queries
 from peft import PeftModel
-from speed_models import route_to_all, texts_of, with_experts
+from sentence_transformers import SentenceTransformer
+from speed_models import route_to_all, saved_adapters, texts_of, with_experts
+from speed_setting import Setting, said
 from speed_timing import Machine, encoder_flops, paired, summary, using_threads
 from torch.nn import functional as F
 
 from routerretriever import RouterRetriever
-from routerretriever.base_models import load_base
-from routerretriever.lora import save_adapter
 from routerretriever.vectors import Vectors
 
 # threads, tokens, batches, experts
@@ -43,7 +43,8 @@ class Peft:
 
     def _features(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = self.transformer.preprocess(list(texts))
-        return {key: found[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in found}
+        wanted = ("input_ids", "attention_mask", "token_type_ids")
+        return {key: found[key].to(self.model.device) for key in wanted if key in found}
 
     def _pooled(self, features: dict[str, torch.Tensor], **kwargs: Any) -> torch.Tensor:
         hidden = self.model(**features, **kwargs).last_hidden_state
@@ -53,7 +54,7 @@ class Peft:
     @torch.inference_mode()
     def mixed(self, texts: Sequence[str], experts: Sequence[str]) -> Vectors:
         """One batch through ``adapter_names``."""
-        vectors: Vectors = self._pooled(self._features(texts), adapter_names=list(experts)).numpy()
+        vectors: Vectors = self._pooled(self._features(texts), adapter_names=list(experts)).cpu().numpy()
         return vectors
 
     @torch.inference_mode()
@@ -63,18 +64,8 @@ class Peft:
         for name in dict.fromkeys(experts):
             rows = np.flatnonzero(names == name).tolist()
             self.model.set_adapter(name)
-            vectors[rows] = self._pooled(self._features([texts[row] for row in rows])).numpy()
+            vectors[rows] = self._pooled(self._features([texts[row] for row in rows])).cpu().numpy()
         return vectors
-
-
-def saved_adapters(model: RouterRetriever, folder: Path) -> list[Path]:
-    """The model's experts as PEFT folders."""
-    folders = []
-    for name, adapter in model.encoder.experts.items():
-        if not (folder / name / "adapter_model.safetensors").exists():
-            save_adapter(adapter, folder / name, base=model.encoder.base.id, revision=None)
-        folders.append(folder / name)
-    return folders
 
 
 def agree(ours: Vectors, theirs: Vectors, what: str) -> float:
@@ -85,57 +76,55 @@ def agree(ours: Vectors, theirs: Vectors, what: str) -> float:
     return difference
 
 
-def run(path: Path, data: Path, scratch: Path) -> dict[str, Any]:
+def run(setting: Setting) -> dict[str, Any]:
     """The whole grid; vectors are compared before anything is timed."""
-    base = load_base("all-MiniLM-L6-v2", "cpu")
-    queries = mixed_queries(data)
-    rows = []
+    base, rows = setting.base(), []
     for count in sorted({count for *_, counts in GRID for count in counts}):
-        model = with_experts(path, count)
-        peft = Peft(load_base("all-MiniLM-L6-v2", "cpu"), saved_adapters(model, scratch))
-        two_passes = with_experts(path, count)
+        model = with_experts(setting.model, count, setting.device)
+        peft = Peft(setting.base(), saved_adapters(model, setting.scratch))
+        two_passes = with_experts(setting.model, count, setting.device)
         two_passes.encoder.route_layer = two_passes.encoder.num_layers
+        systems = Systems(base, model, two_passes, peft)
         for threads, tokens, batches, counts in GRID:
             if count not in counts:
                 continue
-            texts = texts_of(model, queries, 512, tokens)
+            texts = texts_of(model, setting.queries, 512, tokens)
             routed, _ = route_to_all(model, texts), route_to_all(two_passes, texts)
-            machine = Machine.measured(threads)
+            machine = setting.machine(threads)
             with using_threads(threads):
                 for batch in batches:
-                    row = _row(base, model, two_passes, peft, texts, routed, batch, machine)
-                    rows.append({"threads": threads, "tokens": tokens, "batch": batch, "experts": count} | row)
-                    print(rows[-1], flush=True)
+                    facts = {"threads": threads, "tokens": tokens, "batch": batch, "experts": count}
+                    rows.append(said(facts | systems.measured(texts[:batch], routed[:batch], machine)))
     return {"rows": rows}
 
 
-def _row(
-    base: Any,
-    model: RouterRetriever,
-    two_passes: RouterRetriever,
-    peft: Peft,
-    texts: Sequence[str],
-    routed: Sequence[str],
-    batch: int,
-    machine: Machine,
-) -> dict[str, Any]:
-    part, experts = list(texts[:batch]), list(routed[:batch])
-    length = len(model.encoder.tokenizer(part[0])["input_ids"])
-    ours = model.encode_query(part, batch_size=batch)
-    systems: dict[str, Callable[[], Any]] = {
-        "routed": lambda: model.encode_query(part, batch_size=batch),
-        "base": lambda: base.encode_query(part, batch_size=batch),
-        "two passes": lambda: two_passes.encode_query(part, batch_size=batch),
-        "peft adapter_names": lambda: peft.mixed(part, experts),
-        "peft set_adapter": lambda: peft.grouped(part, experts),
-    }
-    named = [expert for expert in experts if expert in model.encoder.experts]
-    if len(named) < len(experts):
-        raise SystemExit("The benchmark's router was to send every text to an expert, and did not.")
-    difference = max(agree(ours, peft.mixed(part, experts), "PEFT"), agree(ours, peft.grouped(part, experts), "PEFT"))
-    floor = encoder_flops(model.encoder.transformer.model, batch * length, length) / machine.fp32_per_second
-    return {
-        "different experts": len(set(experts)),
-        "largest difference to PEFT": difference,
-        **summary(paired(systems), "routed", floor),
-    }
+@dataclass(frozen=True)
+class Systems:
+    """What is compared."""
+
+    base: SentenceTransformer
+    model: RouterRetriever
+    two_passes: RouterRetriever
+    peft: Peft
+
+    def measured(self, texts: list[str], experts: list[str], machine: Machine) -> dict[str, Any]:
+        """One batch through all of them in turn."""
+        batch, encoder = len(texts), self.model.encoder
+        if not set(experts) <= set(encoder.experts):
+            raise SystemExit("The benchmark's router was to send every text to an expert, and did not.")
+        work: dict[str, Callable[[], Any]] = {
+            "routed": lambda: self.model.encode_query(texts, batch_size=batch),
+            "base": lambda: self.base.encode_query(texts, batch_size=batch),
+            "two passes": lambda: self.two_passes.encode_query(texts, batch_size=batch),
+            "peft adapter_names": lambda: self.peft.mixed(texts, experts),
+            "peft set_adapter": lambda: self.peft.grouped(texts, experts),
+        }
+        ours = work["routed"]()
+        difference = max(agree(ours, work[name](), name) for name in work if name.startswith("peft"))
+        length = len(encoder.tokenizer(texts[0])["input_ids"])
+        floor = encoder_flops(encoder.transformer.model, batch * length, length) / machine.fp32_per_second
+        return {
+            "different experts": len(set(experts)),
+            "largest difference to PEFT": difference,
+            **summary(paired(work), "routed", floor),
+        }

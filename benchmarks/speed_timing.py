@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from routerretriever.precision import has_bfloat16
+
 ROUNDS = 5
 _AT_LEAST = 0.05  # seconds of one measurement; short work is repeated
 
@@ -20,22 +22,26 @@ class Machine:
     """What this processor does at best with so many threads, measured with a large product and a large copy."""
 
     threads: int
+    device: str
     fp32_per_second: float
-    bf16_per_second: float
+    bf16_per_second: float | None  # where there are no instructions for it, a product would take minutes
     bytes_per_second: float
 
     @classmethod
-    def measured(cls, threads: int) -> Machine:
+    def measured(cls, threads: int, device: str = "cpu") -> Machine:
         """Arithmetic and memory speed, the best of several rounds."""
+        where = torch.device(device)
         with using_threads(threads):
-            return cls(threads, _flops(torch.float32), _flops(torch.bfloat16), _bandwidth())
+            half = _flops(torch.bfloat16, where) if has_bfloat16(where) else None
+            return cls(threads, device, _flops(torch.float32, where), half, _bandwidth(where))
 
     def to_dict(self) -> dict[str, Any]:
         """In units that people read."""
         return {
             "threads": self.threads,
+            "device": self.device,
             "fp32 GFLOP/s": round(self.fp32_per_second / 1e9, 1),
-            "bf16 GFLOP/s": round(self.bf16_per_second / 1e9, 1),
+            "bf16 GFLOP/s": self.bf16_per_second and round(self.bf16_per_second / 1e9, 1),
             "memory GB/s": round(self.bytes_per_second / 1e9, 1),
         }
 
@@ -55,21 +61,28 @@ def _best(work: Callable[[], Any], rounds: int = 7) -> float:
     return min(_seconds(work, 1) for _ in range(rounds))
 
 
-def _flops(dtype: torch.dtype, size: int = 1536) -> float:
-    first, second = (torch.randn(size, size).to(dtype) for _ in range(2))
+def _flops(dtype: torch.dtype, device: torch.device, size: int = 1536) -> float:
+    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / _best(lambda: first @ second)
 
 
-def _bandwidth(count: int = 2**26) -> float:
-    numbers = torch.ones(count)
+def _bandwidth(device: torch.device, count: int = 2**26) -> float:
+    numbers = torch.ones(count, device=device)
     return 4 * count / _best(numbers.sum)
 
 
 def _seconds(work: Callable[[], Any], repeats: int) -> float:
+    _synchronise()
     start = time.perf_counter()
     for _ in range(repeats):
         work()
+    _synchronise()
     return (time.perf_counter() - start) / repeats
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def paired(systems: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, list[float]]:

@@ -110,7 +110,7 @@ def test_approximate_only_above_the_limit(model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         model,
         "embed_texts",
-        lambda texts, progress=None: np.random.default_rng(0).normal(size=(len(texts), 32)).astype(np.float32),
+        lambda texts, **_: np.random.default_rng(0).normal(size=(len(texts), 32)).astype(np.float32),
     )
     index = Index.create(tmp_path / "big", model)
     index.upsert(documents(300))

@@ -301,6 +301,9 @@ def index(
             metavar="COLLECTION|FILE.jsonl", help="A collection, or documents as JSONL.", show_default=False
         ),
     ],
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 (faster where the device has instructions for it), or auto.")
+    ] = "fp32",
     lenient: Lenient = False,
     device: Device = None,
     as_json: AsJson = False,
@@ -316,7 +319,7 @@ def index(
         collection = _collection(source, lenient)
         name, documents = collection.name, list(collection.documents)
     opened = Index.create(index, _load(model, device), model_path=model)
-    count = opened.upsert(documents, collection=name, progress=Bars())
+    count = opened.upsert(documents, collection=name, precision=precision, progress=Bars())
     if as_json:
         _print_json({"index": index, "collection": name, "written": count, "documents": len(opened)})
         return

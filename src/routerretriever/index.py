@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -159,6 +160,7 @@ class Index:
         *,
         collection: str = "",
         encode: Callable[[list[str]], Vectors] | None = None,
+        precision: str = "fp32",
         progress: Progress | None = None,
     ) -> int:
         """Add documents, replacing those of the same collection and id.
@@ -167,6 +169,8 @@ class Index:
             documents: any number; they are encoded and written in blocks.
             collection: that they belong to.
             encode: texts → vectors (n, d) of the index's model; default the model itself, with its cache.
+            precision: in which the model computes: ``fp32``, ``bf16``, or ``auto``, which takes bf16 where the
+                device has instructions for it.
             progress: where to report.
 
         Returns:
@@ -179,7 +183,8 @@ class Index:
         count = 0
         for block in _blocks(documents, _ADD_BLOCK):
             texts = [document.content for document in block]
-            vectors = encode(texts) if encode else self.model.embed_texts(texts, progress=progress)
+            embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
+            vectors = embed(texts)
             self._write(block, vectors, collection)
             count += len(block)
         self._refresh(progress or Silent())

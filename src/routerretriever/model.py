@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 from routerretriever import library as library_building
 from routerretriever.base_models import base_info, load_base
 from routerretriever.collection import Collection
+from routerretriever.documents import encode_documents, resolved_precision
 from routerretriever.embedding_cache import EmbeddingCache
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
@@ -371,18 +372,24 @@ class RouterRetriever(SentenceTransformer):
 
     # -- documents ---------------------------------------------------------------------------------
 
-    def embed_texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
-        """Document vectors (n, d) from the cache, encoding only what is new."""
-        cache = EmbeddingCache(self.fingerprint, self.encoder.dimension)
+    def embed_texts(
+        self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
+    ) -> Vectors:
+        """Document vectors (n, d) from the cache, encoding only what is new.
+
+        Args:
+            texts: any number of them.
+            precision: ``fp32``, ``bf16`` or ``auto``; see :func:`routerretriever.documents.encode_documents`.
+            progress: where to report.
+        """
+        precision = resolved_precision(precision, self.device)
+        name = self.fingerprint if precision == "fp32" else f"{self.fingerprint}-{precision}"
+        cache = EmbeddingCache(name, self.encoder.dimension)
         missing = cache.count_missing(texts)
         with (progress or Silent()).task("embed documents", missing) as task:
-
-            def encode(block: list[str]) -> Vectors:
-                vectors: Vectors = self.encode_document(block)
-                task.advance(len(block))
-                return vectors
-
-            return cache.vectors(texts, encode)
+            return cache.vectors(
+                texts, lambda block: encode_documents(self, block, precision=precision, done=task.advance)
+            )
 
     def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
         """The vectors of a collection's documents (m, d), in their order."""

@@ -1,0 +1,105 @@
+"""Documents: our bulk encoding against sentence-transformers' own, and what bfloat16 costs in quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from speed_models import texts_of
+from speed_setting import Setting, said
+from speed_timing import Machine, encoder_flops, paired, summary, using_threads
+
+from routerretriever import RouterRetriever
+from routerretriever.documents import encode_documents
+from routerretriever.evaluation import ndcg_at_10
+from routerretriever.precision import has_bfloat16
+from routerretriever.vectors import Vectors
+
+LENGTHS = (64, 256, 512)
+TOKENS = 16_384  # of all texts of one measurement
+SAMPLE = 256  # real documents of one measurement
+COLLECTIONS = ("scifact", "nl2bash")
+TOLERANCE = 1e-4
+
+
+def run(setting: Setting) -> dict[str, Any]:
+    """Texts of one length, real documents of all lengths, and nDCG@10 with the vectors of each precision."""
+    model = RouterRetriever.from_pretrained(setting.model, device=setting.device)
+    encoders = Encoders(model, setting.base(), setting.base().bfloat16() if has_bfloat16(model.device) else None)
+    longest, rows = model.encoder.max_seq_length or max(LENGTHS), []
+    for threads in (1, 2):
+        machine = setting.machine(threads)
+        with using_threads(threads):
+            encoders.read_up_to(max(LENGTHS))
+            for length in LENGTHS:
+                texts = texts_of(model, setting.queries, TOKENS // length, length)
+                rows.append(said({"threads": threads, "documents": str(length)} | encoders.measured(texts, machine)))
+            encoders.read_up_to(longest)
+            for name in COLLECTIONS:
+                contents = setting.collection(name).contents
+                texts = [contents[n] for n in np.random.default_rng(0).choice(len(contents), SAMPLE, replace=False)]
+                rows.append(said({"threads": threads, "documents": name} | encoders.measured(texts, machine)))
+    left_out = None if encoders.half is not None else "bf16: this processor has no instructions for it"
+    return {"rows": rows, "left out": left_out, "quality": [said(_quality(setting, model, n)) for n in COLLECTIONS]}
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Ours, the plain base, and the plain base in bfloat16 where that is fast."""
+
+    model: RouterRetriever
+    base: SentenceTransformer
+    half: SentenceTransformer | None
+
+    def read_up_to(self, tokens: int) -> None:
+        """Let all of them read texts of so many tokens."""
+        self.model.encoder.max_seq_length = tokens
+        for plain in (self.base, self.half):
+            if plain is not None:
+                plain.max_seq_length = tokens
+
+    def measured(self, texts: list[str], machine: Machine) -> dict[str, Any]:
+        """The same documents through all of them in turn."""
+        model, base, half = self.model, self.base, self.half
+        systems: dict[str, Callable[[], Any]] = {
+            "ours": lambda: encode_documents(model, texts),
+            "sentence-transformers": lambda: base.encode_document(texts),
+        }
+        if half is not None:
+            systems["ours, bf16"] = lambda: encode_documents(model, texts, precision="bf16")
+            systems["sentence-transformers, bf16"] = lambda: half.encode_document(texts, convert_to_tensor=True)
+        difference = float(np.abs(systems["ours"]() - systems["sentence-transformers"]()).max())
+        if difference > TOLERANCE:
+            raise SystemExit(f"Our document vectors differ by {difference:.2g}.")
+        encoder = model.encoder
+        read = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_seq_length)["input_ids"]
+        flops = sum(encoder_flops(encoder.transformer.model, len(ids), len(ids)) for ids in read)
+        facts = {"texts": len(texts), "largest difference": difference}
+        ours = "ours" if half is None else "ours, bf16"
+        return facts | summary(paired(systems), ours, flops / machine.fp32_per_second)
+
+
+def _quality(setting: Setting, model: RouterRetriever, name: str) -> dict[str, Any]:
+    """nDCG@10 × 100 of test queries with documents in fp32 and, where it is fast, in bf16."""
+    collection = setting.collection(name)
+    split = collection.split("test").sample(500)
+    queries = {
+        e: _vectors(model, list(split.queries.values()), e) for e in ("base", name) if e in model.encoder.candidates
+    }
+    result: dict[str, Any] = {"collection": name, "queries": len(split)}
+    precisions = ("fp32", "bf16") if has_bfloat16(model.device) else ("fp32",)
+    for precision in precisions:
+        documents = model.embed_texts(collection.contents, precision=precision)
+        for expert, vectors in queries.items():
+            score = ndcg_at_10(vectors, split, documents, collection).mean()
+            result[f"{'base' if expert == 'base' else 'expert'}, {precision}"] = round(100 * float(score), 2)
+    return result
+
+
+def _vectors(model: RouterRetriever, texts: list[str], expert: str) -> Vectors:
+    with torch.inference_mode():
+        return np.asarray(model.encode_query(texts, expert=expert), np.float32)

@@ -1,0 +1,112 @@
+"""Many experts: loading them, adding one, and the memory they take, against PEFT's load_adapter.
+
+Every measurement is a process of its own, so that memory is what this one model takes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from speed_models import library_for, saved_adapters, with_experts
+from speed_queries import Peft
+from speed_setting import Setting, said
+
+from routerretriever import RouterRetriever
+from routerretriever.routing import RoutingPolicy, make_router
+
+COUNTS = (8, 64, 512)
+ROUNDS = 5
+
+
+def run(setting: Setting) -> dict[str, Any]:
+    """Models of 8, 64 and 512 experts, each loaded several times in turn with the peer's."""
+    alone = _measured("base", setting.model, setting)
+    rows = []
+    for count in COUNTS:
+        folder, adapters = _saved(setting, count)
+        ours = [_measured("ours", folder, setting) for _ in range(ROUNDS)]
+        peer = _measured("peer", adapters, setting)
+        size = sum(file.stat().st_size for file in folder.glob("experts/*/*.safetensors")) / 2**20
+        load, add = (sorted(row[key] for row in ours)[ROUNDS // 2] for key in ("load", "add"))
+        memory = sorted(row["resident"] for row in ours)[ROUNDS // 2] - alone["resident"]
+        rows.append(
+            said(
+                {
+                    "experts": count,
+                    "load s": round(load, 2),
+                    "of which the base": round(alone["load"], 2),
+                    "PEFT load s": round(peer["load"], 2),
+                    "add one ms": round(1e3 * add, 1),
+                    "PEFT add one ms": round(1e3 * peer["add"], 1),
+                    "files MiB": round(size, 1),
+                    "memory MiB": round(memory, 1),
+                    "memory over files": round(memory / size, 2),
+                    "PEFT memory MiB": round(peer["resident"] - alone["resident"], 1),
+                }
+            )
+        )
+    return {"rows": rows}
+
+
+def _saved(setting: Setting, count: int) -> tuple[Path, Path]:
+    """A model with so many experts and a library, and the same experts as PEFT folders."""
+    folder, adapters = setting.scratch / f"model-{count}", setting.scratch / f"adapters-{count}"
+    model = with_experts(setting.model, count)
+    saved_adapters(model, adapters)
+    embeddings = model.route_embeddings(setting.queries)
+    model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, list(model.encoder.experts))))
+    model.save_pretrained(folder)
+    return folder, adapters
+
+
+def _measured(what: str, folder: Path, setting: Setting) -> dict[str, float]:
+    command = [sys.executable, __file__, what, str(folder), str(setting.model), str(setting.data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _resident() -> float:
+    return float(psutil.Process().memory_info().rss / 2**20)
+
+
+def _one(what: str, folder: Path, setting: Setting) -> dict[str, float]:
+    """Seconds to load and to add one expert more, and MiB of memory between the two."""
+    setting.base()  # imports and first calls are nobody's
+    spare = with_experts(setting.model, 1)
+    adapter = spare.encoder.experts["e0"]
+    extra = saved_adapters(spare, setting.scratch / "spare")[0]
+    started = time.perf_counter()
+    if what == "peer":
+        peft = Peft(setting.base(), sorted(folder.iterdir()))
+        add = _timed(lambda: peft.model.load_adapter(str(extra), adapter_name="one-more"))
+    else:
+        model = RouterRetriever.from_pretrained(folder, device=setting.device)
+        add = _timed(lambda: model.add_expert("one-more", adapter))
+    load, resident = add[0] - started, add[1]
+    return {"load": load, "add": add[2], "resident": resident}
+
+
+def _timed(work: Any) -> tuple[float, float, float]:
+    """When it began, the memory then, and how long it took."""
+    started, resident = time.perf_counter(), _resident()
+    begun = time.perf_counter()
+    work()
+    return started, resident, time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from routerretriever.cli import quiet_libraries
+
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as scratch:
+        what, folder, model, data = sys.argv[1:5]
+        print(json.dumps(_one(what, Path(folder), Setting(Path(model), Path(data), Path(scratch)))))
