@@ -69,10 +69,42 @@ def serving_table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed_table(content: dict[str, Any]) -> str:
+    """One part of the speed benchmark: what was measured, ours, the floor, and ours against every peer."""
+    rows = content["rows"]
+    if not rows:
+        return str(content["left out"])
+    facts = list(dict.fromkeys(key for row in rows for key, value in row.items() if _plain(value)))
+    peers = list(dict.fromkeys(key for row in rows for key in row.get("speed against", {})))
+    heads = [*facts, *(["ours, ms"] if "ms" in rows[0] else []), *(f"× {peer}" for peer in peers)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "--:|" * len(heads)]
+    for row in rows:
+        cells = [_cell(row.get(fact, "")) for fact in facts]
+        if "ms" in row:
+            cells.append(_cell(next(iter(row["ms"].values()))))
+        cells += [_cell(row["speed against"].get(peer, "–")) for peer in peers]
+        lines.append("| " + " | ".join(cells) + " |")
+    if content.get("left out"):
+        lines += ["", f"Left out: {content['left out']}."]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+SPEED_PAGE = "benchmarks/speed/README.md"
+SPEED_PARTS = ("queries", "documents", "experts", "routing", "search", "library", "training")
+
 TABLES = (
     ("README.md", "results", "core.json", results_table),
     ("README.md", "systems", "real.json", systems_table),
     ("docs/server.md", "serving", "serving/load.json", serving_table),
+    *((SPEED_PAGE, part, f"speed/{part}.json", speed_table) for part in SPEED_PARTS),
 )
 
 

@@ -1,10 +1,14 @@
 """The fast comparison of queries with pilots against the plain one."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from routerretriever import similarity
+from routerretriever.precision import int8_product
 from routerretriever.similarity import Points, Similarities
 
 
@@ -19,16 +23,46 @@ def vectors():
 
 
 @pytest.mark.parametrize("k", [1, 5, 30])
-def test_ranked_in_bfloat16_and_compared_exactly_the_nearest_are_the_same(vectors, monkeypatch, k):
+@pytest.mark.parametrize("half", [True, False])
+def test_ranked_roughly_and_compared_exactly_the_nearest_are_the_same(vectors, monkeypatch, k, half):
     queries, points = vectors
-    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(similarity, "_ranking", lambda points: None)
     plain = Similarities(queries, Points(points)).nearest(k)
-    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: True)
+    monkeypatch.undo()
+    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: half)
     ranking = Points(points)
-    assert ranking.ranking is not None
+    if ranking.ranking is None and not half:
+        pytest.skip("this torch has no product of 8-bit integers")
     fast = Similarities(queries, ranking).nearest(k)
     torch.testing.assert_close(fast.values, plain.values, atol=1e-6, rtol=0)
     assert (fast.indices == plain.indices).float().mean() > 0.999  # but for ties
+
+
+def test_what_the_ranking_gives_is_rough_but_no_more(vectors):
+    queries, points = vectors
+    product = int8_product(points)
+    if product is None:
+        pytest.skip("this torch has no product of 8-bit integers")
+    error = (product(queries) - queries @ points.T).abs().max()
+    assert 0 < error < 0.02
+
+
+def test_without_a_rough_product_all_is_exact(vectors, monkeypatch):
+    queries, points = vectors
+    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: False)
+    monkeypatch.delattr(torch, "quantize_per_channel")
+    exact = Points(points)
+    assert exact.ranking is None
+    found = Similarities(queries, exact).nearest(5)
+    assert torch.equal(found.values, (queries @ points.T).topk(5, dim=1).values)
+
+
+def test_points_can_be_copied_and_sent_elsewhere(vectors):
+    queries, points = vectors
+    before = Points(points)
+    for after in (copy.deepcopy(before), pickle.loads(pickle.dumps(before))):
+        a, b = (Similarities(queries, each).nearest(9).indices for each in (before, after))
+        assert torch.equal(a, b)
 
 
 def test_few_points_are_compared_exactly(vectors):

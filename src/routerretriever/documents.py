@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 PRECISIONS = ("fp32", "bf16", "auto")
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
+BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 """Tokens of one batch, padding included."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from routerretriever.errors import LibraryError
 from routerretriever.familiarity import PilotSpace, familiarity
@@ -91,7 +92,7 @@ class Router(ABC):
         self.points = Points(self.space.transform(torch.from_numpy(library.centroids)))
         self.density = torch.from_numpy(self.space.density)
         self.gains = torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
-        self.counts = torch.from_numpy(library.counts).to(torch.float32)
+        self.log_counts = torch.from_numpy(library.counts).to(torch.float32).log()
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         """Where similarities are measured: as a rule, between the raw embeddings."""
@@ -108,7 +109,7 @@ class Router(ABC):
     def similarities(self, route_embeddings: Tensor) -> Similarities:
         """Cosine similarities of route embeddings (n, d) to the pilots."""
         if self.density.device != route_embeddings.device:
-            for attribute in ("points", "density", "gains", "counts"):
+            for attribute in ("points", "density", "gains", "log_counts"):
                 setattr(self, attribute, getattr(self, attribute).to(route_embeddings.device))
         return Similarities(self.space.transform(route_embeddings), self.points)
 
@@ -156,9 +157,9 @@ class GainRouter(Router):
 
     def expert_scores(self, similarities: Similarities) -> Tensor:
         nearest = similarities.nearest(self.neighbours)
-        logits = nearest.values / self.temperature + self.counts[nearest.indices].log()
+        logits = nearest.values / self.temperature + self.log_counts[nearest.indices]
         weights = logits.softmax(dim=1)
-        return torch.einsum("nk,nke->ne", weights, self.gains[nearest.indices])
+        return torch.bmm(weights[:, None], F.embedding(nearest.indices, self.gains))[:, 0]
 
 
 class _PilotRule(Router):

@@ -1,22 +1,23 @@
 """How similar queries are to pilots, computed as far as somebody asks.
 
 Every query is compared with every pilot: the only work that grows with the number of experts. Routing by gain needs
-no more than the nearest pilots, so where the processor multiplies bfloat16 fast, all pilots are first ranked in it
-and only the best of them compared exactly.
+no more than the nearest pilots, so all pilots are first ranked in the cheapest numbers that the processor multiplies
+fast, and only the best of them compared exactly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from routerretriever.precision import has_bfloat16
+from routerretriever.precision import has_bfloat16, int8_product
 
 SPARE = 32
-"""Pilots that the exact comparison gets beyond those asked for; bfloat16 misplaces a pilot by a few ranks."""
+"""Pilots that the exact comparison gets beyond those asked for; the ranking misplaces a pilot by a few ranks."""
 MIN_RANKED = 2048
 """Fewer pilots are compared exactly at once."""
 
@@ -26,12 +27,23 @@ class Points:
 
     def __init__(self, vectors: Tensor) -> None:
         self.exact = vectors
-        ranks = vectors.device.type == "cpu" and len(vectors) >= MIN_RANKED and has_bfloat16(vectors.device)
-        self.ranking = vectors.bfloat16() if ranks else None
+        ranks = vectors.device.type == "cpu" and len(vectors) >= MIN_RANKED
+        self.ranking = _ranking(vectors) if ranks else None
+
+    def __reduce__(self) -> tuple[type[Points], tuple[Tensor]]:
+        return Points, (self.exact,)
 
     def to(self, device: torch.device) -> Points:
         """The same points elsewhere."""
         return self if self.exact.device == device else Points(self.exact.to(device))
+
+
+def _ranking(points: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Queries → rough similarities to the points, where the processor has a way that is faster than the exact one."""
+    if not has_bfloat16(points.device):
+        return int8_product(points)
+    columns = points.bfloat16().T
+    return lambda queries: queries.bfloat16() @ columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +76,7 @@ class Similarities:
 
     def _ranked(self, k: int) -> Nearest:
         assert self.points.ranking is not None
-        rough = (self.queries.bfloat16() @ self.points.ranking.T).topk(k + SPARE, dim=1, sorted=False).indices
+        rough = self.points.ranking(self.queries).topk(k + SPARE, dim=1, sorted=False).indices
         near = F.embedding(rough, self.points.exact)  # (n, k + SPARE, d)
         best = _top(torch.bmm(near, self.queries[:, :, None])[:, :, 0], k)
         return Nearest(best.values, rough.gather(1, best.indices))
