@@ -14,21 +14,26 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers.base.modules import InputModule, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from routerretriever.errors import ExpertError, ModelError
-from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection
+from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection, SlicedPlan
 from routerretriever.routing import BASE, MERGED, RoutingPolicy
 from routerretriever.storage import BaseInfo, ExpertInfo, read_encoder, write_encoder
 
 # A group with fewer tokens than this is cheaper with gathered factors than with weights of its own.
 MIN_MERGED_TOKENS = 320
+# Small groups of at least so many rows on average are cheaper one after another than with factors for every row.
+MIN_SLICE_ROWS = 3
 # Merged weights kept at a time, counted in experts.
 MERGED_CACHE_SIZE = 16
 
@@ -396,7 +401,7 @@ class RoutedEncoder(InputModule):
             return hidden
         deferred.weights = deferred.decide(deferred.route_embeddings)
         groups = self._groups(deferred.weights, hidden.shape[1])
-        if len(groups) == 1:
+        if len(groups) == 1 and not isinstance(groups[0][1], SlicedPlan):
             return self._run_group(deferred, hidden, None, groups[0][1])
         output = torch.empty_like(hidden)
         for rows, plan in groups:
@@ -414,25 +419,34 @@ class RoutedEncoder(InputModule):
         return hidden
 
     def _groups(self, weights: Tensor, tokens: int) -> list[tuple[Tensor, Plan | None]]:
-        """Split rows of some tokens: base, merged and large groups with weights of their own, the rest gathered."""
+        """Split rows of some tokens: base, merged and large groups with weights of their own, the rest together."""
         groups: list[tuple[Tensor, Plan | None]] = []
-        alone = (weights[:, 2:] <= 0).all(dim=1)  # no single expert takes part
-        columns = torch.where(weights[:, 1] > 0, 1, 0)
-        columns = torch.where(alone, columns, torch.where(weights.amax(dim=1) >= 1.0, weights.argmax(dim=1), -1))
-        gathered: list[Tensor] = []
-        for column, count in zip(*(t.tolist() for t in columns.unique(return_counts=True)), strict=True):
-            rows = (columns == column).nonzero()[:, 0]
+        shares = weights.cpu().numpy()  # small: a dozen steps on it cost less than one layer's product
+        columns, rows_at = _leading(shares), partial(torch.as_tensor, device=weights.device)
+        gathered: list[NDArray[Any]] = []
+        small: dict[int, NDArray[Any]] = {}
+        for column in np.unique(columns).tolist():
+            rows = np.flatnonzero(columns == column)
             if column == 1:
-                for share in weights[rows, 1].unique().tolist():
-                    groups.append((rows[weights[rows, 1] == share], self._merged_plan(1, share)))
-            elif column == 0 or (column > 1 and (count * tokens >= MIN_MERGED_TOKENS or count == len(columns))):
-                groups.append((rows, self._merged_plan(column)))
+                for share in np.unique(shares[rows, 1]).tolist():
+                    groups.append((rows_at(rows[shares[rows, 1] == share]), self._merged_plan(1, share)))
+            elif column == 0 or (column > 1 and (len(rows) * tokens >= MIN_MERGED_TOKENS or len(rows) == len(columns))):
+                groups.append((rows_at(rows), self._merged_plan(column)))
+            elif column > 1:
+                small[column] = rows
             else:
                 gathered.append(rows)
+        if small and MIN_SLICE_ROWS * len(small) <= sum(map(len, small.values())):
+            adapters = tuple(self.experts[self.candidates[column]] for column in small)
+            plan = SlicedPlan(adapters, tuple(map(len, small.values())))
+            groups.append((rows_at(np.concatenate(list(small.values()))), plan))
+        else:
+            gathered += small.values()
         if gathered:
-            rows = torch.cat(gathered).sort().values  # a single group is run in the batch's own order
-            shares = weights[rows, 2:] + weights[rows, 1:2] / max(1, len(self.experts))
-            groups.append((rows, self.blended_plan(shares)))
+            rows = np.sort(np.concatenate(gathered))  # a single group is run in the batch's own order
+            mixed = weights[rows_at(rows)]
+            blended = self.blended_plan(mixed[:, 2:] + mixed[:, 1:2] / max(1, len(self.experts)))
+            groups.append((rows_at(rows), blended))
         return groups
 
     def _merged_plan(self, column: int, share: float = 1.0) -> Plan | None:
@@ -523,6 +537,13 @@ class RoutedEncoder(InputModule):
         encoder = read_encoder(cls, model_name_or_path, **kwargs)
         assert isinstance(encoder, cls)
         return encoder
+
+
+def _leading(shares: NDArray[Any]) -> NDArray[Any]:
+    """The column that has a row (n, 2 + E) to itself, or -1 where several experts or a part of one take part."""
+    alone = ~(shares[:, 2:] > 0).any(axis=1)
+    whole = np.where(shares.max(axis=1) >= 1.0, shares.argmax(axis=1), -1)
+    return np.where(alone, shares[:, 1] > 0, whole)
 
 
 def _blocks(names: Sequence[str]) -> list[Sequence[str]]:

@@ -242,6 +242,29 @@ class GatheredPlan:
         return torch.baddbmm(F.linear(x, layer.weight, layer.bias), low, b.transpose(1, 2))
 
 
+@dataclass(frozen=True, slots=True)
+class SlicedPlan:
+    """Rows stand group by group, and each group uses the whole update of one expert.
+
+    Attributes:
+        adapters: one a group.
+        sizes: rows of each group.
+    """
+
+    adapters: tuple[Adapter, ...]
+    sizes: tuple[int, ...]
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        output = F.linear(x, layer.weight, layer.bias)
+        groups = zip(self.adapters, x.split(self.sizes), output.split(self.sizes), strict=True)
+        for adapter, rows, result in groups:
+            if layer.name in adapter.factors:
+                a, b = adapter.factors[layer.name]
+                low = F.linear(rows.reshape(-1, layer.in_features), a)
+                result.view(-1, layer.out_features).addmm_(low, b.T, alpha=adapter.scaling)
+        return output
+
+
 def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str | None) -> None:
     """Write an adapter in PEFT's format, naming the base by hub id and never by a local path."""
     from peft import LoraConfig, TaskType
