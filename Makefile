@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-real lint bench bench-real clean
+.PHONY: demo test test-real lint bench bench-real bench-speed clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,5 +39,16 @@ bench-real: $(VENV)/.installed  ## the figures of benchmarks/, from real collect
 	cp -rn demo-output/bench-real/models demo-output/bench-real/vectors demo-output/bench-real-studies/
 	$(BIN)/routerretriever bench suites/real-studies.yaml --out demo-output/bench-real-studies
 
+# semantic-router wants an older openai than the tests do, so it lives apart.
+.venv-peers/.installed: constraints.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check semantic-router==1.1.1
+	touch $@
+
+bench-speed: $(VENV)/.installed .venv-peers/.installed  ## the figures of benchmarks/speed/, against what one would use instead
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt faiss-cpu
+	$(BIN)/python benchmarks/speed.py ../shared/data --peers .venv-peers/bin/python
+	$(BIN)/python benchmarks/tables.py
+
 clean:
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers demo-output .pytest_cache .mypy_cache .ruff_cache

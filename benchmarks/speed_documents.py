@@ -20,8 +20,8 @@ from routerretriever.precision import has_bfloat16
 from routerretriever.vectors import Vectors
 
 LENGTHS = (64, 256, 512)
-TOKENS = 16_384  # of all texts of one measurement
-SAMPLE = 256  # real documents of one measurement
+TOKENS = 6144  # of all texts of one measurement
+SAMPLE = 64  # real documents of one measurement
 COLLECTIONS = ("scifact", "nl2bash")
 TOLERANCE = 1e-4
 

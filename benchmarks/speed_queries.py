@@ -21,8 +21,9 @@ from routerretriever.vectors import Vectors
 
 # threads, tokens, batches, experts
 GRID: Sequence[tuple[int, int, Sequence[int], Sequence[int]]] = (
-    (2, 16, (1, 8, 64, 512), (1, 8, 64, 512)),
-    (2, 4, (1, 64, 512), (8,)),
+    (2, 16, (1, 8, 64, 512), (1, 8, 64)),
+    (2, 16, (1, 64), (512,)),
+    (2, 4, (1, 64), (8,)),
     (2, 64, (1, 64), (8,)),
     (1, 16, (1, 64), (8, 64)),
 )

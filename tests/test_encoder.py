@@ -242,3 +242,17 @@ def test_experts_survive_copying_between_dtypes(checkpoint):
     doubled = model.encode_query(TEXTS, expert="e0", convert_to_tensor=True)
     assert doubled.dtype == torch.float64
     assert (wanted - doubled).abs().max() < 1e-4
+
+
+def test_options_of_sentence_transformers_still_hold(base_path):
+    model = with_experts(base_path)
+    model.train()
+    assert model.encode_query(TEXTS[:2]).shape == (2, 32)
+    assert not model.training
+    model.truncate_dim = 8
+    assert model.encode_query(TEXTS[:2]).shape == (2, 8)
+    assert model.encode_query(TEXTS[0], convert_to_tensor=True).shape == (8,)
+    model.truncate_dim = None
+    assert (model.encode_query(TEXTS[0]) == model.encode_query(TEXTS[:1])[0]).all()
+    with pytest.raises(ValueError, match="batch_size"):
+        model.encode_query(TEXTS[:1], batch_size=0)

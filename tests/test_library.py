@@ -70,6 +70,19 @@ def test_queries_go_to_their_expert(model, trained):
         assert model.library.mean_gains()[collection.name].argmax() == list(model.experts).index(collection.name)
 
 
+def test_the_short_way_to_a_vector_gives_what_sentence_transformers_gives(model, trained):
+    texts = list(trained[1][0].split("test").queries.values())[:20]
+    for routed in (False, True):
+        if routed:
+            model.build_library(trained[1])
+        for inputs in (texts, texts[:1], texts[0], tuple(texts[:3]), []):
+            short = model.encode_query(inputs)
+            long = model.encode_query(inputs, normalize_embeddings=False)
+            assert (type(short), short.shape) == (type(long), long.shape)
+            np.testing.assert_allclose(short, long, atol=1e-5)
+    assert np.abs(model.encode_query(texts) - model.encode_query(texts, expert="base")).max() > 1e-3
+
+
 def test_extending_touches_only_its_own_rows(model, trained):
     first, second = trained[1]
     alone = model.build_library([first])

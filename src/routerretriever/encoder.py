@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection, SlicedPlan
-from routerretriever.routing import BASE, MERGED, RoutingPolicy
+from routerretriever.routing import BASE, MERGED, ROUTED, RoutingPolicy
 from routerretriever.storage import BaseInfo, ExpertInfo, read_encoder, write_encoder
 
 # A group with fewer tokens than this is cheaper with gathered factors than with weights of its own.
@@ -347,7 +347,7 @@ class RoutedEncoder(InputModule):
             return self._encode(features)
         if route_only:
             return self.forward_by(features, self._choose_base, route_only=True)
-        if expert in (None, "routed"):
+        if expert in (None, ROUTED):
             if self.policy is None:
                 return self._encode(features)
             return self.forward_by(features, self.policy)

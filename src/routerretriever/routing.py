@@ -24,7 +24,7 @@ from routerretriever.pilots import PilotLibrary
 from routerretriever.similarity import Points, Similarities
 from routerretriever.vectors import Vectors
 
-BASE, MERGED = "base", "merged"
+BASE, MERGED, ROUTED = "base", "merged", "routed"
 CAUTION = 2 / 3
 """Share of an expert's update for a query that the pilots hardly know: it keeps most of the gain where the
 expert is right and costs little where it is wrong."""

@@ -11,13 +11,11 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from routerretriever.routing import BASE
+from routerretriever.routing import BASE, ROUTED
 from routerretriever.server.engine import Encoded, Engine
 from routerretriever.server.problems import ApiError, responses
 from routerretriever.server.schemas import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelsAnswer
 from routerretriever.vectors import Vectors
-
-ROUTED = "routed"
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
