@@ -21,48 +21,48 @@ from routerretriever import RouterRetriever
 from routerretriever.routing import RoutingPolicy, make_router
 
 COUNTS = (8, 64, 512)
+PEFT_COUNTS = (8, 64)  # it takes the square of their number: more than ten minutes for 512
 ROUNDS = 5
 
 
 def run(setting: Setting) -> dict[str, Any]:
-    """Models of 8, 64 and 512 experts, each loaded several times in turn with the peer's."""
-    alone = _measured("base", setting.model, setting)
-    rows = []
-    for count in COUNTS:
-        folder, adapters = _saved(setting, count)
-        ours = [_measured("ours", folder, setting) for _ in range(ROUNDS)]
-        peer = _measured("peer", adapters, setting)
-        size = sum(file.stat().st_size for file in folder.glob("experts/*/*.safetensors")) / 2**20
-        load, add = (sorted(row[key] for row in ours)[ROUNDS // 2] for key in ("load", "add"))
-        memory = sorted(row["resident"] for row in ours)[ROUNDS // 2] - alone["resident"]
-        rows.append(
-            said(
-                {
-                    "experts": count,
-                    "load s": round(load, 2),
-                    "of which the base": round(alone["load"], 2),
-                    "PEFT load s": round(peer["load"], 2),
-                    "add one ms": round(1e3 * add, 1),
-                    "PEFT add one ms": round(1e3 * peer["add"], 1),
-                    "files MiB": round(size, 1),
-                    "memory MiB": round(memory, 1),
-                    "memory over files": round(memory / size, 2),
-                    "PEFT memory MiB": round(peer["resident"] - alone["resident"], 1),
-                }
-            )
-        )
-    return {"rows": rows}
+    """Models of 8, 64 and 512 experts, each loaded several times, with a library and without."""
+    with_experts(setting.model, 0).save_pretrained(setting.scratch / "none")
+    alone = _measured("ours", setting.scratch / "none", setting)
+    return {"rows": [said(_row(setting, count, alone)) for count in COUNTS]}
 
 
-def _saved(setting: Setting, count: int) -> tuple[Path, Path]:
-    """A model with so many experts and a library, and the same experts as PEFT folders."""
-    folder, adapters = setting.scratch / f"model-{count}", setting.scratch / f"adapters-{count}"
+def _row(setting: Setting, count: int, alone: dict[str, float]) -> dict[str, Any]:
+    folder, bare, adapters = _saved(setting, count)
+    ours = [_measured("ours", folder, setting) for _ in range(ROUNDS)]
+    without = _measured("ours", bare, setting)
+    peer = _measured("peer", adapters, setting) if count in PEFT_COUNTS else None
+    size = sum(file.stat().st_size for file in folder.glob("experts/*/*.safetensors")) / 2**20
+    load, add, resident = (sorted(row[key] for row in ours)[ROUNDS // 2] for key in ("load", "add", "resident"))
+    memory = without["resident"] - alone["resident"]
+    return {
+        "experts": count,
+        "load s": round(load, 2),
+        "PEFT load s": "–" if peer is None else round(peer["load"], 2),
+        "add one ms": round(1e3 * add, 1),
+        "PEFT add one ms": "–" if peer is None else round(1e3 * peer["add"], 1),
+        "files MiB": round(size, 1),
+        "memory of the experts MiB": round(memory, 1),
+        "over files": round(memory / size, 2),
+        "memory of the library MiB": round(resident - without["resident"], 1),
+    }
+
+
+def _saved(setting: Setting, count: int) -> tuple[Path, Path, Path]:
+    """A model with so many experts and a library, one without the library, and the same experts as PEFT folders."""
+    folder, bare, adapters = (setting.scratch / f"{kind}-{count}" for kind in ("model", "bare", "adapters"))
     model = with_experts(setting.model, count)
     saved_adapters(model, adapters)
+    model.save_pretrained(bare)
     embeddings = model.route_embeddings(setting.queries)
     model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, list(model.encoder.experts))))
     model.save_pretrained(folder)
-    return folder, adapters
+    return folder, bare, adapters
 
 
 def _measured(what: str, folder: Path, setting: Setting) -> dict[str, float]:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from test_training import QUICK
 
 from routerretriever import Collection, RouterRetriever, train_expert
@@ -156,3 +157,21 @@ def test_no_router_sees_test_judgements(model, trained, monkeypatch):
     again = model.build_library(blinded)
     np.testing.assert_array_equal(library.gains, again.gains)
     assert library.examples == again.examples
+
+
+@pytest.mark.parametrize("router", ["gain", "pilot-mean", "pilot-max"])
+def test_another_column_leaves_the_pilots_as_they_are_prepared(model, trained, router):
+    from routerretriever.routing import make_router
+
+    model.build_library(trained[1], router=router)
+    before = model.encoder.policy.router
+    model.add_expert("z", model.encoder.experts["y"])
+    model.set_gains("z", {"x": 0.5})
+    after = model.encoder.policy.router
+    assert after.points is before.points
+    queries = torch.from_numpy(model.route_embeddings(list(trained[1][0].split("test").queries.values())))
+    fresh = make_router(router, model.library, **before.settings())
+    torch.testing.assert_close(after.scores(queries), fresh.scores(queries))
+    assert before.scores(queries).shape[1] + 1 == after.scores(queries).shape[1]
+    model.build_library([trained[1][0]])
+    assert model.encoder.policy.router.points is not before.points

@@ -61,7 +61,7 @@ def test_a_training_query_counts_for_the_mean_of_its_collection():
     lib = library([[1, 0], [0, 1]], [[np.nan, np.nan], [0.4, -0.2]])
     router = make_router("gain", lib, neighbours=1)
     assert router.scores(QUERY)[0, 2:].tolist() == pytest.approx([0.4, -0.2])
-    assert make_router("pilot-max", lib).members.any(dim=1).tolist() == [False, True]
+    assert make_router("pilot-max", lib).gains.any(dim=1).tolist() == [False, True]
 
 
 def test_paper_rule_is_the_mean_similarity_of_an_experts_pilots():

@@ -294,7 +294,7 @@ class RouterRetriever(SentenceTransformer):
         partition = "cluster" if ROUTERS[router].knows_base else "best-expert"
         built = library_building.build_library(self, collections, partition=partition, progress=progress)
         if policy is not None and policy.router.name == router:
-            self.encoder.policy = replace_fields(policy, router=make_router(router, built, **policy.router.settings()))
+            self.encoder.policy = replace_fields(policy, router=policy.router.over(built))
         else:
             self.encoder.policy = RoutingPolicy(make_router(router, built))
         return built
@@ -320,8 +320,7 @@ class RouterRetriever(SentenceTransformer):
             self.encoder.policy = None
             return
         library = library.with_experts(tuple(self.encoder.experts))
-        router = make_router(policy.router.name, library, **policy.router.settings())
-        self.encoder.policy = replace_fields(policy, router=router)
+        self.encoder.policy = replace_fields(policy, router=policy.router.over(library))
 
     def route(self, queries: str | Sequence[str], *, n_pilots: int = 5) -> list[Route]:
         """Where each query goes and why, without encoding it to the end.

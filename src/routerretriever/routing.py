@@ -7,10 +7,11 @@ know, mixing, and the explanation.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -91,8 +92,20 @@ class Router(ABC):
         self.library, self.space = library, self.make_space(library)
         self.points = Points(self.space.transform(torch.from_numpy(library.centroids)))
         self.density = torch.from_numpy(self.space.density)
-        self.gains = torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
         self.log_counts = torch.from_numpy(library.counts).to(torch.float32).log()
+        self.gains = self.make_gains(library)
+
+    def over(self, library: PilotLibrary) -> Self:
+        """This rule over another library; of one with the same pilots only the gains are prepared anew."""
+        if library.centroids is not self.library.centroids or library.space is not self.library.space:
+            return type(self)(library, **self.settings())
+        other = copy.copy(self)
+        other.library, other.gains = library, self.make_gains(library).to(self.density.device)
+        return other
+
+    def make_gains(self, library: PilotLibrary) -> Tensor:
+        """What a pilot says of every expert (P, E)."""
+        return torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         """Where similarities are measured: as a rule, between the raw embeddings."""
@@ -142,12 +155,14 @@ class GainRouter(Router):
     def __init__(
         self, library: PilotLibrary, neighbours: int = 30, temperature: float = 0.1, locality: float = 0.3
     ) -> None:
-        super().__init__(library)
         self.neighbours, self.temperature, self.locality = neighbours, temperature, locality
+        super().__init__(library)
+
+    def make_gains(self, library: PilotLibrary) -> Tensor:
         means = {name: np.nan_to_num(gains) for name, gains in library.mean_gains().items()}
         expected = np.stack([means[source] for source in library.sources])
         own = np.where(np.isfinite(library.gains), library.gains, expected)
-        self.gains = torch.tensor(locality * own + (1.0 - locality) * expected, dtype=torch.float32)
+        return torch.tensor(self.locality * own + (1.0 - self.locality) * expected, dtype=torch.float32)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)
@@ -167,16 +182,15 @@ class _PilotRule(Router):
 
     knows_base = False
 
-    def __init__(self, library: PilotLibrary) -> None:
-        super().__init__(library)
-        owner = self.gains.argmax(dim=1)
-        members = torch.nn.functional.one_hot(owner, len(library.experts)).bool()
-        self.members = members & torch.from_numpy(library.measured)[:, None]
+    def make_gains(self, library: PilotLibrary) -> Tensor:
+        gains = super().make_gains(library)
+        owner = torch.nn.functional.one_hot(gains.argmax(dim=1), len(library.experts)).bool()
+        return (owner & torch.from_numpy(library.measured)[:, None]).float()
 
     def _similarity_by_expert(self, similarities: Similarities) -> Tensor:
         """(n, P, E), NaN where the pilot is another expert's."""
         values = similarities.all()
-        return torch.where(self.members.to(values.device)[None], values[:, :, None], torch.nan)
+        return torch.where(self.gains.bool()[None], values[:, :, None], torch.nan)
 
 
 class PilotMeanRouter(_PilotRule):
