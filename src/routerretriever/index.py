@@ -33,7 +33,8 @@ EXACT_LIMIT = 20_000
 """Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""
 
 _TABLE = "documents"
-_OWN_COLUMNS = ("key", "id", "collection", "title", "text", "vector")
+_SHOWN_COLUMNS = ("id", "collection", "title", "text")
+_OWN_COLUMNS = ("key", *_SHOWN_COLUMNS, "vector")
 _ADD_BLOCK = 4096
 _REFINE = 10  # candidates re-scored with full vectors for each wanted result
 
@@ -294,10 +295,14 @@ class Index:
             raise VectorIndexError(f"k must be at least 1, but is {k}.")
         if isinstance(where, Mapping):
             where = to_sql(where, self._table.schema)
-        return [self._search_one(vector, k, where, exact) for vector in np.atleast_2d(vectors)]
+        metadata = self._metadata_columns()  # once, because asking the table for its schema takes a while
+        return [self._search_one(vector, k, where, exact, metadata) for vector in np.atleast_2d(vectors)]
 
-    def _search_one(self, vector: Vectors, k: int, where: str | None, exact: bool) -> list[Hit]:
+    def _search_one(
+        self, vector: Vectors, k: int, where: str | None, exact: bool, metadata: Sequence[str]
+    ) -> list[Hit]:
         query = self._table.search(vector, vector_column_name="vector").distance_type(self._metric).limit(k)
+        query = query.select([*_SHOWN_COLUMNS, *metadata, "_distance"])
         query = query.bypass_vector_index() if exact else query.refine_factor(_REFINE)
         if where:
             query = query.where(where, prefilter=True)
@@ -308,12 +313,13 @@ class Index:
             raise VectorIndexError(
                 f"The search failed: {reason} A condition looks like: collection = 'scifact' AND year > 2020"
             ) from error
-        return [self._hit(row) for row in rows]
+        return [_hit(row, metadata) for row in rows]
 
-    def _hit(self, row: Mapping[str, Any]) -> Hit:
-        metadata = {name: row[name] for name in self._metadata_columns() if row[name] is not None}
-        score = 1.0 - float(row["_distance"])
-        return Hit(row["id"], score, row["title"], row["text"], row["collection"], metadata)
+
+def _hit(row: Mapping[str, Any], metadata: Sequence[str]) -> Hit:
+    known = {name: row[name] for name in metadata if row[name] is not None}
+    score = 1.0 - float(row["_distance"])
+    return Hit(row["id"], score, row["title"], row["text"], row["collection"], known)
 
 
 def _exists(uri: str) -> bool:

@@ -334,7 +334,8 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
         b_key = key.replace(".lora_A.", ".lora_B.")
         if b_key not in tensors:
             raise ExpertError(f"{path} is incomplete: it has {key} but not {b_key}.")
-        factors[name] = (a.float(), tensors[b_key].float() * _scaling(config, module, a.shape[0]))
+        # Copies, because what was read keeps the whole file in memory.
+        factors[name] = (a.float().clone(), tensors[b_key].float() * _scaling(config, module, a.shape[0]))
     if not factors:
         raise ExpertError(f"{path} holds no LoRA factors (rank 0). Train or export the adapter again.")
     # PEFT lets every module have its own scaling, so each is folded into its B.

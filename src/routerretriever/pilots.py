@@ -82,14 +82,12 @@ class PilotLibrary:
 
     def mean_gains(self) -> dict[str, NDArray[np.float64]]:
         """Collection → mean gain of every expert over its measured queries (E,); NaN where there are none."""
-        sources = np.array(self.sources)
-        counts = np.where(np.isfinite(self.gains), self.counts[:, None], 0)
-        sums = np.nan_to_num(self.gains) * counts
-        means = {}
+        sources, means = np.array(self.sources), {}
         for name in self.collections():
             rows = sources == name
+            gains, counts = self.gains[rows], self.counts[rows].astype(np.float64)
             with np.errstate(invalid="ignore"):
-                means[name] = sums[rows].sum(axis=0, dtype=np.float64) / counts[rows].sum(axis=0)
+                means[name] = (counts @ np.nan_to_num(gains)) / (counts @ np.isfinite(gains))
         return means
 
     def unmeasured(self) -> dict[str, list[str]]:
@@ -103,10 +101,10 @@ class PilotLibrary:
 
     def with_experts(self, experts: Sequence[str]) -> Self:
         """The same pilots with exactly these columns; new ones are not measured yet (NaN)."""
-        gains = np.full((len(self), len(experts)), np.nan, np.float32)
-        for column, name in enumerate(experts):
-            if name in self.experts:
-                gains[:, column] = self.gains[:, self.experts.index(name)]
+        place = {name: column for column, name in enumerate(self.experts)}
+        unmeasured = np.full((len(self), 1), np.nan, np.float32)
+        columns = [place.get(name, len(place)) for name in experts]
+        gains = np.concatenate([self.gains, unmeasured], axis=1).take(columns, axis=1)
         return replace(self, experts=tuple(experts), gains=gains)
 
     def with_gains(self, expert: str, gains: Mapping[str, float | Sequence[float]]) -> Self:

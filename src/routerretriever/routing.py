@@ -159,10 +159,12 @@ class GainRouter(Router):
         super().__init__(library)
 
     def make_gains(self, library: PilotLibrary) -> Tensor:
-        means = {name: np.nan_to_num(gains) for name, gains in library.mean_gains().items()}
-        expected = np.stack([means[source] for source in library.sources])
-        own = np.where(np.isfinite(library.gains), library.gains, expected)
-        return torch.tensor(self.locality * own + (1.0 - self.locality) * expected, dtype=torch.float32)
+        means = library.mean_gains()
+        number = {name: row for row, name in enumerate(means)}
+        table = torch.from_numpy(np.nan_to_num(np.stack(list(means.values()))).astype(np.float32))
+        expected = table[torch.tensor([number[source] for source in library.sources])]
+        own = torch.from_numpy(library.gains)
+        return expected.lerp_(torch.where(own.isfinite(), own, expected), self.locality)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)
