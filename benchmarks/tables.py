@@ -107,7 +107,9 @@ def _plain(value: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 SPEED_PAGE = "benchmarks/speed/README.md"
