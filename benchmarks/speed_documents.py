@@ -76,8 +76,7 @@ class Encoders:
         if difference > TOLERANCE:
             raise SystemExit(f"Our document vectors differ by {difference:.2g}.")
         encoder = model.encoder
-        read = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_seq_length)["input_ids"]
-        flops = sum(encoder_flops(encoder.transformer.model, len(ids), len(ids)) for ids in read)
+        flops = sum(encoder_flops(encoder.transformer.model, n, n) for n in encoder.token_counts(texts))
         facts = {"texts": len(texts), "largest difference": difference}
         ours = "ours" if half is None else "ours, bf16"
         return facts | summary(paired(systems), ours, flops / machine.fp32_per_second)

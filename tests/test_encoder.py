@@ -222,6 +222,24 @@ def test_merged_weights_kept_are_bounded(checkpoint, monkeypatch):
     assert not model.encoder.pinned_plan("e1").weights  # it had to go
 
 
+def test_counting_tokens_does_not_disturb_who_is_tokenising(checkpoint):
+    """The tokeniser keeps its padding between calls, so that two threads in it would take each other's."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    encoder = RouterRetriever.create(str(checkpoint), device="cpu").encoder
+    texts = [" ".join(WORDS[: 1 + row % 40]) for row in range(200)]
+    counts = encoder.token_counts(texts)
+
+    def tokenise(number):
+        if number % 2:
+            assert encoder.token_counts(texts) == counts
+        else:
+            assert encoder.tokenized(texts)["attention_mask"].sum(dim=1).tolist() == counts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(tokenise, range(60)))
+
+
 def test_threads_do_not_disturb_each_other(checkpoint):
     from concurrent.futures import ThreadPoolExecutor
 

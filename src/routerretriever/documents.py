@@ -55,7 +55,7 @@ def encode_documents(
         done: is told after each batch how many texts it had.
     """
     vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
-    lengths = _lengths(model, texts)
+    lengths = model.encoder.token_counts(texts)
     with _computing_in(resolved_precision(precision, model.device), model.device):
         for rows in batches(lengths, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])):
             part = model.encode_document([texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False)
@@ -75,14 +75,6 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def _lengths(model: RouterRetriever, texts: Sequence[str]) -> list[int]:
-    if not texts:
-        return []
-    encoder = model.encoder
-    read = encoder.tokenizer(list(texts), truncation=True, max_length=encoder.max_seq_length)["input_ids"]
-    return [len(ids) for ids in read]
 
 
 def _computing_in(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -473,6 +473,14 @@ class RoutedEncoder(InputModule):
         features = self.preprocess(texts, prompt)
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens are read of each text, apart from a prompt."""
+        if not texts:
+            return []
+        with _TOKENISING:
+            read = self.tokenizer(list(texts), truncation=True, max_length=self.max_seq_length)["input_ids"]
+        return [len(ids) for ids in read]
+
     @property
     def fingerprint(self) -> str:
         """A hash of everything that decides the base's vectors: weights, tokeniser, pooling."""

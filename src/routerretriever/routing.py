@@ -164,7 +164,7 @@ class GainRouter(Router):
         table = torch.from_numpy(np.nan_to_num(np.stack(list(means.values()))).astype(np.float32))
         expected = table[torch.tensor([number[source] for source in library.sources])]
         own = torch.from_numpy(library.gains)
-        return expected.lerp_(torch.where(own.isfinite(), own, expected), self.locality)
+        return expected.lerp_(torch.where(own.isnan(), expected, own), self.locality)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)

@@ -116,9 +116,8 @@ class Engine:
         texts = [row.text for row in rows]
         vectors = self.model.encode_document(texts, batch_size=len(rows))
         self.metrics.documents.inc(len(rows))
-        encoder = self.model.encoder
-        read = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_seq_length)["input_ids"]
-        return [Encoded(vector, BASE, len(ids)) for vector, ids in zip(vectors, read, strict=True)]
+        counts = self.model.encoder.token_counts(texts)
+        return [Encoded(vector, BASE, tokens) for vector, tokens in zip(vectors, counts, strict=True)]
 
     # -- queries -----------------------------------------------------------------------------------
 
