@@ -178,6 +178,13 @@ def test_the_map_places_the_query_zooms_and_tells(client, open_page):
     page.keyboard.press("n")
     page.wait_for_selector("#map-tip:visible")
     assert page.inner_text("#map-tip .example") in {point["example"] for point in points}
+    # Points move away under the resting pointer; the keyboard's stays told of.
+    page.keyboard.press("+")
+    page.wait_for_selector('#map:not([data-zoom="1.00"])')
+    page.dispatch_event("#map", "pointerout")
+    page.wait_for_selector("#map-tip:visible")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#map-tip", state="hidden")
     page.click("#legend .chip >> nth=0")
     hidden = page.get_attribute("#legend .chip >> nth=0", "data-expert")
     assert page.locator(f'#map circle.point[data-expert="{hidden}"]:visible').count() == 0

@@ -49,7 +49,7 @@ function place() {
   }
   frame.dataset.zoom = view.scale.toFixed(2);
   frame.dataset.pan = `${Math.round(view.left)},${Math.round(view.top)}`;
-  hideTip();
+  settleTip();
 }
 
 function measure(all) {
@@ -137,6 +137,14 @@ function hideTip() {
   $("map-tip").hidden = true;
 }
 
+/** The pointer has left a point, or all have moved: only what the keyboard stands on is still told of. */
+function settleTip() {
+  const marked = document.activeElement;
+  const found = marked?.matches(":focus-visible") ? pointOf(marked) : null;
+  if (found) showTip(found);
+  else hideTip();
+}
+
 function step(by) {
   const visible = shown.filter(({ point }) => !hidden.has(point.expert));
   if (!visible.length) return;
@@ -161,7 +169,8 @@ export function startMap(choose) {
       if (found) showTip(found);
     });
   }
-  for (const name of ["pointerout", "focusout"]) frame.addEventListener(name, hideTip);
+  frame.addEventListener("pointerout", settleTip);
+  frame.addEventListener("focusout", hideTip);
   frame.addEventListener("keydown", (event) => onKey(event, choose));
   frame.addEventListener("click", (event) => {
     const found = pointOf(event.target);
