@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 from speed_models import texts_of
 from speed_setting import Setting, said
@@ -17,7 +16,6 @@ from routerretriever import RouterRetriever
 from routerretriever.documents import encode_documents
 from routerretriever.evaluation import ndcg_at_10
 from routerretriever.precision import has_bfloat16
-from routerretriever.vectors import Vectors
 
 LENGTHS = (64, 256, 512)
 TOKENS = 6144  # of all texts of one measurement
@@ -86,9 +84,8 @@ def _quality(setting: Setting, model: RouterRetriever, name: str) -> dict[str, A
     """nDCG@10 × 100 of test queries with documents in fp32 and, where it is fast, in bf16."""
     collection = setting.collection(name)
     split = collection.split("test").sample(500)
-    queries = {
-        e: _vectors(model, list(split.queries.values()), e) for e in ("base", name) if e in model.encoder.candidates
-    }
+    texts = list(split.queries.values())
+    queries = {e: model.encode_query(texts, expert=e) for e in ("base", name) if e in model.encoder.candidates}
     result: dict[str, Any] = {"collection": name, "queries": len(split)}
     precisions = ("fp32", "bf16") if has_bfloat16(model.device) else ("fp32",)
     for precision in precisions:
@@ -97,8 +94,3 @@ def _quality(setting: Setting, model: RouterRetriever, name: str) -> dict[str, A
             score = ndcg_at_10(vectors, split, documents, collection).mean()
             result[f"{'base' if expert == 'base' else 'expert'}, {precision}"] = round(100 * float(score), 2)
     return result
-
-
-def _vectors(model: RouterRetriever, texts: list[str], expert: str) -> Vectors:
-    with torch.inference_mode():
-        return np.asarray(model.encode_query(texts, expert=expert), np.float32)

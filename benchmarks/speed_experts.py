@@ -85,20 +85,13 @@ def _one(what: str, folder: Path, setting: Setting) -> dict[str, float]:
     started = time.perf_counter()
     if what == "peer":
         peft = Peft(setting.base(), sorted(folder.iterdir()))
-        add = _timed(lambda: peft.model.load_adapter(str(extra), adapter_name="one-more"))
+        loaded, resident = time.perf_counter(), _resident()
+        peft.model.load_adapter(str(extra), adapter_name="one-more")
     else:
         model = RouterRetriever.from_pretrained(folder, device=setting.device)
-        add = _timed(lambda: model.add_expert("one-more", adapter))
-    load, resident = add[0] - started, add[1]
-    return {"load": load, "add": add[2], "resident": resident}
-
-
-def _timed(work: Any) -> tuple[float, float, float]:
-    """When it began, the memory then, and how long it took."""
-    started, resident = time.perf_counter(), _resident()
-    begun = time.perf_counter()
-    work()
-    return started, resident, time.perf_counter() - begun
+        loaded, resident = time.perf_counter(), _resident()
+        model.add_expert("one-more", adapter)
+    return {"load": loaded - started, "add": time.perf_counter() - loaded, "resident": resident}
 
 
 if __name__ == "__main__":

@@ -187,12 +187,12 @@ class _PilotRule(Router):
     def make_gains(self, library: PilotLibrary) -> Tensor:
         gains = super().make_gains(library)
         owner = torch.nn.functional.one_hot(gains.argmax(dim=1), len(library.experts)).bool()
-        return (owner & torch.from_numpy(library.measured)[:, None]).float()
+        return owner & torch.from_numpy(library.measured)[:, None]
 
     def _similarity_by_expert(self, similarities: Similarities) -> Tensor:
         """(n, P, E), NaN where the pilot is another expert's."""
         values = similarities.all()
-        return torch.where(self.gains.bool()[None], values[:, :, None], torch.nan)
+        return torch.where(self.gains[None], values[:, :, None], torch.nan)
 
 
 class PilotMeanRouter(_PilotRule):
