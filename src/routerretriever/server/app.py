@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 
 import routerretriever
 from routerretriever.errors import RouterRetrieverError
-from routerretriever.server import api_documents, api_embeddings, api_experts, api_search, problems
+from routerretriever.server import api_documents, api_embeddings, api_experts, api_search, memory, problems
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import Guard, client_may_read
 from routerretriever.server.problems import ApiError, responses
@@ -59,7 +59,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine: Engine = app.state.engine
     sys.setswitchinterval(_SWITCH_INTERVAL)
     loading = asyncio.create_task(asyncio.to_thread(_load, engine))
+    trimming = asyncio.create_task(memory.keep_trimming())
     yield
+    trimming.cancel()
     await loading
     await asyncio.to_thread(engine.close)
 
