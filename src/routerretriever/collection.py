@@ -44,6 +44,12 @@ class Document:
         return f"{self.title} {self.text}".strip()
 
 
+def content_hash(document: Document) -> bytes:
+    """16 bytes of everything that is stored of a document; another content has others."""
+    content = [document.id, document.title, document.text, sorted(document.metadata.items())]
+    return hashlib.blake2b(json.dumps(content, ensure_ascii=False).encode(), digest_size=16).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """The judged queries of one split: query id → text, and query id → document id → grade."""
@@ -252,13 +258,23 @@ def read_documents(path: Path) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for where, record in _read_jsonl(path):
-        document_id = _identifier(record, where)
-        if document_id in seen:
-            raise CollectionError(f"{where}: the id '{document_id}' stands twice. Make ids unique.")
-        seen.add(document_id)
-        if not isinstance(record.get("text"), str):
-            raise CollectionError(f"{where}: the record has no field 'text'. Every document needs one.")
-        yield Document(document_id, record["text"], str(record.get("title") or ""), _metadata(record))
+        document = as_document(record, where)
+        if document.id in seen:
+            raise CollectionError(f"{where}: the id '{document.id}' stands twice. Make ids unique.")
+        seen.add(document.id)
+        yield document
+
+
+def as_document(record: Mapping[str, Any], where: str) -> Document:
+    """A record's id, title, text and scalar fields; ``where`` it stands is for the error.
+
+    Raises:
+        CollectionError: it has no id or no text.
+    """
+    document_id = _identifier(record, where)
+    if not isinstance(record.get("text"), str):
+        raise CollectionError(f"{where}: the record has no field 'text'. Every document needs one.")
+    return Document(document_id, record["text"], str(record.get("title") or ""), _metadata(record))
 
 
 def _identifier(record: Mapping[str, Any], where: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,18 @@ def default_directory() -> Path:
     if configured := os.environ.get("ROUTERRETRIEVER_CACHE"):
         return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "routerretriever"
+
+
+def encoded_blocks(texts: Iterable[str], encode: Encode) -> Iterator[tuple[list[str], Vectors]]:
+    """Distinct texts and their vectors (n, d), a block at a time.
+
+    Whoever encodes the same texts makes the same blocks, and so the same vectors to the last bit, cached or not.
+    """
+    # Long texts first: an encoder that sorts within a block wastes least padding that way.
+    ordered = sorted(dict.fromkeys(texts), key=lambda text: -len(text))
+    for start in range(0, len(ordered), _WRITE_BLOCK):
+        block = ordered[start : start + _WRITE_BLOCK]
+        yield block, encode(block).astype(np.float32, copy=False)
 
 
 class EmbeddingCache:
@@ -70,13 +82,9 @@ class EmbeddingCache:
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         with self._connection() as connection:
             found = self._read(connection, set(keys))
-            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-            # Long texts first: an encoder that sorts within a block wastes least padding that way.
-            ordered = sorted(missing.items(), key=lambda item: -len(item[1]))
-            for start in range(0, len(ordered), _WRITE_BLOCK):
-                block = ordered[start : start + _WRITE_BLOCK]
-                fresh = encode([text for _, text in block]).astype(np.float32, copy=False)
-                rows = [(key, vector.tobytes()) for (key, _), vector in zip(block, fresh, strict=True)]
+            missing = {text: key for key, text in zip(keys, texts, strict=True) if key not in found}
+            for block, fresh in encoded_blocks(missing, encode):
+                rows = [(missing[text], vector.tobytes()) for text, vector in zip(block, fresh, strict=True)]
                 with connection:
                     connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
                 found.update(rows)

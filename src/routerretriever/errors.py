@@ -10,7 +10,8 @@
     │   └── NoGainError        training ended without beating the base
     ├── LibraryError           the pilot library is missing or contradicts the experts
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
-    │   └── FilterError        a condition on documents cannot be understood
+    │   ├── FilterError        a condition on documents cannot be understood
+    │   └── BuildError         a build cannot start or end: another holds the index, or a cluster does not fit
     ├── SuiteError             a benchmark suite is wrong or cannot be run
     ├── StorageError           the disk is full or cannot be written
     ├── ServerError            the server cannot be started as asked
@@ -64,6 +65,10 @@ class VectorIndexError(RouterRetrieverError):
 
 class FilterError(VectorIndexError):
     """A condition on documents names something that does not exist, or a value of the wrong type."""
+
+
+class BuildError(VectorIndexError):
+    """A build of an index cannot start or end: another one holds it, or the cluster does not fit."""
 
 
 class SuiteError(RouterRetrieverError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,21 +20,31 @@ import pyarrow as pa
 from lancedb.index import IvfRq
 
 from routerretriever.collection import Document
+from routerretriever.documents import resolved_precision
 from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
+from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_here
+from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
 from routerretriever.progress import Progress, Silent
+from routerretriever.rows import (
+    OWN_COLUMNS,
+    SHOWN_COLUMNS,
+    document_key,
+    document_table,
+    metadata_columns,
+    quoted,
+    table_schema,
+)
 from routerretriever.vectors import Vectors
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 EXACT_LIMIT = 20_000
 """Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""
 
 _TABLE = "documents"
-_SHOWN_COLUMNS = ("id", "collection", "title", "text")
-_OWN_COLUMNS = ("key", *_SHOWN_COLUMNS, "vector")
 _ADD_BLOCK = 4096
 _REFINE = 10  # candidates re-scored with full vectors for each wanted result
 
@@ -90,9 +100,7 @@ class Index:
             "similarity": model.similarity_fn_name,
             "model": str(Path(model_path).expanduser().resolve()) if model_path else "",
         }
-        vector = pa.list_(pa.float32(), model.encoder.dimension)
-        fields = [(name, pa.string()) for name in _OWN_COLUMNS[:-1]] + [("vector", vector)]
-        schema = pa.schema(fields, metadata={"routerretriever": json.dumps(info)})
+        schema = table_schema(model.encoder.dimension, json.dumps(info).encode())
         try:
             table = lancedb.connect(str(uri)).create_table(_TABLE, schema=schema)
         except (OSError, RuntimeError) as error:
@@ -120,6 +128,11 @@ class Index:
             raise VectorIndexError(
                 f"The index {uri} has format {info['format_version']}, this version reads up to {INDEX_FORMAT}. "
                 "Upgrade routerretriever."
+            )
+        if info["format_version"] < INDEX_FORMAT:
+            raise VectorIndexError(
+                f"The index {uri} has format {info['format_version']}, this version makes {INDEX_FORMAT}. Index the "
+                "documents again into a new folder; vectors come from the embedding cache."
             )
         index = cls(table, info, str(uri), None)
         if model is not None:
@@ -193,22 +206,7 @@ class Index:
 
     def _write(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
         self._add_metadata_columns(documents)
-        rows: dict[str, Any] = {
-            "key": [_key(collection, document.id) for document in documents],
-            "id": [document.id for document in documents],
-            "collection": [collection] * len(documents),
-            "title": [document.title for document in documents],
-            "text": [document.text for document in documents],
-            "vector": list(vectors),
-        }
-        for name in self._metadata_columns():
-            rows[name] = [document.metadata.get(name) for document in documents]
-        try:
-            data = pa.table(rows, schema=self._table.schema)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise VectorIndexError(
-                f"A metadata field has another type than in the index {self.uri} ({error}). Use one type a field."
-            ) from error
+        data = document_table(documents, collection, vectors, self._table.schema)
         try:
             merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(data)
@@ -216,14 +214,14 @@ class Index:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
 
     def _metadata_columns(self) -> list[str]:
-        return [name for name in self._table.schema.names if name not in _OWN_COLUMNS]
+        return metadata_columns(self._table.schema)
 
     def _add_metadata_columns(self, documents: Sequence[Document]) -> None:
         known = set(self._table.schema.names)
         samples: dict[str, Any] = {}
         for document in documents:
             for name, value in document.metadata.items():
-                if name in _OWN_COLUMNS:
+                if name in OWN_COLUMNS:
                     raise VectorIndexError(
                         f"Document '{document.id}' has a metadata field '{name}', a name the index needs. Rename it."
                     )
@@ -246,10 +244,62 @@ class Index:
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
         """Delete documents by id; unknown ids are ignored. Returns how many were there."""
         before = len(self)
-        keys = [_quoted(_key(collection, document_id)) for document_id in ids]
+        keys = [quoted(document_key(collection, document_id)) for document_id in ids]
         for start in range(0, len(keys), _ADD_BLOCK):
             self._table.delete(f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})")
         return before - len(self)
+
+    def build(
+        self,
+        source: str | Path | Iterable[Document],
+        *,
+        collection: str | None = None,
+        settings: Settings | None = None,
+        strict: bool = True,
+        precision: str = "fp32",
+        cluster: str | None = None,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> BuildReport:
+        """Put a whole source into the index, as one new version: only what is new or changed is encoded.
+
+        What is done is recorded piece by piece beside the index: after a kill, a full disk or a lost machine the
+        same call goes on from there. Readers see the old version until the end.
+
+        Args:
+            source: a file, folder or URI of shards (JSONL, also ``.gz`` and ``.zst``, or Parquet), a BEIR folder,
+                anything :meth:`Collection.load` reads, or documents.
+            collection: its name; default the source's.
+            settings: what to do with what cannot be indexed, with an unfinished build, and with rows that are gone.
+            strict: as for :meth:`Collection.load`.
+            precision: as for :meth:`upsert`.
+            cluster: address of a Ray cluster, or ``local`` for one on this machine; default this process.
+            workers: that encode on the cluster; default as many as it has processors or accelerators.
+            progress: where to report.
+
+        Raises:
+            CollectionError: something cannot be indexed, and ``settings.on_error`` is ``stop``.
+            BuildError: another build of this index has not finished, or the cluster does not fit.
+            StorageError: the disk is full or cannot be written; what is recorded is kept.
+        """
+        if isinstance(source, str | Path):
+            listing = list_pieces(source, strict=strict)
+        else:
+            listing = Listing("documents", tuple(pieces_of(source)))
+        listing = replace(listing, name=collection or listing.name)
+        precision = resolved_precision(precision, self.model.device)
+        run: Run
+        if cluster is None:
+            run = run_here(partial(self.model.embed_texts, precision=precision))
+        else:
+            from routerretriever.cluster import run_on
+
+            run = run_on(cluster, self.model, precision=precision, workers=workers)
+        identity = f"{self.model.fingerprint}-{precision}"
+        report = build(self.uri, listing, run, settings or Settings(), identity=identity, progress=progress)
+        self._table.checkout_latest()
+        self._refresh(progress or Silent())
+        return report
 
     # -- searching ---------------------------------------------------------------------------------
 
@@ -302,7 +352,7 @@ class Index:
         self, vector: Vectors, k: int, where: str | None, exact: bool, metadata: Sequence[str]
     ) -> list[Hit]:
         query = self._table.search(vector, vector_column_name="vector").distance_type(self._metric).limit(k)
-        query = query.select([*_SHOWN_COLUMNS, *metadata, "_distance"])
+        query = query.select([*SHOWN_COLUMNS, *metadata, "_distance"])
         query = query.bypass_vector_index() if exact else query.refine_factor(_REFINE)
         if where:
             query = query.where(where, prefilter=True)
@@ -326,14 +376,6 @@ def _exists(uri: str) -> bool:
     if "://" not in uri and not Path(uri).is_dir():
         return False
     return _TABLE in lancedb.connect(uri).list_tables().tables
-
-
-def _key(collection: str, document_id: str) -> str:
-    return f"{collection}\x1f{document_id}"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _blocks(items: Iterable[Document], size: int) -> Iterator[list[Document]]:

@@ -1,0 +1,176 @@
+"""Work for a Ray cluster: documents encoded by many machines, vector indexes built and searched by them.
+
+Workers get the model from the driver, so that only the package must be installed on the nodes; what they write goes
+to the index's own storage, which every node must reach under the same path or URI.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import routerretriever
+from routerretriever.documents import encode_documents
+from routerretriever.embedding_cache import encoded_blocks
+from routerretriever.errors import BuildError, MissingExtraError
+from routerretriever.ingest.sources import Piece
+from routerretriever.ingest.work import Job, Record, Worker
+from routerretriever.vectors import Vectors
+
+try:
+    import ray
+except ImportError as error:
+    raise MissingExtraError("ray", "ray") from error
+
+if TYPE_CHECKING:
+    from routerretriever.ingest.build import Run
+    from routerretriever.model import RouterRetriever
+
+LOCAL = "local"
+_REPORT_SECONDS = 60
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Hold a connection to a cluster; ``local`` starts one on this machine and ends it after use.
+
+    Raises:
+        BuildError: there is no cluster, or its nodes have another version of this package.
+    """
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            ray.init(
+                address=None if address == LOCAL else address,
+                include_dashboard=False if address == LOCAL else None,
+                log_to_driver=False,
+                logging_level="error",
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise BuildError(
+                f"There is no Ray cluster at '{address}' ({error}). Start one: ray start --head"
+            ) from error
+    try:
+        _check_versions()
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _check_versions() -> None:
+    """All nodes must have this version of the package.
+
+    Raises:
+        BuildError: names the node and both versions.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not alive:
+        raise BuildError("The cluster has no node with a processor to work on. Add one: ray start --address …")
+    asked = {
+        _version.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        for node in alive
+    }
+    for reference, node in asked.items():
+        try:
+            found = ray.get(reference, timeout=_REPORT_SECONDS)
+        except ray.exceptions.RayError as error:
+            raise BuildError(
+                f"The node {node['NodeManagerAddress']} cannot run this package: {_last_line(error)} Install "
+                f"routerretriever {routerretriever.__version__} there."
+            ) from error
+        if found != routerretriever.__version__:
+            raise BuildError(
+                f"The node {node['NodeManagerAddress']} has routerretriever {found}, this machine has "
+                f"{routerretriever.__version__}. Install the same version on both."
+            )
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+@ray.remote(num_cpus=0)
+def _version() -> str:
+    import routerretriever
+
+    return routerretriever.__version__
+
+
+# -- encoding --------------------------------------------------------------------------------------
+
+
+def run_on(address: str, model: RouterRetriever, *, precision: str, workers: int | None) -> Run:
+    """Do the pieces of a build on a cluster, a model in every worker.
+
+    Args:
+        address: of the cluster, or ``local``.
+        model: what encodes; it travels to the workers.
+        precision: ``fp32`` or ``bf16``.
+        workers: default one for each accelerator, or for each processor where there are none.
+    """
+
+    def run(job: Job, pieces: Sequence[Piece]) -> Iterator[Record]:
+        with connected(address):
+            yield from _map_pieces(job, pieces, model, precision, workers)
+
+    return run
+
+
+def _map_pieces(
+    job: Job, pieces: Sequence[Piece], model: RouterRetriever, precision: str, workers: int | None
+) -> Iterator[Record]:
+    import ray.data
+
+    resources = ray.cluster_resources()
+    accelerators = int(resources.get("GPU", 0))
+    count = min(workers or accelerators or int(resources["CPU"]), len(pieces))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # A piece is one block of one row: what a lost node had not recorded is done again, and nothing else.
+    rows = [{"piece": pickle.dumps(piece)} for piece in pieces]
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Encoder,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
+        fn_constructor_args=(job, ray.put(model), precision),
+        num_cpus=0 if accelerators else 1,
+        num_gpus=1 if accelerators else None,
+    )
+    for row in done.iter_rows():
+        yield pickle.loads(row["record"])  # noqa: S301 - made by our own workers
+
+
+class _Encoder:
+    """A worker's process: one model, one piece after another."""
+
+    def __init__(self, job: Job, model: Any, precision: str) -> None:
+        import torch
+
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(1)
+        loaded = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+        loaded.to(device).eval()
+        self._encode = partial(encode_documents, loaded, precision=precision)
+        self._worker = Worker(job, self._vectors)
+
+    def _vectors(self, texts: list[str]) -> Vectors:
+        found = {
+            text: vector
+            for block, vectors in encoded_blocks(texts, self._encode)
+            for text, vector in zip(block, vectors, strict=True)
+        }
+        return np.stack([found[text] for text in texts])
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        pieces = (pickle.loads(piece) for piece in batch["piece"])  # noqa: S301 - made by our own driver
+        return {"record": [pickle.dumps(self._worker.process(piece)) for piece in pieces]}

@@ -1,0 +1,60 @@
+"""The columns of an index's table, and documents as rows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from routerretriever.collection import Document, content_hash
+from routerretriever.errors import VectorIndexError
+from routerretriever.vectors import Vectors
+
+SHOWN_COLUMNS = ("id", "collection", "title", "text")
+OWN_COLUMNS = ("key", *SHOWN_COLUMNS, "hash", "vector")
+
+
+def table_schema(dimension: int, info: bytes) -> pa.Schema:
+    """Columns of an index without metadata fields; ``info`` goes along."""
+    fields = [(name, pa.string()) for name in ("key", *SHOWN_COLUMNS)]
+    vector = pa.list_(pa.float32(), dimension)
+    return pa.schema([*fields, ("hash", pa.binary(16)), ("vector", vector)], metadata={"routerretriever": info})
+
+
+def metadata_columns(schema: pa.Schema) -> list[str]:
+    """The fields that documents brought along."""
+    return [name for name in schema.names if name not in OWN_COLUMNS]
+
+
+def document_key(collection: str, document_id: str) -> str:
+    """What makes a row unique: several collections may use the same ids."""
+    return f"{collection}\x1f{document_id}"
+
+
+def quoted(text: str) -> str:
+    """A text as SQL's literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def document_table(documents: Sequence[Document], collection: str, vectors: Vectors, schema: pa.Schema) -> pa.Table:
+    """Documents and their vectors (n, d) as rows.
+
+    Raises:
+        VectorIndexError: a metadata field has another type than before.
+    """
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    rows = {
+        "key": [document_key(collection, document.id) for document in documents],
+        "id": [document.id for document in documents],
+        "collection": [collection] * len(documents),
+        "title": [document.title for document in documents],
+        "text": [document.text for document in documents],
+        "hash": [content_hash(document) for document in documents],
+        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+    }
+    rows |= {name: [doc.metadata.get(name) for doc in documents] for name in metadata_columns(schema)}
+    try:
+        return pa.table(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise VectorIndexError(f"A metadata field has another type than in the index ({error}).") from error
