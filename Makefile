@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-real lint bench bench-real bench-speed clean
+.PHONY: demo test test-real test-cluster lint bench bench-real bench-speed clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,11 +17,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## train, build, index, search, evaluate on the project's own collections
 	$(BIN)/python demo/run.py demo-output
 
-test: $(VENV)/.installed lint  ## everything that needs no data beside the repository
-	$(BIN)/python -m pytest -m "not real"
+# boto wants an older dateutil than the rest, so the S3 server of the tests lives apart.
+.venv-s3/.installed: Makefile
+	test -x .venv-s3/bin/python || $(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5
+	touch $@
+
+test: $(VENV)/.installed .venv-s3/.installed lint  ## everything that needs no data beside the repository
+	$(BIN)/python -m pytest -m "not real and not cluster"
 
 test-real: $(VENV)/.installed  ## the same on real collections, where ../shared/data is present
 	$(BIN)/python -m pytest -m real
+
+test-cluster: $(VENV)/.installed .venv-s3/.installed  ## nodes and workers that die; needs root for network namespaces
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -51,4 +60,4 @@ bench-speed: $(VENV)/.installed .venv-peers/.installed  ## the figures of benchm
 	$(BIN)/python benchmarks/tables.py
 
 clean:
-	rm -rf $(VENV) .venv-peers demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers .venv-s3 demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from routerretriever.lora import Adapter
 
-pytest_plugins = ["serving"]
+pytest_plugins = ["object_store", "serving"]
 
 DATA = Path(os.environ.get("ROUTERRETRIEVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WORDS = [f"word{n}" for n in range(200)] + ["zap", "cord", "lamp", "tide"]

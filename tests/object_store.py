@@ -1,0 +1,104 @@
+"""An S3-compatible server (moto) in a process of its own, and the variables by which every library finds it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+BUCKET = "bucket"
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """A running server with one empty bucket."""
+
+    endpoint: str
+    bucket: str = BUCKET
+    environment: dict[str, str] = field(default_factory=dict)
+    """For this process and all that are to reach the bucket."""
+
+    def uri(self, path: str) -> str:
+        """Of something in the bucket."""
+        return f"s3://{self.bucket}/{path}"
+
+
+def server_command() -> list[str] | None:
+    """How to start moto, or None. It lives in an environment of its own: boto wants an older dateutil than we have."""
+    root = Path(os.environ.get("ROUTERRETRIEVER_S3_VENV", Path(__file__).parents[1] / ".venv-s3"))
+    for found in (root / "bin" / "moto_server", shutil.which("moto_server")):
+        if found and Path(found).exists():
+            return [str(found)]
+    return None
+
+
+@contextmanager
+def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
+    """Serve until the block ends.
+
+    Args:
+        host: address of this machine to listen on; ``Nodes.host`` to serve the nodes of a cluster.
+
+    Raises:
+        RuntimeError: moto is not there or does not start.
+    """
+    command = server_command()
+    if command is None:
+        raise RuntimeError("moto_server is not there: make .venv-s3/.installed")
+    # Port 0: the server picks a free one and says which on its error output.
+    process = subprocess.Popen(
+        [*command, "-H", host, "-p", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        store = _store(_address(process))
+        urlopen(Request(f"{store.endpoint}/{store.bucket}", method="PUT"), timeout=_START_SECONDS).close()
+        yield store
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "Running on" in line:
+            return line.rpartition(" ")[2].strip().rstrip("/")
+    raise RuntimeError(f"moto did not start: {''.join(said)}")
+
+
+def _store(endpoint: str) -> ObjectStore:
+    environment = {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    return ObjectStore(endpoint, environment=environment)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A bucket that lancedb, pylance and pyarrow reach by ``s3://`` without being told anything."""
+    if server_command() is None:
+        pytest.skip("moto_server is not there: make .venv-s3/.installed")
+    with object_store() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        yield store
