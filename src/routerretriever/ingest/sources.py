@@ -295,7 +295,8 @@ def _parquet_records(piece: Piece) -> Iterator[_Record]:
 
 def _row_groups(file: pq.ParquetFile, piece: Piece) -> tuple[Sequence[int], int]:
     """The row groups that hold rows of a piece, and the number of the first's first row."""
-    groups, first, row = [], 0, 0
+    groups: list[int] = []
+    first = row = 0
     for number in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(number).num_rows
         if row < piece.stop and row + count > piece.start:

@@ -1,0 +1,170 @@
+"""Builds on a real cluster whose workers, nodes, network, driver and disk fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+from cluster_nodes import Nodes, available
+from test_ingest import record, write_jsonl
+
+from routerretriever import Index, RouterRetriever
+
+pytestmark = pytest.mark.skipif(available() is not None, reason=f"no cluster here: {available()}")
+DRIVER = Path(__file__).with_name("cluster_driver.py")
+HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+DOCUMENTS = 3000
+
+
+@pytest.fixture(scope="module")
+def model_path(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cluster") / "model"
+    RouterRetriever.create(str(checkpoint), device="cpu").save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster") / "docs"
+    for part in range(3):
+        write_jsonl(folder / f"{part}.jsonl", [record(k) for k in range(part * 1000, part * 1000 + 1000)])
+    return folder
+
+
+class Build:
+    """A driver that builds ``index`` while the test breaks something."""
+
+    def __init__(self, address, model_path, source, index, *options):
+        self.index = index
+        command = [sys.executable, str(DRIVER), address, str(model_path), str(index), str(source), *options]
+        environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(index.parent / "cache")}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+
+    def pieces_done(self):
+        return len([path for path in self.index.glob("_builds/*/*") if not path.name.startswith(".")])
+
+    def wait_for_pieces(self, count):
+        deadline = time.monotonic() + 120
+        while self.pieces_done() < count:
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def report(self, seconds=240):
+        out, errors = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, errors[-3000:]
+        return json.loads(out.splitlines()[-1])
+
+
+def stored(index):
+    return lance.dataset(f"{index}/documents.lance").to_table().sort_by("id")
+
+
+def check_whole(index):
+    assert sorted(stored(index)["id"].to_pylist()) == sorted(f"d{k}" for k in range(DOCUMENTS))
+    assert list(Path(index, "_builds").iterdir()) == []
+
+
+def test_two_nodes_write_what_one_process_writes(model_path, source, tmp_path):
+    alone = Build("none", model_path, source, tmp_path / "alone").report()
+    with Nodes.start(2) as nodes:
+        report = Build(nodes.address, model_path, source, tmp_path / "index").report()
+        changes_nothing = Build(nodes.address, model_path, source, tmp_path / "index").report()
+    assert (report["documents"], report["encoded"]) == (alone["documents"], alone["encoded"]) == (DOCUMENTS, DOCUMENTS)
+    assert (changes_nothing["encoded"], changes_nothing["unchanged"]) == (0, DOCUMENTS)
+    check_whole(tmp_path / "index")
+    one, two = stored(tmp_path / "alone"), stored(tmp_path / "index")
+    assert one.drop_columns("vector").equals(two.drop_columns("vector"))
+    np.testing.assert_array_equal(*(np.stack(t["vector"].to_numpy(zero_copy_only=False)) for t in (one, two)))
+
+
+@pytest.mark.cluster
+def test_a_killed_worker(model_path, source, tmp_path):
+    with Nodes.start(2) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index")
+        build.wait_for_pieces(10)
+        os.kill(nodes.workers(1, "MapWorker")[0], signal.SIGKILL)
+        assert build.report()["documents"] == DOCUMENTS
+    check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_a_killed_node(model_path, source, tmp_path):
+    with Nodes.start(2, environment=HEALTH) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index")
+        build.wait_for_pieces(10)
+        nodes.kill(1)
+        assert build.report()["documents"] == DOCUMENTS
+    check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_a_node_that_is_cut_off_for_a_minute(model_path, source, tmp_path):
+    with Nodes.start(2) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index")
+        build.wait_for_pieces(10)
+        nodes.cut(1)
+        time.sleep(60)
+        nodes.heal(1)
+        assert build.report()["documents"] == DOCUMENTS
+    check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_a_killed_driver(model_path, source, tmp_path):
+    with Nodes.start(2) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index")
+        build.wait_for_pieces(20)
+        build.kill()
+        time.sleep(5)  # its workers may finish what they were doing
+        refused = Build(nodes.address, model_path, source, tmp_path / "index")
+        assert "--resume" in refused.process.communicate(timeout=60)[1]
+        report = Build(nodes.address, model_path, source, tmp_path / "index", "resume=yes").report()
+    assert report["recorded"] >= 20 * 25
+    check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_the_whole_cluster_dies_and_another_goes_on(model_path, source, tmp_path):
+    with Nodes.start(1) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index")
+        build.wait_for_pieces(20)
+        nodes.kill(0)
+        nodes.kill(1)
+        build.kill()
+    with Nodes.start(1) as nodes:
+        report = Build(nodes.address, model_path, source, tmp_path / "index", "resume=yes").report()
+    assert report["recorded"] >= 20 * 25
+    check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_a_full_disk(model_path, source, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    try:
+        with Nodes.start(2) as nodes:
+            build = Build(nodes.address, model_path, source, disk / "index")
+            _, errors = build.process.communicate(timeout=240)
+            assert build.process.returncode == 1
+            assert "StorageError" in errors
+            assert "No space left" in errors
+            subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+            report = Build(nodes.address, model_path, source, disk / "index").report()
+        assert 0 < report["recorded"] < DOCUMENTS
+        check_whole(disk / "index")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
