@@ -92,6 +92,10 @@ class Nodes:
         """All processes of a node."""
         return _head_pids(self._folder) if number == 0 else _pids(self._space(number))
 
+    def alive(self, number: int) -> bool:
+        """Whether a node's raylet runs; one that ended by itself may leave helpers behind."""
+        return any("/raylet" in _title(pid).partition("\0")[0] for pid in self.pids(number))
+
     def workers(self, number: int, title: str = "") -> list[int]:
         """Worker processes of a node by what Ray calls them: a task's name, ``Actor`` or ``Actor.method``, ``IDLE``."""
         titles = {pid: _title(pid) for pid in self.pids(number)}
@@ -155,6 +159,8 @@ class Nodes:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Unset, a token file in the home folder switches it on for the head, and no other node can join.
+            "RAY_AUTH_MODE": "disabled",
             "RAY_memory_monitor_refresh_ms": "0",  # it counts the whole machine's memory as the node's
             **self._environment,
         }
