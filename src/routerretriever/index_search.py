@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from lancedb.query import MultiMatchQuery, Operator
+from lancedb.query import MultiMatchQuery
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.fusion import DEPTH, fuse
