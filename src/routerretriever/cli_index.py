@@ -18,6 +18,7 @@ from routerretriever.cli_common import (
     Lenient,
     Model,
     guarded,
+    load_collection,
     load_model,
     out,
     print_json,
@@ -30,7 +31,7 @@ _DEFAULT = "add"
 class DefaultGroup(TyperGroup):
     """A group in which a first word that is no verb means ``add``: its name need not be typed."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)

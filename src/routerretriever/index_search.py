@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from lancedb.query import MultiMatchQuery
+from lancedb.query import FullTextOperator, MultiMatchQuery
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.fusion import DEPTH, fuse
@@ -136,9 +136,8 @@ class Reader:
 
     def _matching(self, query: str, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
         # A match query is not parsed, so that no sign in it is an operator.
-        found = self.table.search(
-            MultiMatchQuery(query, list(TEXT_COLUMNS), boosts=None, operator=Operator.OR), query_type="fts"
-        ).limit(k)
+        words = MultiMatchQuery(query, list(TEXT_COLUMNS), boosts=None, operator=FullTextOperator.OR)
+        found = self.table.search(words, query_type="fts").limit(k)
         return self._rows(found.select([*columns, "_score"]))
 
     def _matches(self) -> int:
