@@ -49,7 +49,8 @@ class SearchParameters:
         nprobes: partitions searched for every query; ``None`` leaves it to LanceDB, which takes 20. A filter that
             leaves fewer than k results there has all partitions searched.
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
-        ef: nodes kept while searching a graph (``hnsw`` only); ``None`` leaves it to LanceDB.
+        ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
+            LanceDB.
     """
 
     nprobes: int | None = None
@@ -131,7 +132,7 @@ class Reader:
         if self.parameters.nprobes is not None:
             query = query.minimum_nprobes(self.parameters.nprobes)
         if self.parameters.ef is not None:
-            query = query.ef(self.parameters.ef)
+            query = query.ef(max(self.parameters.ef, k * max(1, self.parameters.refine)))
         return query.refine_factor(self.parameters.refine) if self.parameters.refine else query
 
     def _matching(self, query: str, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
