@@ -79,9 +79,47 @@ def test_documents_file(trained, tmp_path):
     assert len(run_json("search", tmp_path / "index", "word1", "--where", "year = 2020")["hits"]) == 1
 
 
+def test_upkeep_of_an_index(trained, tmp_path):
+    model, x, y = trained
+    index = tmp_path / "index"
+    assert run_json("index", "add", model, index, x)["written"] == 60
+    assert run_json("index", "--precision", "fp32", model, index, y)["documents"] == 120  # `add` need not be said
+    info = run_json("index", "info", index)
+    assert info["collections"] == {"x": 60, "y": 60}
+    assert (info["kind"]["kind"], info["text"]) == ("flat", False)
+    assert "no text index yet" in run("search", index, "word1", "--mode", "text", code=1).stderr.replace("\n", " ")
+    assert run_json("index", "build", index, "--text")["vectors"] is None
+    assert run_json("index", "build", index)["vectors"]["kind"] == "flat"
+    both = run_json("index", "build", index, "--kind", "ivf_flat", "--text")
+    assert both["vectors"]["reason"] == "asked for"
+    assert both["text_seconds"] >= 0
+    found = run_json("search", index, "word105 word1", "--mode", "text", "-k", "2")
+    assert (found["expert"], len(found["hits"])) == (None, 2)
+    hybrid = run_json("search", index, "word105 word1", "--mode", "hybrid", "--where", "collection = 'y'")
+    assert {hit["collection"] for hit in hybrid["hits"]} == {"y"}
+    assert run_json("index", "compact", index)["fragments_after"] == 1
+    assert run_json("index", "refresh", index)["vectors"] == 0
+    assert run_json("index", "clean", index, "--older-than", "0")["versions_after"] == 1
+    assert "ivf_flat (asked for)" in run("index", "info", index).stdout
+    for verb, says in (("build", "flat"), ("compact", "pieces"), ("refresh", "0 documents"), ("clean", "versions")):
+        assert says in run("index", verb, index).stdout
+    assert "by words alone" in run("search", index, "word1", "--mode", "text").stdout
+
+
+def test_the_verbs_of_an_index_are_shown():
+    shown = run("index", "--help").stdout
+    for verb in ("add", "build", "compact", "refresh", "clean", "info"):
+        assert verb in shown
+    assert "MODEL INDEX COLLECTION" in shown
+    assert "Missing argument" in run("index", "just-a-model", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["index", "{model}", "{tmp}/i", "{tmp}/nothing"], "no collection at"),
+        (["index", "info", "{tmp}/i"], "no index at"),
+        (["index", "build", "{tmp}/i"], "no index at"),
         (["train", "{tmp}/m", "{tmp}/nothing"], "no collection at"),
         (["train", "{tmp}/m", "{x}", "--preset", "best"], "no preset 'best'"),
         (["library", "{tmp}/m", "{x}"], "no model at"),
@@ -123,7 +161,9 @@ def test_every_option_is_explained():
         "evaluate",
         "bench",
     }
-    for name, command in group.commands.items():
+    index = group.commands["index"]
+    assert set(index.commands) == {"add", "build", "compact", "refresh", "clean", "info"}
+    for name, command in [*((n, c) for n, c in group.commands.items() if c is not index), *index.commands.items()]:
         assert command.help, name
         for parameter in command.params:
             if parameter.param_type_name == "option":
