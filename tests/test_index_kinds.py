@@ -125,3 +125,14 @@ def test_a_choice_is_kept_and_auto_follows_the_size(index, monkeypatch):
     monkeypatch.setattr(index_kinds, "EXACT_LIMIT", 20_000)
     index.upsert([])  # what is written next builds what the size asks for
     assert index.kind.kind == "ivf_rq"
+
+
+def test_an_index_that_nobody_noted_keeps_its_kind(index):
+    """As another program may build it, or one that was killed before it could note why."""
+    from lancedb.index import IvfFlat
+
+    index.build_index("auto")
+    index._table.create_index("vector", config=IvfFlat(distance_type="cosine"))
+    assert (index.kind.kind, index.kind.reason) == ("ivf_flat", "why was not noted")
+    index_kinds.rebuild(index._table, "cosine")
+    assert index.kind.kind == "ivf_flat"

@@ -76,14 +76,21 @@ def build(table: Any, kind: str, metric: Metric) -> IndexKind:
         config = _configs(table)[wanted](metric)
         _guarded(partial(table.create_index, "vector", config=config), f"The index '{wanted}' could not be built")
     built = IndexKind(wanted, reason, rows, round(time.perf_counter() - start, 2))
-    note = json.dumps(built.to_dict() | {"auto": kind == "auto"})
-    table.update_field_metadata({"path": "vector", "metadata": {_NOTE: note}})
+    remember(table, built, by_size=kind == "auto")
     return built
+
+
+def remember(table: Any, built: IndexKind, *, by_size: bool) -> None:
+    """Note in the table how its index came to be; ``by_size`` where ``auto`` chose, so that it may choose again."""
+    note = json.dumps(built.to_dict() | {"auto": by_size})
+    table.update_field_metadata({"path": "vector", "metadata": {_NOTE: note}})
 
 
 def rebuild(table: Any, metric: Metric) -> None:
     """Build the present kind anew, which makes one segment of many and fits its partitions to the documents."""
-    build(table, "auto" if chosen_by_size(table) else present(table).kind, metric)
+    note, kind = _note(table), present(table).kind
+    by_size = note is not None and note["auto"] and note["kind"] == kind
+    build(table, "auto" if by_size else kind, metric)
 
 
 def build_text(table: Any) -> float:
@@ -113,7 +120,7 @@ def present(table: Any) -> IndexKind:
         asked = note is not None and not note["auto"] and note["kind"] == "flat"
         reason = "asked for" if asked else "no approximate index was built" if rows > EXACT_LIMIT else choose(rows)[1]
         return IndexKind(kind, reason, rows, 0.0)
-    return IndexKind(kind, "built by other means", rows, 0.0)
+    return IndexKind(kind, "why was not noted", rows, 0.0)
 
 
 def chosen_by_size(table: Any) -> bool:
