@@ -27,11 +27,11 @@ import lance
 import numpy as np
 import psutil
 from core import mixed_queries, surroundings
-from routerretriever.index_search import SearchParameters
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli import quiet_libraries
 from routerretriever.collection import Document
+from routerretriever.index_search import SearchParameters
 from routerretriever.vectors import Vectors
 
 QUERIES, K = 200, 10
@@ -196,7 +196,7 @@ def by_words(index: Index, model: RouterRetriever, texts: list[str], kind: str) 
             took = []
             for text, vector in [*zip(texts, vectors, strict=True)] * 2:
                 start = time.perf_counter()
-                index.search_many([text], K, vectors=vector[None], mode=mode)  # type: ignore[arg-type]
+                index.search_many([text], K, vectors=vector[None], mode=mode)
                 took.append(1000 * (time.perf_counter() - start))
         ranked = statistics.quantiles(took[len(texts) :], n=100)
         row[mode] = {"p50": round(ranked[49], 2), "p99": round(ranked[98], 2)}

@@ -44,8 +44,8 @@ def test_the_whole_path(trained, tmp_path):
     assert set(route[0]["gains"]) == {"base", "x", "y"}
     assert len(route[0]["pilots"]) == 3
     written = run_json("index", model, tmp_path / "index", x)
-    assert written["written"] == written["documents"] == 60
-    assert run_json("index", model, tmp_path / "index", y)["documents"] == 120
+    assert written["encoded"] == written["documents"] == written["total"] == 60
+    assert run_json("index", model, tmp_path / "index", y)["total"] == 120
     found = run_json("search", tmp_path / "index", "word105 word105", "-k", "3", "--where", "collection = 'y'")
     assert [hit["collection"] for hit in found["hits"]] == ["y"] * 3
     pinned = run_json("search", tmp_path / "index", "word105", "--expert", "x")
@@ -66,7 +66,7 @@ def test_plain_output_speaks_to_people(trained, tmp_path):
         or "fallback" in run("route", model, "word105 word105 word75").stdout
     )
     assert "held-out" in run("experts", model).stdout
-    assert "60 documents of 'x' written" in run("index", model, tmp_path / "index", x).stdout
+    assert "60 documents of 'x': 60 new or changed, 0 unchanged" in run("index", model, tmp_path / "index", x).stdout
     assert "expert:" in run("search", tmp_path / "index", "word1").stdout
 
 
@@ -79,9 +79,63 @@ def test_documents_file(trained, tmp_path):
     assert len(run_json("search", tmp_path / "index", "word1", "--where", "year = 2020")["hits"]) == 1
 
 
+def test_what_cannot_be_indexed_is_told(trained, tmp_path):
+    model, *_ = trained
+    shard, index = tmp_path / "notes.jsonl", tmp_path / "index"
+    shard.write_text('{"_id": "1", "text": "word1"}\n{broken\n{"_id": "3", "text": "word3"}\n')
+    stopped = run("index", model, index, shard, code=1).stderr
+    assert "notes.jsonl, line 2: not valid JSON" in stopped
+    assert "--on-error skip" in stopped
+    going_on = run("index", model, index, shard, "--on-error", "quarantine")
+    assert "2 documents of 'notes': 2 new or changed" in going_on.stdout
+    assert "line 2: not valid JSON" in going_on.stderr
+    assert "1 left out. Their lines are in" in going_on.stderr
+    shard.write_text('{"_id": "1", "text": "word1"}\n')
+    assert "1 documents are not in the source any more: kept; --prune" in run("index", model, index, shard).stdout
+    assert run_json("index", model, index, shard, "--prune", "--collection", "notes")["total"] == 1
+
+
+def test_upkeep_of_an_index(trained, tmp_path):
+    model, x, y = trained
+    index = tmp_path / "index"
+    assert run_json("index", "add", model, index, x)["encoded"] == 60
+    assert run_json("index", "--precision", "fp32", model, index, y)["total"] == 120  # `add` need not be said
+    info = run_json("index", "info", index)
+    assert info["collections"] == {"x": 60, "y": 60}
+    assert (info["kind"]["kind"], info["text"]) == ("flat", False)
+    assert "no text index yet" in run("search", index, "word1", "--mode", "text", code=1).stderr.replace("\n", " ")
+    assert run_json("index", "build", index, "--text")["vectors"] is None
+    assert run_json("index", "build", index)["vectors"]["kind"] == "flat"
+    both = run_json("index", "build", index, "--kind", "ivf_flat", "--text")
+    assert both["vectors"]["reason"] == "asked for"
+    assert both["text_seconds"] >= 0
+    found = run_json("search", index, "word105 word1", "--mode", "text", "-k", "2")
+    assert (found["expert"], len(found["hits"])) == (None, 2)
+    hybrid = run_json("search", index, "word105 word1", "--mode", "hybrid", "--where", "collection = 'y'")
+    assert {hit["collection"] for hit in hybrid["hits"]} == {"y"}
+    assert run_json("index", "compact", index)["fragments_after"] == 1
+    assert run_json("index", "refresh", index)["vectors"] == 0
+    assert run_json("index", "clean", index, "--older-than", "0")["versions_after"] == 1
+    assert "ivf_flat (asked for)" in run("index", "info", index).stdout
+    for verb, says in (("build", "flat"), ("compact", "pieces"), ("refresh", "0 documents"), ("clean", "versions")):
+        assert says in run("index", verb, index).stdout
+    assert "by words alone" in run("search", index, "word1", "--mode", "text").stdout
+
+
+def test_the_verbs_of_an_index_are_shown():
+    shown = run("index", "--help").stdout
+    for verb in ("add", "build", "compact", "refresh", "clean", "info"):
+        assert verb in shown
+    assert "MODEL INDEX COLLECTION" in shown
+    assert "Missing argument" in run("index", "just-a-model", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["index", "{model}", "{tmp}/i", "{tmp}/nothing"], "no collection at"),
+        (["index", "info", "{tmp}/i"], "no index at"),
+        (["index", "build", "{tmp}/i"], "no index at"),
         (["train", "{tmp}/m", "{tmp}/nothing"], "no collection at"),
         (["train", "{tmp}/m", "{x}", "--preset", "best"], "no preset 'best'"),
         (["library", "{tmp}/m", "{x}"], "no model at"),
@@ -123,7 +177,9 @@ def test_every_option_is_explained():
         "evaluate",
         "bench",
     }
-    for name, command in group.commands.items():
+    index = group.commands["index"]
+    assert set(index.commands) == {"add", "build", "compact", "refresh", "clean", "info"}
+    for name, command in [*((n, c) for n, c in group.commands.items() if c is not index), *index.commands.items()]:
         assert command.help, name
         for parameter in command.params:
             if parameter.param_type_name == "option":

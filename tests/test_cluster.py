@@ -14,7 +14,7 @@ import pytest
 from cluster_nodes import Nodes, available
 from test_ingest import record, write_jsonl
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import RouterRetriever
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=f"no cluster here: {available()}")
 DRIVER = Path(__file__).with_name("cluster_driver.py")

@@ -35,12 +35,20 @@ def test_tables_are_the_committed_figures(root, monkeypatch):
 
 def test_every_command_is_documented_and_explains_itself(readme):
     names = [info.name or info.callback.__name__ for info in app.registered_commands]
-    names = [name.removesuffix("_command") for name in names]
+    names = [name.removesuffix("_command") for name in names] + [group.name for group in app.registered_groups]
     assert set(re.findall(r"^\| `routerretriever (\w+)", readme, flags=re.MULTILINE)) == set(names)
     for name in names:
-        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+        verb = [name, "add"] if name == "index" else [name]
+        shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0
         assert "--json" in shown.stdout
+
+
+def test_every_verb_of_the_index_is_documented(readme):
+    (group,) = app.registered_groups
+    row = next(line for line in readme.splitlines() if line.startswith("| `routerretriever index build"))
+    for command in group.typer_instance.registered_commands:
+        assert command.name == "add" or command.name in row
 
 
 def test_every_option_of_the_server_is_documented(root):

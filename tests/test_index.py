@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from conftest import make_checkpoint
 
-from routerretriever import Index, RouterRetriever
-from routerretriever import index as index_module
+from routerretriever import Index, RouterRetriever, index_kinds
 from routerretriever.collection import Document
 from routerretriever.errors import FingerprintError, RouterRetrieverError, VectorIndexError
 
@@ -106,7 +105,7 @@ def test_what_is_not_an_index_is_named(model, tmp_path):
 
 
 def test_approximate_only_above_the_limit(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "EXACT_LIMIT", 400)
+    monkeypatch.setattr(index_kinds, "EXACT_LIMIT", 400)
     monkeypatch.setattr(
         model,
         "embed_texts",

@@ -133,3 +133,28 @@ def test_what_cannot_be_stored_is_refused_whole(admin):
         assert answer.status_code == 400, answer.text
     assert admin.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}] * 1001}).status_code == 413
     assert admin.get("/v1/experts").json()["documents"] == before
+
+
+def test_words_and_both(own, built):
+    index = Index.open(own.index, RouterRetriever.from_pretrained(built / "model", device="cpu"))
+    index.build_text_index()
+    condition = {"collection": "beta"}
+    with running(own) as client:
+        wait_until_ready(client)
+        client.headers["Authorization"] = f"Bearer {own.api_keys[0]}"
+        for mode in ("vector", "text", "hybrid"):
+            body = {"query": ["word60 word3", 'the ( " of'], "k": 5, "mode": mode, "filter": condition}
+            results = client.post("/v1/search", json=body).json()["results"]
+            for result in results:
+                hits = index.search(result["query"], 5, mode=mode, where=condition)
+                assert [hit["id"] for hit in result["hits"]] == [hit.id for hit in hits]
+                assert (result["expert"] is None) == (mode == "text")
+        assert len(results[0]["hits"]) == 5
+
+
+def test_without_a_text_index_words_are_refused(client):
+    for mode in ("text", "hybrid"):
+        answer = client.post("/v1/search", json={"query": QUERY, "mode": mode})
+        assert answer.status_code == 400
+        assert "index build INDEX --text" in answer.json()["error"]["message"]
+    assert client.post("/v1/search", json={"query": QUERY, "mode": "words"}).status_code == 422

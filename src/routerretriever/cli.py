@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from routerretriever import __version__
-from routerretriever.errors import ExpertError, MissingExtraError, RouterRetrieverError
+from routerretriever import __version__, cli_index
+from routerretriever.cli_common import (
+    AsJson,
+    Device,
+    IndexUri,
+    Lenient,
+    Model,
+    Sources,
+    err,
+    guarded,
+    load_collection,
+    load_model,
+    out,
+    print_json,
+    quiet_libraries,
+)
+from routerretriever.errors import ExpertError, MissingExtraError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
-    from routerretriever.collection import Collection
     from routerretriever.model import RouterRetriever
+
+__all__ = ["app", "quiet_libraries"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,74 +40,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One frozen base encoder, one index, an expert for every domain.",
 )
-out, err = Console(), Console(stderr=True)
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="COLLECTION…",
-        help="BEIR folder, pairs file (.jsonl, .csv, .tsv), hub name (BeIR/scifact) or ir_datasets:ID.",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Lenient = Annotated[
-    bool, typer.Option("--lenient", help="Drop judgements that point nowhere and queries without a positive.")
-]
-Device = Annotated[str | None, typer.Option(help="Torch device, e.g. cpu or cuda; default the best one present.")]
 PinnedExpert = Annotated[str | None, typer.Option(help="Pin base, merged or an expert instead of routing.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a verb; errors made for users become one message and exit code 1."""
-
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        quiet_libraries()
-        try:
-            function(*args, **kwargs)
-        except RouterRetrieverError as error:
-            _fail(error, as_json=kwargs.get("as_json", False))
-        except KeyboardInterrupt:
-            err.print("Interrupted. What was saved before is whole; the same command goes on from there.")
-            raise typer.Exit(130) from None
-
-    return app.command(name=function.__name__.removesuffix("_command"))(wrapped)
-
-
-def _fail(error: RouterRetrieverError, *, as_json: bool) -> NoReturn:
-    if as_json:
-        _print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-    else:
-        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def quiet_libraries() -> None:
-    """Model loaders draw bars of their own, terminal or not."""
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
-
-
-def _load(path: Path, device: str | None) -> RouterRetriever:
-    from routerretriever.model import RouterRetriever
-
-    return RouterRetriever.from_pretrained(path, device=device)
-
-
-def _collection(source: str, lenient: bool) -> Collection:
-    from routerretriever.collection import Collection
-
-    return Collection.load(source, strict=not lenient)
+    """Register a verb."""
+    return app.command(name=function.__name__.removesuffix("_command"))(guarded(function))
 
 
 def _points(value: float) -> str:
@@ -152,12 +102,12 @@ def train(
         "seed": seed,
     }
     config = replace(PRESETS[preset], **{key: value for key, value in given.items() if value is not None})
-    loaded = [_collection(source, lenient) for source in collections]
+    loaded = [load_collection(source, lenient) for source in collections]
     router = _open_or_create(model, base, preset, device)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
     router.save_pretrained(model)
     if as_json:
-        _print_json(report.to_dict() | {"model": str(model)})
+        print_json(report.to_dict() | {"model": str(model)})
         return
     info = report.info
     out.print(
@@ -173,7 +123,7 @@ def _open_or_create(path: Path, base: str | None, preset: str, device: str | Non
     from routerretriever.model import RouterRetriever
 
     if path.is_dir() and any(path.iterdir()):
-        router = _load(path, device)
+        router = load_model(path, device)
         if base is not None and base_info(base).id != router.encoder.base.id:
             raise ExpertError(
                 f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
@@ -198,15 +148,15 @@ def library(
     as_json: AsJson = False,
 ) -> None:
     """Measure the experts on held-out queries and build or extend the pilot library."""
-    loaded = _load(model, device)
-    built = loaded.build_library([_collection(s, lenient) for s in collections], router=router, progress=Bars())
+    loaded = load_model(model, device)
+    built = loaded.build_library([load_collection(s, lenient) for s in collections], router=router, progress=Bars())
     loaded.save_pretrained(model)
     policy = loaded.encoder.policy
     assert policy is not None
     counts = {name: built.sources.count(name) for name in built.collections()}
     unmeasured = built.unmeasured()
     if as_json:
-        _print_json(
+        print_json(
             {
                 "router": policy.router.name,
                 "experts": built.experts,
@@ -237,7 +187,7 @@ def experts(
     as_json: AsJson = False,
 ) -> None:
     """List the experts of MODEL, remove one, or import an adapter that plain PEFT trained."""
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     if action not in ("list", "remove", "import") or (action == "list") != (target is None):
         raise ExpertError("Say: experts MODEL list, experts MODEL remove NAME, or experts MODEL import PEFT_DIR.")
     if action == "remove":
@@ -258,7 +208,7 @@ def experts(
         for key, info in loaded.experts.items()
     }
     if as_json:
-        _print_json({"base": loaded.encoder.base.id, "experts": rows})
+        print_json({"base": loaded.encoder.base.id, "experts": rows})
         return
     table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
     for key, info in loaded.experts.items():
@@ -278,9 +228,9 @@ def route(
     as_json: AsJson = False,
 ) -> None:
     """Say which expert each query goes to, and why."""
-    routes = _load(model, device).route(queries, n_pilots=pilots)
+    routes = load_model(model, device).route(queries, n_pilots=pilots)
     if as_json:
-        _print_json({"routes": [route.to_dict() for route in routes]})
+        print_json({"routes": [route.to_dict() for route in routes]})
         return
     for item in routes:
         out.print(f"[bold]{item.query}[/] → [bold green]{item.expert}[/]: {item.reason}", highlight=False)
@@ -291,64 +241,37 @@ def route(
             out.print(pilot.example, markup=False, highlight=False)
 
 
-@command
-def index(
-    model: Model,
-    index: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.", show_default=False)],
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="COLLECTION|FILE.jsonl", help="A collection, or documents as JSONL.", show_default=False
-        ),
-    ],
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16 (faster where the device has instructions for it), or auto.")
-    ] = "fp32",
-    lenient: Lenient = False,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """Encode documents with the base and put them into INDEX, replacing those of the same id."""
-    from routerretriever.collection import read_documents
-    from routerretriever.index import Index
-
-    path = Path(source)
-    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
-        name, documents = path.name.split(".")[0], list(read_documents(path))
-    else:
-        collection = _collection(source, lenient)
-        name, documents = collection.name, list(collection.documents)
-    opened = Index.create(index, _load(model, device), model_path=model)
-    count = opened.upsert(documents, collection=name, precision=precision, progress=Bars())
-    if as_json:
-        _print_json({"index": index, "collection": name, "written": count, "documents": len(opened)})
-        return
-    kind = "approximate" if opened.is_approximate else "exact"
-    out.print(f"{count} documents of '{name}' written; {index} now holds {len(opened)} ({kind} search).")
+app.add_typer(cli_index.app, name="index")
 
 
 @command
 def search(
-    index: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.", show_default=False)],
+    index: IndexUri,
     query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
     expert: PinnedExpert = None,
     where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"collection = 'scifact'\".")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan all vectors.")] = False,
+    mode: Annotated[
+        str, typer.Option(help="vector, text (words alone, without the model), or hybrid (both, fused).")
+    ] = "vector",
     model: Annotated[Path | None, typer.Option(help="The model, if it is not where it was.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Search INDEX with a query that the model routes."""
     from routerretriever.index import Index
+    from routerretriever.index_search import Mode
 
-    opened = Index.open(index, None if model is None else _load(model, device))
-    hits = opened.search(query, k, expert=expert, where=where, exact=exact)
-    taken = expert or (opened.model.route(query)[0].expert if opened.model.library else "base")
+    opened = Index.open(index, None if model is None else load_model(model, device))
+    hits = opened.search(query, k, expert=expert, where=where, exact=exact, mode=cast("Mode", mode))
+    taken = None
+    if mode != "text":
+        taken = expert or (opened.model.route(query)[0].expert if opened.model.library else "base")
     if as_json:
-        _print_json({"query": query, "expert": taken, "hits": [hit.to_dict() for hit in hits]})
+        print_json({"query": query, "expert": taken, "mode": mode, "hits": [hit.to_dict() for hit in hits]})
         return
-    out.print(f"expert: [bold green]{taken}[/]")
+    out.print(f"expert: [bold green]{taken}[/]" if taken else "by words alone")
     table = Table("", "score", "id", "collection", "text", box=None)
     for rank, hit in enumerate(hits, start=1):
         text = f"{hit.title}: {hit.text}" if hit.title else hit.text
@@ -397,7 +320,7 @@ def serve(
         log_queries=log_queries,
     )
     if as_json:
-        _print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
+        print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
     else:
         out.print(
             f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C",
@@ -423,12 +346,12 @@ def evaluate(
     from routerretriever.evaluation import evaluate as run_evaluation
     from routerretriever.report import evaluation_table, write_report
 
-    loaded = _load(model, device)
-    sources = [_collection(source, lenient) for source in collections]
+    loaded = load_model(model, device)
+    sources = [load_collection(source, lenient) for source in collections]
     result = run_evaluation(loaded, sources, split=split, limit=limit, seed=seed, progress=Bars())
     written = None if out_dir is None else write_report(result, out_dir, title=f"RouterRetriever: {model.name}")
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
         return
     out.print(evaluation_table(result))
     if written is not None:
@@ -452,7 +375,7 @@ def bench(
     report.write_runs(run, seeds, out_dir / "runs")
     page = report.write(document, out_dir)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     groups = [group for group, members in document["groups"].items() if members]
     table = Table("system", *groups, title=f"{document['suite']}: mean nDCG@10 × 100")

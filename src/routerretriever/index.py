@@ -8,64 +8,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfRq
 
+from routerretriever import index_kinds
 from routerretriever.collection import Document
 from routerretriever.documents import resolved_precision
 from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
+from routerretriever.index_kinds import Metric
+from routerretriever.index_search import Hit, Mode, Reader, SearchParameters, check_mode
+from routerretriever.index_store import TABLE, connect, exists
 from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_here
 from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
+from routerretriever.maintenance import Upkeep
 from routerretriever.progress import Progress, Silent
-from routerretriever.rows import (
-    OWN_COLUMNS,
-    SHOWN_COLUMNS,
-    document_key,
-    document_table,
-    metadata_columns,
-    quoted,
-    table_schema,
-)
-from routerretriever.vectors import Vectors
+from routerretriever.rows import OWN_COLUMNS, document_key, document_table, metadata_columns, quoted, table_schema
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
+    from routerretriever.vectors import Vectors
 
 INDEX_FORMAT = 2
-EXACT_LIMIT = 20_000
-"""Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""
-
-_TABLE = "documents"
 _ADD_BLOCK = 4096
-_REFINE = 10  # candidates re-scored with full vectors for each wanted result
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One search result; ``score`` is the similarity of query and document vector."""
-
-    id: str
-    score: float
-    title: str
-    text: str
-    collection: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-
-class Index:
+class Index(Upkeep):
     """A folder (or object-store URI) with the documents of any number of collections.
 
     Use :meth:`create` or :meth:`open`.
@@ -89,7 +63,7 @@ class Index:
             FingerprintError: the index there was made with another base.
             VectorIndexError: something that is not an index stands there.
         """
-        if _exists(str(uri)):
+        if exists(str(uri)):
             return cls.open(uri, model)
         path = Path(uri)
         if path.is_dir() and any(path.iterdir()):
@@ -102,7 +76,7 @@ class Index:
         }
         schema = table_schema(model.encoder.dimension, json.dumps(info).encode())
         try:
-            table = lancedb.connect(str(uri)).create_table(_TABLE, schema=schema)
+            table = connect(str(uri)).create_table(TABLE, schema=schema)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {uri} could not be created: {error}") from error
         return cls(table, info, str(uri), model)
@@ -115,11 +89,11 @@ class Index:
             VectorIndexError: there is no index, or it was written by a newer version.
             FingerprintError: it was made with another base than ``model``'s.
         """
-        if not _exists(str(uri)):
+        if not exists(str(uri)):
             raise VectorIndexError(
                 f"There is no index at {uri}. Make one: routerretriever index MODEL {uri} COLLECTION"
             )
-        table = lancedb.connect(str(uri)).open_table(_TABLE)
+        table = connect(str(uri)).open_table(TABLE)
         try:
             info = json.loads((table.schema.metadata or {})[b"routerretriever"])
         except (KeyError, ValueError) as error:
@@ -176,6 +150,7 @@ class Index:
         encode: Callable[[list[str]], Vectors] | None = None,
         precision: str = "fp32",
         progress: Progress | None = None,
+        durable: bool = False,
     ) -> int:
         """Add documents, replacing those of the same collection and id.
 
@@ -186,6 +161,7 @@ class Index:
             precision: in which the model computes: ``fp32``, ``bf16``, or ``auto``, which takes bf16 where the
                 device has instructions for it.
             progress: where to report.
+            durable: write everything through to the disk at the end; see :meth:`flush`.
 
         Returns:
             How many documents were written.
@@ -202,6 +178,7 @@ class Index:
             self._write(block, vectors, collection)
             count += len(block)
         self._refresh(progress or Silent())
+        self.flush(durable=durable)
         return count
 
     def _write(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
@@ -229,17 +206,6 @@ class Index:
                     samples.setdefault(name, value)
         if samples:
             self._table.add_columns(pa.schema([(name, pa.scalar(value).type) for name, value in samples.items()]))
-
-    def _refresh(self, progress: Progress) -> None:
-        """Above the exact limit, build the approximate index or take new rows into it."""
-        if len(self) <= EXACT_LIMIT:
-            return
-        with progress.task("index vectors", 1) as task:
-            if self.is_approximate:
-                self._table.optimize()
-            else:
-                self._table.create_index("vector", config=IvfRq(distance_type=self._metric))
-            task.advance()
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
         """Delete documents by id; unknown ids are ignored. Returns how many were there."""
@@ -299,6 +265,7 @@ class Index:
         report = build(self.uri, listing, run, settings or Settings(), identity=identity, progress=progress)
         self._table.checkout_latest()
         self._refresh(progress or Silent())
+        self.flush()
         return report
 
     # -- searching ---------------------------------------------------------------------------------
@@ -306,10 +273,10 @@ class Index:
     @property
     def is_approximate(self) -> bool:
         """Whether searches use an approximate index."""
-        return any("vector" in index.columns for index in self._table.list_indices())
+        return bool(index_kinds.vector_indices(self._table))
 
     @property
-    def _metric(self) -> Literal["cosine", "dot"]:
+    def _metric(self) -> Metric:
         return "cosine" if self._info["similarity"] == "cosine" else "dot"
 
     def search(
@@ -320,62 +287,77 @@ class Index:
         expert: str | None = None,
         where: str | Condition | None = None,
         exact: bool = False,
+        mode: Mode = "vector",
+        parameters: SearchParameters | None = None,
     ) -> list[Hit]:
-        """The k documents most similar to a query, which the model routes.
+        """The k documents that fit a query best.
 
         Args:
-            query: the text.
-            k: at most this many results.
+            query: the text, which the model routes.
+            k: at most this many results; fewer only where fewer documents satisfy ``where``, or, in mode ``text``,
+                have a word of the query.
             expert: pins ``base``, ``merged`` or an expert instead of routing.
             where: condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields: SQL, or plain data
                 as :mod:`routerretriever.filters` describes, which is safe to take from strangers.
             exact: scan all vectors even where an approximate index exists.
+            mode: ``vector`` ranks by similarity, ``text`` by BM25 over title and text without any model, and
+                ``hybrid`` by both as :func:`routerretriever.fusion.fuse` describes. The last two need
+                :meth:`build_text_index`.
+            parameters: how hard an approximate index is searched.
 
         Raises:
             ExpertError: there is no such expert.
-            VectorIndexError: the condition cannot be understood.
+            VectorIndexError: the condition cannot be understood, or there is no text index.
         """
-        return self.search_vectors(self.model.encode_query([query], expert=expert), k, where=where, exact=exact)[0]
+        return self.search_many([query], k, expert=expert, where=where, exact=exact, mode=mode, parameters=parameters)[
+            0
+        ]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        vectors: Vectors | None = None,
+        expert: str | None = None,
+        where: str | Condition | None = None,
+        exact: bool = False,
+        mode: Mode = "vector",
+        parameters: SearchParameters | None = None,
+    ) -> list[list[Hit]]:
+        """The same for several queries; ``vectors`` (n, d) are theirs, where they were encoded already."""
+        check_mode(mode)
+        reader = self._reader(k, where, exact, parameters)
+        if mode == "text":
+            return [reader.by_text(query) for query in queries]
+        if vectors is None:
+            vectors = self.model.encode_query(list(queries), expert=expert)
+        if mode == "vector":
+            return [reader.by_vector(vector) for vector in vectors]
+        return [reader.by_both(query, vector) for query, vector in zip(queries, vectors, strict=True)]
 
     def search_vectors(
-        self, vectors: Vectors, k: int = 10, *, where: str | Condition | None = None, exact: bool = False
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        where: str | Condition | None = None,
+        exact: bool = False,
+        parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """The same for query vectors (n, d) that are already there."""
+        """The documents most similar to query vectors (n, d)."""
+        reader = self._reader(k, where, exact, parameters)
+        return [reader.by_vector(vector) for vector in np.atleast_2d(vectors)]
+
+    def _reader(
+        self, k: int, where: str | Condition | None, exact: bool, parameters: SearchParameters | None
+    ) -> Reader:
         if k < 1:
             raise VectorIndexError(f"k must be at least 1, but is {k}.")
         if isinstance(where, Mapping):
             where = to_sql(where, self._table.schema)
-        metadata = self._metadata_columns()  # once, because asking the table for its schema takes a while
-        return [self._search_one(vector, k, where, exact, metadata) for vector in np.atleast_2d(vectors)]
-
-    def _search_one(
-        self, vector: Vectors, k: int, where: str | None, exact: bool, metadata: Sequence[str]
-    ) -> list[Hit]:
-        query = self._table.search(vector, vector_column_name="vector").distance_type(self._metric).limit(k)
-        query = query.select([*SHOWN_COLUMNS, *metadata, "_distance"])
-        query = query.bypass_vector_index() if exact else query.refine_factor(_REFINE)
-        if where:
-            query = query.where(where, prefilter=True)
-        try:
-            rows = query.to_list()
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise VectorIndexError(
-                f"The search failed: {reason} A condition looks like: collection = 'scifact' AND year > 2020"
-            ) from error
-        return [_hit(row, metadata) for row in rows]
-
-
-def _hit(row: Mapping[str, Any], metadata: Sequence[str]) -> Hit:
-    known = {name: row[name] for name in metadata if row[name] is not None}
-    score = 1.0 - float(row["_distance"])
-    return Hit(row["id"], score, row["title"], row["text"], row["collection"], known)
-
-
-def _exists(uri: str) -> bool:
-    if "://" not in uri and not Path(uri).is_dir():
-        return False
-    return _TABLE in lancedb.connect(uri).list_tables().tables
+        metadata = self._metadata_columns()
+        return Reader(self._table, self._metric, metadata, k, where, exact, parameters or SearchParameters())
 
 
 def _blocks(items: Iterable[Document], size: int) -> Iterator[list[Document]]:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from routerretriever.errors import BuildError, CollectionError, StorageError
+from routerretriever.index_store import dataset_uri
 from routerretriever.ingest.commit import Records, Stale, commit, files_of, is_committed, repeated_ids, stale_rows
 from routerretriever.ingest.files import Folder
 from routerretriever.ingest.sources import Listing, Piece, Problem, metadata_fields
@@ -126,10 +127,10 @@ def build(
     started = time.perf_counter()
     if listing.problems and settings.on_error == "stop":
         raise _stopped(listing.problems[0])
-    dataset_uri = f"{uri.rstrip('/')}/documents.lance"
-    with claimed(dataset_uri, listing.name, resume=settings.resume) as claim:
+    dataset = dataset_uri(uri)
+    with claimed(dataset, listing.name, resume=settings.resume) as claim:
         folder = Folder(f"{uri.rstrip('/')}/_builds")
-        work = _Work(dataset_uri, folder, listing, run, settings, claim, identity, progress or Silent())
+        work = _Work(dataset, folder, listing, run, settings, claim, identity, progress or Silent())
         report = work.done()
     return replace(report, seconds=round(time.perf_counter() - started, 3))
 
@@ -160,7 +161,7 @@ class Claim:
 
 
 @contextmanager
-def claimed(dataset_uri: str, collection: str, *, resume: bool) -> Iterator[Claim]:
+def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
     """Hold an index for one build; the claim is part of the index, so that it holds on every machine.
 
     It outlives a kill, and an error does not.
@@ -168,8 +169,8 @@ def claimed(dataset_uri: str, collection: str, *, resume: bool) -> Iterator[Clai
     Raises:
         BuildError: another build holds it, or what ``resume`` takes over is of another collection.
     """
-    dataset = lance.dataset(dataset_uri)
-    standing = _standing(dataset)
+    opened = lance.dataset(dataset)
+    standing = _standing(opened)
     if standing is not None and not resume:
         raise BuildError(
             f"The index is held by {standing}. Wait until it is done; if it was killed, add --resume to take it over."
@@ -177,17 +178,17 @@ def claimed(dataset_uri: str, collection: str, *, resume: bool) -> Iterator[Clai
     if standing is not None and standing.collection != collection:
         raise BuildError(f"The index is held by {standing}. Resume that collection first.")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    mine = Claim(str(uuid.uuid4()), dataset.version, collection, socket.gethostname(), os.getpid(), now)
+    mine = Claim(str(uuid.uuid4()), opened.version, collection, socket.gethostname(), os.getpid(), now)
     if standing is not None:
         mine = replace(mine, build=standing.build, version=standing.version)
     try:
-        dataset.update_config({_CLAIM: json.dumps(asdict(mine))})
+        opened.update_config({_CLAIM: json.dumps(asdict(mine))})
     except (OSError, RuntimeError) as error:
         raise BuildError(f"Another build claimed the index at the same moment ({error}). Wait for it.") from error
     try:
         yield mine
     finally:
-        newest = lance.dataset(dataset_uri)
+        newest = lance.dataset(dataset)
         if _standing(newest) == mine:
             newest.delete_config_keys([_CLAIM])
 
@@ -202,7 +203,7 @@ def _standing(dataset: Any) -> Claim | None:
 
 @dataclass(slots=True)
 class _Work:
-    dataset_uri: str
+    dataset: str
     folder: Folder
     listing: Listing
     run: Run
@@ -221,7 +222,7 @@ class _Work:
     def done(self) -> BuildReport:
         self._prepare()
         records = Records(self.job, self.listing.pieces)
-        if is_committed(lance.dataset(self.dataset_uri), self.claim.build, self.claim.version):
+        if is_committed(lance.dataset(self.dataset), self.claim.build, self.claim.version):
             stale = Stale({}, 0, 0, frozenset())  # killed between the commit and the end
         else:
             self._do(self._missing())
@@ -233,7 +234,7 @@ class _Work:
 
     def _prepare(self) -> None:
         """Columns for the metadata, and the job."""
-        dataset = lance.dataset(self.dataset_uri)
+        dataset = lance.dataset(self.dataset)
         fields = metadata_fields(self.listing.pieces)
         if taken := set(fields) & set(OWN_COLUMNS):
             names = ", ".join(sorted(taken))
@@ -245,7 +246,7 @@ class _Work:
         name = hashlib.blake2b("\n".join(shape).encode(), digest_size=8).hexdigest()
         mine = f"collection = {quoted(self.listing.name)}"
         self._job = Job(
-            self.dataset_uri,
+            self.dataset,
             f"{self.folder.uri}/{name}",
             self.listing.name,
             dataset.version,
@@ -255,7 +256,7 @@ class _Work:
 
     def _missing(self) -> list[Piece]:
         """Pieces without a record, or whose files are gone."""
-        folder, data = Folder(self.job.records), Folder(f"{self.dataset_uri}/data")
+        folder, data = Folder(self.job.records), Folder(f"{self.dataset}/data")
         names = folder.names()
         files = data.names() if names else set()
         missing = []
@@ -299,7 +300,7 @@ class _Work:
 
     def _commit(self, records: Records) -> Stale:
         for _ in range(_COMMIT_ATTEMPTS):
-            dataset = lance.dataset(self.dataset_uri)
+            dataset = lance.dataset(self.dataset)
             stale = stale_rows(self.job, dataset, records, prune=self.settings.prune)
             if stale.lost:
                 self._do_lost(records, stale, dataset.version)

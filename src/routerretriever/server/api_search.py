@@ -23,12 +23,12 @@ router = APIRouter(prefix="/v1", tags=["search"])
     responses=responses(400, 401, 404, 413, 422, 429),
 )
 async def search(body: SearchRequest, request: Request) -> Response:
-    """Routes every query, or encodes it with a pinned expert, and searches the index."""
+    """Routes every query, or encodes it with a pinned expert, and searches the index by vectors, words or both."""
     engine: Engine = request.app.state.engine
-    found = await engine.search(body.queries, body.k, body.expert, body.filter, body.exact)
+    found = await engine.search(body.queries, body.k, body.expert, body.filter, body.exact, body.mode)
     results = [
-        {"query": query, "expert": encoded.expert, "hits": [asdict(hit) for hit in hits]}
-        for query, (encoded, hits) in zip(body.queries, found, strict=True)
+        {"query": query, "expert": expert, "hits": [asdict(hit) for hit in hits]}
+        for query, (expert, hits) in zip(body.queries, found, strict=True)
     ]
     return Response(orjson.dumps({"results": results}), media_type="application/json")
 

@@ -19,7 +19,8 @@ import torch
 from routerretriever.collection import Document
 from routerretriever.errors import ExpertError
 from routerretriever.filters import Condition
-from routerretriever.index import Hit, Index
+from routerretriever.index import Index
+from routerretriever.index_search import Hit, Mode
 from routerretriever.lora import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.routing import BASE, Route, RoutingPolicy, present_policy
@@ -139,15 +140,28 @@ class Engine:
         return encoded
 
     async def search(
-        self, queries: Sequence[str], k: int, expert: str | None, where: Condition | None, exact: bool
-    ) -> list[tuple[Encoded, list[Hit]]]:
-        """Encode queries and search with each."""
+        self,
+        queries: Sequence[str],
+        k: int,
+        expert: str | None,
+        where: Condition | None,
+        exact: bool,
+        mode: Mode = "vector",
+    ) -> list[tuple[str | None, list[Hit]]]:
+        """Encode queries, unless words alone are searched, and search with each; answers what encoded it, and hits."""
         index = self.opened_index()
-        encoded = await self.encode(queries, expert=expert)
-        vectors = np.stack([item.vector for item in encoded])
+        experts: list[str | None] = [None] * len(queries)
+        vectors = None
+        if mode == "text":
+            self.check_texts(queries)
+        else:
+            encoded = await self.encode(queries, expert=expert)
+            experts, vectors = [item.expert for item in encoded], np.stack([item.vector for item in encoded])
         with self.metrics.stages.labels("search").time():
-            hits = await asyncio.to_thread(index.search_vectors, vectors, k, where=where, exact=exact)
-        return list(zip(encoded, hits, strict=True))
+            hits = await asyncio.to_thread(
+                index.search_many, queries, k, vectors=vectors, where=where, exact=exact, mode=mode
+            )
+        return list(zip(experts, hits, strict=True))
 
     async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, tuple[float, float] | None]]:
         """Where queries go and why, and their places on the map if it was drawn."""

@@ -113,13 +113,21 @@ class SearchRequest(QueriesRequest):
         examples=[{"collection": "nl2bash"}],
     )
     exact: bool = Field(False, description="Scan all vectors even where there is an index.", examples=[False])
+    mode: Literal["vector", "text", "hybrid"] = Field(
+        "vector",
+        description="By similarity, by the words of title and text (BM25, no model), or by both. "
+        "The last two need a text index.",
+        examples=["hybrid"],
+    )
 
 
 class HitEntry(BaseModel):
     """A document found."""
 
     id: str = Field(examples=["d17"])
-    score: float = Field(description="Similarity of query and document.", examples=[0.71])
+    score: float = Field(
+        description="Similarity of query and document; BM25 in mode text, both fused in mode hybrid.", examples=[0.71]
+    )
     title: str = Field(examples=["tar"])
     text: str = Field(examples=["tar -xf archive.tar -C directory"])
     collection: str = Field(examples=["nl2bash"])
@@ -130,7 +138,7 @@ class SearchResult(BaseModel):
     """What one query found."""
 
     query: str = Field(examples=["how do I untar a directory"])
-    expert: str = Field(description="What encoded the query.", examples=["nl2bash"])
+    expert: str | None = Field(description="What encoded the query; null in mode text.", examples=["nl2bash"])
     hits: list[HitEntry]
 
 

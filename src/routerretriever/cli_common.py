@@ -1,0 +1,91 @@
+"""What all commands share: arguments that mean the same everywhere, output, and errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from routerretriever.errors import RouterRetrieverError
+
+if TYPE_CHECKING:
+    from routerretriever.collection import Collection
+    from routerretriever.model import RouterRetriever
+
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="COLLECTION…",
+        help="BEIR folder, pairs file (.jsonl, .csv, .tsv), hub name (BeIR/scifact) or ir_datasets:ID.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Drop judgements that point nowhere and queries without a positive.")
+]
+Device = Annotated[str | None, typer.Option(help="Torch device, e.g. cpu or cuda; default the best one present.")]
+IndexUri = Annotated[str, typer.Argument(metavar="INDEX", help="Folder or URI of the index.", show_default=False)]
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """A verb in which errors made for users become one message and exit code 1."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        quiet_libraries()
+        try:
+            function(*args, **kwargs)
+        except RouterRetrieverError as error:
+            _fail(error, as_json=kwargs.get("as_json", False))
+        except KeyboardInterrupt:
+            err.print("Interrupted. What was saved before is whole; the same command goes on from there.")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _fail(error: RouterRetrieverError, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    else:
+        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def quiet_libraries() -> None:
+    """Model loaders draw bars of their own, terminal or not."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+
+
+def print_json(content: Any) -> None:
+    """Write one JSON document to standard output."""
+    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def load_model(path: Path, device: str | None) -> RouterRetriever:
+    """The model in a folder."""
+    from routerretriever.model import RouterRetriever
+
+    return RouterRetriever.from_pretrained(path, device=device)
+
+
+def load_collection(source: str, lenient: bool) -> Collection:
+    """A collection from where it lies."""
+    from routerretriever.collection import Collection
+
+    return Collection.load(source, strict=not lenient)

@@ -1,0 +1,245 @@
+"""The verbs of ``routerretriever index``: adding documents, and keeping the index in shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from routerretriever.cli_common import (
+    AsJson,
+    Device,
+    IndexUri,
+    Lenient,
+    Model,
+    err,
+    guarded,
+    load_model,
+    out,
+    print_json,
+)
+from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from routerretriever.ingest.build import BuildReport
+
+_DEFAULT = "add"
+_SHOWN_PROBLEMS = 5
+
+
+class DefaultGroup(TyperGroup):
+    """A group in which a first word that is no verb means ``add``: its name need not be typed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=DefaultGroup,
+    no_args_is_help=True,
+    subcommand_metavar="[MODEL INDEX COLLECTION | VERB …]",
+    help="Add documents to an index, or keep one in shape.\n\n"
+    "`index MODEL INDEX COLLECTION` is short for `index add MODEL INDEX COLLECTION`. A model in a folder that is "
+    "called like a verb is written ./build.",
+)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a verb."""
+    return app.command(name=function.__name__)(guarded(function))
+
+
+@command
+def add(
+    model: Model,
+    index: IndexUri,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="COLLECTION|SHARDS",
+            help="A collection, or documents: a file, a folder or a URI of .jsonl, .jsonl.gz, .jsonl.zst or .parquet.",
+            show_default=False,
+        ),
+    ],
+    collection: Annotated[str | None, typer.Option(help="Name of the collection; default the source's.")] = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            help="At a document that cannot be indexed: stop, skip it, or quarantine it (skip, and keep the line in a "
+            "file beside the index)."
+        ),
+    ] = "stop",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete documents of the collection that the source no longer has.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Take over a build that was killed.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Encode on a Ray cluster: its address, auto, or local for all processors here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="On the cluster; default one for each accelerator or processor.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 (faster where the device has instructions for it), or auto.")
+    ] = "fp32",
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode what is new or changed and put it into INDEX, as one new version.
+
+    A build that was interrupted goes on with the same command; one that was killed also wants --resume.
+    """
+    from routerretriever.index import Index
+    from routerretriever.ingest.build import Settings
+
+    settings = Settings(on_error, resume=resume, prune=prune)
+    opened = Index.create(index, load_model(model, device), model_path=model)
+    report = opened.build(
+        source,
+        collection=collection,
+        settings=settings,
+        strict=not lenient,
+        precision=precision,
+        cluster=cluster,
+        workers=workers,
+        progress=Bars(),
+    )
+    if as_json:
+        print_json({"index": index, **report.to_dict(), "total": len(opened)})
+        return
+    _tell(report, index, len(opened), "approximate" if opened.is_approximate else "exact")
+
+
+def _tell(report: BuildReport, index: str, total: int, kind: str) -> None:
+    before = f", {report.recorded} of them before" if report.recorded else ""
+    out.print(
+        f"{report.documents} documents of '{report.collection}': {report.encoded} new or changed{before}, "
+        f"{report.unchanged} unchanged. {index} now holds {total} ({kind} search).",
+        soft_wrap=True,
+    )
+    if report.gone:
+        fate = "deleted" if report.pruned else "kept; --prune deletes them"
+        out.print(f"{report.gone} documents are not in the source any more: {fate}.")
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        err.print(f"Left out: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if report.problems:
+        place = f" Their lines are in {report.quarantine}." if report.quarantine else ""
+        err.print(f"{len(report.problems)} left out.{place}", markup=False, highlight=False, soft_wrap=True)
+
+
+@command
+def build(
+    index: IndexUri,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, flat (no index: scan all vectors), ivf_flat, ivf_pq, ivf_rq or hnsw.",
+            show_default="auto, or none with --text",
+        ),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Build the text index of title and text, which --mode text and hybrid need.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the vector index of INDEX anew, its text index, or both."""
+    from routerretriever.index import Index
+
+    opened = Index.open(index)
+    vectors = None if text and kind is None else opened.build_index(kind or "auto")
+    seconds = opened.build_text_index() if text else None
+    if as_json:
+        print_json({"index": index, "vectors": vectors and vectors.to_dict(), "text_seconds": seconds})
+        return
+    if vectors is not None:
+        out.print(f"Vectors of {index}: {vectors.kind} ({vectors.reason}), {vectors.seconds:.1f} s.")
+    if seconds is not None:
+        out.print(f"Text of {index}: indexed, {seconds:.1f} s. Search it with --mode text or --mode hybrid.")
+
+
+@command
+def compact(index: IndexUri, as_json: AsJson = False) -> None:
+    """Merge the small pieces that writes have left; takes up to twice the space more until `clean`."""
+    from routerretriever.index import Index
+
+    done = Index.open(index).compact()
+    if as_json:
+        print_json({"index": index, **done.to_dict()})
+        return
+    out.print(
+        f"{index}: {done.fragments_before} pieces became {done.fragments_after}; "
+        f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, in {done.seconds:.1f} s."
+    )
+
+
+@command
+def refresh(index: IndexUri, as_json: AsJson = False) -> None:
+    """Take documents that were written since into the vector index and the text index."""
+    from routerretriever.index import Index
+
+    done = Index.open(index).refresh()
+    if as_json:
+        print_json({"index": index, **done.to_dict()})
+        return
+    anew = ", which was built anew" if done.rebuilt else ""
+    out.print(
+        f"{index}: {done.vectors} documents taken into the vector index{anew}, {done.texts} into the text index, "
+        f"in {done.seconds:.1f} s."
+    )
+
+
+@command
+def clean(
+    index: IndexUri,
+    older_than: Annotated[
+        float, typer.Option("--older-than", min=0.0, metavar="DAYS", help="Keep versions younger than so many days.")
+    ] = 7.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old versions of INDEX and the files that only they used."""
+    from routerretriever.index import Index
+
+    done = Index.open(index).clean(timedelta(days=older_than))
+    if as_json:
+        print_json({"index": index, **done.to_dict()})
+        return
+    out.print(
+        f"{index}: {done.versions_before} versions became {done.versions_after}; "
+        f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now."
+    )
+
+
+@command
+def info(index: IndexUri, as_json: AsJson = False) -> None:
+    """Say what INDEX holds, how it is searched, and what it takes."""
+    from routerretriever.index import Index
+
+    found = Index.open(index).describe()
+    if as_json:
+        print_json({"index": index, **found.to_dict()})
+        return
+    table = Table(show_header=False, box=None)
+    rows: dict[str, Any] = {
+        "documents": found.documents,
+        **{f"  of '{name}'": count for name, count in found.collections.items()},
+        "vectors": f"{found.kind.kind} ({found.kind.reason})",
+        "not in it yet": found.unindexed,
+        "text index": "yes" if found.text else "no; make one with: routerretriever index build INDEX --text",
+        "pieces": found.fragments,
+        "versions": found.versions,
+        "size": _size(found.bytes),
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value).replace("[", r"\["))
+    out.print(table)
+
+
+def _size(count: int | None) -> str:
+    return "size unknown" if count is None else f"{count / 2**20:.1f} MiB"

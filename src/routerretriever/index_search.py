@@ -1,0 +1,187 @@
+"""Reading an index: by vectors, by words, or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from lancedb.query import FullTextOperator, MultiMatchQuery
+
+from routerretriever.errors import VectorIndexError
+from routerretriever.fusion import DEPTH, fuse
+from routerretriever.index_kinds import TEXT_COLUMNS, Metric, has_text
+from routerretriever.rows import SHOWN_COLUMNS
+
+if TYPE_CHECKING:
+    from routerretriever.vectors import Vectors
+
+Mode = Literal["vector", "text", "hybrid"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result.
+
+    ``score`` is the similarity of query and document vector; in mode ``text`` the BM25 score, in mode ``hybrid`` the
+    fused score of :func:`routerretriever.fusion.fuse`.
+    """
+
+    id: str
+    score: float
+    title: str
+    text: str
+    collection: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParameters:
+    """How hard an approximate index is searched; more finds more and takes longer.
+
+    Attributes:
+        nprobes: partitions searched for every query; ``None`` leaves it to LanceDB, which takes 20. A filter that
+            leaves fewer than k results there has all partitions searched.
+        refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
+        ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
+            LanceDB.
+    """
+
+    nprobes: int | None = None
+    refine: int = 10
+    ef: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.nprobes is not None and self.nprobes < 1) or self.refine < 0 or (self.ef is not None and self.ef < 1):
+            raise VectorIndexError(f"nprobes and ef must be at least 1 and refine at least 0, not {self}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One request on a table: what all its queries share.
+
+    Attributes:
+        table: of LanceDB.
+        metric: of the vectors.
+        metadata: names of the metadata columns; handed over, because asking the table for its schema takes a while.
+        k: results of each query, at most.
+        where: SQL, or ``None``.
+        exact: scan all vectors.
+        parameters: of an approximate search.
+    """
+
+    table: Any
+    metric: Metric
+    metadata: Sequence[str]
+    k: int
+    where: str | None = None
+    exact: bool = False
+    parameters: SearchParameters = field(default_factory=SearchParameters)
+
+    def by_vector(self, vector: Vectors) -> list[Hit]:
+        """The k nearest to a vector (d,), best first."""
+        return [self._hit(row, similarity(row)) for row in self._nearest(vector, self.k, self._columns)]
+
+    def by_text(self, query: str) -> list[Hit]:
+        """The k best under BM25, best first; none if no document has a word of the query."""
+        self._check_text()
+        return [self._hit(row, float(row["_score"])) for row in self._matching(query, self.k, self._columns)]
+
+    def by_both(self, query: str, vector: Vectors) -> list[Hit]:
+        """The k best of the fused ranking of both sides' candidates, best first.
+
+        A text candidate's similarity is computed from its vector. The sides are read one after the other: what another
+        process commits between the two reads may show on the second side only.
+        """
+        self._check_text()
+        depth = max(self.k, DEPTH)
+        columns = ["key", *self._columns]
+        near = {row["key"]: row for row in self._nearest(vector, depth, columns)}
+        matching = {row["key"]: row for row in self._matching(query, depth, [*columns, "vector"])}
+        scores = {key: similarity(row) for key, row in near.items()}
+        scores |= {
+            key: self._similarity_to(vector, row["vector"]) for key, row in matching.items() if key not in scores
+        }
+        words = {key: float(row["_score"]) for key, row in matching.items()}
+        fused = fuse(scores, words, floor=-1.0 if self.metric == "cosine" else None)
+        return [self._hit(near.get(key) or matching[key], score) for key, score in fused[: self.k]]
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*SHOWN_COLUMNS, *self.metadata]
+
+    def _nearest(self, vector: Vectors, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+        rows = self._rows(self._vector_query(vector, k, columns, exact=self.exact))
+        if len(rows) < k and not self.exact and self._matches() > len(rows):
+            # The index did not reach them: a filter that leaves little, in a graph or far from the query.
+            rows = self._rows(self._vector_query(vector, k, columns, exact=True))
+        return rows
+
+    def _vector_query(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> Any:
+        query = self.table.search(vector, vector_column_name="vector").distance_type(self.metric).limit(k)
+        query = query.select([*columns, "_distance"])
+        if exact:
+            return query.bypass_vector_index()
+        query = query.maximum_nprobes(0)  # as many as it takes, where a filter leaves fewer than k
+        if self.parameters.nprobes is not None:
+            query = query.minimum_nprobes(self.parameters.nprobes)
+        if self.parameters.ef is not None:
+            query = query.ef(max(self.parameters.ef, k * max(1, self.parameters.refine)))
+        return query.refine_factor(self.parameters.refine) if self.parameters.refine else query
+
+    def _matching(self, query: str, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+        # A match query is not parsed, so that no sign in it is an operator.
+        words = MultiMatchQuery(query, list(TEXT_COLUMNS), boosts=None, operator=FullTextOperator.OR)
+        found = self.table.search(words, query_type="fts").limit(k)
+        return self._rows(found.select([*columns, "_score"]))
+
+    def _matches(self) -> int:
+        return int(self.table.count_rows(self.where))
+
+    def _rows(self, query: Any) -> list[dict[str, Any]]:
+        if self.where:
+            query = query.where(self.where, prefilter=True)
+        try:
+            rows: list[dict[str, Any]] = query.to_list()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise VectorIndexError(
+                f"The search failed: {reason} A condition looks like: collection = 'scifact' AND year > 2020"
+            ) from error
+        return rows
+
+    def _check_text(self) -> None:
+        if not has_text(self.table):
+            raise VectorIndexError(
+                "The index has no text index yet, so it can only be searched by vectors. "
+                "Make one: routerretriever index build INDEX --text"
+            )
+
+    def _similarity_to(self, vector: Vectors, other: Sequence[float]) -> float:
+        document = np.asarray(other, dtype=np.float32)
+        product = float(document @ vector)
+        if self.metric == "dot":
+            return product
+        norms = float(np.linalg.norm(document) * np.linalg.norm(vector))
+        return product / norms if norms else 0.0
+
+    def _hit(self, row: Mapping[str, Any], score: float) -> Hit:
+        known = {name: row[name] for name in self.metadata if row[name] is not None}
+        return Hit(row["id"], score, row["title"], row["text"], row["collection"], known)
+
+
+def similarity(row: Mapping[str, Any]) -> float:
+    """Of LanceDB's distance, which is 1 - similarity for cosine and dot product alike."""
+    return 1.0 - float(row["_distance"])
+
+
+def check_mode(mode: str) -> None:
+    """Refuse a mode that does not exist."""
+    if mode not in MODES:
+        raise VectorIndexError(f"There is no search mode '{mode}'. Choose one of: {', '.join(MODES)}.")
