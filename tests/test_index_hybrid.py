@@ -7,6 +7,7 @@ from routerretriever import Index, RouterRetriever
 from routerretriever.collection import Document
 from routerretriever.errors import VectorIndexError
 from routerretriever.fusion import fuse
+from routerretriever.index_search import SearchParameters
 
 AWKWARD = [
     "",
@@ -85,6 +86,20 @@ def test_hybrid_fuses_the_exact_similarities_with_bm25(index, model):
     hits = index.search(query, 10, mode="hybrid")
     assert [hit.id for hit in hits] == [key for key, _ in wanted[:10]]
     np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in wanted[:10]], atol=1e-4)
+
+
+def test_the_weight_is_a_parameter(index):
+    query = "word13 word20"
+
+    def ranked(weight):
+        found = index.search(query, 60, mode="hybrid", parameters=SearchParameters(vector_weight=weight))
+        return [hit.id for hit in found]
+
+    assert ranked(1.0) == [hit.id for hit in index.search(query, 60)]
+    words = [hit.id for hit in index.search(query, 60, mode="text")]
+    assert set(ranked(0.0)[: len(words)]) == set(words)  # two of them have the same score
+    with pytest.raises(VectorIndexError, match="within 0..1"):
+        SearchParameters(vector_weight=2.0)
 
 
 def test_a_text_candidate_far_from_the_query_has_its_true_similarity(index, monkeypatch):

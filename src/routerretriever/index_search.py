@@ -10,7 +10,7 @@ import numpy as np
 from lancedb.query import FullTextOperator, MultiMatchQuery
 
 from routerretriever.errors import VectorIndexError
-from routerretriever.fusion import DEPTH, fuse
+from routerretriever.fusion import DEPTH, VECTOR_WEIGHT, fuse
 from routerretriever.index_kinds import TEXT_COLUMNS, Metric, has_text
 from routerretriever.rows import SHOWN_COLUMNS
 
@@ -43,7 +43,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchParameters:
-    """How hard an approximate index is searched; more finds more and takes longer.
+    """How hard an approximate index is searched (more finds more and takes longer), and how both sides are fused.
 
     Attributes:
         nprobes: partitions searched for every query; ``None`` leaves it to LanceDB, which takes 20. A filter that
@@ -51,15 +51,19 @@ class SearchParameters:
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
             LanceDB.
+        vector_weight: share of the vectors in mode ``hybrid``, 0..1.
     """
 
     nprobes: int | None = None
     refine: int = 10
     ef: int | None = None
+    vector_weight: float = VECTOR_WEIGHT
 
     def __post_init__(self) -> None:
         if (self.nprobes is not None and self.nprobes < 1) or self.refine < 0 or (self.ef is not None and self.ef < 1):
             raise VectorIndexError(f"nprobes and ef must be at least 1 and refine at least 0, not {self}.")
+        if not 0.0 <= self.vector_weight <= 1.0:
+            raise VectorIndexError(f"vector_weight must be within 0..1, but is {self.vector_weight}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Reader:
             key: self._similarity_to(vector, row["vector"]) for key, row in matching.items() if key not in scores
         }
         words = {key: float(row["_score"]) for key, row in matching.items()}
-        fused = fuse(scores, words, floor=-1.0 if self.metric == "cosine" else None)
+        floor = -1.0 if self.metric == "cosine" else None
+        fused = fuse(scores, words, weight=self.parameters.vector_weight, floor=floor)
         return [self._hit(near.get(key) or matching[key], score) for key, score in fused[: self.k]]
 
     @property
