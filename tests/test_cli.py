@@ -120,6 +120,8 @@ def test_every_option_is_explained():
         "index",
         "search",
         "serve",
+        "mcp",
+        "export",
         "evaluate",
         "bench",
     }

@@ -408,6 +408,25 @@ def serve(
 
 
 @command
+def export(
+    model: Model,
+    expert: Annotated[str, typer.Option(help="Expert to merge into the base, or merged.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", help="New folder for the plain model.", show_default=False)],
+    licence: Annotated[str | None, typer.Option(help="Licence to state in its card, e.g. apache-2.0.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge one expert into a plain Sentence Transformers model that any server loads; for queries only."""
+    loaded = _load(model, device)
+    written = loaded.export_expert(expert, out_dir, licence=licence)
+    base = loaded.encoder.base.id
+    if as_json:
+        _print_json({"out": str(written), "expert": expert, "base": base})
+        return
+    out.print(f"{written} encodes queries as '{expert}'; encode the documents with {base}.", highlight=False)
+
+
+@command
 def evaluate(
     model: Model,
     collections: Sources,
