@@ -408,6 +408,30 @@ def serve(
 
 
 @command
+def mcp(
+    model: Model,
+    index: Annotated[
+        str | None, typer.Option(help="Folder or URI of the index; without it there is no search.")
+    ] = None,
+    device: Device = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Report what prevents the start as JSON; after it the protocol owns the output."),
+    ] = False,
+) -> None:
+    """Serve MODEL to agents over standard input and output (Model Context Protocol): search and route."""
+    from contextlib import redirect_stdout
+
+    from routerretriever.index import Index
+    from routerretriever.integrations.mcp_server import make_server
+
+    with redirect_stdout(sys.stderr):  # a library that greets would break the protocol
+        loaded = _load(model, device)
+        server = make_server(loaded, None if index is None else Index.open(index, loaded))
+    server.run()
+
+
+@command
 def export(
     model: Model,
     expert: Annotated[str, typer.Option(help="Expert to merge into the base, or merged.", show_default=False)],

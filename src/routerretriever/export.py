@@ -57,7 +57,7 @@ def export_expert(model: RouterRetriever, name: str, path: str | Path, *, licenc
     plain = _Plain(
         modules=[encoder.transformer, *encoder.head],
         device=str(model.device),
-        prompts=dict(model.prompts),
+        prompts={key: prompt for key, prompt in model.prompts.items() if prompt},
         default_prompt_name=model.default_prompt_name,
         similarity_fn_name=model.similarity_fn_name,
         truncate_dim=model.truncate_dim,
