@@ -22,6 +22,7 @@ from routerretriever.integrations.haystack import (
     to_condition,
 )
 
+TRUSTED = ["routerretriever.integrations.haystack"]
 TEXTS = ["word1 word2", "word3", "word100 word100 word60 word7"]
 
 
@@ -94,7 +95,7 @@ def test_the_retriever_in_a_pipeline_written_to_a_file_and_read_again(dated):
     filters = {"field": "meta.year", "operator": ">=", "value": 1992}
     pipeline.add_component("retriever", RoutedRetriever(dated, top_k=3, filters=filters, expert="beta"))
     text = pipeline.dumps()
-    again = Pipeline.loads(text)
+    again = Pipeline.loads(text, allowed_modules=TRUSTED)
     assert again.dumps() == text
     for one in (pipeline, again):
         answer = one.run({"retriever": {"query": "word1 word5"}})["retriever"]
@@ -116,7 +117,7 @@ def test_embedders_are_written_and_read_again(built):
     documents = RouterRetrieverDocumentEmbedder(built / "model", meta_fields_to_embed=["title"], device="cpu")
     pipeline.add_component("text", text)
     pipeline.add_component("documents", documents)
-    again = Pipeline.loads(pipeline.dumps())
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=TRUSTED)
     assert again.get_component("text").run(text="word1") == text.run(text="word1")
     assert again.get_component("documents").to_dict() == documents.to_dict()
 

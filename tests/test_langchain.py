@@ -33,8 +33,8 @@ def index(built, model):
 
 class _OurEmbeddings:
     @pytest.fixture(autouse=True)
-    def _model(self, model):
-        self.ours = model
+    def _ours(self, index):  # a fixture of LangChain's is called model
+        self.ours = index.model
 
     @property
     def embeddings_class(self):

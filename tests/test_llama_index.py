@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 from llama_index.core import VectorStoreIndex
+from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode, TextNode
@@ -91,5 +92,7 @@ def test_an_index_is_opened_by_its_path(built, model, tmp_path):
 
 
 def test_it_stands_in_a_query_engine(index):
-    engine = RetrieverQueryEngine(RoutedRetriever(index, k=2), get_response_synthesizer(response_mode="no_text"))
+    engine = RetrieverQueryEngine(
+        RoutedRetriever(index, k=2), get_response_synthesizer(llm=MockLLM(), response_mode="no_text")
+    )
     assert len(engine.query("word3").source_nodes) == 2

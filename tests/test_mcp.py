@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli import app
+from routerretriever.integrations.mcp_server import make_server
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +68,8 @@ def test_search_and_route_over_standard_input(built, model):
     assert "no field 'colour'" in wrong[1].content[0].text
 
 
-def test_without_an_index_there_is_only_route(built):
-    async def talk():
-        async with served(built / "model") as session:
-            return [tool.name for tool in (await session.list_tools()).tools]
-
-    assert anyio.run(talk) == ["route"]
+def test_without_an_index_there_is_only_route(model):
+    assert [tool.name for tool in anyio.run(make_server(model).list_tools)] == ["route"]
 
 
 def test_what_prevents_the_start_is_said(tmp_path):

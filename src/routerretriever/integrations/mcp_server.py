@@ -1,6 +1,7 @@
-"""An MCP server, so that agents can search and see where a query goes."""
+"""An MCP server, so that agents can search and see where a query goes.
 
-from __future__ import annotations
+Without postponed annotations, because the tools' schemas are made from them and name this model's experts.
+"""
 
 from typing import Annotated, Any
 
