@@ -22,19 +22,19 @@ def anyio_backend():
 
 
 @pytest.fixture(scope="module")
-def model(built):
+def router(built):  # LangChain's contract tests have a fixture called model
     return RouterRetriever.from_pretrained(built / "model", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def index(built, model):
-    return Index.open(built / "index", model)
+def index(built, router):
+    return Index.open(built / "index", router)
 
 
 class _OurEmbeddings:
     @pytest.fixture(autouse=True)
-    def _ours(self, index):  # a fixture of LangChain's is called model
-        self.ours = index.model
+    def _router(self, router):
+        self.ours = router
 
     @property
     def embeddings_class(self):
@@ -71,22 +71,22 @@ class TestRetriever(RetrieversIntegrationTests):
         return "word3 word60"
 
 
-def test_queries_are_routed_and_documents_the_bases(built, model):
+def test_queries_are_routed_and_documents_the_bases(built, router):
     embeddings = RouterRetrieverEmbeddings(built / "model", device="cpu")
-    np.testing.assert_allclose(embeddings.embed_query(TEXTS[0]), model.encode_query(TEXTS[:1])[0], atol=1e-5)
-    np.testing.assert_allclose(embeddings.embed_documents(TEXTS), model.encode_document(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(embeddings.embed_query(TEXTS[0]), router.encode_query(TEXTS[:1])[0], atol=1e-5)
+    np.testing.assert_allclose(embeddings.embed_documents(TEXTS), router.encode_document(TEXTS), atol=1e-5)
     assert embeddings.embed_documents([]) == []
-    pinned = RouterRetrieverEmbeddings(model, expert="alpha")
-    wanted = model.encode_query(TEXTS[:1], expert="alpha")[0]
+    pinned = RouterRetrieverEmbeddings(router, expert="alpha")
+    wanted = router.encode_query(TEXTS[:1], expert="alpha")[0]
     np.testing.assert_allclose(pinned.embed_query(TEXTS[0]), wanted, atol=1e-5)
-    np.testing.assert_allclose(pinned.embed_documents(TEXTS), model.encode_document(TEXTS), atol=1e-5)
-    assert np.abs(wanted - model.encode_document(TEXTS[:1])[0]).max() > 1e-2
+    np.testing.assert_allclose(pinned.embed_documents(TEXTS), router.encode_document(TEXTS), atol=1e-5)
+    assert np.abs(wanted - router.encode_document(TEXTS[:1])[0]).max() > 1e-2
     with pytest.raises(ExpertError, match="nobody"):
-        RouterRetrieverEmbeddings(model, expert="nobody")
+        RouterRetrieverEmbeddings(router, expert="nobody")
 
 
-def test_a_vector_store_of_langchains_finds_what_the_index_finds(model, index):
-    store = InMemoryVectorStore(RouterRetrieverEmbeddings(model, expert="beta"))
+def test_a_vector_store_of_langchains_finds_what_the_index_finds(router, index):
+    store = InMemoryVectorStore(RouterRetrieverEmbeddings(router, expert="beta"))
     documents = {hit.text for hit in index.search("word1", k=200)}
     store.add_texts(sorted(documents))
     found = store.similarity_search_with_score("word3 word60", k=3)
@@ -94,7 +94,7 @@ def test_a_vector_store_of_langchains_finds_what_the_index_finds(model, index):
     np.testing.assert_allclose([score for _, score in found], [hit.score for hit in wanted], atol=1e-5)
 
 
-async def test_the_retriever_passes_its_options_on_and_says_what_encoded_the_query(model, index):
+async def test_the_retriever_passes_its_options_on_and_says_what_encoded_the_query(router, index):
     retriever = RoutedRetriever(index=index, k=4, where={"collection": "alpha"})
     for query in TEXTS:
         documents = retriever.invoke(query)
@@ -102,7 +102,7 @@ async def test_the_retriever_passes_its_options_on_and_says_what_encoded_the_que
         assert [(d.id, d.page_content) for d in documents] == [(hit.id, hit.text) for hit in hits]
         np.testing.assert_allclose([d.metadata["score"] for d in documents], [hit.score for hit in hits], atol=1e-5)
         assert {d.metadata["collection"] for d in documents} == {"alpha"}
-        assert {d.metadata["expert"] for d in documents} == {model.route(query)[0].expert}
+        assert {d.metadata["expert"] for d in documents} == {router.route(query)[0].expert}
     pinned = await retriever.ainvoke(TEXTS[0], k=2, expert="gamma", where="collection = 'beta'")
     assert len(pinned) == 2
     assert {(d.metadata["expert"], d.metadata["collection"]) for d in pinned} == {("gamma", "beta")}
@@ -115,8 +115,8 @@ def test_it_stands_in_a_chain(index):
     assert [len(ids) for ids in chain.batch(TEXTS)] == [2, 2, 2]
 
 
-def test_an_index_is_opened_by_its_path(built, model, tmp_path):
-    Index.create(tmp_path / "index", model, model_path=built / "model").upsert([Document("a", "word1")])
+def test_an_index_is_opened_by_its_path(built, router, tmp_path):
+    Index.create(tmp_path / "index", router, model_path=built / "model").upsert([Document("a", "word1")])
     assert RoutedRetriever(index=tmp_path / "index").invoke("word1")[0].id == "a"
     with pytest.raises(VectorIndexError, match="no index at"):
         RoutedRetriever(index=tmp_path / "nothing")

@@ -93,6 +93,6 @@ def test_an_index_is_opened_by_its_path(built, model, tmp_path):
 
 def test_it_stands_in_a_query_engine(index):
     engine = RetrieverQueryEngine(
-        RoutedRetriever(index, k=2), get_response_synthesizer(llm=MockLLM(), response_mode="no_text")
+        RoutedRetriever(index, k=2), get_response_synthesizer(llm=MockLLM(), response_mode="compact")
     )
     assert len(engine.query("word3").source_nodes) == 2
