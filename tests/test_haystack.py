@@ -1,9 +1,6 @@
 """Inside real pipelines of Haystack."""
 
 import asyncio
-import os
-
-os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when it is imported
 
 import numpy as np
 import pytest

@@ -7,10 +7,10 @@ from routerretriever import Collection, RouterRetriever, evaluate
 from routerretriever.errors import ExpertError
 from routerretriever.storage import ExpertInfo
 
-# pandas, datasets and mteb itself call what the libraries below them deprecate
+# MTEB still calls what Sentence Transformers has renamed, and an option of its own that it deprecates
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*get_sentence_embedding_dimension:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The fill_missing parameter:DeprecationWarning"),
 ]
 
 
