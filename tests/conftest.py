@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
-# Before any library reads them: no test may depend on a hub, and tiny models want one thread.
+# Before any library reads them: no test may depend on a hub or report to anyone, and tiny models want one thread.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
 import numpy as np
 import pytest

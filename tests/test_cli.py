@@ -174,6 +174,8 @@ def test_every_option_is_explained():
         "index",
         "search",
         "serve",
+        "mcp",
+        "export",
         "evaluate",
         "bench",
     }

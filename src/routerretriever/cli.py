@@ -331,6 +331,49 @@ def serve(
 
 
 @command
+def mcp(
+    model: Model,
+    index: Annotated[
+        str | None, typer.Option(help="Folder or URI of the index; without it there is no search.")
+    ] = None,
+    device: Device = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Report what prevents the start as JSON; after it the protocol owns the output."),
+    ] = False,
+) -> None:
+    """Serve MODEL to agents over standard input and output (Model Context Protocol): search and route."""
+    from contextlib import redirect_stdout
+
+    from routerretriever.index import Index
+    from routerretriever.integrations.mcp_server import make_server
+
+    with redirect_stdout(sys.stderr):  # a library that greets would break the protocol
+        loaded = _load(model, device)
+        server = make_server(loaded, None if index is None else Index.open(index, loaded))
+    server.run()
+
+
+@command
+def export(
+    model: Model,
+    expert: Annotated[str, typer.Option(help="Expert to merge into the base, or merged.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", help="New folder for the plain model.", show_default=False)],
+    licence: Annotated[str | None, typer.Option(help="Licence to state in its card, e.g. apache-2.0.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge one expert into a plain Sentence Transformers model that any server loads; for queries only."""
+    loaded = _load(model, device)
+    written = loaded.export_expert(expert, out_dir, licence=licence)
+    base = loaded.encoder.base.id
+    if as_json:
+        _print_json({"out": str(written), "expert": expert, "base": base})
+        return
+    out.print(f"{written} encodes queries as '{expert}'; encode the documents with {base}.", highlight=False)
+
+
+@command
 def evaluate(
     model: Model,
     collections: Sources,

@@ -241,6 +241,18 @@ class RouterRetriever(SentenceTransformer):
         self.add_expert(name, self.read_adapter(source, trust_base=trust_base), read_expert_info(source))
         return name
 
+    def export_expert(self, name: str, path: str | Path, *, licence: str | None = None) -> Path:
+        """Write one expert, or ``merged``, as a plain query encoder; see :func:`routerretriever.export.export_expert`.
+
+        Raises:
+            ExpertError: there is no such expert.
+            ModelError: ``path`` holds something.
+            StorageError: it could not be written; nothing is left there.
+        """
+        from routerretriever.export import export_expert
+
+        return export_expert(self, name, path, licence=licence)
+
     def read_adapter(self, source: Path, *, trust_base: bool = False) -> Adapter:
         """An adapter that plain PEFT wrote, checked against this base; the model stays as it is.
 

@@ -1,0 +1,259 @@
+"""Haystack 3: a text embedder, a document embedder, and a retriever over our own index."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from routerretriever.errors import FilterError, MissingExtraError, ModelError
+from routerretriever.filters import Condition
+from routerretriever.index import Index
+from routerretriever.integrations.shared import (
+    described,
+    document_vectors,
+    find,
+    opened_index,
+    opened_model,
+    query_vector,
+)
+from routerretriever.model import RouterRetriever
+
+try:
+    from haystack import Document, component, default_to_dict
+except ImportError as error:
+    raise MissingExtraError("haystack", "haystack-ai") from error
+
+_OPERATORS = {
+    "==": "eq",
+    "!=": "ne",
+    "<": "lt",
+    "<=": "lte",
+    ">": "gt",
+    ">=": "gte",
+    "in": "in",
+    "not in": "in",
+}
+
+
+@component
+class RouterRetrieverTextEmbedder:
+    """Embeds a query by the expert it needs.
+
+    Args:
+        model: where the model is saved, or a model; only a path can be written into a pipeline's file.
+        expert: pins ``base``, ``merged`` or an expert instead of routing.
+        device: torch device, as text.
+    """
+
+    def __init__(
+        self, model: str | Path | RouterRetriever, *, expert: str | None = None, device: str | None = None
+    ) -> None:
+        self.model, self.expert, self.device = model, expert, device
+
+    def warm_up(self) -> None:
+        """Load the model.
+
+        Raises:
+            FormatError: there is none at that path.
+        """
+        self._loaded()
+
+    def _loaded(self) -> RouterRetriever:
+        if not hasattr(self, "_model"):
+            self._model = opened_model(self.model, self.device)
+        return self._model
+
+    @component.output_types(embedding=list[float], meta=dict[str, Any])
+    def run(self, text: str) -> dict[str, Any]:
+        """``embedding`` (d,), and ``meta`` with the ``expert`` that encoded the query."""
+        vector, expert = query_vector(self._loaded(), text, self.expert)
+        return {"embedding": vector, "meta": {"expert": expert}}
+
+    @component.output_types(embedding=list[float], meta=dict[str, Any])
+    async def run_async(self, text: str) -> dict[str, Any]:
+        """The same in a thread."""
+        return await asyncio.to_thread(self.run, text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, for a pipeline's file."""
+        return default_to_dict(self, model=_named(self.model), expert=self.expert, device=self.device)
+
+
+@component
+class RouterRetrieverDocumentEmbedder:
+    """Embeds documents by the base, whatever experts there are.
+
+    Args:
+        model: where the model is saved, or a model; only a path can be written into a pipeline's file.
+        meta_fields_to_embed: put before the content, such as a title.
+        embedding_separator: stands between them.
+        device: torch device, as text.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | RouterRetriever,
+        *,
+        meta_fields_to_embed: Sequence[str] = (),
+        embedding_separator: str = "\n",
+        device: str | None = None,
+    ) -> None:
+        self.model, self.device = model, device
+        self.meta_fields_to_embed, self.embedding_separator = list(meta_fields_to_embed), embedding_separator
+
+    def warm_up(self) -> None:
+        """Load the model.
+
+        Raises:
+            FormatError: there is none at that path.
+        """
+        self._loaded()
+
+    def _loaded(self) -> RouterRetriever:
+        if not hasattr(self, "_model"):
+            self._model = opened_model(self.model, self.device)
+        return self._model
+
+    def _text(self, document: Document) -> str:
+        fields = [str(document.meta[name]) for name in self.meta_fields_to_embed if document.meta.get(name) is not None]
+        return self.embedding_separator.join([*fields, document.content or ""])
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, Any]:
+        """``documents``: copies with an ``embedding``."""
+        vectors = document_vectors(self._loaded(), [self._text(document) for document in documents])
+        return {"documents": [replace(d, embedding=vector) for d, vector in zip(documents, vectors, strict=True)]}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, Any]:
+        """The same in a thread."""
+        return await asyncio.to_thread(self.run, documents)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, for a pipeline's file."""
+        return default_to_dict(
+            self,
+            model=_named(self.model),
+            meta_fields_to_embed=self.meta_fields_to_embed,
+            embedding_separator=self.embedding_separator,
+            device=self.device,
+        )
+
+
+@component
+class RoutedRetriever:
+    """Searches an index with a query's text, which the model routes; it needs no embedder before it.
+
+    Args:
+        index: where the index is, or an index; only a path can be written into a pipeline's file.
+        model: where the model is; default the one the index was made with.
+        top_k: at most this many results.
+        filters: Haystack's, on ``id``, ``title``, ``collection`` and ``meta.FIELD``.
+        expert: pins ``base``, ``merged`` or an expert instead of routing.
+    """
+
+    def __init__(
+        self,
+        index: str | Path | Index,
+        *,
+        model: str | Path | RouterRetriever | None = None,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        expert: str | None = None,
+    ) -> None:
+        self.index, self.model = index, model
+        self.top_k, self.filters, self.expert = top_k, filters, expert
+
+    def warm_up(self) -> None:
+        """Open the index and load the model.
+
+        Raises:
+            VectorIndexError: there is no index.
+        """
+        _ = self._opened().model
+
+    def _opened(self) -> Index:
+        if not hasattr(self, "_index"):
+            self._index = opened_index(self.index, self.model)
+        return self._index
+
+    @component.output_types(documents=list[Document], expert=str)
+    def run(
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        expert: str | None = None,
+    ) -> dict[str, Any]:
+        """``documents``, most similar first, and the ``expert`` that encoded the query.
+
+        Options given here replace the component's.
+
+        Raises:
+            FilterError: a filter names something that does not exist.
+            ExpertError: there is no such expert.
+        """
+        filters = self.filters if filters is None else filters
+        found = find(
+            self._opened(),
+            query,
+            self.top_k if top_k is None else top_k,
+            where=to_condition(filters) if filters else None,
+            expert=self.expert if expert is None else expert,
+        )
+        documents = [
+            Document(id=hit.id, content=hit.text, meta=described(hit, found.expert), score=hit.score)
+            for hit in found.hits
+        ]
+        return {"documents": documents, "expert": found.expert}
+
+    @component.output_types(documents=list[Document], expert=str)
+    async def run_async(
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        expert: str | None = None,
+    ) -> dict[str, Any]:
+        """The same in a thread."""
+        return await asyncio.to_thread(self.run, query, filters, top_k, expert)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, for a pipeline's file."""
+        return default_to_dict(
+            self,
+            index=self.index.uri if isinstance(self.index, Index) else str(self.index),
+            model=None if self.model is None else _named(self.model),
+            top_k=self.top_k,
+            filters=self.filters,
+            expert=self.expert,
+        )
+
+
+def _named(model: str | Path | RouterRetriever) -> str:
+    if isinstance(model, RouterRetriever):
+        raise ModelError("A model in memory cannot be written into a pipeline's file. Save it and give its path.")
+    return str(model)
+
+
+def to_condition(filters: Mapping[str, Any]) -> Condition:
+    """Haystack's filters as :mod:`routerretriever.filters` wants them.
+
+    Raises:
+        FilterError: they have not the form of Haystack's.
+    """
+    operator = filters.get("operator")
+    if operator in ("AND", "OR", "NOT"):
+        conditions = [to_condition(part) for part in filters.get("conditions", ())]
+        # Haystack's NOT means that not all of them hold.
+        return {"not": {"and": conditions}} if operator == "NOT" else {operator.lower(): conditions}
+    if operator not in _OPERATORS or "field" not in filters or "value" not in filters:
+        raise FilterError(
+            "A filter has a field, an operator and a value, or conditions below AND, OR or NOT. This one has not: "
+            f"{filters!r:.80}. Operators: {', '.join(_OPERATORS)}."
+        )
+    test = {str(filters["field"]).removeprefix("meta."): {_OPERATORS[operator]: filters["value"]}}
+    return {"not": test} if operator == "not in" else test

@@ -1,0 +1,136 @@
+"""LlamaIndex: an embedding for any vector store, and a retriever over our own index."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from routerretriever.errors import MissingExtraError
+from routerretriever.filters import Condition
+from routerretriever.index import Index
+from routerretriever.integrations.shared import (
+    described,
+    document_vectors,
+    find,
+    opened_index,
+    opened_model,
+    pinned,
+    query_vector,
+)
+from routerretriever.model import RouterRetriever
+
+try:
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.bridge.pydantic import PrivateAttr
+    from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+except ImportError as error:
+    raise MissingExtraError("llama-index", "llama-index-core") from error
+
+_NOT_FOR_MODELS = ["collection", "expert"]
+
+
+class RouterRetrieverEmbedding(BaseEmbedding):
+    """Queries by the expert each needs, texts of nodes by the base.
+
+    Args:
+        model_name: where the model is saved, or a model; only with a path can the embedding be written as data.
+        expert: pins ``base``, ``merged`` or an expert for all queries instead of routing.
+        device: torch device of a model that is loaded here.
+        options: LlamaIndex's own, such as ``embed_batch_size``.
+
+    Raises:
+        FormatError: there is no model at that path.
+        ExpertError: there is no such expert.
+    """
+
+    expert: str | None = None
+    device: str | None = None
+    _model: RouterRetriever = PrivateAttr()
+
+    def __init__(
+        self,
+        model_name: RouterRetriever | str | Path,
+        *,
+        expert: str | None = None,
+        device: str | None = None,
+        **options: Any,
+    ) -> None:
+        model = opened_model(model_name, device)
+        name = model.encoder.base.id if isinstance(model_name, RouterRetriever) else str(model_name)
+        settings: dict[str, Any] = {"expert": pinned(model, expert), "device": device, **options}
+        super().__init__(model_name=name, **settings)
+        self._model = model
+
+    @classmethod
+    def class_name(cls) -> str:
+        """LlamaIndex's name for the kind of component."""
+        return "RouterRetrieverEmbedding"
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return query_vector(self._model, query, self.expert)[0]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return document_vectors(self._model, [text])[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return document_vectors(self._model, texts)
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+
+class RoutedRetriever(BaseRetriever):
+    """Searches an index with a query that the model routes.
+
+    The nodes' metadata is the document's own and ``title``, ``collection`` and ``expert`` (what encoded the query);
+    the last two are not shown to language models.
+
+    Args:
+        index: the index, or where it is; it loads the model it was made with.
+        k: at most this many results.
+        where: condition on documents: SQL, or plain data as :mod:`routerretriever.filters` describes.
+        expert: pins ``base``, ``merged`` or an expert instead of routing.
+        options: LlamaIndex's own, such as ``callback_manager``.
+
+    Raises:
+        VectorIndexError: there is no index.
+    """
+
+    def __init__(
+        self,
+        index: Index | str | Path,
+        *,
+        k: int = 10,
+        where: str | Condition | None = None,
+        expert: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.index, self.k, self.where, self.expert = opened_index(index), k, where, expert
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        found = find(self.index, query_bundle.query_str, self.k, where=self.where, expert=self.expert)
+        return [
+            NodeWithScore(
+                node=TextNode(
+                    id_=hit.id,
+                    text=hit.text,
+                    metadata=described(hit, found.expert),
+                    excluded_llm_metadata_keys=_NOT_FOR_MODELS,
+                    excluded_embed_metadata_keys=_NOT_FOR_MODELS,
+                ),
+                score=hit.score,
+            )
+            for hit in found.hits
+        ]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -1,0 +1,133 @@
+"""MTEB: ``mteb.evaluate(model, tasks)`` takes a model as it is; this says what it was trained on.
+
+Without it MTEB knows no training data, and cannot say on which tasks a result is zero-shot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from routerretriever.errors import MissingExtraError
+from routerretriever.model import RouterRetriever
+from routerretriever.routing import BASE
+
+try:
+    import mteb
+    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+except ImportError as error:
+    raise MissingExtraError("mteb", "mteb") from error
+
+
+def model_meta(
+    model: RouterRetriever,
+    name: str | None = None,
+    *,
+    revision: str | None = None,
+    datasets: Mapping[str, Iterable[str]] | None = None,
+) -> ModelMeta:
+    """MTEB's description of a model; ``mteb.evaluate`` takes it in the model's place.
+
+    Its training data is what every expert was trained on, what the router's pilots come from, and what MTEB knows of
+    the base. Where one of these is unknown (an imported expert, a base that MTEB does not list), all of it is, and
+    MTEB makes no claim about zero-shot; ``datasets`` can fill the gap.
+
+    Args:
+        model: its own loader, so that no second copy is loaded.
+        name: ``ORGANISATION/NAME``, under which results are filed; default from the base's name.
+        revision: of this model; default a hash of everything that decides query vectors, so that results of before
+            and after a change are kept apart.
+        datasets: names of MTEB tasks that an expert, or ``base``, was trained on, in place of what is known.
+
+    Raises:
+        ExpertError: ``datasets`` names an expert that is not there.
+    """
+    for candidate in datasets or ():
+        model.encoder.column(candidate)
+    # None, because MTEB deprecates the option whose default it gives.
+    described = ModelMeta.from_sentence_transformer_model(model, fetch_from_hf=False, fill_missing=None)  # type: ignore[arg-type]
+    own = f"routerretriever/{model.encoder.base.id.rpartition('/')[2]}-routed"
+
+    # A function, not a partial: MTEB copies the description with all it holds, which must not include the model.
+    def load(name: str, revision: str | None = None, **options: Any) -> SentenceTransformerEncoderWrapper:
+        return SentenceTransformerEncoderWrapper(model)
+
+    return described.model_copy(
+        update={
+            "name": name or own,
+            "revision": revision or _revision(model),
+            "loader": load,
+            "n_parameters": sum(tensor.numel() for tensor in (*model.parameters(), *_expert_tensors(model))),
+            "open_weights": True,
+            "use_instructions": any(model.prompts.values()),
+            "adapted_from": model.encoder.base.id,
+            "training_datasets": training_datasets(model, datasets or {}),
+        }
+    )
+
+
+def _expert_tensors(model: RouterRetriever) -> list[Tensor]:
+    return [tensor for adapter in model.encoder.experts.values() for tensor in adapter.parameters()]
+
+
+def _revision(model: RouterRetriever) -> str:
+    """A hash of base, experts and library: MTEB takes old results for those of the same name and revision."""
+    policy = model.encoder.policy
+    digest = hashlib.blake2b(model.fingerprint.encode(), digest_size=8)
+    scalings = [adapter.scaling for adapter in model.encoder.experts.values()]
+    settings = None if policy is None else policy.settings()
+    digest.update(json.dumps([list(model.experts), scalings, settings], sort_keys=True, default=str).encode())
+    for tensor in _expert_tensors(model):
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    if policy is not None:
+        for array in (policy.router.library.centroids, policy.router.library.gains):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def training_datasets(model: RouterRetriever, known: Mapping[str, Iterable[str]]) -> set[str] | None:
+    """Names of the MTEB tasks that something of this model was trained on; ``None`` if that cannot be told."""
+    base = set(known[BASE]) if BASE in known else _of_base(model.encoder.base.id)
+    names, told = set(base or ()), base is not None
+    for expert, info in model.experts.items():
+        told = told and bool(expert in known or info.collection)
+        names |= set(known[expert]) if expert in known else _of_collections(info.collection.split(", "))
+    library = model.library
+    names |= _of_collections(library.collections() if library is not None else ())
+    return names if told else None
+
+
+def _of_base(name: str) -> set[str] | None:
+    try:
+        return mteb.get_model_meta(name, fetch_from_hf=False).get_training_datasets()
+    except (KeyError, ValueError):  # MTEB does not list it
+        return None
+
+
+def _of_collections(names: Iterable[str]) -> set[str]:
+    """Collections as MTEB's tasks are called; one that is none of them keeps its name."""
+    tasks, found = _tasks(), set()
+    for name in filter(None, names):
+        parts = (_folded(part) for part in re.split(r"[/:]", name))
+        found |= set().union(*(tasks.get(part, ()) for part in parts)) or {name}
+    return found
+
+
+@cache
+def _tasks() -> dict[str, set[str]]:
+    """What a task or its data set is called → the tasks."""
+    known: dict[str, set[str]] = {}
+    for task in mteb.get_tasks(exclude_superseded=False):
+        for name in (task.metadata.name, task.metadata.dataset["path"].rpartition("/")[2]):
+            known.setdefault(_folded(name), set()).add(task.metadata.name)
+    return known
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

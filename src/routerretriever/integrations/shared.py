@@ -1,0 +1,93 @@
+"""What the integrations have in common; it knows none of the frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from routerretriever.documents import encode_documents
+from routerretriever.filters import Condition
+from routerretriever.index import Hit, Index
+from routerretriever.model import RouterRetriever
+from routerretriever.routing import ROUTED
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to one query.
+
+    Attributes:
+        expert: what encoded the query: ``base``, ``merged`` or an expert's name.
+        hits: nearest first.
+    """
+
+    expert: str
+    hits: list[Hit]
+
+
+def opened_model(model: RouterRetriever | str | Path, device: str | None = None) -> RouterRetriever:
+    """A model, or the one saved at a path or on the hub.
+
+    Raises:
+        FormatError: there is none.
+    """
+    return model if isinstance(model, RouterRetriever) else RouterRetriever.from_pretrained(model, device=device)
+
+
+def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path | None = None) -> Index:
+    """An index, or the one in a folder; without ``model`` it loads the one it was made with.
+
+    Raises:
+        VectorIndexError: there is none.
+        FingerprintError: it was made with another base.
+    """
+    if isinstance(index, Index):
+        return index
+    return Index.open(index, None if model is None else opened_model(model))
+
+
+def pinned(model: RouterRetriever, expert: str | None) -> str | None:
+    """The candidate to pin, or ``None`` to route.
+
+    Raises:
+        ExpertError: there is no such candidate.
+    """
+    if expert in (None, ROUTED):
+        return None
+    model.encoder.column(str(expert))
+    return expert
+
+
+def query_vector(model: RouterRetriever, query: str, expert: str | None) -> tuple[list[float], str]:
+    """A query's vector (d,) as plain numbers, and what encoded it."""
+    encoded = model.eval().encode_routed([query], [pinned(model, expert)])
+    return encoded.vectors[0].tolist(), encoded.experts[0]
+
+
+def document_vectors(model: RouterRetriever, texts: Sequence[str]) -> list[list[float]]:
+    """The base's vectors (n, d) of texts as plain numbers."""
+    vectors: list[list[float]] = encode_documents(model, list(texts)).tolist()
+    return vectors
+
+
+def find(
+    index: Index, query: str, k: int = 10, *, where: str | Condition | None = None, expert: str | None = None
+) -> Found:
+    """Search as :meth:`Index.search` does, and say what encoded the query.
+
+    Raises:
+        ExpertError: there is no such expert.
+        VectorIndexError: the condition cannot be understood.
+    """
+    encoded = index.model.eval().encode_routed([query], [pinned(index.model, expert)])
+    return Found(encoded.experts[0], index.search_vectors(encoded.vectors, k, where=where)[0])
+
+
+def described(hit: Hit, expert: str) -> dict[str, Any]:
+    """The metadata of a result: the document's own, its title and collection, and what encoded the query.
+
+    A field of the document that has one of these names gives way.
+    """
+    return {**hit.metadata, "title": hit.title, "collection": hit.collection, "expert": expert}
