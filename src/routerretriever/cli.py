@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -349,7 +350,7 @@ def mcp(
     from routerretriever.integrations.mcp_server import make_server
 
     with redirect_stdout(sys.stderr):  # a library that greets would break the protocol
-        loaded = _load(model, device)
+        loaded = load_model(model, device)
         server = make_server(loaded, None if index is None else Index.open(index, loaded))
     server.run()
 
@@ -364,11 +365,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Merge one expert into a plain Sentence Transformers model that any server loads; for queries only."""
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     written = loaded.export_expert(expert, out_dir, licence=licence)
     base = loaded.encoder.base.id
     if as_json:
-        _print_json({"out": str(written), "expert": expert, "base": base})
+        print_json({"out": str(written), "expert": expert, "base": base})
         return
     out.print(f"{written} encodes queries as '{expert}'; encode the documents with {base}.", highlight=False)
 

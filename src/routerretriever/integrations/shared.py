@@ -9,7 +9,8 @@ from typing import Any
 
 from routerretriever.documents import encode_documents
 from routerretriever.filters import Condition
-from routerretriever.index import Hit, Index
+from routerretriever.index import Index
+from routerretriever.index_search import Hit
 from routerretriever.model import RouterRetriever
 from routerretriever.routing import ROUTED
 
