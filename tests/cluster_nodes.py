@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -103,7 +104,7 @@ class Nodes:
 
     def kill(self, number: int) -> None:
         """SIGKILL a node: its raylet, its agents and all its workers."""
-        _kill(lambda: self.pids(number))
+        _kill(partial(self.pids, number))
 
     def cut(self, number: int) -> None:
         """Pull a node's plug: packets are lost, no connection is closed."""
@@ -210,9 +211,9 @@ def _slot() -> Iterator[int]:
 def _remove(slot: int) -> None:
     name, folder = f"rrn{slot}", _folder(slot)
     for space in Path("/run/netns").glob(f"{name}-*"):
-        _kill(lambda space=space.name: _pids(space))  # type: ignore[misc]
+        _kill(partial(_pids, space.name))
         _ip("netns", "del", space.name)
-    _kill(lambda: _head_pids(folder))
+    _kill(partial(_head_pids, folder))
     for link in Path("/sys/class/net").glob(
         f"{name}-*"
     ):  # a namespace takes its end of a pair along only after a while
@@ -258,7 +259,7 @@ def _title(pid: int) -> str:
         return ""
 
 
-def _kill(pids) -> None:
+def _kill(pids: Callable[[], list[int]]) -> None:
     """Until there are none: a raylet may start a worker while it is being killed."""
     deadline = time.monotonic() + 20
     while found := [pid for pid in pids() if not _is_zombie(pid)]:

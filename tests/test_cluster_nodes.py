@@ -34,7 +34,7 @@ def drive(nodes, script):
     return subprocess.Popen([sys.executable, "-W", "error", "-c", code, nodes.address], stdout=subprocess.PIPE)
 
 
-def answer(driver, seconds=120):
+def answer(driver, seconds=240):
     out, _ = driver.communicate(timeout=seconds)
     assert driver.returncode == 0
     return [json.loads(line[4:]) for line in out.splitlines() if line.startswith(b"say ")]
@@ -87,7 +87,7 @@ def test_a_node_that_is_cut_off_for_a_moment_goes_on():
 
 @pytest.mark.cluster
 def test_a_node_that_is_cut_off_for_long_is_given_up_and_another_takes_over():
-    health = {"RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "1000"}
+    health = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
     with Nodes.start(1, environment={**health, "RAY_health_check_failure_threshold": "3"}) as nodes:
         driver = drive(nodes, "say(ray.get(work.options(max_retries=1).remote(5)))")
         wait_for(lambda: nodes.workers(1, "work"))
@@ -128,7 +128,7 @@ def alive(pid):
     return b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
