@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,31 +56,30 @@ def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
     command = server_command()
     if command is None:
         raise RuntimeError("moto_server is not there: make .venv-s3/.installed")
-    # Port 0: the server picks a free one and says which on its error output.
-    process = subprocess.Popen(
-        [*command, "-H", host, "-p", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": "", "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        store = _store(_address(process))
-        urlopen(Request(f"{store.endpoint}/{store.bucket}", method="PUT"), timeout=_START_SECONDS).close()
-        yield store
-    finally:
-        process.kill()
-        process.communicate()
+    # Port 0: the server picks a free one and says which on its error output, where it also notes every request.
+    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [*command, "-H", host, "-p", "0"],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": "", "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            store = _store(_address(process, Path(log.name)))
+            urlopen(Request(f"{store.endpoint}/{store.bucket}", method="PUT"), timeout=_START_SECONDS).close()
+            yield store
+        finally:
+            process.kill()
+            process.wait()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if "Running on" in line:
-            return line.rpartition(" ")[2].strip().rstrip("/")
-    raise RuntimeError(f"moto did not start: {''.join(said)}")
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if found := re.search(r"Running on (http://\S+)", log.read_text(encoding="utf-8")):
+            return found[1].rstrip("/")
+        time.sleep(0.05)
+    raise RuntimeError(f"moto did not start: {log.read_text(encoding='utf-8')}")
 
 
 def _store(endpoint: str) -> ObjectStore:

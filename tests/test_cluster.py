@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from cluster_nodes import Nodes, available
 from test_ingest import record, write_jsonl
 
+import routerretriever
 from routerretriever import RouterRetriever
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=f"no cluster here: {available()}")
@@ -43,7 +45,7 @@ class Build:
     def __init__(self, address, model_path, source, index, *options):
         self.index = index
         command = [sys.executable, str(DRIVER), address, str(model_path), str(index), str(source), *options]
-        environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(index.parent / "cache")}
+        environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(index.parent / "cache"), "RAY_AUTH_MODE": "disabled"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
@@ -168,3 +170,20 @@ def test_a_full_disk(model_path, source, tmp_path):
         check_whole(disk / "index")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.cluster
+def test_nodes_with_another_version_are_refused(model_path, source, tmp_path):
+    package = Path(routerretriever.__file__).parent
+    other = shutil.copytree(package, tmp_path / "other" / "routerretriever")
+    init = (other / "__init__.py").read_text()
+    (other / "__init__.py").write_text(init.replace(routerretriever.__version__, "0.0.7"))
+    with Nodes.start(1, environment={"PYTHONPATH": str(other.parent)}) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index")
+        errors = build.process.communicate(timeout=120)[1]
+    assert f"{nodes.ip(1)} has routerretriever 0.0.7, this machine has {routerretriever.__version__}" in errors
+
+
+def test_no_cluster_there(model_path, source, tmp_path):
+    errors = Build("127.0.0.1:1", model_path, source, tmp_path / "index").process.communicate(timeout=120)[1]
+    assert "There is no Ray cluster at '127.0.0.1:1'" in errors

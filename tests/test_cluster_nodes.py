@@ -46,6 +46,7 @@ SPREAD = """
 """
 
 
+@pytest.mark.cluster  # test_cluster.py has the case of two nodes that `make test` runs
 def test_two_nodes_work_and_one_survives_the_other():
     health = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
     with Nodes.start(2, environment=health) as nodes:
