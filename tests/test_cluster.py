@@ -165,7 +165,7 @@ def test_a_full_disk(model_path, source, tmp_path):
             assert "StorageError" in errors
             assert "No space left" in errors
             subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-            report = Build(nodes.address, model_path, source, disk / "index").report()
+            report = Build(nodes.address, model_path, source, disk / "index", "resume=yes").report()
         assert 0 < report["recorded"] < DOCUMENTS
         check_whole(disk / "index")
     finally:
@@ -185,5 +185,6 @@ def test_nodes_with_another_version_are_refused(model_path, source, tmp_path):
 
 
 def test_no_cluster_there(model_path, source, tmp_path):
-    errors = Build("127.0.0.1:1", model_path, source, tmp_path / "index").process.communicate(timeout=120)[1]
+    build = Build("127.0.0.1:1", model_path, source, tmp_path / "index")
+    _, errors = build.process.communicate(timeout=120)
     assert "There is no Ray cluster at '127.0.0.1:1'" in errors

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 _REPORT_SECONDS = 60
+_KNOCK_SECONDS = 10
 
 
 @contextmanager
@@ -46,13 +48,14 @@ def connected(address: str) -> Iterator[None]:
     mine = not ray.is_initialized()
     if mine:
         try:
+            _knock(address)
             ray.init(
                 address=None if address == LOCAL else address,
                 include_dashboard=False if address == LOCAL else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise BuildError(
                 f"There is no Ray cluster at '{address}' ({error}). Start one: ray start --head"
             ) from error
@@ -62,6 +65,13 @@ def connected(address: str) -> Iterator[None]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes to reach a host where nothing listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def _check_versions() -> None:

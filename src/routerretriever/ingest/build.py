@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -188,6 +188,11 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
     try:
         yield mine
     finally:
+        _release(dataset, mine)
+
+
+def _release(dataset: str, mine: Claim) -> None:
+    with suppress(OSError, RuntimeError):  # a full disk takes no release either; then --resume is needed
         newest = lance.dataset(dataset)
         if _standing(newest) == mine:
             newest.delete_config_keys([_CLAIM])
