@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routerretriever import __version__
+from routerretriever.cli_synthesize import synthesize
 from routerretriever.errors import ExpertError, MissingExtraError, RouterRetrieverError
 from routerretriever.progress import Bars
 
@@ -254,6 +255,7 @@ def experts(
             "base_ndcg": info.base_ndcg,
             "expert_ndcg": info.expert_ndcg,
             "gain": info.gain,
+            "generated": info.generated,
         }
         for key, info in loaded.experts.items()
     }
@@ -460,6 +462,9 @@ def bench(
         table.add_row(name, *(_points(row[group]["mean"]) for group in groups))
     out.print(table)
     out.print(str(page), soft_wrap=True, highlight=False)
+
+
+command(synthesize)
 
 
 if __name__ == "__main__":

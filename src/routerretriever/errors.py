@@ -11,6 +11,8 @@
     ├── LibraryError           the pilot library is missing or contradicts the experts
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
     │   └── FilterError        a condition on documents cannot be understood
+    ├── SynthesisError         queries cannot be generated as asked
+    │   └── PausedError        generating stopped before its end; what was paid for is kept
     ├── SuiteError             a benchmark suite is wrong or cannot be run
     ├── StorageError           the disk is full or cannot be written
     ├── ServerError            the server cannot be started as asked
@@ -64,6 +66,14 @@ class VectorIndexError(RouterRetrieverError):
 
 class FilterError(VectorIndexError):
     """A condition on documents names something that does not exist, or a value of the wrong type."""
+
+
+class SynthesisError(RouterRetrieverError):
+    """Queries cannot be generated: a wrong setting, an unusable collection, or a model that does not answer."""
+
+
+class PausedError(SynthesisError):
+    """Generating stopped at a limit or a fault; the same command goes on from there."""
 
 
 class SuiteError(RouterRetrieverError):

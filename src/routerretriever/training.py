@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -331,6 +332,7 @@ class _Training:
             base_ndcg=_macro_mean(base_values),
             expert_ndcg=_macro_mean(best_values),
             config=asdict(self.config),
+            generated=self._generated(),
         )
         return TrainingReport(
             expert=self.name,
@@ -344,6 +346,12 @@ class _Training:
             history=tuple(self.history),
             resumed=self.resumed,
         )
+
+    def _generated(self) -> dict[str, int]:
+        ways = Counter(
+            part.collection.generated.get(query_id) for part in self.parts for query_id in part.train.queries
+        )
+        return {way: count for way, count in sorted(ways.items(), key=str) if way is not None}
 
     # A checkpoint holds everything that decides the rest of the run.
 
