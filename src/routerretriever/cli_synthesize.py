@@ -61,7 +61,7 @@ def synthesize(
     model: Annotated[
         str | None,
         typer.Option(
-            help="doc2query: hub id or path, default BeIR/query-gen-msmarco-t5-base-v1. llm: the endpoint's name for it.",
+            help="doc2query: hub id or path (default BeIR/query-gen-msmarco-t5-base-v1). llm: its name there.",
             rich_help_panel=_MODEL,
         ),
     ] = None,

@@ -36,9 +36,9 @@ def model_card(encoder: RoutedEncoder) -> str:
             ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())
             lines += [
                 "",
-                f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} were "
-                f"generated ({ways}). Unless its collection has real ones in its dev split, so are those its scores "
-                "above are measured on.",
+                f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} "
+                f"were generated ({ways}). Unless its collection has real ones in its dev split, so are those its "
+                "scores above are measured on.",
             ]
     policy = encoder.policy
     if policy is None:

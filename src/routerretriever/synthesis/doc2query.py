@@ -99,8 +99,8 @@ class _Writer:
             model: Any = AutoModelForSeq2SeqLM.from_pretrained(config.model)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(
-                f"The query generator '{config.model}' could not be loaded ({type(error).__name__}: {error}). Give the hub "
-                "id or path of a sequence-to-sequence checkpoint (--model), or use --with mixture, which needs none."
+                f"The query generator '{config.model}' could not be loaded ({type(error).__name__}: {error}). Give the "
+                "hub id or path of a sequence-to-sequence checkpoint (--model), or --with mixture, which needs none."
             ) from error
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.config = model.eval().to(device), config

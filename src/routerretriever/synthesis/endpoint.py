@@ -204,7 +204,8 @@ class Endpoint:
         message = f"status {response.status_code}: {said}"
         if response.status_code in _HOPELESS:
             raise SynthesisError(
-                f"{self.url} refuses every request ({message}). Check --endpoint, --model, and the key in {KEY_VARIABLE}."
+                f"{self.url} refuses every request ({message}). Check --endpoint, --model, and the key in "
+                f"{KEY_VARIABLE}."
             )
         retried = response.status_code in _RETRIED or response.status_code >= 500
         raise FaultError(message, _retry_after(response.headers), final=not retried)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 K = 20
-"""How deep the passage may be found. The usual 1 keeps what the base knows already and leaves nothing to learn; a passage
-beyond the first two pages of ten is rarely what its query describes."""
+"""How deep the passage may be found. The usual 1 keeps what the base knows already and leaves nothing to learn; a
+passage beyond the first two pages of ten is rarely what its query describes."""
 
 SHORTEST, LONGEST = 3, 400
 """Letters and digits of a query; also counts for languages that do not part words."""

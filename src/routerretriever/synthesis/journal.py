@@ -1,6 +1,7 @@
 """What a model has answered so far: a file that only grows, so that a kill costs no answer that was written.
 
-The first line holds the settings that decide answers; every other line is one passage's answer, on disk before it counts.
+The first line holds the settings that decide answers; every other line is one passage's answer, on disk before it
+counts.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class LlmConfig:
     backoff: float = 1.0
     temperature: float = 0.8
     answer_tokens: int = 400
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -177,6 +177,7 @@ class _Run:
         self._last = ""
         self._stopped = False
         self._limited = False
+        self._paused: PausedError | None = None
 
     async def everything(self) -> None:
         """Ask for all; say at the end what is missing."""
@@ -195,7 +196,7 @@ class _Run:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(config.concurrency, self._total)):
                         group.create_task(self._work(endpoint))
-            except* SynthesisError as errors:
+            except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
         self._conclude()
 
@@ -219,6 +220,8 @@ class _Run:
                 self._task.advance()
             except FaultError as fault:
                 self._fault(fault)
+            except PausedError as error:  # requests under way may still be answered, and are paid for
+                self._paused, self._stopped = error, True
             finally:
                 await self._budget.settle(*most, spent)
 
@@ -227,11 +230,13 @@ class _Run:
         self._in_a_row += 1
         self._last = str(fault)
         # One passage that the server cannot bear must not stop the others; a server that is gone must.
-        self._stopped = self._in_a_row >= max(3, self._config.concurrency)
+        self._stopped |= self._in_a_row >= max(3, self._config.concurrency)
 
     def _conclude(self) -> None:
         there = f"{len(self._journal.answers)} answers are in {self._journal.path}"
         go_on = "or add --finish (finish=True) to make the collection of what is there."
+        if self._paused is not None:
+            raise self._paused
         if self._limited:
             raise PausedError(f"The limit is reached; {there}. Run again with a higher limit to go on, {go_on}")
         if self._stopped or self._failed:
@@ -251,7 +256,7 @@ def _answer(passage: Passage, reply: Reply, count: int, guess_in: int) -> Answer
 
 
 def queries_in(text: str) -> list[str]:
-    """The queries of an answer: a JSON list, an object that holds one, what is whole of a truncated one, or plain lines."""
+    """The queries of an answer: JSON, what is whole of JSON that was cut off, or plain lines."""
     body = _FENCE.sub("", text.strip())
     start = min((at for at in (body.find("["), body.find("{")) if at >= 0), default=-1)
     if start >= 0:

@@ -93,7 +93,8 @@ def held_out_ids(queries: Sequence[Query]) -> set[str]:
     """Ids of the queries to hold out: all queries of a fixed share of the passages.
 
     Several queries are made of one passage and share its words. On both sides they would show that the training
-    remembers passages, not that it learns the domain; so passages are parted, together with those they share a query with.
+    remembers passages, not that it learns the domain; so passages are parted, together with those they share a query
+    with.
     """
     keys = {passage.key for query in queries for passage in query.passages}
     row = {key: number for number, key in enumerate(sorted(keys))}
