@@ -325,7 +325,7 @@ def test_corpora_that_teach_nothing_are_refused(model, tmp_path, contents, messa
 
 
 def test_huge_and_empty_texts_are_stated(model, tmp_path):
-    huge = "word1 word2 word3 " * 600_000
+    huge = "word1 word2 word3 " * 60_000
     source = write_documents(tmp_path / "c.jsonl", [*texts(40), huge, ""])
     report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig("mixture", k=40))
     assert report.set_aside == {"without a text": 1}

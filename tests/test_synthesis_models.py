@@ -135,6 +135,12 @@ def test_half_a_line_is_cut_off_and_damage_is_named(tmp_path):
         assert set(journal.answers) == {"one"}
         journal.append([Answer("two", ())])
     assert path.read_bytes() == whole
+    with Journal.open(tmp_path / "b.jsonl", {"seed": 0}):
+        pass
+    with Journal.open(tmp_path / "b.jsonl", {"seed": 1}) as journal:  # nothing had been paid for
+        journal.append([Answer("one", ())])
+    with Journal.open(tmp_path / "b.jsonl", {"seed": 1}) as journal:
+        assert set(journal.answers) == {"one"}
     path.write_bytes(b"nonsense\n" + whole)
     with pytest.raises(SynthesisError, match="is damaged"), Journal.open(path, {"seed": 0}):
         pass
@@ -316,7 +322,7 @@ def test_a_wrong_key_is_told_at_once_and_not_shown(serve, model, bare, tmp_path,
     ("limits", "most"),
     [
         (Limits(requests=7), 7),
-        (Limits(tokens=4000), 32),
+        (Limits(tokens=2500), 20),
         (Limits(cost=0.002, price_in=1.0, price_out=5.0), 9),
     ],
 )
@@ -368,6 +374,7 @@ def test_unusable_answers_are_paid_for_once_and_reported(serve, model, bare, tmp
         ("[]", []),
         ("Queries:\n1. a b\n2) c\n- d", ["a b", "c", "d"]),
         ("what is a?\nsee above", ["what is a?"]),
+        ('- "quoted"', ["quoted"]),
         ("I cannot help.", []),
         ("", []),
     ],
@@ -409,10 +416,10 @@ def test_a_killed_or_interrupted_command_goes_on_without_paying_twice(serve, che
     while len(endpoint.answered) < 8 and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     if number == signal.SIGINT:
-        assert b"goes on from there" in said
+        assert b"goes on from there" in b" ".join(said.split())
         assert b"Traceback" not in said
     assert not out.exists()
     kept = set(answers_in(out))

@@ -103,6 +103,9 @@ def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> dict[str, An
         raise SynthesisError(
             f"{path} is damaged ({error}). Restore it from a copy, or delete it to begin again."
         ) from error
+    if begun != settings and not answers:
+        file.truncate(0)
+        return _read(file, path, settings)
     if begun != settings:
         changed = sorted(key for key in begun.keys() | settings.keys() if begun.get(key) != settings.get(key))
         raise SynthesisError(

@@ -293,5 +293,6 @@ def _unescaped(part: str) -> str:
 
 
 def _clean(found: Sequence[str]) -> list[str]:
-    stripped = (" ".join(text.split()).strip('"“”') for text in found)
-    return list(dict.fromkeys(text for text in stripped if text))
+    plain = (" ".join(text.split()) for text in found)
+    unquoted = (text[1:-1] if text[:1] in ('"', "“") and text[-1:] in ('"', "”") else text for text in plain)
+    return list(dict.fromkeys(text for text in unquoted if text))

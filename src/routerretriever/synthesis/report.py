@@ -74,9 +74,10 @@ class SynthesisReport:
 def report_table(report: SynthesisReport) -> Table:
     """What was made, dropped and kept, for people."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("", "number", "for example", title=f"Queries for '{escape(report.source)}' by {report.way}")
+    columns = Column("", no_wrap=True), Column("number", justify="right"), Column("for example", overflow="ellipsis")
+    table = Table(*columns, title=f"Queries for '{escape(report.source)}' by {report.way}")
     table.add_row("documents", str(report.documents), "")
     for reason, count in report.set_aside.items():
         table.add_row(f"  {reason}", str(count), "")
