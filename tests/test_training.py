@@ -56,11 +56,11 @@ def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection
     assert ratio == pytest.approx(again.strength)
 
 
-def test_experts_of_passages_own_words_stay_nearer_to_the_base(model, make_collection):
+def test_experts_of_crops_alone_stay_nearer_to_the_base(model, make_collection):
     collection = Collection.load(make_collection("aliases"))
     queries = collection.split("train").queries
     config = replace(QUICK, strengths=(0.9, 1.0))
-    for way, strengths in (("crops", {0.5}), ("llm", {0.9, 1.0})):
+    for way, strengths in (("crops", {0.5}), ("titles", {0.9, 1.0})):
         marked = replace(collection, generated=dict.fromkeys(queries, way))
         report = train_expert(model, marked, name=way, config=config)
         assert report.strength in strengths
