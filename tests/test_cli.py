@@ -167,6 +167,7 @@ def test_every_option_is_explained():
 
     group = typer.main.get_command(app)
     assert set(group.commands) == {
+        "synthesize",
         "train",
         "library",
         "experts",

@@ -56,6 +56,19 @@ def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection
     assert ratio == pytest.approx(again.strength)
 
 
+def test_experts_of_crops_alone_stay_nearer_to_the_base(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    queries = collection.split("train").queries
+    config = replace(QUICK, strengths=(0.9, 1.0))
+    for way, strengths in (("crops", {0.5}), ("titles", {0.9, 1.0})):
+        marked = replace(collection, generated=dict.fromkeys(queries, way))
+        report = train_expert(model, marked, name=way, config=config)
+        assert report.strength in strengths
+        assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, way), abs=1e-6)
+    part = replace(collection, generated={next(iter(queries)): "crops"})
+    assert train_expert(model, part, name="part", config=config).strength in (0.9, 1.0)
+
+
 def test_a_generalist_learns_from_several_collections(model, make_collection):
     collections = [Collection.load(make_collection(name, shift)) for name, shift in (("x", 1), ("y", 5))]
     report = train_expert(model, collections, config=QUICK)

@@ -26,6 +26,7 @@ from routerretriever.cli_common import (
     print_json,
     quiet_libraries,
 )
+from routerretriever.cli_synthesize import synthesize
 from routerretriever.errors import ExpertError, MissingExtraError
 from routerretriever.progress import Bars
 
@@ -205,6 +206,7 @@ def experts(
             "base_ndcg": info.base_ndcg,
             "expert_ndcg": info.expert_ndcg,
             "gain": info.gain,
+            "generated": info.generated,
         }
         for key, info in loaded.experts.items()
     }
@@ -427,6 +429,9 @@ def bench(
         table.add_row(name, *(_points(row[group]["mean"]) for group in groups))
     out.print(table)
     out.print(str(page), soft_wrap=True, highlight=False)
+
+
+command(synthesize)
 
 
 if __name__ == "__main__":

@@ -85,12 +85,14 @@ class Collection:
         splits: split name → judged queries.
         ignore_identical_ids: BEIR's rule: a document whose id equals the query's is not a result
             (ArguAna and Quora ask with texts that are themselves documents).
+        generated: query id → how it was made, for queries that nobody asked (``metadata.generated``).
     """
 
     name: str
     documents: tuple[Document, ...]
     splits: Mapping[str, Split]
     ignore_identical_ids: bool = False
+    generated: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, source: str | Path, *, name: str | None = None, strict: bool = True) -> Self:
@@ -122,7 +124,7 @@ class Collection:
                 "ir_datasets:ID."
             )
         default_name = path.resolve().stem if path.exists() else text.replace(":", "/").split("/")[-1]
-        return cls(name or default_name, *_checked(reader, text, strict))
+        return cls(name or default_name, *_checked(reader, text, strict), generated=reader.generated)
 
     def split(self, name: str) -> Split:
         """One split by name.
@@ -164,7 +166,11 @@ class Collection:
                 qrels[f"generated-{number}"] = {str(record["_id"]): 1}
         if not queries:
             raise CollectionError(f"'{source}' holds no generated query for a document of '{self.name}'.")
-        return replace(self, splits={**self.splits, "train": Split("train", queries, qrels)})
+        return replace(
+            self,
+            splits={**self.splits, "train": Split("train", queries, qrels)},
+            generated={**self.generated, **dict.fromkeys(queries, "generated-queries")},
+        )
 
     def train_and_held_out(self) -> tuple[Split, Split]:
         """Queries to train on, and disjoint ones to stop early and to measure gains on.
@@ -205,6 +211,7 @@ class _Raw:
     queries: dict[str, str]
     # split → list of (where it stands, query id, document id, grade)
     judgements: dict[str, list[tuple[str, str, str, int]]]
+    generated: dict[str, str] = field(default_factory=dict)
 
 
 def _checked(raw: _Raw, source: str, strict: bool) -> tuple[tuple[Document, ...], dict[str, Split]]:
@@ -337,6 +344,7 @@ def _first_existing(directory: Path, stem: str) -> Path:
 def _read_beir_directory(directory: Path) -> _Raw:
     documents = {document.id: document for document in read_documents(_first_existing(directory, "corpus"))}
     queries: dict[str, str] = {}
+    generated: dict[str, str] = {}
     for where, record in _read_jsonl(_first_existing(directory, "queries")):
         query_id = _identifier(record, where)
         if query_id in queries:
@@ -344,6 +352,8 @@ def _read_beir_directory(directory: Path) -> _Raw:
         if not isinstance(record.get("text"), str):
             raise CollectionError(f"{where}: the record has no field 'text'. Every query needs one.")
         queries[query_id] = record["text"]
+        if way := _metadata(record).get("generated"):
+            generated[query_id] = str(way)
     if not queries:
         raise CollectionError(f"{directory}: queries.jsonl is empty. Add queries, or index the corpus alone.")
     judgements = {
@@ -352,7 +362,7 @@ def _read_beir_directory(directory: Path) -> _Raw:
     }
     if not judgements:
         raise CollectionError(f"{directory} has no qrels/<split>.tsv. Add relevance judgements.")
-    return _Raw(documents, queries, judgements)
+    return _Raw(documents, queries, judgements, generated)
 
 
 def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:

@@ -12,6 +12,8 @@
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
     │   ├── FilterError        a condition on documents cannot be understood
     │   └── BuildError         a build cannot start or end: another holds the index, or a cluster does not fit
+    ├── SynthesisError         queries cannot be generated as asked
+    │   └── PausedError        generating stopped before its end; what was paid for is kept
     ├── SuiteError             a benchmark suite is wrong or cannot be run
     ├── StorageError           the disk is full or cannot be written
     ├── ServerError            the server cannot be started as asked
@@ -69,6 +71,14 @@ class FilterError(VectorIndexError):
 
 class BuildError(VectorIndexError):
     """A build of an index cannot start or end: another one holds it, or the cluster does not fit."""
+
+
+class SynthesisError(RouterRetrieverError):
+    """Queries cannot be generated: a wrong setting, an unusable collection, or a model that does not answer."""
+
+
+class PausedError(SynthesisError):
+    """Generating stopped at a limit or a fault; the same command goes on from there."""
 
 
 class SuiteError(RouterRetrieverError):

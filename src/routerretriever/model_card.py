@@ -29,7 +29,17 @@ def model_card(encoder: RoutedEncoder) -> str:
     for name in encoder.experts:
         info = encoder.expert_info[name]
         scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
-        lines.append(f"| {name} | {info.collection or 'imported'} | {info.queries} | {info.held_out} | {scores} |")
+        trained_on = f"{info.collection or 'imported'}{' (generated queries)' if info.generated else ''}"
+        lines.append(f"| {name} | {trained_on} | {info.queries} | {info.held_out} | {scores} |")
+    for name, info in encoder.expert_info.items():
+        if info.generated:
+            ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())
+            lines += [
+                "",
+                f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} "
+                f"were generated ({ways}). Unless its collection has real ones in its dev split, so are those its "
+                "scores above are measured on.",
+            ]
     policy = encoder.policy
     if policy is None:
         lines += ["", "The pilot library has not been built: queries are encoded by the base."]

@@ -65,6 +65,7 @@ class ExpertInfo:
         held_out: number of queries the gain was measured on.
         base_ndcg, expert_ndcg: mean nDCG@10 on those.
         config: how it was trained.
+        generated: way → training queries that were made in this way instead of asked by somebody.
     """
 
     collection: str = ""
@@ -73,6 +74,7 @@ class ExpertInfo:
     base_ndcg: float = 0.0
     expert_ndcg: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
+    generated: dict[str, int] = field(default_factory=dict)
 
     @property
     def gain(self) -> float:

@@ -1,0 +1,132 @@
+"""What experts gain that learnt from generated queries, against those of true ones, on true test queries.
+
+    python benchmarks/synthesis.py DATA OUT.json [--only NAME…] [--ways true,crops,titles,mixture]
+
+DATA holds the collections in BEIR's layout. Every cell, a collection and a way, is a model of its own with a single
+expert. It is written as soon as it is measured; an interrupted run goes on with the next, and a training with its last
+checkpoint. A cell also has what the router makes of the expert when all it knows are gains on generated held-out
+queries: an expert that does not help should be recognised there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core import surroundings
+
+from routerretriever import Collection, RouterRetriever, TrainingConfig, evaluate, train_expert
+from routerretriever.cli import quiet_libraries
+from routerretriever.embedding_cache import default_directory
+from routerretriever.progress import Bars
+from routerretriever.synthesis import SynthesisConfig, synthesize
+
+COLLECTIONS = ("nl2bash", "scifact", "nfcorpus", "finqa10k", "mitre_attack", "obliqa", "bankfaq", "medquad", "cosqa")
+WAYS = ("true", "crops", "titles", "mixture")
+LIMIT, SEED = 500, 0
+
+
+def measured(data: Path, name: str, way: str, queries: int, config: TrainingConfig, limit: int) -> dict[str, Any]:
+    """One cell: make queries, train, build the library, test."""
+    true = Collection.load(data / name)
+    model = RouterRetriever.create()
+    made: dict[str, Any] = {}
+    source = true
+    if way != "true":
+        folder = default_directory() / "benchmarks" / "synthesis" / f"{name}-{way}"
+        report = synthesize(
+            data / name,
+            folder,
+            model=model,
+            config=SynthesisConfig(way, queries=queries, seed=SEED),
+            force=True,
+            progress=Bars(),
+        )
+        made = {"made": report.generated, "kept": report.kept, "dropped": dict(report.dropped)}
+        source = replace(Collection.load(folder), name=name)
+    trained = train_expert(model, source, name=name, config=config, force=True, progress=Bars())
+    model.build_library([source], progress=Bars())
+    tested = evaluate(model, [true], limit=limit, seed=SEED, progress=Bars()).to_dict()["collections"][name]
+    systems = tested["systems"]
+    base, expert, routed = (systems[system]["nDCG@10"] for system in ("base", f"expert:{name}", "routed"))
+    return {
+        **made,
+        "train": trained.info.queries,
+        "held_out": trained.info.held_out,
+        "held_out_gain": trained.info.gain,
+        "steps": trained.steps,
+        "strength": trained.strength,
+        "seconds": trained.seconds,
+        "test_queries": tested["queries"],
+        "base": base,
+        "expert": expert,
+        "p_vs_base": systems[f"expert:{name}"]["p_vs_base"],
+        "gain": expert - base,
+        "routed": routed,
+        "routed_gain": routed - base,
+        "chosen": tested["chosen"],
+        # Without --force `train` refuses what gains nothing on held-out queries.
+        "would_be_added": trained.info.gain > 0,
+    }
+
+
+def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Means over collections, and how far held-out gains foretell true ones."""
+    result: dict[str, Any] = {}
+    for way in WAYS:
+        done = {name: row[way] for name, row in cells.items() if way in row}
+        if not done:
+            continue
+        harmful = [name for name, cell in done.items() if cell["gain"] <= 0]
+        result[way] = {
+            "collections": list(done),
+            **{key: statistics.mean(cell[key] for cell in done.values()) for key in ("base", "expert", "routed")},
+            "held_out_gain": statistics.mean(cell["held_out_gain"] for cell in done.values()),
+            "gain": statistics.mean(cell["gain"] for cell in done.values()),
+            "without gain": harmful,
+            "without gain, refused in training": [name for name in harmful if not done[name]["would_be_added"]],
+            "without gain, routed not below base": [name for name in harmful if done[name]["routed_gain"] >= 0],
+        }
+    return result
+
+
+def main() -> None:
+    """Measure the cells that are missing in the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="+", default=COLLECTIONS, help="collections")
+    parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated")
+    parser.add_argument("--queries", type=int, default=SynthesisConfig().queries, help="generated a collection")
+    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
+    parser.add_argument("--limit", type=int, default=LIMIT, help="test queries a collection")
+    given = parser.parse_args()
+    settings = {"queries": given.queries, "epochs": given.epochs, "limit": given.limit, "seed": SEED}
+    content: dict[str, Any] = {"settings": settings, "cells": {}}
+    if given.out.exists():
+        content = json.loads(given.out.read_text(encoding="utf-8"))
+        if content["settings"] != settings:
+            parser.error(f"{given.out} was begun with {content['settings']}; give another file")
+    config = replace(TrainingConfig(), epochs=given.epochs)
+    for name in given.only:
+        for way in given.ways.split(","):
+            row = content["cells"].setdefault(name, {})
+            if way in row:
+                continue
+            row[way] = measured(given.data, name, way, given.queries, config, given.limit)
+            print(name, way, {key: row[way][key] for key in ("base", "expert", "routed", "held_out_gain")}, flush=True)
+            content |= {"command": "python benchmarks/synthesis.py DATA OUT.json", **surroundings()}
+            content["summary"] = summary(content["cells"])
+            temporary = given.out.with_suffix(".tmp")
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(given.out)
+    print(json.dumps(content.get("summary", {}), indent=2))
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    main()

@@ -1,0 +1,124 @@
+"""What a model has answered so far: a file that only grows, so that a kill costs no answer that was written.
+
+The first line holds the settings that decide answers; every other line is one passage's answer, on disk before it
+counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from routerretriever.errors import StorageError, SynthesisError
+from routerretriever.storage import HAS_LOCKS
+
+if HAS_LOCKS:
+    import fcntl
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model made of one passage.
+
+    Attributes:
+        key: of the passage.
+        queries: none if the answer was unusable.
+        tokens_in, tokens_out: what it cost, for models that are paid by the token.
+        problem: why there are no queries, or fewer than asked for.
+    """
+
+    key: str
+    queries: tuple[str, ...]
+    tokens_in: int = 0
+    tokens_out: int = 0
+    problem: str = ""
+
+
+class Journal:
+    """The answers of one generation, read from and appended to a file.
+
+    Use :meth:`open`; ``answers`` maps a passage's key to its answer.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], answers: dict[str, Answer]) -> None:
+        self.path, self._file, self.answers = path, file, answers
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, settings: Mapping[str, Any]) -> Iterator[Journal]:
+        """Read what is there, and append from now on; nobody else can meanwhile.
+
+        Raises:
+            SynthesisError: another process has it open, it is damaged, or it was begun with other settings.
+            StorageError: it cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b") as file:
+                _lock(file, path)
+                yield cls(path, file, _read(file, path, json.loads(json.dumps(settings))))
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written ({error}). Free some space, or choose another --out."
+            ) from error
+
+    def append(self, answers: Sequence[Answer]) -> None:
+        """Put answers on disk, then count them."""
+        for answer in answers:
+            _write_line(self._file, asdict(answer))
+        _flush(self._file)
+        self.answers.update((answer.key, answer) for answer in answers)
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    if not HAS_LOCKS:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SynthesisError(f"Another process is writing {path}. Wait for it, or choose another --out.") from error
+
+
+def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> dict[str, Answer]:
+    file.seek(0)
+    content = file.read()
+    # A kill can leave half a line at the end; it is cut off, and its passage is asked for again.
+    whole = content.rfind(b"\n") + 1
+    file.truncate(whole)
+    lines = content[:whole].splitlines()
+    if not lines:
+        _write_line(file, {"settings": settings})
+        _flush(file)
+        return {}
+    try:
+        records = [json.loads(line) for line in lines]
+        begun = records[0]["settings"]
+        answers = [Answer(**{**record, "queries": tuple(record["queries"])}) for record in records[1:]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SynthesisError(
+            f"{path} is damaged ({error}). Restore it from a copy, or delete it to begin again."
+        ) from error
+    if begun != settings and not answers:
+        file.truncate(0)
+        return _read(file, path, settings)
+    if begun != settings:
+        changed = sorted(key for key in begun.keys() | settings.keys() if begun.get(key) != settings.get(key))
+        raise SynthesisError(
+            f"{path} was begun with other settings ({', '.join(changed)} changed). Go on with the same ones, choose "
+            "another --out, or delete the file and what was paid for it."
+        )
+    return {answer.key: answer for answer in answers}
+
+
+def _write_line(file: IO[bytes], record: dict[str, Any]) -> None:
+    file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,180 @@
+"""Pseudo-queries that a passage brings along: headings, sentences, salient phrases, and keywords.
+
+What is salient is decided by tf-idf over the collection itself. Phrases are runs of words between function words and
+punctuation, as in RAKE (Rose et al. 2010), so neither a tagger nor a language model is needed; words of a fifth of all
+passages count as function words, whatever the language.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+
+from routerretriever.synthesis.passages import Passage
+from routerretriever.synthesis.queries import Generated
+
+WEIGHTS = {"heading": 3, "sentence": 4, "phrase": 3, "keywords": 6}
+"""How often each kind is asked for; one that a passage has nothing for gives way to the others."""
+
+KEYWORDS = (2, 6)
+"""Words of a keyword query."""
+
+PHRASE = (2, 5)
+"""Words of a phrase."""
+
+SALIENT = 20
+"""Keywords and phrases are drawn from so many of the best of a passage."""
+
+HEADING_WORDS, SENTENCE_WORDS = 20, 24
+COMMON = 0.2
+COUNTED = 50_000  # passages that frequencies are counted on
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[.!?;。！？])\s+|\n+")
+_MARKDOWN_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+_BREAK = re.compile(r"[^\w\s'’-]+|\n+")
+
+
+def titles(
+    passages: Sequence[Passage], per_passage: int, seed: int, corpus: Sequence[Passage] | None = None
+) -> Iterator[Generated]:
+    """Up to ``per_passage`` queries for every passage.
+
+    Args:
+        passages: to make queries for.
+        per_passage: fewer where a passage has no more to offer.
+        seed: decides which are drawn.
+        corpus: frequencies are counted on these; default ``passages``.
+    """
+    statistics = Statistics.of(corpus or passages)
+    for passage in passages:
+        generator = passage.random(seed, "titles")
+        offers = _offers(passage, statistics)
+        taken: set[str] = set()
+        for _ in range(4 * per_passage):
+            kinds = [kind for kind in WEIGHTS if offers.has(kind)]
+            if len(taken) == per_passage or not kinds:
+                break
+            kind = generator.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
+            text = offers.draw(kind, generator)
+            if text and text not in taken:
+                taken.add(text)
+                yield Generated(passage, text, "titles")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in order; ``readFile`` and ``read_file`` are two each."""
+    return _WORD.findall(_HUMP.sub(" ", text))
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How rare words are in a collection.
+
+    Attributes:
+        idf: word → inverse document frequency.
+        common: function words.
+    """
+
+    idf: dict[str, float]
+    common: frozenset[str]
+
+    @classmethod
+    def of(cls, passages: Sequence[Passage]) -> Statistics:
+        """Count on at most ``COUNTED`` passages, in the order of their hashes."""
+        counted = sorted(passages, key=lambda passage: passage.key)[:COUNTED]
+        vectorizer = TfidfVectorizer(analyzer=_lower_words)
+        vectorizer.fit(passage.content for passage in counted)
+        idf = dict(zip(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.tolist(), strict=True))
+        frequent = TfidfVectorizer(analyzer=_lower_words, min_df=max(COMMON, 3 / len(counted)))
+        try:
+            frequent.fit(passage.content for passage in counted)
+            common = frozenset(frequent.get_feature_names_out().tolist())
+        except ValueError:  # no word is that frequent
+            common = frozenset()
+        return cls(idf, common | ENGLISH_STOP_WORDS)
+
+    def weights(self, words: Sequence[str]) -> dict[str, float]:
+        """Word → tf-idf within one passage, function words and numbers left out."""
+        counts = Counter(word.lower() for word in words)
+        return {
+            word: (1 + (count > 1)) * self.idf.get(word, 0.0)
+            for word, count in counts.items()
+            if word not in self.common and len(word) > 1 and not word.isdigit()
+        }
+
+
+@dataclass(slots=True)
+class _Offers:
+    """What a passage has to offer; headings and sentences are used up, the rest is drawn at random."""
+
+    headings: list[str]
+    sentences: list[str]
+    phrases: list[str]
+    keywords: list[str] = field(default_factory=list)
+
+    def has(self, kind: str) -> bool:
+        return len(self.keywords) >= KEYWORDS[0] if kind == "keywords" else bool(self._list(kind))
+
+    def draw(self, kind: str, generator: random.Random) -> str:
+        if kind == "keywords":
+            size = min(len(self.keywords), generator.randint(*KEYWORDS))
+            # Few of the best words, in the order of the passage: that is how people shorten.
+            chosen = set(generator.sample(range(len(self.keywords)), size))
+            return " ".join(word for number, word in enumerate(self.keywords) if number in chosen)
+        items = self._list(kind)
+        return items.pop(0 if kind == "heading" else generator.randrange(len(items)))
+
+    def _list(self, kind: str) -> list[str]:
+        return {"heading": self.headings, "sentence": self.sentences, "phrase": self.phrases}[kind]
+
+
+def _lower_words(text: str) -> list[str]:
+    return [word.lower() for word in words_of(text)]
+
+
+def _offers(passage: Passage, statistics: Statistics) -> _Offers:
+    weights = statistics.weights(words_of(passage.content))
+    salient = sorted(weights, key=lambda word: (-weights[word], word))[:SALIENT]
+    order = {word: number for number, word in reversed(list(enumerate(_lower_words(passage.content))))}
+    return _Offers(
+        _headings(passage),
+        _sentences(passage),
+        _phrases(passage, statistics, weights),
+        sorted(salient, key=lambda word: order[word]),
+    )
+
+
+def _headings(passage: Passage) -> list[str]:
+    """The title, Markdown headings, and a first line that ends like none of a paragraph."""
+    found = [passage.title, *_MARKDOWN_HEADING.findall(passage.text)]
+    first, _, rest = passage.text.strip().partition("\n")
+    if rest.strip() and not first.startswith("#") and not first.rstrip().endswith((".", ",", ";")):
+        found.append(first)
+    clean = (" ".join(heading.split()) for heading in found)
+    return list(dict.fromkeys(heading for heading in clean if 0 < len(heading.split()) <= HEADING_WORDS))
+
+
+def _sentences(passage: Passage) -> list[str]:
+    sentences = (" ".join(sentence.split()) for sentence in _SENTENCE_END.split(passage.text))
+    return list(dict.fromkeys(s for s in sentences if len(words_of(s)) >= 4 and len(s.split()) <= SENTENCE_WORDS))
+
+
+def _phrases(passage: Passage, statistics: Statistics, weights: dict[str, float]) -> list[str]:
+    scored: dict[str, float] = {}
+    for part in _BREAK.split(passage.content):
+        run: list[str] = []
+        for word in [*_WORD.findall(part), ""]:
+            if word and word.lower() not in statistics.common:
+                run.append(word)
+                continue
+            if PHRASE[0] <= len(run) <= PHRASE[1]:
+                scored[" ".join(run)] = sum(weights.get(word.lower(), 0.0) for word in run) / len(run)
+            run = []
+    return sorted(scored, key=lambda phrase: (-scored[phrase], phrase))[:SALIENT]
