@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-real test-cluster lint bench bench-real bench-speed clean
+.PHONY: demo test test-real test-cluster lint bench bench-real bench-speed bench-scale clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -58,6 +58,14 @@ bench-speed: $(VENV)/.installed .venv-peers/.installed  ## the figures of benchm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt faiss-cpu
 	$(BIN)/python benchmarks/speed.py ../shared/data --peers .venv-peers/bin/python
 	$(BIN)/python benchmarks/tables.py
+
+bench-scale: $(VENV)/.installed  ## the figures of benchmarks/scale/: DOCS is a folder of JSONL shards, MODEL a model
+	$(BIN)/python benchmarks/scale_kills.py benchmarks/scale/kills.json --kills 200
+	$(BIN)/python benchmarks/scale_hybrid.py $(MODEL) ../shared/data benchmarks/scale/hybrid.json
+	$(BIN)/python benchmarks/scale_ingest.py $(MODEL) $(DOCS) benchmarks/scale/ingest.json
+	$(BIN)/python benchmarks/scale_ingest.py $(MODEL) $(DOCS) benchmarks/scale/ingest.json --large demo-output/large/index
+	$(BIN)/python benchmarks/scale_search.py $(MODEL) demo-output/large/index ../shared/data benchmarks/scale/search.json \
+		--changes
 
 clean:
 	rm -rf $(VENV) .venv-peers .venv-s3 demo-output .pytest_cache .mypy_cache .ruff_cache

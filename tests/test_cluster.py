@@ -20,6 +20,7 @@ from routerretriever import RouterRetriever
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=f"no cluster here: {available()}")
 DRIVER = Path(__file__).with_name("cluster_driver.py")
+SEARCH_DRIVER = DRIVER.with_name("cluster_search_driver.py")
 HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 DOCUMENTS = 3000
 
@@ -188,3 +189,26 @@ def test_no_cluster_there(model_path, source, tmp_path):
     build = Build("127.0.0.1:1", model_path, source, tmp_path / "index")
     _, errors = build.process.communicate(timeout=120)
     assert "There is no Ray cluster at '127.0.0.1:1'" in errors
+
+
+@pytest.mark.cluster
+def test_an_index_built_and_searched_by_two_nodes(model_path, tmp_path):
+    with Nodes.start(2) as nodes:
+        done = subprocess.run(
+            [sys.executable, str(SEARCH_DRIVER), nodes.address, str(model_path), str(tmp_path / "index")],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("say "))[4:])
+    for kind, row in found.items():
+        assert (row["kind"], row["present"], row["reason"]) == (kind, kind, "asked for")
+        assert row["fresh"] == "d20000"
+        for name in ("all", "few", "data"):
+            assert row[name]["same"], (kind, name)
+            assert row[name]["recall"] > 0.95
+            assert row[name]["k"] == 10
+            assert row[name]["hits"]

@@ -139,3 +139,8 @@ def test_adding_experts_does_not_touch_the_index(index, model):
 
 def test_every_error_is_one_of_ours():
     assert issubclass(VectorIndexError, RouterRetrieverError)
+
+
+def test_vectors_of_another_length_are_refused(index):
+    with pytest.raises(VectorIndexError, match=r"shape \(2, 32\), not \(2, 16\)"):
+        index.upsert(documents(2), encode=lambda texts: np.ones((len(texts), 16), np.float32))

@@ -34,6 +34,12 @@ Lenient = Annotated[
     bool, typer.Option("--lenient", help="Drop judgements that point nowhere and queries without a positive.")
 ]
 Device = Annotated[str | None, typer.Option(help="Torch device, e.g. cpu or cuda; default the best one present.")]
+Cluster = Annotated[
+    str | None, typer.Option(help="Work on a Ray cluster: its address, auto, or local for all processors here.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="On the cluster; default one for each accelerator or processor.")
+]
 IndexUri = Annotated[str, typer.Argument(metavar="INDEX", help="Folder or URI of the index.", show_default=False)]
 
 

@@ -12,10 +12,12 @@ from typer.core import TyperGroup
 
 from routerretriever.cli_common import (
     AsJson,
+    Cluster,
     Device,
     IndexUri,
     Lenient,
     Model,
+    Workers,
     err,
     guarded,
     load_model,
@@ -79,12 +81,8 @@ def add(
         bool, typer.Option("--prune", help="Delete documents of the collection that the source no longer has.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Take over a build that was killed.")] = False,
-    cluster: Annotated[
-        str | None, typer.Option(help="Encode on a Ray cluster: its address, auto, or local for all processors here.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="On the cluster; default one for each accelerator or processor.")
-    ] = None,
+    cluster: Cluster = None,
+    workers: Workers = None,
     precision: Annotated[
         str, typer.Option(help="fp32, bf16 (faster where the device has instructions for it), or auto.")
     ] = "fp32",
@@ -147,13 +145,15 @@ def build(
     text: Annotated[
         bool, typer.Option("--text", help="Build the text index of title and text, which --mode text and hybrid need.")
     ] = False,
+    cluster: Cluster = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the vector index of INDEX anew, its text index, or both."""
     from routerretriever.index import Index
 
     opened = Index.open(index)
-    vectors = None if text and kind is None else opened.build_index(kind or "auto")
+    vectors = None if text and kind is None else opened.build_index(kind or "auto", cluster=cluster, workers=workers)
     seconds = opened.build_text_index() if text else None
     if as_json:
         print_json({"index": index, "vectors": vectors and vectors.to_dict(), "text_seconds": seconds})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from routerretriever.cli_common import AsJson, Device, err, out, print_json
 from routerretriever.errors import SynthesisError
 from routerretriever.progress import Bars
 
@@ -113,10 +112,8 @@ def synthesize(
             rich_help_panel=_LLM,
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Torch device, e.g. cpu or cuda; default the best one present.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make queries for a COLLECTION without labels, so that an expert can be trained on it.
 
@@ -146,8 +143,7 @@ def synthesize(
         source, out_dir, model=finder, expert=expert, config=config, finish=finish, force=force, progress=Bars()
     )
     if as_json:
-        content = report.to_dict() | {"out": str(out_dir)}
-        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        print_json(report.to_dict() | {"out": str(out_dir)})
         return
     _show(report, out_dir)
 
@@ -183,7 +179,6 @@ def _llm(
 def _show(report: SynthesisReport, out_dir: Path) -> None:
     from routerretriever.synthesis.report import report_table
 
-    out, err = Console(), Console(stderr=True)
     out.print(report_table(report))
     for note in report.notes:
         err.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -276,7 +276,8 @@ class Index(Upkeep):
         return bool(index_kinds.vector_indices(self._table))
 
     @property
-    def _metric(self) -> Metric:
+    def metric(self) -> Metric:
+        """How vectors are compared."""
         return "cosine" if self._info["similarity"] == "cosine" else "dot"
 
     def search(
@@ -357,7 +358,7 @@ class Index(Upkeep):
         if isinstance(where, Mapping):
             where = to_sql(where, self._table.schema)
         metadata = self._metadata_columns()
-        return Reader(self._table, self._metric, metadata, k, where, exact, parameters or SearchParameters())
+        return Reader(self._table, self.metric, metadata, k, where, exact, parameters or SearchParameters())
 
 
 def _blocks(items: Iterable[Document], size: int) -> Iterator[list[Document]]:

@@ -49,16 +49,21 @@ def choose(rows: int) -> tuple[str, str]:
     """The kind that ``auto`` takes for so many rows, and why.
 
     IVF_RQ keeps one bit a dimension and re-scores candidates with the full vectors: of the kinds LanceDB has, it
-    builds fastest, takes the least memory, and reaches .99 of the exact ten best. Ray workers cannot build it
-    together (``lance_ray`` refuses it), so a cluster must take ``ivf_flat`` or ``ivf_pq``, or build on one machine.
+    builds fastest, takes the least memory, and reaches .99 of the exact ten best.
     """
     if rows <= EXACT_LIMIT:
         return "flat", f"up to {EXACT_LIMIT} documents an exact scan is as fast as an index, and never wrong"
     return "ivf_rq", f"over {EXACT_LIMIT} documents, IVF_RQ builds fastest and takes the least memory"
 
 
-def build(table: Any, kind: str, metric: Metric) -> IndexKind:
+def build(table: Any, kind: str, metric: Metric, make: Callable[[str], None] | None = None) -> IndexKind:
     """Build the vector index of a table anew, or drop it for ``flat``, and remember the choice.
+
+    Args:
+        table: of LanceDB.
+        kind: one of :data:`KINDS`.
+        metric: of the vectors.
+        make: builds an index of the kind it is given; default LanceDB, in this process.
 
     Raises:
         VectorIndexError: there is no such kind, or the engine cannot build it for these vectors.
@@ -73,11 +78,16 @@ def build(table: Any, kind: str, metric: Metric) -> IndexKind:
         for index in vector_indices(table):
             table.drop_index(index.name)
     else:
-        config = _configs(table)[wanted](metric)
-        _guarded(partial(table.create_index, "vector", config=config), f"The index '{wanted}' could not be built")
+        work = partial(make or partial(_make_here, table, metric), wanted)
+        _guarded(work, f"The index '{wanted}' could not be built")
+        table.checkout_latest()
     built = IndexKind(wanted, reason, rows, round(time.perf_counter() - start, 2))
     remember(table, built, by_size=kind == "auto")
     return built
+
+
+def _make_here(table: Any, metric: Metric, kind: str) -> None:
+    table.create_index("vector", config=_configs(table)[kind](metric))
 
 
 def remember(table: Any, built: IndexKind, *, by_size: bool) -> None:
@@ -149,15 +159,21 @@ def _note(table: Any) -> dict[str, Any] | None:
 
 
 def _configs(table: Any) -> Mapping[str, Callable[[Metric], Any]]:
-    dimension = table.schema.field("vector").type.list_size
-    # One byte for 8 dimensions; LanceDB's default, one for 16, loses half of the ten best even after refinement.
-    parts = dimension // 8 if dimension % 8 == 0 else None
+    parts = pq_parts(table.schema.field("vector").type.list_size)
     return {
         "ivf_flat": lambda metric: IvfFlat(distance_type=metric),
         "ivf_pq": lambda metric: IvfPq(distance_type=metric, num_sub_vectors=parts),
         "ivf_rq": lambda metric: IvfRq(distance_type=metric),
         "hnsw": lambda metric: HnswSq(distance_type=metric),
     }
+
+
+def pq_parts(dimension: int) -> int | None:
+    """Bytes of a vector in IVF_PQ, one for 8 dimensions; ``None`` leaves it to the engine.
+
+    LanceDB's default, one for 16, loses half of the ten best even after refinement.
+    """
+    return dimension // 8 if dimension % 8 == 0 else None
 
 
 def _guarded(work: Callable[[], Any], what: str) -> None:

@@ -139,7 +139,7 @@ class Upkeep:
     uri: str
 
     @property
-    def _metric(self) -> Metric:
+    def metric(self) -> Metric:
         raise NotImplementedError
 
     # -- kinds -------------------------------------------------------------------------------------
@@ -149,18 +149,26 @@ class Upkeep:
         """The vector index there is, and why it is of this kind."""
         return index_kinds.present(self._table)
 
-    def build_index(self, kind: str = "auto") -> IndexKind:
+    def build_index(self, kind: str = "auto", *, cluster: str | None = None, workers: int | None = None) -> IndexKind:
         """Build the vector index anew; the choice is remembered.
 
         Args:
             kind: ``auto`` chooses by the number of documents; ``flat`` drops the index, so that searches scan all
                 vectors; ``ivf_flat``, ``ivf_pq``, ``ivf_rq`` and ``hnsw`` are LanceDB's.
+            cluster: address of a Ray cluster whose workers build a segment each (not ``hnsw``), or ``local``.
+            workers: on the cluster; default one for each processor.
 
         Raises:
             VectorIndexError: there is no such kind, or it cannot be built for these vectors.
+            BuildError: there is no such cluster.
             StorageError: the disk is full or cannot be written.
         """
-        return index_kinds.build(self._table, kind, self._metric)
+        make = None
+        if cluster is not None:
+            from routerretriever.cluster_index import index_maker
+
+            make = index_maker(self._table, self.uri, self.metric, cluster, workers)
+        return index_kinds.build(self._table, kind, self.metric, make)
 
     def build_text_index(self) -> float:
         """Build the full-text index of title and text anew, as modes ``text`` and ``hybrid`` need; returns seconds.
@@ -184,7 +192,7 @@ class Upkeep:
         """
         start, before, fragments = time.perf_counter(), bytes_on_disk(self.uri), _fragments(self._table)
         if _segments(self._table) > 1:
-            self._guard(lambda: index_kinds.rebuild(self._table, self._metric))
+            self._guard(lambda: index_kinds.rebuild(self._table, self.metric))
         self._optimize(KEEP_VERSIONS)
         at_most = None if before is None else 3 * before + _SLACK
         after = bytes_on_disk(self.uri)
@@ -200,7 +208,7 @@ class Upkeep:
         vectors, texts = _unindexed(self._table, "vector"), _unindexed(self._table, "text")
         rebuilt = vectors > 0 and _segments(self._table) >= SEGMENT_LIMIT
         if rebuilt:
-            self._guard(lambda: index_kinds.rebuild(self._table, self._metric))
+            self._guard(lambda: index_kinds.rebuild(self._table, self.metric))
         self._optimize(KEEP_VERSIONS)
         return Refreshed(vectors, texts, rebuilt, _since(start))
 

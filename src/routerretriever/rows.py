@@ -41,8 +41,14 @@ def document_table(documents: Sequence[Document], collection: str, vectors: Vect
     """Documents and their vectors (n, d) as rows.
 
     Raises:
-        VectorIndexError: a metadata field has another type than before.
+        VectorIndexError: vectors have another length, or a metadata field another type than in the index.
     """
+    dimension = schema.field("vector").type.list_size
+    if vectors.shape != (len(documents), dimension):
+        raise VectorIndexError(
+            f"{len(documents)} documents of this index need vectors of shape ({len(documents)}, {dimension}), not "
+            f"{vectors.shape}."
+        )
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     rows = {
         "key": [document_key(collection, document.id) for document in documents],
