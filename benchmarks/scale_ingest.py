@@ -1,6 +1,6 @@
 """Bulk encoding: one process against a cluster's workers, the fixed cost of a job, and a large job's memory.
 
-    python benchmarks/scale_ingest.py MODEL SOURCE OUT.json [--documents N] [--large INDEX]
+    python benchmarks/scale_ingest.py MODEL SOURCE OUT.json [--rounds N] [--large INDEX]
 
 SOURCE is a folder of JSONL shards. The same documents are put into fresh indexes by one process on all cores and by
 one-core workers of a local cluster, in turns, for two sizes: the larger minus the smaller is the rate once a job is
@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 from core import surroundings
 
-ROUNDS = 3
+PIECE = 8192
 _DRIVER = """
 import json, os, sys
 from routerretriever import Index, RouterRetriever
@@ -111,29 +111,30 @@ def timed(model: Path, source: Path, scratch: Path, cluster: str, workers: int) 
     return seconds
 
 
-def throughput(model: Path, source: Path, documents: int, scratch: Path) -> dict[str, Any]:
+def throughput(model: Path, source: Path, rounds: int, scratch: Path) -> dict[str, Any]:
     """One process with all cores against as many one-core workers, in turns."""
     cores = os.cpu_count() or 1
-    sizes = {"small": head(source, scratch, documents // 8), "large": head(source, scratch, documents)}
+    counts = {"small": cores * PIECE, "large": 3 * cores * PIECE}  # every worker has as much to do as the others
+    sizes = {size: head(source, scratch, count) for size, count in counts.items()}
     systems = {"one process": "", f"{cores} workers": "local"}
     seconds: dict[str, dict[str, list[float]]] = {name: {size: [] for size in sizes} for name in systems}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for size, path in sizes.items():
             for name, cluster in systems.items():
                 seconds[name][size].append(round(timed(model, path, scratch, cluster, cores), 2))
                 print(name, size, seconds[name][size][-1], flush=True)
-    rows = {name: _rate(took, documents) for name, took in seconds.items()}
+    rows = {name: _rate(took, counts) for name, took in seconds.items()}
     here, there = rows.values()
     ratio = there["documents_per_second"] / here["documents_per_second"]
-    return {"documents": documents, "systems": rows, "ratio": round(ratio, 3)}
+    return {"documents": counts, "systems": rows, "ratio": round(ratio, 3)}
 
 
-def _rate(took: dict[str, list[float]], documents: int) -> dict[str, Any]:
+def _rate(took: dict[str, list[float]], counts: dict[str, int]) -> dict[str, Any]:
     small, large = statistics.median(took["small"]), statistics.median(took["large"])
-    rate = (documents - documents // 8) / (large - small)
+    rate = (counts["large"] - counts["small"]) / (large - small)
     return {
         "documents_per_second": round(rate, 1),
-        "fixed_seconds": round(large - documents / rate, 1),
+        "fixed_seconds": round(large - counts["large"] / rate, 1),
         "seconds": took,
     }
 
@@ -175,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "source", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--documents", type=int, default=32_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--large", type=Path, metavar="INDEX")
     given = parser.parse_args()
     known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
@@ -183,8 +184,8 @@ def main() -> None:
         known["large"] = large(given.model, given.source, given.large)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            known["throughput"] = throughput(given.model, given.source, given.documents, Path(scratch))
-    command = "python benchmarks/scale_ingest.py MODEL SOURCE OUT.json [--documents N] [--large INDEX]"
+            known["throughput"] = throughput(given.model, given.source, given.rounds, Path(scratch))
+    command = "python benchmarks/scale_ingest.py MODEL SOURCE OUT.json [--rounds N] [--large INDEX]"
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"command": command, **surroundings(), **known}, indent=1) + "\n", encoding="utf-8")
 

@@ -151,7 +151,8 @@ def _map_pieces(
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Encoder,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
+        # All workers at once and one piece each: Ray Data would start them one by one and queue pieces at the first.
+        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
         fn_constructor_args=(job, ray.put(model), precision),
         num_cpus=0 if accelerators else 1,
         num_gpus=1 if accelerators else None,
