@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import lancedb
 
 TABLE = "documents"
+_CONFLICT_RETRIES = 6
 
 INDEX_CACHE_MIB = 512
 """Most memory for parts of indexes, for each opened index; LanceDB's own bound is 6 GiB. A million vectors of 384
@@ -73,3 +75,16 @@ def bytes_on_disk(uri: str) -> int | None:
         except FileNotFoundError:  # a writer's temporary file
             continue
     return total
+
+
+def retrying(work: Callable[[], Any]) -> None:
+    """Run; again if another writer came between, which Lance notices and then leaves everything as it was."""
+    for attempt in range(_CONFLICT_RETRIES):
+        try:
+            work()
+        except (OSError, RuntimeError) as error:
+            if "conflict" not in str(error).lower() or attempt + 1 == _CONFLICT_RETRIES:
+                raise
+            time.sleep(0.1 * 2**attempt)
+        else:
+            return

@@ -20,7 +20,7 @@ from typing import Any
 from routerretriever import index_kinds
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index_kinds import IndexKind, Metric
-from routerretriever.index_store import TABLE, bytes_on_disk, files, local_folder
+from routerretriever.index_store import TABLE, bytes_on_disk, files, local_folder, retrying
 from routerretriever.progress import Progress
 
 KEEP_VERSIONS = timedelta(days=7)
@@ -36,7 +36,6 @@ SEGMENT_LIMIT = 8
 """Taking rows in adds a segment to the vector index, and each is searched apart; then it is built anew."""
 
 _SLACK = 1 << 20  # manifests and footers
-_CONFLICT_RETRIES = 5
 
 
 class _Result:
@@ -300,16 +299,10 @@ class Upkeep:
             self._guard(lambda: self._table.optimize(cleanup_older_than=older_than))
 
     def _guard(self, work: Callable[[], Any]) -> None:
-        """Run; again if another writer came between, which LanceDB notices and then leaves everything as it was."""
-        for attempt in range(_CONFLICT_RETRIES):
-            try:
-                work()
-            except (OSError, RuntimeError) as error:
-                if "conflict" in str(error).lower() and attempt + 1 < _CONFLICT_RETRIES:
-                    time.sleep(0.1 * 2**attempt)
-                    continue
-                raise StorageError(f"The index {self.uri} could not be written: {error}") from error
-            return
+        try:
+            retrying(work)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {self.uri} could not be written: {error}") from error
 
 
 def _fragments(table: Any) -> int:
