@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mteb_task import retrieval_task
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
@@ -73,41 +74,20 @@ def test_search_finds_what_the_shorthand_means(demo, tmp_path):
 @pytest.mark.filterwarnings("ignore")  # mteb still calls names that the libraries below it deprecate
 def test_mteb_evaluates_it_without_a_wrapper(demo, tmp_path):
     import mteb
-    from datasets import Dataset
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-    from mteb.abstasks.task_metadata import TaskMetadata
 
     path, model, collections = demo
     collection = collections["notam"]
 
-    class Notam(AbsTaskRetrieval):
-        metadata = TaskMetadata(
-            name="NotamRetrieval",
-            description="Aviation notices.",
-            dataset={"path": "local", "revision": "1"},
-            type="Retrieval",
-            category="t2t",
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="ndcg_at_10",
-        )
-
-        def load_data(self, *args, **kwargs):
-            split = collection.split("test")
-            rows = [{"id": d.id, "text": d.text, "title": d.title} for d in collection.documents]
-            data = {
-                "corpus": Dataset.from_list(rows),
-                "queries": Dataset.from_list([{"id": q, "text": t} for q, t in split.queries.items()]),
-                "relevant_docs": {q: dict(g) for q, g in split.qrels.items()},
-                "top_ranked": None,
-            }
-            self.dataset = {"default": {"test": data}}
-            self.data_loaded = True
-
     loaded = SentenceTransformer(str(path), trust_remote_code=True, device="cpu")
     ours = evaluate(model, [collection]).mean("routed")
     for candidate in (loaded, model):
-        result = mteb.evaluate(candidate, Notam(), cache=None, overwrite_strategy="always", show_progress_bar=False)
+        result = mteb.evaluate(
+            candidate,
+            retrieval_task(collection, "NotamRetrieval"),
+            cache=None,
+            overwrite_strategy="always",
+            show_progress_bar=False,
+        )
         score = result.task_results[0].get_score()
         assert score == pytest.approx(ours, abs=1e-3)
 

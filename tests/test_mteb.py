@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mteb_task import retrieval_task
 
 from routerretriever import Collection, RouterRetriever, evaluate
 from routerretriever.errors import ExpertError
@@ -26,35 +27,7 @@ def collection(built):
 
 @pytest.fixture(scope="module")
 def task(collection):
-    from datasets import Dataset
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-    from mteb.abstasks.task_metadata import TaskMetadata
-
-    class Alpha(AbsTaskRetrieval):
-        metadata = TaskMetadata(
-            name="AlphaRetrieval",
-            description="Words.",
-            dataset={"path": "local", "revision": "1"},
-            type="Retrieval",
-            category="t2t",
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="ndcg_at_10",
-        )
-
-        def load_data(self, *args, **kwargs):
-            split = collection.split("test")
-            rows = [{"id": d.id, "text": d.text, "title": d.title} for d in collection.documents]
-            data = {
-                "corpus": Dataset.from_list(rows),
-                "queries": Dataset.from_list([{"id": q, "text": t} for q, t in split.queries.items()]),
-                "relevant_docs": {q: dict(g) for q, g in split.qrels.items()},
-                "top_ranked": None,
-            }
-            self.dataset = {"default": {"test": data}}
-            self.data_loaded = True
-
-    return Alpha()
+    return retrieval_task(collection, "AlphaRetrieval")
 
 
 def run(model, task):

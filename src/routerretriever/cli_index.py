@@ -28,6 +28,7 @@ from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
     from routerretriever.ingest.build import BuildReport
+    from routerretriever.maintenance import Result
 
 _DEFAULT = "add"
 _SHOWN_PROBLEMS = 5
@@ -170,13 +171,11 @@ def compact(index: IndexUri, as_json: AsJson = False) -> None:
     from routerretriever.index import Index
 
     done = Index.open(index).compact()
-    if as_json:
-        print_json({"index": index, **done.to_dict()})
-        return
-    out.print(
+    text = (
         f"{index}: {done.fragments_before} pieces became {done.fragments_after}; "
         f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, in {done.seconds:.1f} s."
     )
+    _answer(index, done, text, as_json)
 
 
 @command
@@ -185,14 +184,12 @@ def refresh(index: IndexUri, as_json: AsJson = False) -> None:
     from routerretriever.index import Index
 
     done = Index.open(index).refresh()
-    if as_json:
-        print_json({"index": index, **done.to_dict()})
-        return
     anew = ", which was built anew" if done.rebuilt else ""
-    out.print(
+    text = (
         f"{index}: {done.vectors} documents taken into the vector index{anew}, {done.texts} into the text index, "
         f"in {done.seconds:.1f} s."
     )
+    _answer(index, done, text, as_json)
 
 
 @command
@@ -207,13 +204,11 @@ def clean(
     from routerretriever.index import Index
 
     done = Index.open(index).clean(timedelta(days=older_than))
-    if as_json:
-        print_json({"index": index, **done.to_dict()})
-        return
-    out.print(
+    text = (
         f"{index}: {done.versions_before} versions became {done.versions_after}; "
         f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now."
     )
+    _answer(index, done, text, as_json)
 
 
 @command
@@ -222,9 +217,6 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     from routerretriever.index import Index
 
     found = Index.open(index).describe()
-    if as_json:
-        print_json({"index": index, **found.to_dict()})
-        return
     table = Table(show_header=False, box=None)
     rows: dict[str, Any] = {
         "documents": found.documents,
@@ -238,7 +230,14 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, str(value).replace("[", r"\["))
-    out.print(table)
+    _answer(index, found, table, as_json)
+
+
+def _answer(index: str, result: Result, shown: str | Table, as_json: bool) -> None:
+    if as_json:
+        print_json({"index": index, **result.to_dict()})
+    else:
+        out.print(shown)
 
 
 def _size(count: int | None) -> str:

@@ -18,7 +18,7 @@ from routerretriever.cluster import connected
 from routerretriever.errors import MissingExtraError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric, pq_parts
-from routerretriever.index_search import Hit, SearchParameters, similarity
+from routerretriever.index_search import Hit, SearchParameters, hit_of, similarity
 from routerretriever.index_store import dataset_uri
 from routerretriever.rows import SHOWN_COLUMNS, metadata_columns
 
@@ -124,12 +124,7 @@ class ShardedSearch:
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise VectorIndexError(f"The search failed: {str(error).splitlines()[0]}") from error
-        return [_hit(row, metadata) for row in found.to_pylist()]
-
-
-def _hit(row: Mapping[str, Any], metadata: Sequence[str]) -> Hit:
-    known = {name: row[name] for name in metadata if row[name] is not None}
-    return Hit(row["id"], similarity(row), row["title"], row["text"], row["collection"], known)
+        return [hit_of(row, similarity(row), metadata) for row in found.to_pylist()]
 
 
 @contextmanager

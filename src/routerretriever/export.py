@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora import MergedPlan
+from routerretriever.model_card import EXPERT_COLUMNS, expert_row
 from routerretriever.routing import MERGED
 from routerretriever.storage import replacing
 
@@ -100,13 +101,10 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
         f"The base's weights with {what} of a RouterRetriever model merged in; pooling, normalisation, similarity, "
         "length and prompts are the base's. It does not route: every query is encoded by this expert.",
         "",
-        "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
-        "|---|---|--:|--:|--:|--:|",
+        *EXPERT_COLUMNS,
     ]
     for expert in encoder.experts if name == MERGED else (name,):
-        info = encoder.expert_info[expert]
-        scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
-        lines.append(f"| {expert} | {info.collection or 'imported'} | {info.queries} | {info.held_out} | {scores} |")
+        lines.append(expert_row(expert, encoder.expert_info[expert]))
     stated = licence or "not stated by whoever exported it"
     lines += [
         "",

@@ -190,9 +190,6 @@ class Index(Upkeep):
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
 
-    def _metadata_columns(self) -> list[str]:
-        return metadata_columns(self._table.schema)
-
     def _add_metadata_columns(self, documents: Sequence[Document]) -> None:
         known = set(self._table.schema.names)
         samples: dict[str, Any] = {}
@@ -310,9 +307,8 @@ class Index(Upkeep):
             ExpertError: there is no such expert.
             VectorIndexError: the condition cannot be understood, or there is no text index.
         """
-        return self.search_many([query], k, expert=expert, where=where, exact=exact, mode=mode, parameters=parameters)[
-            0
-        ]
+        found = self.search_many([query], k, expert=expert, where=where, exact=exact, mode=mode, parameters=parameters)
+        return found[0]
 
     def search_many(
         self,
@@ -357,7 +353,7 @@ class Index(Upkeep):
             raise VectorIndexError(f"k must be at least 1, but is {k}.")
         if isinstance(where, Mapping):
             where = to_sql(where, self._table.schema)
-        metadata = self._metadata_columns()
+        metadata = metadata_columns(self._table.schema)
         return Reader(self._table, self.metric, metadata, k, where, exact, parameters or SearchParameters())
 
 

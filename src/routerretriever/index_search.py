@@ -177,8 +177,13 @@ class Reader:
         return product / norms if norms else 0.0
 
     def _hit(self, row: Mapping[str, Any], score: float) -> Hit:
-        known = {name: row[name] for name in self.metadata if row[name] is not None}
-        return Hit(row["id"], score, row["title"], row["text"], row["collection"], known)
+        return hit_of(row, score, self.metadata)
+
+
+def hit_of(row: Mapping[str, Any], score: float, metadata: Sequence[str]) -> Hit:
+    """A row as a result; metadata fields that a document does not have are left out."""
+    known = {name: row[name] for name in metadata if row[name] is not None}
+    return Hit(row["id"], score, row["title"], row["text"], row["collection"], known)
 
 
 def similarity(row: Mapping[str, Any]) -> float:

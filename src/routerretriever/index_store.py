@@ -77,13 +77,27 @@ def bytes_on_disk(uri: str) -> int | None:
     return total
 
 
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether Lance refused a commit because another came between."""
+    return "conflict" in str(error).lower()
+
+
 def retrying(work: Callable[[], Any]) -> None:
     """Run; again if another writer came between, which Lance notices and then leaves everything as it was."""
     for attempt in range(_CONFLICT_RETRIES):
         try:
             work()
         except (OSError, RuntimeError) as error:
-            if "conflict" not in str(error).lower() or attempt + 1 == _CONFLICT_RETRIES:
+            if not is_conflict(error) or attempt + 1 == _CONFLICT_RETRIES:
                 raise
             time.sleep(0.1 * 2**attempt)
         else:

@@ -10,8 +10,6 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 from routerretriever import index_kinds
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index_kinds import IndexKind, Metric
-from routerretriever.index_store import TABLE, bytes_on_disk, files, local_folder, retrying
+from routerretriever.index_store import TABLE, bytes_on_disk, files, local_folder, retrying, sync
 from routerretriever.progress import Progress
 
 KEEP_VERSIONS = timedelta(days=7)
@@ -38,7 +36,7 @@ SEGMENT_LIMIT = 8
 _SLACK = 1 << 20  # manifests and footers
 
 
-class _Result:
+class Result:
     """Plain data for JSON."""
 
     __slots__ = ()
@@ -49,7 +47,7 @@ class _Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Compacted(_Result):
+class Compacted(Result):
     """What compaction did.
 
     Attributes:
@@ -71,7 +69,7 @@ class Compacted(_Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed(_Result):
+class Refreshed(Result):
     """What a refresh did.
 
     Attributes:
@@ -88,7 +86,7 @@ class Refreshed(_Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned(_Result):
+class Cleaned(Result):
     """What cleaning did; bytes are ``None`` for an object store."""
 
     versions_before: int
@@ -99,7 +97,7 @@ class Cleaned(_Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Flushed(_Result):
+class Flushed(Result):
     """Files and folders that were written through to the disk."""
 
     files: int
@@ -107,7 +105,7 @@ class Flushed(_Result):
 
 
 @dataclass(frozen=True, slots=True)
-class IndexInfo(_Result):
+class IndexInfo(Result):
     """An index at a glance.
 
     Attributes:
@@ -191,7 +189,7 @@ class Upkeep:
         """
         start, before, fragments = time.perf_counter(), bytes_on_disk(self.uri), _fragments(self._table)
         if _segments(self._table) > 1:
-            self._guard(lambda: index_kinds.rebuild(self._table, self.metric))
+            index_kinds.rebuild(self._table, self.metric)
         self._optimize(KEEP_VERSIONS)
         at_most = None if before is None else 3 * before + _SLACK
         after = bytes_on_disk(self.uri)
@@ -207,7 +205,7 @@ class Upkeep:
         vectors, texts = _unindexed(self._table, "vector"), _unindexed(self._table, "text")
         rebuilt = vectors > 0 and _segments(self._table) >= SEGMENT_LIMIT
         if rebuilt:
-            self._guard(lambda: index_kinds.rebuild(self._table, self.metric))
+            index_kinds.rebuild(self._table, self.metric)
         self._optimize(KEEP_VERSIONS)
         return Refreshed(vectors, texts, rebuilt, _since(start))
 
@@ -296,13 +294,10 @@ class Upkeep:
         with warnings.catch_warnings():
             # An age of nothing is what the caller asked for, and what it does stands in the docstring.
             warnings.filterwarnings("ignore", message="optimize.cleanup_older_than=0", category=UserWarning)
-            self._guard(lambda: self._table.optimize(cleanup_older_than=older_than))
-
-    def _guard(self, work: Callable[[], Any]) -> None:
-        try:
-            retrying(work)
-        except (OSError, RuntimeError) as error:
-            raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+            try:
+                retrying(lambda: self._table.optimize(cleanup_older_than=older_than))
+            except (OSError, RuntimeError) as error:
+                raise StorageError(f"The index {self.uri} could not be written: {error}") from error
 
 
 def _fragments(table: Any) -> int:
@@ -335,25 +330,19 @@ def _flush(folder: Path, known: dict[Path, tuple[int, ...]]) -> Flushed:
 def _sync_new(paths: list[Path], known: dict[Path, tuple[int, ...]]) -> int:
     count = 0
     for path in paths:
-        with suppress(FileNotFoundError):  # a file that was cleaned away meanwhile
+        try:
             state = _state(path)
             if known.get(path) != state:
-                _sync(path)
+                sync(path)
                 known[path] = state
                 count += 1
+        except FileNotFoundError:  # a file that was cleaned away meanwhile
+            continue
+        except OSError as error:
+            raise StorageError(f"{path} could not be written through to the disk: {error}") from error
     return count
 
 
 def _state(path: Path) -> tuple[int, ...]:
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise StorageError(f"{path} could not be written through to the disk: {error}") from error
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
+    from routerretriever.storage import ExpertInfo
+
+EXPERT_COLUMNS = (
+    "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
+    "|---|---|--:|--:|--:|--:|",
+)
+
+
+def expert_row(name: str, info: ExpertInfo) -> str:
+    """What is known of an expert, as a row below ``EXPERT_COLUMNS``."""
+    scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
+    trained_on = f"{info.collection or 'imported'}{' (generated queries)' if info.generated else ''}"
+    return f"| {name} | {trained_on} | {info.queries} | {info.held_out} | {scores} |"
 
 
 def model_card(encoder: RoutedEncoder) -> str:
@@ -23,14 +36,10 @@ def model_card(encoder: RoutedEncoder) -> str:
         f"The frozen base encoder `{encoder.base.id}` with {len(encoder.experts)} LoRA experts on the query side. "
         "Documents are encoded by the base alone, so one index serves all experts.",
         "",
-        "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
-        "|---|---|--:|--:|--:|--:|",
+        *EXPERT_COLUMNS,
     ]
     for name in encoder.experts:
-        info = encoder.expert_info[name]
-        scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
-        trained_on = f"{info.collection or 'imported'}{' (generated queries)' if info.generated else ''}"
-        lines.append(f"| {name} | {trained_on} | {info.queries} | {info.held_out} | {scores} |")
+        lines.append(expert_row(name, encoder.expert_info[name]))
     for name, info in encoder.expert_info.items():
         if info.generated:
             ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from routerretriever.errors import BuildError, CollectionError, StorageError
-from routerretriever.index_store import dataset_uri
+from routerretriever.index_store import dataset_uri, is_conflict
 from routerretriever.ingest.commit import Records, Stale, commit, files_of, is_committed, repeated_ids, stale_rows
 from routerretriever.ingest.files import Folder
 from routerretriever.ingest.sources import Listing, Piece, Problem, metadata_fields
@@ -313,7 +313,7 @@ class _Work:
             try:
                 commit(dataset, records, stale, self.claim.build)
             except StorageError as error:
-                if "conflict" not in str(error).lower():
+                if not is_conflict(error):
                     raise
                 continue  # somebody changed rows of the same fragments
             return stale

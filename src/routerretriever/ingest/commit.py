@@ -126,30 +126,20 @@ def _within(digests: _Digests, bits: int, number: int) -> npt.NDArray[np.bool_]:
 
 def repeated_ids(records: Records) -> list[Repeated]:
     """Lines whose id stands in an earlier piece; within a piece the worker has seen to it."""
-    suspects: list[tuple[int, int, int, int]] = []
+    suspects: list[tuple[_Place, _Place]] = []
     for share in records.shares():
-        alike = np.flatnonzero(share.digests[1:] == share.digests[:-1])
-        for at in alike:
+        for at in np.flatnonzero(share.digests[1:] == share.digests[:-1]):
             first = int(np.searchsorted(share.digests, share.digests[at]))
-            suspects.append(
-                (
-                    int(share.pieces[at + 1]),
-                    int(share.lines[at + 1]),
-                    int(share.pieces[first]),
-                    int(share.lines[first]),
-                )
-            )
-    ids = _ids_at(
-        records.pieces, {place for later, line, *earlier in suspects for place in ((later, line), (*earlier,))}
-    )
+            suspects.append((share.place(int(at) + 1), share.place(first)))
+    ids = _ids_at(records.pieces, {place for pair in suspects for place in pair})
     return [
-        Repeated(records.pieces[later], line, records.pieces[earlier].where(earlier_line))
-        for later, line, earlier, earlier_line in sorted(suspects)
-        if ids[later, line] == ids[earlier, earlier_line]
+        Repeated(records.pieces[later[0]], later[1], records.pieces[earlier[0]].where(earlier[1]))
+        for later, earlier in sorted(suspects)
+        if ids[later] == ids[earlier]
     ]
 
 
-def _ids_at(pieces: Sequence[Piece], places: set[Any]) -> dict[tuple[int, int], str]:
+def _ids_at(pieces: Sequence[Piece], places: set[_Place]) -> dict[_Place, str]:
     """The ids at (piece number, line): digests alike may come from different ids."""
     lines: dict[int, set[int]] = defaultdict(set)
     for piece, line in places:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from routerretriever.errors import StorageError
+from routerretriever.index_store import sync
 from routerretriever.ingest.sources import open_path
 
 
@@ -36,12 +36,11 @@ class Folder:
             try:
                 with staging.open("wb") as file:
                     file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                sync(staging)
                 staging.replace(target)
             finally:
                 staging.unlink(missing_ok=True)
-            sync_folder(target.parent)
+            sync(target.parent)
         except OSError as error:
             raise StorageError(f"{self.uri}/{name} cannot be written ({error}). Free some space or mend it.") from error
 
@@ -65,11 +64,6 @@ class Folder:
             raise StorageError(f"{self.uri} cannot be listed ({error}). Run the same command again.") from error
         return {item.base_name for item in found if item.is_file and not item.base_name.startswith(".")}
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        system, root = open_path(self.uri)
-        return bool(system.get_file_info(f"{root}/{name}").type == fs.FileType.File)
-
     def remove(self, name: str = "") -> None:
         """Remove a file, or the folder with all that is in it."""
         system, root = open_path(self.uri)
@@ -82,12 +76,3 @@ class Folder:
             return
         except OSError as error:
             raise StorageError(f"{self.uri}/{name} cannot be removed ({error}).") from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -87,11 +87,6 @@ class Listing:
     pieces: tuple[Piece, ...]
     problems: tuple[Problem, ...] = ()
 
-    @property
-    def rows(self) -> int:
-        """Documents, and lines that hold none."""
-        return sum(piece.stop - piece.start for piece in self.pieces)
-
 
 # -- listing ---------------------------------------------------------------------------------------
 
@@ -309,17 +304,11 @@ def _row_groups(file: pq.ParquetFile, piece: Piece) -> tuple[Sequence[int], int]
 # -- fields ----------------------------------------------------------------------------------------
 
 _SAMPLED_ROWS = 100
-_KINDS: tuple[tuple[type, pa.DataType], ...] = (
-    (bool, pa.bool_()),
-    (int, pa.int64()),
-    (float, pa.float64()),
-    (str, pa.string()),
-)
 
 
 def kind_of(value: Any) -> pa.DataType:
     """The column type of a metadata value."""
-    return next(kind for python, kind in _KINDS if isinstance(value, python))
+    return pa.scalar(value).type
 
 
 def metadata_fields(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
