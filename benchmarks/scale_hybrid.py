@@ -4,9 +4,10 @@
 
 MODEL has experts for the collections, DATA their folders; at most 500 queries a collection. The side of the words is
 the text index, the side of the vectors an exact product, and the fusion is the library's function over the hundred
-best of each; that ``Index.search(mode="hybrid")`` gives the same ten is checked on some queries. The weight of the
-fusion is chosen on held-out queries with routing, all collections together; test queries are only measured. Reciprocal
-rank fusion (Cormack, Clarke, Büttcher 2009, k = 60) stands beside it.
+best of each; that ``Index.search(mode="hybrid")`` gives the same ten is checked on some queries. The weights of the
+fusion, one for queries that an expert encoded and one for the base's, are chosen on held-out queries, all collections
+together; test queries are only measured, also those of collections without an expert. Reciprocal rank fusion (Cormack,
+Clarke, Büttcher 2009, k = 60) stands beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from routerretriever import Collection, Index, RouterRetriever
 from routerretriever.cli import quiet_libraries
 from routerretriever.collection import Split
 from routerretriever.evaluation import GAIN_MEASURE, Run, measure_run, paired_p_value
-from routerretriever.fusion import DEPTH, VECTOR_WEIGHT, fuse
+from routerretriever.fusion import BASE_WEIGHT, DEPTH, EXPERT_WEIGHT, fuse, vector_weight
 
 NAMES = ("bankfaq", "mitre_attack", "nl2bash", "scifact")
+UNSEEN = ("cranfield", "cacm", "fiqa_mini")
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
+IN_USE = {"base": BASE_WEIGHT, "routed": EXPERT_WEIGHT}
 RRF_K = 60
 LIMIT = 500
 CHECKED = 20
@@ -38,10 +41,11 @@ CHECKED = 20
 
 @dataclass(frozen=True)
 class Sides:
-    """One split: similarities (n, m) of its queries by system, the documents' ids, and the BM25 scores found."""
+    """One split: by system similarities (n, m) and what encoded each query; the ids of the documents; BM25 scores."""
 
     split: Split
     similarities: Mapping[str, NDArray[np.float32]]
+    experts: Mapping[str, Sequence[str]]
     ids: list[str]
     words: Run
 
@@ -53,13 +57,14 @@ class Sides:
             run[query] = {self.ids[k]: float(row[k]) for k in best[np.argsort(-row[best], kind="stable")]}
         return run
 
-    def hybrid(self, system: str, weight: float = VECTOR_WEIGHT) -> Run:
+    def hybrid(self, system: str, weight: float | None = None) -> Run:
         """As the index fuses: every candidate has its true similarity."""
         column = {document: k for k, document in enumerate(self.ids)}
         near, run = self.vector(system), {}
-        for query, row in zip(self.split.queries, self.similarities[system], strict=True):
+        for query, row, expert in zip(self.split.queries, self.similarities[system], self.experts[system], strict=True):
             far = {key: float(row[column[key]]) for key in self.words[query] if key not in near[query]}
-            run[query] = dict(fuse({**near[query], **far}, self.words[query], weight=weight, floor=-1.0))
+            share = vector_weight(expert) if weight is None else weight
+            run[query] = dict(fuse({**near[query], **far}, self.words[query], weight=share, floor=-1.0))
         return run
 
     def reciprocal(self, system: str) -> Run:
@@ -79,13 +84,14 @@ class Sides:
 def search(index: Index, split: Split, collection: Collection) -> Sides:
     """Both sides for every query."""
     queries, model = list(split.queries.values()), index.model
-    vectors = {"base": model.encode_query(queries, expert="base"), "routed": model.encode_query(queries)}
+    encoded = {"base": index._routed(queries, "base"), "routed": index._routed(queries, None)}
     documents = _unit(model.embed_texts(collection.contents))
-    similarities = {name: _unit(encoded) @ documents.T for name, encoded in vectors.items()}
+    similarities = {name: _unit(vectors) @ documents.T for name, (vectors, _) in encoded.items()}
+    experts = {name: by for name, (_, by) in encoded.items()}
     found = index.search_many(queries, DEPTH, mode="text")
     words = {query: {hit.id: hit.score for hit in hits} for query, hits in zip(split.queries, found, strict=True)}
-    sides = Sides(split, similarities, collection.document_ids, words)
-    shown = index.search_many(queries[:CHECKED], 10, vectors=vectors["routed"][:CHECKED], mode="hybrid")
+    sides = Sides(split, similarities, experts, collection.document_ids, words)
+    shown = index.search_many(queries[:CHECKED], 10, mode="hybrid")
     for hits, ranked in zip(shown, sides.hybrid("routed").values(), strict=False):
         np.testing.assert_allclose([hit.score for hit in hits], list(ranked.values())[:10], atol=1e-4)
     return sides
@@ -98,13 +104,17 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def chosen(held_out: Mapping[str, Sides]) -> dict[str, Any]:
     """Mean nDCG@10 over collections for every weight, and which is best, on held-out queries."""
-    by_name = {n: {str(w): _mean(s.ndcg(s.hybrid("routed", w))) for w in WEIGHTS} for n, s in held_out.items()}
+    return {system: _curve(held_out, system, used) for system, used in IN_USE.items()}
+
+
+def _curve(held_out: Mapping[str, Sides], system: str, used: float) -> dict[str, Any]:
+    by_name = {n: {str(w): _mean(s.ndcg(s.hybrid(system, w))) for w in WEIGHTS} for n, s in held_out.items()}
     curve = {str(w): _mean([row[str(w)] for row in by_name.values()]) for w in WEIGHTS}
     return {
         "convex combination, by weight of the vectors": curve,
-        "reciprocal rank fusion": _mean([_mean(s.ndcg(s.reciprocal("routed"))) for s in held_out.values()]),
+        "reciprocal rank fusion": _mean([_mean(s.ndcg(s.reciprocal(system))) for s in held_out.values()]),
         "best weight": float(max(curve, key=curve.__getitem__)),
-        "weight in use": VECTOR_WEIGHT,
+        "weight in use": used,
         "best weight of each collection": {n: float(max(row, key=row.__getitem__)) for n, row in by_name.items()},
     }
 
@@ -142,13 +152,14 @@ def main() -> None:
     model = RouterRetriever.from_pretrained(args.model)
     held_out: dict[str, Sides] = {}
     test: dict[str, Sides] = {}
-    for name in NAMES:
+    for name in NAMES + UNSEEN:
         collection = Collection.load(str(args.data / name))
         with tempfile.TemporaryDirectory() as scratch:
             index = Index.create(Path(scratch) / "index", model)
             index.upsert(collection.documents)
             index.build_text_index()
-            held_out[name] = search(index, collection.train_and_held_out()[1].sample(LIMIT), collection)
+            if name in NAMES:
+                held_out[name] = search(index, collection.train_and_held_out()[1].sample(LIMIT), collection)
             test[name] = search(index, collection.split("test").sample(LIMIT), collection)
     rows = {name: measured(sides) for name, sides in test.items()}
     systems = rows[NAMES[0]]["nDCG@10"]
@@ -156,7 +167,10 @@ def main() -> None:
         "command": "python benchmarks/scale_hybrid.py MODEL DATA OUT.json",
         **surroundings(),
         "held_out": chosen(held_out),
-        "mean": {system: _mean([row["nDCG@10"][system] for row in rows.values()]) for system in systems},
+        "mean": {
+            group: {system: _mean([rows[name]["nDCG@10"][system] for name in names]) for system in systems}
+            for group, names in (("with an expert", NAMES), ("without one", UNSEEN))
+        },
         "test": rows,
     }
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

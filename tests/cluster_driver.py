@@ -13,6 +13,10 @@ from routerretriever.ingest.build import Settings
 def main(address, model, index, source, *options):
     given = dict(option.split("=") for option in options)
     sources.PIECE_ROWS = int(given.get("rows", 25))
+    if "alone" in given:
+        from routerretriever import cluster
+
+        cluster._ALONE_SECONDS = int(given["alone"])
     logging.disable(logging.WARNING)
     loaded = RouterRetriever.from_pretrained(model, device="cpu")
     settings = Settings(given.get("on_error", "stop"), resume="resume" in given)

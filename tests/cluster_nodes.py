@@ -36,31 +36,34 @@ _RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 class Nodes:
     """A running cluster. Node 0 is the head, 1 … n carry the CPUs; make one with :meth:`start`."""
 
-    def __init__(self, slot: int, cpus: int, environment: Mapping[str, str]) -> None:
-        self._name, self._cpus, self._environment = f"rrn{slot}", cpus, environment
+    def __init__(self, slot: int, cpus: int, environment: Callable[[str], Mapping[str, str]]) -> None:
+        self._name, self._cpus = f"rrn{slot}", cpus
         self._folder = _folder(slot)
         self._subnet = f"10.213.{slot}"
         self._count = 0
         self.host = f"{self._subnet}.1"
         """This machine's address as the nodes see it."""
+        self._environment = environment(self.host)
         self.address = f"{self.host}:{_HEAD_PORT + slot}"
         """For ``ray.init``."""
 
     @classmethod
     @contextmanager
-    def start(cls, n: int, cpus: int = 1, environment: Mapping[str, str] | None = None) -> Iterator[Nodes]:
+    def start(
+        cls, n: int, cpus: int = 1, environment: Callable[[str], Mapping[str, str]] = lambda host: {}
+    ) -> Iterator[Nodes]:
         """A head and ``n`` nodes of ``cpus`` logical CPUs each, removed at the end whatever happens.
 
         Args:
             n: nodes beside the head.
             cpus: logical CPUs of each.
-            environment: more variables for all nodes, such as Ray's ``RAY_health_check_period_ms``.
+            environment: more variables for all nodes, by ``host``, such as Ray's ``RAY_health_check_period_ms``.
 
         Raises:
             RuntimeError: a node did not start; the message has its output.
         """
         with _slot() as slot:
-            nodes = cls(slot, cpus, environment or {})
+            nodes = cls(slot, cpus, environment)
             try:
                 nodes._start_head()
                 for _ in range(n):

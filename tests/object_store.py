@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -26,8 +26,24 @@ class ObjectStore:
 
     endpoint: str
     bucket: str = BUCKET
-    environment: dict[str, str] = field(default_factory=dict)
-    """For this process and all that are to reach the bucket."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For this process and all others of this machine that are to reach the bucket."""
+        return {
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def environment_at(self, host: str) -> dict[str, str]:
+        """The same for the nodes of a cluster, which know this machine by another address."""
+        port = self.endpoint.rpartition(":")[2]
+        return {**self.environment, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
 
     def uri(self, path: str) -> str:
         """Of something in the bucket."""
@@ -48,7 +64,7 @@ def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
     """Serve until the block ends.
 
     Args:
-        host: address of this machine to listen on; ``Nodes.host`` to serve the nodes of a cluster.
+        host: address of this machine to listen on; ``0.0.0.0`` to serve the nodes of a cluster.
 
     Raises:
         RuntimeError: moto is not there or does not start.
@@ -65,7 +81,7 @@ def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
             env={**os.environ, "PYTHONPATH": "", "PYTHONUNBUFFERED": "1"},
         )
         try:
-            store = _store(_address(process, Path(log.name)))
+            store = ObjectStore(_address(process, Path(log.name)))
             urlopen(Request(f"{store.endpoint}/{store.bucket}", method="PUT"), timeout=_START_SECONDS).close()
             yield store
         finally:
@@ -80,19 +96,6 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1].rstrip("/")
         time.sleep(0.05)
     raise RuntimeError(f"moto did not start: {log.read_text(encoding='utf-8')}")
-
-
-def _store(endpoint: str) -> ObjectStore:
-    environment = {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    return ObjectStore(endpoint, environment=environment)
 
 
 @pytest.fixture

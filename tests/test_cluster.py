@@ -13,6 +13,8 @@ import lance
 import numpy as np
 import pytest
 from cluster_nodes import Nodes, available
+from object_store import object_store, server_command
+from pyarrow.fs import FileSelector, FileSystem, copy_files
 from test_ingest import record, write_jsonl
 
 import routerretriever
@@ -21,8 +23,11 @@ from routerretriever import RouterRetriever
 pytestmark = pytest.mark.skipif(available() is not None, reason=f"no cluster here: {available()}")
 DRIVER = Path(__file__).with_name("cluster_driver.py")
 SEARCH_DRIVER = DRIVER.with_name("cluster_search_driver.py")
-HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 DOCUMENTS = 3000
+
+
+def quick_to_notice(host):
+    return {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +49,17 @@ class Build:
     """A driver that builds ``index`` while the test breaks something."""
 
     def __init__(self, address, model_path, source, index, *options):
-        self.index = index
+        self.system, self.path = FileSystem.from_uri(str(index))
         command = [sys.executable, str(DRIVER), address, str(model_path), str(index), str(source), *options]
-        environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(index.parent / "cache"), "RAY_AUTH_MODE": "disabled"}
+        cache = model_path.parent / f"cache-{index}".replace("/", "_")
+        environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(cache), "RAY_AUTH_MODE": "disabled"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
 
     def pieces_done(self):
-        return len([path for path in self.index.glob("_builds/*/*") if not path.name.startswith(".")])
+        found = self.system.get_file_info(FileSelector(f"{self.path}/_builds", recursive=True, allow_not_found=True))
+        return len([info for info in found if info.is_file and not info.base_name.startswith(".")])
 
     def wait_for_pieces(self, count):
         deadline = time.monotonic() + 120
@@ -77,7 +84,9 @@ def stored(index):
 
 def check_whole(index):
     assert sorted(stored(index)["id"].to_pylist()) == sorted(f"d{k}" for k in range(DOCUMENTS))
-    assert list(Path(index, "_builds").iterdir()) == []
+    system, path = FileSystem.from_uri(str(index))
+    left = system.get_file_info(FileSelector(f"{path}/_builds", recursive=True, allow_not_found=True))
+    assert [info.path for info in left if info.is_file] == []
 
 
 def test_two_nodes_write_what_one_process_writes(model_path, source, tmp_path):
@@ -103,7 +112,7 @@ def test_a_killed_worker(model_path, source, tmp_path):
 
 @pytest.mark.cluster
 def test_a_killed_node(model_path, source, tmp_path):
-    with Nodes.start(2, environment=HEALTH) as nodes:
+    with Nodes.start(2, environment=quick_to_notice) as nodes:
         build = Build(nodes.address, model_path, source, tmp_path / "index")
         build.wait_for_pieces(10)
         nodes.kill(1)
@@ -121,6 +130,65 @@ def test_a_node_that_is_cut_off_for_a_minute(model_path, source, tmp_path):
         nodes.heal(1)
         assert build.report()["documents"] == DOCUMENTS
     check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_the_last_node_is_lost(model_path, source, tmp_path):
+    with Nodes.start(1, environment=quick_to_notice) as nodes:
+        build = Build(nodes.address, model_path, source, tmp_path / "index", "alone=5")
+        build.wait_for_pieces(10)
+        nodes.kill(1)
+        _, errors = build.process.communicate(timeout=120)
+        assert build.process.returncode == 1
+        assert "BuildError: The cluster has lost all its nodes" in errors
+        nodes.add()
+        report = Build(nodes.address, model_path, source, tmp_path / "index").report()
+    assert report["recorded"] >= 10 * 25
+    check_whole(tmp_path / "index")
+
+
+@pytest.mark.cluster
+def test_readers_see_whole_versions_while_a_cluster_builds(model_path, source, tmp_path):
+    index, changed = tmp_path / "index", tmp_path / "docs"
+    write_jsonl(changed / "all.jsonl", [record(k, f"another text {k}") for k in range(DOCUMENTS)])
+    with Nodes.start(2) as nodes:
+        Build(nodes.address, model_path, source, index).report()
+        build, seen = Build(nodes.address, model_path, changed, index), []
+        while build.process.poll() is None:
+            seen.append(sum(text.startswith("another") for text in stored(index)["text"].to_pylist()))
+        build.report()
+    assert len(seen) > 20
+    assert set(seen) <= {0, DOCUMENTS}
+    assert len(stored(index)) == DOCUMENTS
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(server_command() is None, reason="moto_server is not there: make .venv-s3/.installed")
+@pytest.mark.parametrize("fault", ["worker", "node", "driver"])
+def test_faults_with_everything_in_an_object_store(fault, model_path, source, monkeypatch):
+    with object_store("0.0.0.0") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        system, bucket = FileSystem.from_uri(store.uri("docs"))
+        copy_files(str(source), bucket, destination_filesystem=system)
+
+        def environment(host):
+            return {**store.environment_at(host), **quick_to_notice(host)}
+
+        with Nodes.start(2, environment=environment) as nodes:
+            index = store.uri("index")
+            build = Build(nodes.address, model_path, store.uri("docs"), index)
+            build.wait_for_pieces(10)
+            if fault == "worker":
+                os.kill(nodes.workers(1, "MapWorker")[0], signal.SIGKILL)
+            elif fault == "node":
+                nodes.kill(1)
+            else:
+                build.kill()
+                time.sleep(5)
+                build = Build(nodes.address, model_path, store.uri("docs"), index, "resume=yes")
+            assert build.report()["documents"] == DOCUMENTS
+        check_whole(index)
 
 
 @pytest.mark.cluster
@@ -177,7 +245,7 @@ def test_nodes_with_another_version_are_refused(model_path, source, tmp_path):
     other = shutil.copytree(package, tmp_path / "other" / "routerretriever")
     init = (other / "__init__.py").read_text()
     (other / "__init__.py").write_text(init.replace(routerretriever.__version__, "0.0.7"))
-    with Nodes.start(1, environment={"PYTHONPATH": str(other.parent)}) as nodes:
+    with Nodes.start(1, environment=lambda host: {"PYTHONPATH": str(other.parent)}) as nodes:
         build = Build(nodes.address, model_path, source, tmp_path / "index")
         errors = build.process.communicate(timeout=120)[1]
     assert f"{nodes.ip(1)} has routerretriever 0.0.7, this machine has {routerretriever.__version__}" in errors

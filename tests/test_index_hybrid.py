@@ -6,7 +6,7 @@ import pytest
 from routerretriever import Index, RouterRetriever
 from routerretriever.collection import Document
 from routerretriever.errors import VectorIndexError
-from routerretriever.fusion import fuse
+from routerretriever.fusion import BASE_WEIGHT, EXPERT_WEIGHT, fuse
 from routerretriever.index_search import SearchParameters
 
 AWKWARD = [
@@ -49,9 +49,9 @@ def test_fusion_is_the_convex_combination():
     assert fused == pytest.approx({"a": 0.75, "b": 0.75 * 1.5 / 1.9 + 0.25, "c": 0.125})
     assert [key for key, _ in fuse({"a": 3.0, "b": 2.0, "c": 1.0}, {}, weight=0.5)] == ["a", "b", "c"]
     assert dict(fuse({"a": 3.0, "b": 1.0}, {}, weight=0.5)) == pytest.approx({"a": 0.5, "b": 0.0})  # no least score
-    assert fuse({}, {}) == []
+    assert fuse({}, {}, weight=0.5) == []
     assert fuse({}, {"x": 2.0}, weight=0.75) == [("x", 0.25)]
-    assert fuse({"x": -1.0}, {"x": 0.0}, floor=-1.0) == [("x", 1.0)]  # all the same is no division by zero
+    assert fuse({"x": -1.0}, {"x": 0.0}, weight=0.5, floor=-1.0) == [("x", 1.0)]  # all the same is no division by zero
 
 
 def test_the_weight_decides():
@@ -82,7 +82,7 @@ def test_hybrid_fuses_the_exact_similarities_with_bm25(index, model):
     vector = model.encode_query([query])[0]
     scores = dict(zip([d.id for d in documents()], (vectors @ (vector / np.linalg.norm(vector))).tolist(), strict=True))
     words = {hit.id: hit.score for hit in index.search(query, 100, mode="text")}
-    wanted = fuse(scores, words, floor=-1.0)
+    wanted = fuse(scores, words, weight=BASE_WEIGHT, floor=-1.0)
     hits = index.search(query, 10, mode="hybrid")
     assert [hit.id for hit in hits] == [key for key, _ in wanted[:10]]
     np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in wanted[:10]], atol=1e-4)
@@ -100,6 +100,20 @@ def test_the_weight_is_a_parameter(index):
     assert set(ranked(0.0)[: len(words)]) == set(words)  # two of them have the same score
     with pytest.raises(VectorIndexError, match="within 0..1"):
         SearchParameters(vector_weight=2.0)
+
+
+def test_words_weigh_more_where_the_base_encoded_the_query(index):
+    query, vector = "word13 word20", index.model.encode_query(["word13 word20"])
+
+    def scores(**given):
+        weight = given.pop("weight", None)
+        parameters = SearchParameters(vector_weight=weight)
+        found = index.search_many([query], 60, mode="hybrid", parameters=parameters, **given)[0]
+        return {hit.id: hit.score for hit in found}
+
+    base = scores(weight=BASE_WEIGHT)
+    assert scores() == scores(vectors=vector) == scores(vectors=vector, experts=["base"]) == base
+    assert scores(vectors=vector, experts=["law"]) == scores(weight=EXPERT_WEIGHT) != base
 
 
 def test_a_text_candidate_far_from_the_query_has_its_true_similarity(index, monkeypatch):

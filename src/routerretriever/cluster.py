@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 _REPORT_SECONDS = 60
 _KNOCK_SECONDS = 10
+_ALONE_SECONDS = 120
 
 
 @contextmanager
@@ -82,7 +86,7 @@ def _check_versions() -> None:
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    alive = _working_nodes()
     if not alive:
         raise BuildError("The cluster has no node with a processor to work on. Add one: ray start --address …")
     asked = {
@@ -102,6 +106,10 @@ def _check_versions() -> None:
                 f"The node {node['NodeManagerAddress']} has routerretriever {found}, this machine has "
                 f"{routerretriever.__version__}. Install the same version on both."
             )
+
+
+def _working_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _last_line(error: Exception) -> str:
@@ -157,8 +165,45 @@ def _map_pieces(
         num_cpus=0 if accelerators else 1,
         num_gpus=1 if accelerators else None,
     )
-    for row in done.iter_rows():
+    for row in _watched(done.iter_rows()):
         yield pickle.loads(row["record"])  # noqa: S301 - made by our own workers
+
+
+def _watched(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows as they come; Ray Data alone would wait for ever for a cluster that has lost its last node.
+
+    Raises:
+        BuildError: no node has been there for two minutes.
+    """
+    arrived: Queue[dict[str, Any] | BaseException | None] = Queue()
+
+    def wait_for_rows() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=wait_for_rows, daemon=True).start()
+    seen = time.monotonic()
+    while True:
+        try:
+            row = arrived.get(timeout=_KNOCK_SECONDS)
+        except Empty:
+            seen = time.monotonic() if _working_nodes() else seen
+            if time.monotonic() - seen > _ALONE_SECONDS:
+                raise BuildError(
+                    "The cluster has lost all its nodes. Nothing that was done is lost: start some, then the same "
+                    "command goes on."
+                ) from None
+            continue
+        if row is None:
+            return
+        if isinstance(row, BaseException):
+            raise row
+        seen = time.monotonic()
+        yield row
 
 
 class _Encoder:

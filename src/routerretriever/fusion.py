@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
+from routerretriever.routing import BASE
+
 DEPTH = 100
 """How many candidates each side gives, or as many as results are wanted if that is more."""
 
-VECTOR_WEIGHT = 0.95
-"""Share of the vectors in the combination. Of the weights below 1, the best on held-out queries that are routed
-(``benchmarks/scale/hybrid.json``); their experts know most of what words would add, so that 1 is better still there."""
+BASE_WEIGHT = 0.8
+EXPERT_WEIGHT = 0.95
+"""Share of the vectors in the combination, by what encoded the query: the best below 1 on held-out queries
+(``benchmarks/scale/hybrid.json``). An expert knows most of what words would add; words add much to the base."""
 
 K = TypeVar("K", bound=Hashable)
 
 
+def vector_weight(expert: str | None) -> float:
+    """The share of the vectors for a query that this candidate encoded; ``None`` and ``base`` are the base."""
+    return BASE_WEIGHT if expert in (None, BASE) else EXPERT_WEIGHT
+
+
 def fuse(
-    vector: Mapping[K, float], text: Mapping[K, float], *, weight: float = VECTOR_WEIGHT, floor: float | None = None
+    vector: Mapping[K, float], text: Mapping[K, float], *, weight: float, floor: float | None = None
 ) -> list[tuple[K, float]]:
     """The convex combination of both scores, each scaled to 0..1, best first.
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_
 from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
 from routerretriever.maintenance import Upkeep
 from routerretriever.progress import Progress, Silent
+from routerretriever.routing import ROUTED
 from routerretriever.rows import OWN_COLUMNS, document_key, document_table, metadata_columns, quoted, table_schema
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 INDEX_FORMAT = 2
 _ADD_BLOCK = 4096
+_QUERY_BLOCK = 64
+
+T = TypeVar("T")
 
 
 class Index(Upkeep):
@@ -316,22 +320,37 @@ class Index(Upkeep):
         k: int = 10,
         *,
         vectors: Vectors | None = None,
+        experts: Sequence[str | None] | None = None,
         expert: str | None = None,
         where: str | Condition | None = None,
         exact: bool = False,
         mode: Mode = "vector",
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """The same for several queries; ``vectors`` (n, d) are theirs, where they were encoded already."""
+        """The same for several queries.
+
+        Args:
+            vectors: theirs (n, d), where they were encoded already.
+            experts: what encoded each, which mode ``hybrid`` wants to know; default the base.
+        """
         check_mode(mode)
         reader = self._reader(k, where, exact, parameters)
         if mode == "text":
             return [reader.by_text(query) for query in queries]
-        if vectors is None:
-            vectors = self.model.encode_query(list(queries), expert=expert)
         if mode == "vector":
-            return [reader.by_vector(vector) for vector in vectors]
-        return [reader.by_both(query, vector) for query, vector in zip(queries, vectors, strict=True)]
+            given = self.model.encode_query(list(queries), expert=expert) if vectors is None else vectors
+            return [reader.by_vector(vector) for vector in given]
+        if vectors is None:
+            vectors, experts = self._routed(queries, expert)
+        by = experts or [None] * len(queries)
+        return [reader.by_both(*query) for query in zip(queries, vectors, by, strict=True)]
+
+    def _routed(self, queries: Sequence[str], expert: str | None) -> tuple[Vectors, list[str]]:
+        """Vectors of queries, and what encoded each."""
+        pinned = None if expert == ROUTED else expert
+        blocks = [self.model.encode_routed(block, [pinned] * len(block)) for block in _blocks(queries, _QUERY_BLOCK)]
+        vectors = [block.vectors for block in blocks] or [np.empty((0, self.model.encoder.dimension), np.float32)]
+        return np.concatenate(vectors), [name for block in blocks for name in block.experts]
 
     def search_vectors(
         self,
@@ -357,7 +376,7 @@ class Index(Upkeep):
         return Reader(self._table, self.metric, metadata, k, where, exact, parameters or SearchParameters())
 
 
-def _blocks(items: Iterable[Document], size: int) -> Iterator[list[Document]]:
+def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while block := list(islice(iterator, size)):
         yield block

@@ -10,7 +10,7 @@ import numpy as np
 from lancedb.query import FullTextOperator, MultiMatchQuery
 
 from routerretriever.errors import VectorIndexError
-from routerretriever.fusion import DEPTH, VECTOR_WEIGHT, fuse
+from routerretriever.fusion import DEPTH, fuse, vector_weight
 from routerretriever.index_kinds import TEXT_COLUMNS, Metric, has_text
 from routerretriever.rows import SHOWN_COLUMNS
 
@@ -51,18 +51,19 @@ class SearchParameters:
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
             LanceDB.
-        vector_weight: share of the vectors in mode ``hybrid``, 0..1.
+        vector_weight: share of the vectors in mode ``hybrid``, 0..1; ``None`` goes by what encoded the query, as
+            :func:`routerretriever.fusion.vector_weight` says.
     """
 
     nprobes: int | None = None
     refine: int = 10
     ef: int | None = None
-    vector_weight: float = VECTOR_WEIGHT
+    vector_weight: float | None = None
 
     def __post_init__(self) -> None:
         if (self.nprobes is not None and self.nprobes < 1) or self.refine < 0 or (self.ef is not None and self.ef < 1):
             raise VectorIndexError(f"nprobes and ef must be at least 1 and refine at least 0, not {self}.")
-        if not 0.0 <= self.vector_weight <= 1.0:
+        if self.vector_weight is not None and not 0.0 <= self.vector_weight <= 1.0:
             raise VectorIndexError(f"vector_weight must be within 0..1, but is {self.vector_weight}.")
 
 
@@ -97,7 +98,7 @@ class Reader:
         self._check_text()
         return [self._hit(row, float(row["_score"])) for row in self._matching(query, self.k, self._columns)]
 
-    def by_both(self, query: str, vector: Vectors) -> list[Hit]:
+    def by_both(self, query: str, vector: Vectors, expert: str | None) -> list[Hit]:
         """The k best of the fused ranking of both sides' candidates, best first.
 
         A text candidate's similarity is computed from its vector. The sides are read one after the other: what another
@@ -114,7 +115,8 @@ class Reader:
         }
         words = {key: float(row["_score"]) for key, row in matching.items()}
         floor = -1.0 if self.metric == "cosine" else None
-        fused = fuse(scores, words, weight=self.parameters.vector_weight, floor=floor)
+        given = self.parameters.vector_weight
+        fused = fuse(scores, words, weight=vector_weight(expert) if given is None else given, floor=floor)
         return [self._hit(near.get(key) or matching[key], score) for key, score in fused[: self.k]]
 
     @property

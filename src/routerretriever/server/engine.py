@@ -159,7 +159,7 @@ class Engine:
             experts, vectors = [item.expert for item in encoded], np.stack([item.vector for item in encoded])
         with self.metrics.stages.labels("search").time():
             hits = await asyncio.to_thread(
-                index.search_many, queries, k, vectors=vectors, where=where, exact=exact, mode=mode
+                index.search_many, queries, k, vectors=vectors, experts=experts, where=where, exact=exact, mode=mode
             )
         return list(zip(experts, hits, strict=True))
 
