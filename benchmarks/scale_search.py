@@ -1,11 +1,12 @@
 """Search at size: what each kind of index costs, finds, and takes, with filters and after changes.
 
-    python benchmarks/scale_search.py MODEL INDEX DATA OUT.json [--kinds ivf_rq,ivf_pq] [--changes]
+    python benchmarks/scale_search.py MODEL INDEX DATA OUT.json [--kinds auto,ivf_pq] [--changes]
 
 INDEX holds many documents (benchmarks/scale_ingest.py --large makes one) with a whole number `number` from 0 to 9999 in
 each. Queries are real test queries of the collections in DATA, routed by MODEL. Exact neighbours come from a matrix
-product over all vectors. Latencies are measured on one core, after every query was asked once. INDEX keeps the last
-kind; with --changes a copy has a tenth of its documents replaced and another tenth deleted.
+product over all vectors. Latencies are measured on one core, after every query was asked once. Words are searched
+beside the first kind; with --changes a copy of that has a tenth of its documents replaced and another tenth deleted.
+INDEX keeps the last kind.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +30,7 @@ from typing import Any
 import lance
 import numpy as np
 import psutil
+import pyarrow.compute as pc
 from core import mixed_queries, surroundings
 
 from routerretriever import Index, RouterRetriever
@@ -35,6 +40,16 @@ from routerretriever.index_search import SearchParameters
 from routerretriever.vectors import Vectors
 
 QUERIES, K = 200, 10
+_READER = """
+import sys
+import numpy
+import psutil
+from routerretriever import Index
+index, queries = Index.open(sys.argv[1]), numpy.load(sys.argv[2])
+before = psutil.Process().memory_info().rss
+index.search_vectors(queries, 10)
+print(psutil.Process().memory_info().rss - before >> 20)
+"""
 FILTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "50%": ("number < 5000", lambda numbers: numbers < 5000),
     "1%": ("number < 100", lambda numbers: numbers < 100),
@@ -52,7 +67,8 @@ class Truth:
     """The exact neighbours of the queries, by a matrix product over the vectors of an index."""
 
     def __init__(self, index: Index, queries: Vectors) -> None:
-        table = lance.dataset(f"{index.uri}/documents.lance").to_table(columns=["id", "number", "vector"])
+        table = lance.dataset(f"{index.uri}/documents.lance").to_table(columns=["id", "number", "text", "vector"])
+        self.text_bytes = int(pc.sum(pc.binary_length(table["text"])).as_py())
         self.ids, self.numbers = np.array(table["id"].to_pylist()), table["number"].to_numpy()
         parts = (np.stack(chunk.to_numpy(zero_copy_only=False)) for chunk in table["vector"].chunks)
         self._scores = np.concatenate([queries @ _unit(part).T for part in parts], axis=1)
@@ -129,25 +145,36 @@ def size_of(index: Index) -> int:
     return sum(path.stat().st_size for path in Path(index.uri).rglob("*") if path.is_file()) >> 20
 
 
-def measured(index: Index, queries: Vectors, truth: Truth, kind: str) -> dict[str, Any]:
-    """Build one kind and search it at every setting, without and with filters."""
+def measured(index: Index, queries: Vectors, truth: Truth, kind: str, bare: int) -> dict[str, Any]:
+    """Build one kind and search it at every setting, without and with filters; ``bare`` MiB without any index."""
     before, peak = size_of(index), Peak()
     peak.start()
     built = index.build_index(kind)
     row: dict[str, Any] = {
-        "kind": kind,
+        "kind": built.kind,
+        "why": built.reason,
         "build_seconds": built.seconds,
         "build_memory_mib": peak.stopped(),
+        "disk_mib_bare": bare,
         "disk_mib_before": before,
         "disk_mib_after": size_of(index),
     }
     index.clean(timedelta(0))
     row["disk_mib_cleaned"] = size_of(index)
+    row["search_memory_mib"] = memory(index, queries)
     nearest = truth.neighbours()
-    row["settings"] = [_setting(index, queries, nearest, parameters) for parameters in SETTINGS[kind]]
+    row["settings"] = [_setting(index, queries, nearest, parameters) for parameters in SETTINGS[built.kind]]
     row["filters"] = {name: _filtered(index, queries, truth, *given) for name, given in FILTERS.items()}
     print(json.dumps(row), flush=True)
     return row
+
+
+def memory(index: Index, queries: Vectors) -> int:
+    """MiB that a process takes for searching with the queries, beyond what it has when it opens the index."""
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file.name, queries)
+        command = [sys.executable, "-c", _READER, index.uri, file.name]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
 def _setting(index: Index, queries: Vectors, nearest: list[set[str]], parameters: SearchParameters) -> dict[str, Any]:
@@ -247,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "index", "data", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--kinds", default="ivf_pq,hnsw,ivf_rq")
+    parser.add_argument("--kinds", default="auto,ivf_flat,hnsw,ivf_pq")
     parser.add_argument("--changes", action="store_true")
     given = parser.parse_args()
     quiet_libraries()
@@ -266,16 +293,21 @@ def main() -> None:
         given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     truth = Truth(index, queries)
+    index.build_index("flat")
+    index.clean(timedelta(0))
+    bare = size_of(index)
+    result["text_bytes"] = truth.text_bytes
     result["exact"] = exact(index, queries, truth)
-    for kind in given.kinds.split(","):
-        result["kinds"].append(measured(index, queries, truth, kind))
+    for number, kind in enumerate(given.kinds.split(",")):
+        result["kinds"].append(measured(index, queries, truth, kind, bare))
         save()
-    del truth
-    result["text"] = by_words(index, model, texts, given.kinds.split(",")[-1])
-    save()
-    if given.changes:
-        result["changes"] = changed(index, queries, given.out.parent)
-        save()
+        if number == 0:
+            result["text"] = by_words(index, model, texts, result["kinds"][0]["kind"])
+            bare += result["text"]["disk_mib"]
+            save()
+        if number == 0 and given.changes:
+            result["changes"] = changed(index, queries, given.out.parent)
+            save()
 
 
 if __name__ == "__main__":

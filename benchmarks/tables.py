@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scale_tables import TABLES as SCALE_TABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 _SYSTEMS = {"base": "base", "routed": "routed", "dataset_oracle": "DatasetOracle"}
 
@@ -120,6 +122,7 @@ TABLES = (
     ("README.md", "systems", "real.json", systems_table),
     ("docs/server.md", "serving", "serving/load.json", serving_table),
     *((SPEED_PAGE, part, f"speed/{part}.json", speed_table) for part in SPEED_PARTS),
+    *SCALE_TABLES,
 )
 
 

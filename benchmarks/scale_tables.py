@@ -1,0 +1,150 @@
+"""The tables of benchmarks/scale/README.md, made by benchmarks/tables.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import scale_cost
+
+Content = dict[str, Any]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def throughput(content: Content) -> str:
+    """Documents a second, and what a job costs beside them."""
+    part = content["throughput"]
+    rows = [
+        (name, f"{row['documents_per_second']:.0f}", f"{row['fixed_seconds']:.0f}")
+        for name, row in part["systems"].items()
+    ]
+    heads = ("", "documents a second", "fixed cost, s")
+    rounds = len(next(iter(part["systems"].values()))["seconds"]["small"])
+    return f"{_table(heads, rows)}\n\nRatio {part['ratio']:.2f}; medians of {rounds} rounds."
+
+
+def large(content: Content) -> str:
+    """The large job: how long it took and what memory."""
+    part = content["large"]
+    report, peaks = part["report"], part["peak_mib"]
+    rows = (
+        ("documents", f"{report['documents']:,}"),
+        ("driver killed after, s", part["killed_after_seconds"]),
+        ("documents that were not encoded again", f"{report['recorded']:,}"),
+        ("whole job, s", f"{part['seconds']:,}"),
+        ("peak memory of the driver, MiB", f"{peaks['driver']:,.0f}"),
+        ("of the largest worker, MiB", f"{peaks['worker']:,.0f}"),
+        ("of all processes, Ray's among them, MiB", f"{peaks['job']:,.0f}"),
+    )
+    return _table(("", ""), rows)
+
+
+def kinds(content: Content) -> str:
+    """What each kind of vector index costs."""
+    rows = [
+        (
+            row["kind"],
+            f"{row['build_seconds']:.0f}",
+            f"{row['build_memory_mib']:,}",
+            f"{row['disk_mib_cleaned'] - row['disk_mib_bare']:,}",
+            f"{row['search_memory_mib']:,}",
+        )
+        for row in content["kinds"]
+    ]
+    return _table(("kind", "build, s", "memory to build, MiB", "disk, MiB", "memory to search, MiB"), rows)
+
+
+def settings(content: Content) -> str:
+    """How fast and how exact each kind is at several settings."""
+    heads = ("kind", "nprobes", "refine", "ef", "recall@10", "p50, ms", "p99, ms", "queries a second, batched")
+    exact = content["exact"]
+    rows = [("exact", "–", "–", "–", f"{exact['recall@10']:.3f}", exact["ms"]["p50"], exact["ms"]["p99"], "–")]
+    for kind in content["kinds"]:
+        for row in kind["settings"]:
+            ms, rate = row["ms"], f"{row['queries_per_second_batched']:.0f}"
+            where = (row["nprobes"], row["refine"], row["ef"] or "–")
+            rows.append((kind["kind"], *where, f"{row['recall@10']:.3f}", ms["p50"], ms["p99"], rate))
+    return _table(heads, rows)
+
+
+def filters(content: Content) -> str:
+    """What filters cost, and that they never leave too few."""
+    heads = ("kind", "kept", "documents", "fewest results", "recall@10", "p50, ms", "p99, ms")
+    rows = [
+        (
+            kind["kind"],
+            kept,
+            f"{row['documents']:,}",
+            row["fewest_results"],
+            f"{row['recall@10']:.3f}",
+            row["ms"]["p50"],
+            row["ms"]["p99"],
+        )
+        for kind in content["kinds"]
+        for kept, row in kind["filters"].items()
+    ]
+    return _table(heads, rows)
+
+
+def text(content: Content) -> str:
+    """Searching by words, alone and fused."""
+    part = content["text"]
+    rows = [(mode, part[mode]["p50"], part[mode]["p99"]) for mode in ("text", "hybrid")]
+    built = f"The text index took {part['build_seconds']:.0f} s and {part['disk_mib']:,} MiB."
+    return _table(("mode", "p50, ms", "p99, ms"), rows) + "\n\n" + built
+
+
+def changes(content: Content) -> str:
+    """A tenth replaced and a tenth deleted."""
+    part = content["changes"]
+    rows = [
+        (when, f"{row['recall@10']:.3f}", row["ms"]["p50"], row["ms"]["p99"], f"{row['disk_mib']:,}")
+        for when, row in (("before refresh", part["before_refresh"]), ("after", part["after_refresh"]))
+    ]
+    note = (
+        f"{part['replaced']:,} documents were replaced and {part['deleted']:,} deleted in {part['seconds']:.0f} s; "
+        f"the refresh took {part['refresh_seconds']:.0f} s. Once old versions were cleaned away the index had "
+        f"{part['disk_mib_cleaned']:,} MiB."
+    )
+    return _table(("", "recall@10", "p50, ms", "p99, ms", "disk, MiB"), rows) + "\n\n" + note
+
+
+def hybrid(content: Content) -> str:
+    """nDCG@10 × 100 of words, vectors and both."""
+    systems = next(iter(content["mean"].values()))
+    rows = [(system, *(f"{100 * mean[system]:.1f}" for mean in content["mean"].values())) for system in systems]
+    return _table(("", *content["mean"]), rows)
+
+
+def kills(content: Content) -> str:
+    """What was killed, and what was found."""
+    rows = list(content["kills"].items())
+    note = (
+        f"{content['acknowledged']:,} acknowledged writes, {content['documents at the end']:,} documents at the end; "
+        f"kills after which something was lost, doubled, torn or unreadable: {content['kills with a fault']}."
+    )
+    return _table(("killed during", "times"), rows) + "\n\n" + note
+
+
+def cost(content: Content) -> str:
+    """Larger numbers of documents, worked out."""
+    return scale_cost.table()
+
+
+PAGE = "benchmarks/scale/README.md"
+TABLES = (
+    (PAGE, "throughput", "scale/ingest.json", throughput),
+    (PAGE, "large", "scale/ingest.json", large),
+    (PAGE, "kinds", "scale/search.json", kinds),
+    (PAGE, "settings", "scale/search.json", settings),
+    (PAGE, "filters", "scale/search.json", filters),
+    (PAGE, "text", "scale/search.json", text),
+    (PAGE, "changes", "scale/search.json", changes),
+    (PAGE, "hybrid", "scale/hybrid.json", hybrid),
+    (PAGE, "kills", "scale/kills.json", kills),
+    ("docs/costs.md", "cost", "scale/search.json", cost),
+)
