@@ -7,6 +7,7 @@
       experts/NAME/adapter_*                       PEFT's format; ``PeftModel`` loads it
       experts/NAME/expert.json                     what it was trained on and what it gained
       pilots.safetensors, pilots.json              the pilot library
+      history/                                     what it was before; see :mod:`routerretriever.history`
 
 A model is written to a folder beside the target and swapped in at the end, so that a kill or a full
 disk leaves the old model whole.
@@ -331,12 +332,13 @@ def _carry_over(target: Path, staging: Path) -> None:
         if (staging / entry.name).exists() or entry.name in (EXPERTS, "pilots.json", PILOT_TENSORS):
             continue
         if entry.is_dir():
-            shutil.copytree(entry, staging / entry.name, symlinks=True, copy_function=_link_or_copy)
+            shutil.copytree(entry, staging / entry.name, symlinks=True, copy_function=link_or_copy)
         else:
-            _link_or_copy(str(entry), str(staging / entry.name))
+            link_or_copy(str(entry), str(staging / entry.name))
 
 
-def _link_or_copy(source: str, destination: str) -> None:
+def link_or_copy(source: str, destination: str) -> None:
+    """Give a file a second name, where the system can; nothing may write to either in place."""
     try:
         os.link(source, destination, follow_symlinks=False)
     except OSError:
