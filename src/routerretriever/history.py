@@ -96,7 +96,9 @@ class History:
             if entry.number == number:
                 return entry
         known = f"Choose one of 1 to {self.entries[-1].number}" if self.entries else "It begins with the next save"
-        raise HistoryError(f"The history of {self.root} has no entry {number}. {known}: routerretriever experts log MODEL")
+        raise HistoryError(
+            f"The history of {self.root} has no entry {number}. {known}: routerretriever experts log MODEL"
+        )
 
     def size(self) -> int:
         """Bytes that the kept files take."""

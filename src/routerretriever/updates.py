@@ -243,7 +243,9 @@ def _cosine(inner: float, norm_a: float, norm_b: float) -> float:
 
 def _expert(model: RouterRetriever, name: str) -> Adapter:
     if name not in model.encoder.experts:
-        raise ExpertError(f"There is no expert '{name}' in this model. Its experts: {', '.join(model.experts) or 'none'}.")
+        raise ExpertError(
+            f"There is no expert '{name}' in this model. Its experts: {', '.join(model.experts) or 'none'}."
+        )
     return model.encoder.experts[name]
 
 
