@@ -61,7 +61,7 @@ def test_an_expert_that_fools_the_router_is_refused(model, made):
     """z's questions are x's, so the router cannot tell them apart, and there are more of them."""
     root, known = made
     library, both = model.library, [known["x"], known["z"]]
-    with pytest.raises(HarmError, match=r"lose more than 0.5 nDCG@10 points: x -\d.*not added.*--force"):
+    with pytest.raises(HarmError, match=r"lose over 0.5 nDCG@10 points: x -\d.*not added.*--force"):
         add_expert_from(model, root / "model-z", collections=both)
     assert (list(model.experts), model.library.experts) == (["x", "spare"], ("x", "spare"))
     np.testing.assert_array_equal(model.library.gains, library.gains)

@@ -337,6 +337,6 @@ def _harm(report: HarmReport) -> str:
         for effect in report.harmed
     )
     return (
-        f"With '{report.expert}' there, routed queries lose more than {100 * report.margin:g} nDCG@10 points: {losses}. "
+        f"With '{report.expert}' there, routed queries lose over {100 * report.margin:g} nDCG@10 points: {losses}. "
         "It was not added. Allow more (--margin), or add it all the same with force=True (--force)."
     )

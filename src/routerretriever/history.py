@@ -41,8 +41,8 @@ class Entry:
     Attributes:
         number: counts from 1.
         time: when it was saved, UTC.
-        actions: each has ``what`` (created, found, added, removed, replaced, renamed, measured, forgotten, base, changed
-            or rolled back) and its figures.
+        actions: each has ``what`` (created, found, added, removed, replaced, renamed, measured, forgotten, base,
+            changed or rolled back) and its figures.
         base: fingerprint of the base.
         experts: name → fingerprint of the adapter; ``None`` where it could not be read.
         gains: collection → expert → mean measured gain in nDCG@10.
@@ -138,7 +138,7 @@ class History:
         if entry.base != last.base:
             raise FingerprintError(
                 f"Entry {number} belongs to another base encoder (fingerprint {entry.base[:12]}, the model has "
-                f"{last.base[:12]}), whose weights are not kept. Create a model with that base and add the experts there."
+                f"{last.base[:12]}), whose weights are not kept. Create a model with that base for them."
             )
         self._check_files(entry)
         new = Entry(
@@ -166,8 +166,8 @@ class History:
         if missing := self.missing(entry):
             whole = [str(other.number) for other in self.entries if not self.missing(other)]
             raise HistoryError(
-                f"{len(missing)} files of entry {entry.number} were pruned, the first is {missing[0]}. Entries that can be "
-                f"returned to: {', '.join(whole) or 'none'}."
+                f"{len(missing)} files of entry {entry.number} were pruned, the first is {missing[0]}. Those that "
+                f"can be returned to: {', '.join(whole) or 'none'}."
             )
         for path, digest in entry.files.items():
             if _digest(self.folder / FILES / digest) != digest:
