@@ -274,8 +274,8 @@ def merge(
         print_json({"expert": out_name, "rank": merger.rank, "kept_norm": merger.kept})
         return
     out.print(
-        f"[bold]{out_name}[/]: rank {merger.rank}, {100 * merger.kept:.1f}% of the sum's norm kept. Nothing is routed to "
-        f"it before it is measured: routerretriever library {model} COLLECTION…",
+        f"[bold]{out_name}[/]: rank {merger.rank}, {100 * merger.kept:.1f}% of the sum's norm kept. Nothing is routed "
+        f"to it before it is measured: routerretriever library {model} COLLECTION…",
         highlight=False,
     )
 
