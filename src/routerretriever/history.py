@@ -189,17 +189,16 @@ def recording(encoder: RoutedEncoder, target: Path) -> Iterator[Path]:
     with replacing(target) as staging:
         yield staging
         entries = History(target).entries
-        known = staging / HISTORY
+        known, files = len(entries), state_files(staging)
         if not entries and (target / MODEL_INFO).exists():  # written before there was a history
             entries = [_found(encoder, target)]
-            _store(target, known, entries[0].files)
+            _store(target, staging / HISTORY, entries[0].files)
         last = entries[-1] if entries else None
-        files = state_files(staging)
-        if last is not None and _without_card(files) == _without_card(last.files) and last.base == encoder.fingerprint:
-            return
-        new = _entry(encoder, files, last)
-        _store(staging, known, files)
-        _write(staging, target / HISTORY, [*entries, new])
+        if last is None or last.base != encoder.fingerprint or _without_card(files) != _without_card(last.files):
+            entries.append(_entry(encoder, files, last))
+            _store(staging, staging / HISTORY, files)
+        if len(entries) > known:
+            _write(staging, target / HISTORY, entries)
 
 
 def state_files(root: Path) -> dict[str, str]:
@@ -259,11 +258,17 @@ def _figures(info: ExpertInfo) -> dict[str, Any]:
 
 def _gain_actions(last: Entry | None, new: Entry) -> list[dict[str, Any]]:
     """What was measured: gains that are new or another; a renamed expert's are neither."""
-    by_version = {} if last is None else {version: name for name, version in last.experts.items()}
+    versions = {} if last is None else last.experts
+    by_version = {version: name for name, version in versions.items()}
     actions: list[dict[str, Any]] = []
     for collection, gains in new.gains.items():
         known = {} if last is None else last.gains.get(collection, {})
-        fresh = {name: gain for name, gain in gains.items() if known.get(by_version.get(new.experts[name], "")) != gain}
+        fresh = {}
+        for name, gain in gains.items():
+            version = new.experts[name]
+            was = name if versions.get(name) == version else by_version.get(version, "")
+            if known.get(was) != gain:
+                fresh[name] = gain
         if fresh:
             actions.append({"what": "measured", "collection": collection, "gains": fresh})
     gone = [] if last is None else [name for name in last.gains if name not in new.gains]
