@@ -7,7 +7,7 @@ import pytest
 from conftest import make_checkpoint, make_collection, random_adapter
 from test_training import QUICK
 
-from routerretriever import Collection, RouterRetriever, additions, train_expert
+from routerretriever import Collection, RouterRetriever, additions, cli_experts, train_expert
 from routerretriever.additions import add_expert_from, check_expert
 from routerretriever.errors import ExpertError, FingerprintError, HarmError, LibraryError
 from routerretriever.evaluation import ndcg_at_10
@@ -129,6 +129,7 @@ def test_no_query_is_routed_by_itself_and_no_test_judgement_is_read(model, made,
 
     monkeypatch.setattr(additions, "_folds", watched)
     report = check_expert(model, "y", [known["x"]])
+    assert cli_experts._MARGIN == 100 * additions.MARGIN == 100 * report.margin
     assert len(seen) == 10
     assert all(asked and remaining and not asked & remaining for asked, remaining in seen)
     held_out = set(known["x"].train_and_held_out()[1].queries.values())

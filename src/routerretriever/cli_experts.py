@@ -99,7 +99,7 @@ def add(
             show_default=False,
         ),
     ],
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default the folder's.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Default the folder's.")] = None,
     collection: Annotated[
         list[str] | None,
         typer.Option(help="Data of a collection in the library, or of one that comes with the expert; once for each."),
@@ -300,9 +300,14 @@ def log(
         dropped = None if pruned is None else {"files": pruned.files, "bytes": pruned.bytes, "entries": pruned.entries}
         print_json({"entries": entries, "bytes": history.size(), "pruned": dropped})
         return
-    table = Table("entry", "time", "what", "can be returned to")
+    table = Table("entry", "time (UTC)", "what", "kept")
     for entry in history.entries:
-        table.add_row(str(entry.number), entry.time, _told(entry), "no" if history.missing(entry) else "yes")
+        table.add_row(
+            str(entry.number),
+            entry.time[:19].replace("T", " "),
+            _told(entry),
+            "no" if history.missing(entry) else "yes",
+        )
     out.print(table)
     if pruned is not None:
         out.print(f"Dropped {pruned.files} files, {pruned.bytes / 2**20:.1f} MiB.", highlight=False)
