@@ -14,22 +14,21 @@ from routerretriever.evaluation import ndcg_at_10
 
 
 def switched(folder, target):
-    """The same questions four times as often, each with documents of another topic as the answer."""
-    lines = (folder / "queries.jsonl").read_text().splitlines()
-    queries = {row["_id"]: row["text"] for row in map(json.loads, lines)}
+    """The same questions three times over, about documents whose topics have changed places."""
     (target / "qrels").mkdir(parents=True)
-    (target / "corpus.jsonl").write_text((folder / "corpus.jsonl").read_text())
-    written = []
+    corpus = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    for row in corpus:
+        topic, _, *plain = row["text"].split()
+        other = f"word{(int(topic.removeprefix('word')) + 1) % 4}"
+        row["text"] = " ".join([other, other, *plain])
+    (target / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)) + "\n")
+    asked = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    copies = [{"_id": f"{row['_id']}-{copy}", "text": row["text"]} for row in asked for copy in range(3)]
+    (target / "queries.jsonl").write_text("\n".join(map(json.dumps, copies)) + "\n")
     for split in ("train", "dev", "test"):
-        rows = ["query-id\tcorpus-id\tscore"]
-        for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]:
-            query, document, _ = line.split("\t")
-            alias, _, plain = queries[query].split()
-            for copy in range(4):
-                written.append({"_id": f"{query}-{copy}", "text": f"{alias} {alias} {plain} word{copy + 190}"})
-                rows += [f"{query}-{copy}\td{(int(document[1:]) + 1) % 60}\t1"]
-        (target / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
-    (target / "queries.jsonl").write_text("\n".join(map(json.dumps, written)) + "\n")
+        rows = [line.split("\t") for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()]
+        lines = ["\t".join(rows[0])] + [f"{q}-{copy}\t{d}\t{grade}" for q, d, grade in rows[1:] for copy in range(3)]
+        (target / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return target
 
 
@@ -80,12 +79,11 @@ def test_an_expert_that_fools_the_router_is_refused(model, made):
 
 def test_an_expert_of_its_own_domain_comes_in_measured(model, made):
     root, known = made
-    name, report = add_expert_from(
-        model, root / "model-y" / "experts" / "y", "why", collections=[known["x"], known["y"]]
-    )
+    folder, both = root / "model-y" / "experts" / "y", [known["x"], known["y"]]
+    name, report = add_expert_from(model, folder, "why", collections=both, margin=0.05)
     assert (name, report.harmed, report.unchecked) == ("why", (), ())
     x, y = report.effects
-    assert abs(x.change) <= report.margin and y.change > 0.05 and y.share > 0.5
+    assert abs(x.change) <= 0.05 and y.change > 0.05 and y.share > 0.5
     assert model.library.collections() == ("x", "y") and model.library.unmeasured() == {}
     fresh = RouterRetriever.from_pretrained(root / "model-x", device="cpu")
     fresh.import_expert(root / "model-y" / "experts" / "y", "why")
