@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 
@@ -54,9 +55,37 @@ def test_the_whole_path(trained, tmp_path):
     assert set(result["collections"]) == {"x", "y"}
     assert (tmp_path / "out" / "report.html").exists()
     assert "routed" in run("evaluate", model, x).stdout
-    assert run_json("experts", model, "remove", "x")["experts"].keys() == {"y"}
-    imported = run_json("experts", model, "import", model / "experts" / "y", "--name", "copy")
-    assert set(imported["experts"]) == {"y", "copy"}
+
+
+def test_experts_come_and_go(trained, tmp_path):
+    model, x, y = trained
+    copied = tmp_path / "copied"
+    shutil.copytree(model / "experts" / "y", copied)
+    assert run_json("experts", "remove", model, "x")["experts"].keys() == {"y"}
+    both = ["--collection", x, "--collection", y]
+    added = run_json("experts", "add", model, copied, "copy", *both)
+    assert set(added["experts"]) == {"y", "copy"}
+    assert [effect["collection"] for effect in added["harm"]["effects"]] == ["x", "y"]
+    assert all(abs(effect["change"]) < 0.005 for effect in added["harm"]["effects"])
+    assert run_json("experts", "check", model, "copy", x, y)["harmed"] == []
+    assert "without 'copy' and with it" in run("experts", "check", model, "copy", x, y).stdout
+    assert run_json("experts", "rename", model, "copy", "twin")["experts"].keys() == {"y", "twin"}
+    found = run_json("experts", "diff", model, "y", "twin")
+    assert found["same"] and found["cosine"] == pytest.approx(1.0)
+    assert found["gains"]["x"][0] == pytest.approx(found["gains"]["x"][1], abs=1e-6)
+    assert "the same, factor by factor" in run("experts", "diff", model, "y", "twin").stdout
+    merged = run_json("experts", "merge", model, "y", "twin", "--out", "mean", "--weights", "0.5,0.5")
+    assert merged["kept_norm"] == pytest.approx(1.0)
+    assert run_json("experts", "diff", model, "y", "mean")["cosine"] == pytest.approx(1.0)
+    log = run_json("experts", "log", model)
+    numbers = {action["what"]: entry["number"] for entry in log["entries"] for action in entry["actions"]}
+    assert {"created", "added", "measured", "removed", "renamed"} <= set(numbers)
+    before = next(entry["number"] for entry in log["entries"] if entry["actions"][0]["what"] == "removed") - 1
+    assert "renamed copy to twin" in run("experts", "log", model).stdout
+    assert set(run_json("experts", "rollback", model, before)["experts"]) == {"x", "y"}
+    assert set(run_json("experts", model)["experts"]) == {"x", "y"}
+    assert f"rolled back to {before}" in run("experts", "log", model, "--prune", "1").stdout
+    assert [entry["restorable"] for entry in run_json("experts", "log", model)["entries"]][-1]
 
 
 def test_plain_output_speaks_to_people(trained, tmp_path):
@@ -142,9 +171,16 @@ def test_the_verbs_of_an_index_are_shown():
         (["route", "{tmp}/m", "query"], "no model at"),
         (["search", "{tmp}/i", "query"], "no index at"),
         (["evaluate", "{model}", "{x}", "--split", "exam"], "no split 'exam'"),
-        (["experts", "{model}", "remove", "nobody"], "no expert 'nobody'"),
-        (["experts", "{model}", "remove"], "experts MODEL remove NAME"),
-        (["experts", "{model}", "explode"], "experts MODEL remove NAME"),
+        (["experts", "remove", "{model}", "nobody"], "no expert 'nobody'"),
+        (["experts", "add", "{model}", "{model}/experts/x", "z"], "without the data of the library's collections x, y"),
+        (["experts", "add", "{model}", "{model}"], "Name one expert's folder"),
+        (["experts", "rename", "{model}", "x", "y"], "already has an expert 'y'"),
+        (["experts", "diff", "{model}", "x", "z"], "no expert 'z'"),
+        (["experts", "merge", "{model}", "x", "--out", "z"], "at least two"),
+        (["experts", "merge", "{model}", "x", "y", "--out", "z", "--weights", "a,b"], "not numbers"),
+        (["experts", "rollback", "{model}", "99"], "no entry 99"),
+        (["experts", "log", "{tmp}/m"], "not a RouterRetriever model"),
+        (["doctor", "{tmp}/m"], "not a RouterRetriever model"),
         (["train", "{model}", "{x}", "--name", "x"], "already has an expert 'x'"),
         (["train", "{model}", "{x}", "--name", "z", "--base", "other/base"], "has the base"),
         (["library", "{model}", "{x}", "--router", "best"], "no router 'best'"),
@@ -171,6 +207,7 @@ def test_every_option_is_explained():
         "train",
         "library",
         "experts",
+        "doctor",
         "route",
         "index",
         "search",
@@ -182,7 +219,10 @@ def test_every_option_is_explained():
     }
     index = group.commands["index"]
     assert set(index.commands) == {"add", "build", "compact", "refresh", "clean", "info"}
-    for name, command in [*((n, c) for n, c in group.commands.items() if c is not index), *index.commands.items()]:
+    experts = group.commands["experts"]
+    assert set(experts.commands) == {"list", "add", "check", "remove", "rename", "diff", "merge", "log", "rollback"}
+    verbs = [(n, c) for n, c in group.commands.items() if c not in (index, experts)]
+    for name, command in [*verbs, *index.commands.items(), *experts.commands.items()]:
         assert command.help, name
         for parameter in command.params:
             if parameter.param_type_name == "option":

@@ -43,17 +43,21 @@ def test_every_command_is_documented_and_explains_itself(readme):
     names = [name.removesuffix("_command") for name in names] + [group.name for group in app.registered_groups]
     assert set(re.findall(r"^\| `routerretriever (\w+)", readme, flags=re.MULTILINE)) == set(names)
     for name in names:
-        verb = [name, "add"] if name == "index" else [name]
+        verb = [name, {"index": "add", "experts": "list"}[name]] if name in ("index", "experts") else [name]
         shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0
         assert "--json" in shown.stdout
 
 
-def test_every_verb_of_the_index_is_documented(readme):
-    (group,) = app.registered_groups
-    row = next(line for line in readme.splitlines() if line.startswith("| `routerretriever index build"))
+@pytest.mark.parametrize(("name", "start", "untold"), [("index", "build", "add"), ("experts", "add", "list")])
+def test_every_verb_of_a_group_is_documented(root, readme, name, start, untold):
+    (group,) = [group for group in app.registered_groups if group.name == name]
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `routerretriever {name} {start}"))
     for command in group.typer_instance.registered_commands:
-        assert command.name == "add" or command.name in row
+        assert command.name == untold or command.name in row
+        assert name != "experts" or f"experts {command.name}" in (root / "docs" / "experts.md").read_text(
+            encoding="utf-8"
+        )
 
 
 def test_every_option_of_the_server_is_documented(root):

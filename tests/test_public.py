@@ -9,13 +9,19 @@ import routerretriever
 def test_public_names():
     assert routerretriever.__all__ == [
         "Collection",
+        "History",
         "Index",
         "Route",
         "RouterRetriever",
         "RouterRetrieverError",
         "TrainingConfig",
         "__version__",
+        "add_expert_from",
+        "check_expert",
+        "diff_experts",
         "evaluate",
+        "examine",
+        "merge_experts",
         "train_expert",
     ]
     for name in routerretriever.__all__:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from serving import ADMIN_KEY
 
 from routerretriever import RouterRetriever
+from routerretriever.history import History
 
 
 def upload(client, files, name="delta", **fields):
@@ -42,6 +43,19 @@ def test_an_uploaded_expert_serves_at_once_and_after_a_restart(admin, own, adapt
     assert admin.delete("/v1/experts/delta").status_code == 200
     assert admin.post("/v1/embeddings", json={"input": "x", "model": "delta"}).status_code == 404
     assert "delta" not in RouterRetriever.from_pretrained(own.model, device="cpu").experts
+
+
+def test_what_a_server_changes_is_in_the_models_history(admin, own, adapter_files):
+    assert upload(admin, adapter_files, gains='{"alpha": 0.9}').status_code == 201
+    assert admin.delete("/v1/experts/delta").status_code == 200
+    entries = History(own.model).entries
+    assert [[action["what"] for action in entry.actions] for entry in entries[-2:]] == [
+        ["added", "measured"],
+        ["removed"],
+    ]
+    before = History(own.model).rollback(entries[-2].number)
+    assert "delta" in before.experts and before.gains["alpha"]["delta"] == pytest.approx(0.9)
+    assert "delta" in RouterRetriever.from_pretrained(own.model, device="cpu").experts
 
 
 def test_an_unmeasured_expert_is_pinned_but_not_routed_to(admin, adapter_files):

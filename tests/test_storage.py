@@ -68,7 +68,7 @@ def test_saving_twice_gives_the_same_model(saved, tmp_path):
     RouterRetriever.from_pretrained(saved, device="cpu").save_pretrained(saved)
     RouterRetriever.from_pretrained(saved, device="cpu").save_pretrained(tmp_path / "again")
     for path in saved.rglob("*"):
-        if path.is_file():
+        if path.is_file() and "history" not in path.parts:  # says when
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(saved)).read_bytes(), path
 
 

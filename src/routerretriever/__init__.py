@@ -6,13 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
+    from routerretriever.additions import add_expert_from, check_expert
     from routerretriever.collection import Collection
+    from routerretriever.doctor import examine
     from routerretriever.errors import RouterRetrieverError
     from routerretriever.evaluation import evaluate
+    from routerretriever.history import History
     from routerretriever.index import Index
     from routerretriever.model import RouterRetriever
     from routerretriever.routing import Route
     from routerretriever.training import TrainingConfig, train_expert
+    from routerretriever.updates import diff_experts, merge_experts
 
 __version__ = "0.1.0"
 
@@ -25,17 +29,29 @@ _EXPORTS = {
     "evaluate": "evaluation",
     "RouterRetrieverError": "errors",
     "Route": "routing",
+    "History": "history",
+    "add_expert_from": "additions",
+    "check_expert": "additions",
+    "diff_experts": "updates",
+    "examine": "doctor",
+    "merge_experts": "updates",
 }
 
 __all__ = [
     "Collection",
+    "History",
     "Index",
     "Route",
     "RouterRetriever",
     "RouterRetrieverError",
     "TrainingConfig",
     "__version__",
+    "add_expert_from",
+    "check_expert",
+    "diff_experts",
     "evaluate",
+    "examine",
+    "merge_experts",
     "train_expert",
 ]
 

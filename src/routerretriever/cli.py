@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from routerretriever import __version__, cli_index
+from routerretriever import __version__, cli_experts, cli_index
 from routerretriever.cli_common import (
     AsJson,
     Device,
@@ -176,50 +176,7 @@ def library(
         err.print(f"Not measured: {expert} on {', '.join(missing)}. Name these collections again to measure it there.")
 
 
-@command
-def experts(
-    model: Model,
-    action: Annotated[str, typer.Argument(help="list, remove or import.")] = "list",
-    target: Annotated[str | None, typer.Argument(help="Expert to remove, or PEFT folder to import.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of an imported expert; default the folder's.")] = None,
-    trust_base: Annotated[
-        bool, typer.Option("--trust-base", help="Import an adapter whose config names another base.")
-    ] = False,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the experts of MODEL, remove one, or import an adapter that plain PEFT trained."""
-    loaded = load_model(model, device)
-    if action not in ("list", "remove", "import") or (action == "list") != (target is None):
-        raise ExpertError("Say: experts MODEL list, experts MODEL remove NAME, or experts MODEL import PEFT_DIR.")
-    if action == "remove":
-        loaded.remove_expert(str(target))
-    elif action == "import":
-        loaded.import_expert(str(target), name, trust_base=trust_base)
-    if action != "list":
-        loaded.save_pretrained(model)
-    rows = {
-        key: {
-            "collection": info.collection,
-            "queries": info.queries,
-            "held_out": info.held_out,
-            "base_ndcg": info.base_ndcg,
-            "expert_ndcg": info.expert_ndcg,
-            "gain": info.gain,
-            "generated": info.generated,
-        }
-        for key, info in loaded.experts.items()
-    }
-    if as_json:
-        print_json({"base": loaded.encoder.base.id, "experts": rows})
-        return
-    table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
-    for key, info in loaded.experts.items():
-        scores = (_points(info.base_ndcg), _points(info.expert_ndcg), f"{100 * info.gain:+.1f}")
-        table.add_row(
-            key, info.collection or "imported", str(info.queries or "–"), *(scores if info.held_out else ("–",) * 3)
-        )
-    out.print(table)
+app.add_typer(cli_experts.app, name="experts")
 
 
 @command
@@ -432,6 +389,7 @@ def bench(
 
 
 command(synthesize)
+command(cli_experts.doctor)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from routerretriever.errors import RouterRetrieverError
 
@@ -41,6 +42,17 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="On the cluster; default one for each accelerator or processor.")
 ]
 IndexUri = Annotated[str, typer.Argument(metavar="INDEX", help="Folder or URI of the index.", show_default=False)]
+
+
+class DefaultGroup(TyperGroup):
+    """A group in which a first word that is no verb means the default one: its name need not be typed."""
+
+    default: ClassVar[str]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:

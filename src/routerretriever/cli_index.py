@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from typer.core import TyperGroup
 
 from routerretriever.cli_common import (
     AsJson,
     Cluster,
+    DefaultGroup,
     Device,
     IndexUri,
     Lenient,
@@ -30,21 +30,15 @@ if TYPE_CHECKING:
     from routerretriever.ingest.build import BuildReport
     from routerretriever.maintenance import Result
 
-_DEFAULT = "add"
 _SHOWN_PROBLEMS = 5
 
 
-class DefaultGroup(TyperGroup):
-    """A group in which a first word that is no verb means ``add``: its name need not be typed."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
+class _IndexGroup(DefaultGroup):
+    default = "add"
 
 
 app = typer.Typer(
-    cls=DefaultGroup,
+    cls=_IndexGroup,
     no_args_is_help=True,
     subcommand_metavar="[MODEL INDEX COLLECTION | VERB …]",
     help="Add documents to an index, or keep one in shape.\n\n"

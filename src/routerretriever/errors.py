@@ -7,8 +7,10 @@
     │   └── FingerprintError   made for another base encoder
     ├── ExpertError            an expert is missing, misplaced or unusable
     │   ├── SilentExpertError  an adapter that changes nothing
-    │   └── NoGainError        training ended without beating the base
+    │   ├── NoGainError        training ended without beating the base
+    │   └── HarmError          an expert costs a collection more than is allowed
     ├── LibraryError           the pilot library is missing or contradicts the experts
+    ├── HistoryError           a model's log is damaged, or a former state of it is not kept
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
     │   ├── FilterError        a condition on documents cannot be understood
     │   └── BuildError         a build cannot start or end: another holds the index, or a cluster does not fit
@@ -57,8 +59,16 @@ class NoGainError(ExpertError):
     """Training ended without an expert that beats the base on held-out queries."""
 
 
+class HarmError(ExpertError):
+    """With a new expert, routed queries of some collection lose more than the margin."""
+
+
 class LibraryError(RouterRetrieverError):
     """The pilot library is missing, damaged, or contradicts the experts."""
+
+
+class HistoryError(RouterRetrieverError):
+    """The log of a model's versions is damaged, or the files of a former state are not kept any more."""
 
 
 class VectorIndexError(RouterRetrieverError):

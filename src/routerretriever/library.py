@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,9 +78,26 @@ def build_library(
     if len(set(names)) < len(names):
         raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
     library = model.library or PilotLibrary.empty(model.encoder.route_dimension, tuple(model.experts))
-    library = library.with_experts(tuple(model.experts))
+    library = without_stale(library, versions_of(model)).with_experts(tuple(model.experts))
     measurements = [measure_gains(model, collection, progress=progress) for collection in collections]
-    return extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
+    built = extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
+    return replace(built, versions=versions_of(model))
+
+
+def versions_of(model: RouterRetriever) -> dict[str, str]:
+    """Expert → fingerprint of its adapter."""
+    return {name: adapter.fingerprint for name, adapter in model.encoder.experts.items()}
+
+
+def stale_experts(library: PilotLibrary, versions: Mapping[str, str]) -> list[str]:
+    """The experts whose gains were measured with another adapter than the one they have now."""
+    return [name for name, version in library.versions.items() if versions.get(name, version) != version]
+
+
+def without_stale(library: PilotLibrary, versions: Mapping[str, str]) -> PilotLibrary:
+    """The library without the columns that no longer hold."""
+    stale = stale_experts(library, versions)
+    return library.with_experts(tuple(name for name in library.experts if name not in stale))
 
 
 def extend_library(
@@ -103,14 +120,22 @@ def extend_library(
 
 
 def measure_gains(
-    model: RouterRetriever, collection: Collection, *, split: Split | None = None, progress: Progress | None = None
+    model: RouterRetriever,
+    collection: Collection,
+    *,
+    split: Split | None = None,
+    queries: EncodedQueries | None = None,
+    progress: Progress | None = None,
 ) -> Measurement:
-    """What every expert gains on queries that it was not trained on (default: the held-out ones)."""
+    """What every expert gains on queries that it was not trained on (default: the held-out ones).
+
+    ``queries`` are those of the split, where they have been encoded already.
+    """
     progress = progress or Silent()
     documents = model.embed_collection(collection, progress=progress)
     split = split or collection.train_and_held_out()[1]
     texts = list(split.queries.values())
-    queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+    queries = queries or EncodedQueries.of(model.encoder, texts, model.query_prompt)
 
     def measure(expert: str) -> NDArray[np.float64]:
         vectors = queries.vectors(model.encoder.pinned_plan(expert))

@@ -6,6 +6,7 @@ layer, where ``A`` has shape (r, in_features) and ``B`` has shape (out_features,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,16 @@ class Adapter:
     def rank(self) -> int:
         """The largest rank of any factor pair."""
         return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the update's factors, the scaling folded into B: it survives saving and loading."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, (a, b) in sorted(self.factors.items()):
+            digest.update(f"{name} {tuple(a.shape)} {tuple(b.shape)}".encode())
+            for factor in (a, b * self.scaling):
+                digest.update(factor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def parameters(self) -> list[Tensor]:
         """All factors, in a stable order."""
@@ -266,24 +277,33 @@ class SlicedPlan:
 
 
 def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str | None) -> None:
-    """Write an adapter in PEFT's format, naming the base by hub id and never by a local path."""
+    """Write an adapter in PEFT's format, naming the base by hub id and never by a local path.
+
+    The same update gives the same bytes, so that versions can be told apart by their files.
+    """
     from peft import LoraConfig, TaskType
 
     directory.mkdir(parents=True, exist_ok=True)
+    smaller = {name: a.shape[0] for name, (a, _) in sorted(adapter.factors.items()) if a.shape[0] != adapter.rank}
     config = LoraConfig(
         base_model_name_or_path=base,
         revision=revision,
         task_type=TaskType.FEATURE_EXTRACTION,
         inference_mode=True,
         r=adapter.rank,
-        lora_alpha=adapter.scaling * adapter.rank,  # type: ignore[arg-type]  # PEFT takes floats
+        lora_alpha=adapter.rank,  # a scaling of 1: the adapter's own goes into B, as it does when it is read
+        rank_pattern=smaller,
+        alpha_pattern=smaller,
         target_modules=sorted(adapter.factors),
     )
     config.save_pretrained(str(directory))
+    written = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    written["target_modules"] = sorted(adapter.factors)  # PEFT keeps a set, whose order changes with the process
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in adapter.factors.items():
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
-        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (b.detach() * adapter.scaling).cpu().contiguous()
     save_file(tensors, str(directory / ADAPTER_WEIGHTS), metadata={"format": "pt"})
 
 

@@ -22,6 +22,7 @@ from routerretriever.documents import encode_documents, resolved_precision
 from routerretriever.embedding_cache import EmbeddingCache
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
+from routerretriever.history import recording
 from routerretriever.lora import Adapter, load_adapter, read_adapter_config
 from routerretriever.model_card import model_card
 from routerretriever.pilots import PilotLibrary
@@ -42,7 +43,6 @@ from routerretriever.storage import (
     check_fingerprint,
     read_expert_info,
     read_model_info,
-    replacing,
     write_experts,
 )
 from routerretriever.vectors import Vectors
@@ -146,6 +146,8 @@ class RouterRetriever(SentenceTransformer):
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Write the model; what stood at ``path`` stays whole until the new one is complete.
 
+        What changed goes into the log of :class:`routerretriever.history.History`.
+
         Raises:
             StorageError: the disk is full or the folder is not writable.
             ModelError: ``path`` holds something that is not a model.
@@ -153,7 +155,7 @@ class RouterRetriever(SentenceTransformer):
         target = Path(path).expanduser()
         if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
             raise ModelError(f"{target} is not empty and not a model. Choose another folder.")
-        with replacing(target) as staging:
+        with recording(self.encoder, target) as staging:
             super().save(str(staging), *args, **kwargs)
 
     def save_pretrained(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -171,7 +173,7 @@ class RouterRetriever(SentenceTransformer):
         target = Path(path).expanduser()
         info = read_model_info(target)
         check_fingerprint(self.encoder.fingerprint, info["base"]["fingerprint"], f"The files in {target}")
-        with replacing(target) as staging:
+        with recording(self.encoder, target) as staging:
             write_experts(self.encoder, staging, info["head"])
             self._create_model_card(str(staging))
 
@@ -221,6 +223,23 @@ class RouterRetriever(SentenceTransformer):
         self.encoder.set_experts(remaining)
         del self.encoder.expert_info[name]
         self._set_library(self.library if remaining else None)
+
+    def rename_expert(self, old: str, new: str) -> None:
+        """Give an expert another name; its weights, gains and place stay as they are.
+
+        Raises:
+            ExpertError: there is no such expert, or the new name is taken or cannot be used.
+        """
+        encoder = self.encoder
+        if old not in encoder.experts:
+            known = ", ".join(self.experts) or "none"
+            raise ExpertError(f"There is no expert '{old}' in this model. Its experts: {known}.")
+        if check_expert_name(new) in encoder.experts:
+            raise ExpertError(f"The model already has an expert '{new}'. Choose another name, or remove it first.")
+        library = self.library
+        encoder.set_experts(OrderedDict((new if n == old else n, a) for n, a in encoder.experts.items()))
+        encoder.expert_info[new] = encoder.expert_info.pop(old)
+        self._set_library(None if library is None else library.renamed(old, new))
 
     def import_expert(self, directory: str | Path, name: str | None = None, *, trust_base: bool = False) -> str:
         """Add an adapter that plain PEFT trained.
@@ -324,7 +343,18 @@ class RouterRetriever(SentenceTransformer):
         """
         self.encoder.column(name)
         library = present_policy(self.encoder.policy).router.library
-        self._set_library(library.with_gains(name, gains))
+        filled = library.with_gains(name, gains)
+        versions = {**filled.versions, name: self.encoder.experts[name].fingerprint}
+        self._set_library(replace_fields(filled, versions=versions))
+
+    def use_library(self, library: PilotLibrary) -> None:
+        """Route by another library with the rule that is in force.
+
+        Raises:
+            LibraryError: the model has no library yet, so there is no rule; see :meth:`build_library`.
+        """
+        present_policy(self.encoder.policy)
+        self._set_library(library)
 
     def _set_library(self, library: PilotLibrary | None) -> None:
         policy = self.encoder.policy

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +40,7 @@ class PilotLibrary:
         sources: the collection each pilot comes from (P,).
         examples: the query nearest to each centroid (P,), for explanations.
         space: where similarities to these pilots are measured; ``None`` until :meth:`fitted`.
+        versions: expert → fingerprint of the adapter that its gains were measured with, where that is known.
     """
 
     experts: tuple[str, ...]
@@ -49,6 +50,7 @@ class PilotLibrary:
     sources: tuple[str, ...]
     examples: tuple[str, ...]
     space: PilotSpace | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.centroids)
@@ -105,7 +107,17 @@ class PilotLibrary:
         unmeasured = np.full((len(self), 1), np.nan, np.float32)
         columns = [place.get(name, len(place)) for name in experts]
         gains = np.concatenate([self.gains, unmeasured], axis=1).take(columns, axis=1)
-        return replace(self, experts=tuple(experts), gains=gains)
+        versions = {name: version for name, version in self.versions.items() if name in experts}
+        return replace(self, experts=tuple(experts), gains=gains, versions=versions)
+
+    def renamed(self, old: str, new: str) -> Self:
+        """The same columns, one of them under another name."""
+
+        def name_of(expert: str) -> str:
+            return new if expert == old else expert
+
+        versions = {name_of(expert): version for expert, version in self.versions.items()}
+        return replace(self, experts=tuple(map(name_of, self.experts)), versions=versions)
 
     def with_gains(self, expert: str, gains: Mapping[str, float | Sequence[float]]) -> Self:
         """The same pilots with an expert's gains on some collections filled in.
@@ -141,7 +153,11 @@ class PilotLibrary:
 
     def without_collection(self, name: str) -> Self:
         """All pilots but those of one collection."""
-        kept = np.array([source != name for source in self.sources], bool)
+        return replace(self.only(np.array([source != name for source in self.sources], bool)), space=None)
+
+    def only(self, kept: NDArray[np.bool_]) -> Self:
+        """Some of the pilots, in the space that was learnt with all."""
+        space = self.space and replace(self.space, density=self.space.density[kept])
         return replace(
             self,
             centroids=self.centroids[kept],
@@ -149,7 +165,7 @@ class PilotLibrary:
             counts=self.counts[kept],
             sources=tuple(s for s, keep in zip(self.sources, kept, strict=True) if keep),
             examples=tuple(e for e, keep in zip(self.examples, kept, strict=True) if keep),
-            space=None,
+            space=space,
         )
 
     def extended(self, other: PilotLibrary) -> Self:
@@ -182,6 +198,7 @@ class PilotLibrary:
             "format_version": LIBRARY_FORMAT,
             **info,
             "experts": self.experts,
+            "measured_with": dict(self.versions),
             "familiarity": None if space is None else {"unsure": space.unsure, "sure": space.sure},
             "collections": names,
             "sources": [names.index(source) for source in self.sources],
@@ -215,6 +232,7 @@ class PilotLibrary:
                 tuple(info["collections"][number] for number in info["sources"]),
                 tuple(info["examples"]),
                 space,
+                info.get("measured_with", {}),
             )
         except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
             raise LibraryError(

@@ -7,6 +7,7 @@
       experts/NAME/adapter_*                       PEFT's format; ``PeftModel`` loads it
       experts/NAME/expert.json                     what it was trained on and what it gained
       pilots.safetensors, pilots.json              the pilot library
+      history/                                     what it was before; see :mod:`routerretriever.history`
 
 A model is written to a folder beside the target and swapped in at the end, so that a kill or a full
 disk leaves the old model whole.
@@ -153,10 +154,7 @@ def read_encoder(kind: type[RoutedEncoder], source: str, **kwargs: Any) -> Route
     root = Path(source) if Path(source).is_dir() else _download(source, kwargs)
     info = read_model_info(root)
     kwargs.pop("subfolder", None)
-    transformer = Transformer.load(str(root), **kwargs)
-    head = [_load_module(root, part) for part in info["head"]]
-    encoder = kind(transformer, head, info["branch_layer"], info["route_layer"])
-    encoder.base = BaseInfo(info["base"]["id"], info["base"]["revision"])
+    encoder = read_base(kind, root, info, **kwargs)
     check_fingerprint(encoder.fingerprint, info["base"]["fingerprint"], f"The base weights in {root}")
     experts: OrderedDict[str, Adapter] = OrderedDict()
     for name in info["experts"]:
@@ -169,7 +167,17 @@ def read_encoder(kind: type[RoutedEncoder], source: str, **kwargs: Any) -> Route
             "or damaged. Train or import them again."
         )
     if info["policy"] is not None:
-        encoder.policy = _read_policy(root, info["policy"], encoder)
+        encoder.policy = read_policy(root, info["policy"], encoder, tuple(encoder.experts))
+    return encoder
+
+
+def read_base(kind: type[RoutedEncoder], root: Path, info: dict[str, Any], **kwargs: Any) -> RoutedEncoder:
+    """The base of a model without its experts; whether it is the right one is for the caller to check."""
+    transformer = Transformer.load(str(root), **kwargs)
+    encoder = kind(
+        transformer, [_load_module(root, part) for part in info["head"]], info["branch_layer"], info["route_layer"]
+    )
+    encoder.base = BaseInfo(info["base"]["id"], info["base"]["revision"])
     return encoder
 
 
@@ -180,13 +188,22 @@ def _load_module(root: Path, part: dict[str, str]) -> Any:
     return kind.load(str(root / part["path"]))
 
 
-def _read_policy(root: Path, settings: dict[str, Any], encoder: RoutedEncoder) -> RoutingPolicy:
+def read_policy(
+    root: Path, settings: dict[str, Any], encoder: RoutedEncoder, experts: tuple[str, ...]
+) -> RoutingPolicy:
+    """The library beside a model, and the rule that routes by it.
+
+    Raises:
+        LibraryError: the library is damaged.
+        FingerprintError: it belongs to another base.
+        FormatError: it knows other experts than the model.
+    """
     library, library_info = PilotLibrary.load(root)
     check_fingerprint(encoder.fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
-    if library.experts != tuple(encoder.experts):
+    if library.experts != experts:
         raise FormatError(
             f"The pilot library in {root} knows the experts {', '.join(library.experts)}, the model has "
-            f"{', '.join(encoder.experts)}. Build it again: routerretriever library MODEL COLLECTION…"
+            f"{', '.join(experts)}. Build it again: routerretriever library MODEL COLLECTION…"
         )
     settings = dict(settings)
     router = make_router(settings.pop("router"), library, **settings.pop("router_settings"))
@@ -331,12 +348,13 @@ def _carry_over(target: Path, staging: Path) -> None:
         if (staging / entry.name).exists() or entry.name in (EXPERTS, "pilots.json", PILOT_TENSORS):
             continue
         if entry.is_dir():
-            shutil.copytree(entry, staging / entry.name, symlinks=True, copy_function=_link_or_copy)
+            shutil.copytree(entry, staging / entry.name, symlinks=True, copy_function=link_or_copy)
         else:
-            _link_or_copy(str(entry), str(staging / entry.name))
+            link_or_copy(str(entry), str(staging / entry.name))
 
 
-def _link_or_copy(source: str, destination: str) -> None:
+def link_or_copy(source: str, destination: str) -> None:
+    """Give a file a second name, where the system can; nothing may write to either in place."""
     try:
         os.link(source, destination, follow_symlinks=False)
     except OSError:
