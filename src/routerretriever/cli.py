@@ -26,6 +26,7 @@ from routerretriever.cli_common import (
     print_json,
     quiet_libraries,
 )
+from routerretriever.cli_feedback import feedback
 from routerretriever.cli_synthesize import synthesize
 from routerretriever.errors import ExpertError, MissingExtraError
 from routerretriever.progress import Bars
@@ -155,7 +156,7 @@ def library(
     loaded.save_pretrained(model)
     policy = loaded.encoder.policy
     assert policy is not None
-    counts = {name: built.sources.count(name) for name in built.collections()}
+    counts = {name: built.sources.count(name) for name in built.groups()}
     unmeasured = built.unmeasured()
     if as_json:
         print_json(
@@ -432,6 +433,7 @@ def bench(
 
 
 command(synthesize)
+command(feedback)
 
 
 if __name__ == "__main__":
