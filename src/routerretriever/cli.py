@@ -300,6 +300,9 @@ def serve(
         Path | None, typer.Option(help="Keys that may change documents and experts; without it nobody may.")
     ] = None,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Write query texts to the log.")] = False,
+    feedback_log: Annotated[
+        Path | None, typer.Option(help="File to keep clicks and judgements in, for `routerretriever feedback`.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -322,6 +325,7 @@ def serve(
         admin_keys=read_keys(admin_key_file),
         device=device,
         log_queries=log_queries,
+        feedback_log=feedback_log,
     )
     if as_json:
         print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
