@@ -59,7 +59,7 @@ def write_log(path: Path, index: Index, name: str, split: Split, eta: float) -> 
     return clicks
 
 
-def tested(index: Index, tests: dict[str, Split], expert: str | None = None) -> dict[str, float]:
+def ndcg(index: Index, tests: dict[str, Split], expert: str | None = None) -> dict[str, float]:
     """Mean nDCG@10 of every collection's test queries over the whole index."""
     result = {}
     for name, split in tests.items():
@@ -89,10 +89,10 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
     if without_expert:  # nobody was trained on any of them
         queries, qrels = {**held_out.queries, **train.queries}, {**held_out.qrels, **train.qrels}
         logged = Split("log", queries, qrels)
-    row: dict[str, Any] = {"domain": name, "expert": not without_expert, "base": tested(index, tests, "base")}
-    row["before"] = tested(index, tests)
+    row: dict[str, Any] = {"domain": name, "expert": not without_expert, "base": ndcg(index, tests, "base")}
+    row["before"] = ndcg(index, tests)
     if not without_expert:
-        row["pinned"] = tested(index, {name: tests[name]}, name)
+        row["pinned"] = ndcg(index, {name: tests[name]}, name)
     row["after"] = []
     for size in given.logged:
         part = logged.sample(size, SEED)
@@ -104,7 +104,7 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
                 groups = [asdict(group) for group in report.groups]
                 for group in groups:
                     del group["examples"]
-                after = tested(index, tests) if report.batch else row["before"]
+                after = ndcg(index, tests) if report.batch else row["before"]
                 told = {"queries": len(part), "clicks": clicks, "weight": weight, "pilots": report.pilots}
                 row["after"].append({**told, "far_share": report.far_share, "ndcg": after, "groups": groups})
                 print(name, told, {key: round(value, 4) for key, value in after.items()}, flush=True)

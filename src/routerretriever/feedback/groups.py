@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from routerretriever.routing import RoutingPolicy
 CLUSTER_QUERIES = 400
 """Far queries of one collection are divided into clusters of about so many: fewer cannot tell gains from noise."""
 MAX_CLUSTERS = 20
+_BLOCK = 2048  # queries compared with the pilots at a time
+_TEMPERATURE = 0.1  # the gain router's own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,21 +49,13 @@ def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
 
     That limit, :attr:`routerretriever.familiarity.PilotSpace.unsure`, is the one at which the router abstains.
     """
-    router = policy.router
-    similarities = router.similarities(torch.from_numpy(evidence.route_embeddings))
-    decision = policy.decide(torch.from_numpy(evidence.route_embeddings))
-    predicted = decision.scores[:, 2:].double().numpy()
-    far = decision.familiarity.numpy() < router.space.unsure
-    points = similarities.queries.numpy()
-    nearest = similarities.nearest(NEIGHBOURS)
-    sources = router.library.sources
-    shares = nearest.values.div(0.1).softmax(dim=1).numpy()
+    placed = [_placed(policy, block) for block in torch.from_numpy(evidence.route_embeddings).split(_BLOCK)]
+    points, predicted, familiarity = (np.concatenate([block[part] for block in placed]) for part in (0, 1, 2))
+    nearest = [name for block in placed for name in block[3]]
+    far = familiarity < policy.router.space.unsure
     members: dict[str, list[int]] = {}
     for row in np.flatnonzero(~far):
-        votes: Counter[str] = Counter()
-        for pilot, share in zip(nearest.indices[row].tolist(), shares[row].tolist(), strict=True):
-            votes[_plain(sources[pilot])] += share
-        members.setdefault(votes.most_common(1)[0][0], []).append(int(row))
+        members.setdefault(nearest[row], []).append(int(row))
 
     def group(name: str, is_far: bool, rows: NDArray[np.int64]) -> Group:
         centre = points[rows].mean(axis=0)
@@ -69,6 +65,19 @@ def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
     known = [group(name, False, np.array(rows)) for name, rows in members.items()]
     clusters = sorted(_clusters(points, np.flatnonzero(far), evidence), key=len, reverse=True)
     return known + [group(f"far-{number}", True, rows) for number, rows in enumerate(clusters, start=1)]
+
+
+def _placed(policy: RoutingPolicy, embeddings: torch.Tensor) -> tuple[Any, Any, Any, list[str]]:
+    """Points (n, d) in the pilots' space, predicted gains (n, E), familiarities (n,), and nearest collections (n)."""
+    similarities = policy.router.similarities(embeddings)
+    decision, nearest = policy.decide(embeddings), similarities.nearest(NEIGHBOURS)
+    sources, names = policy.router.library.sources, []
+    for pilots, values in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True):
+        votes: Counter[str] = Counter()
+        for pilot, value in zip(pilots, values, strict=True):
+            votes[_plain(sources[pilot])] += math.exp(value / _TEMPERATURE)
+        names.append(votes.most_common(1)[0][0])
+    return similarities.queries.numpy(), decision.scores[:, 2:].double().numpy(), decision.familiarity.numpy(), names
 
 
 def _plain(source: str) -> str:

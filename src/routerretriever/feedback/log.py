@@ -151,6 +151,7 @@ def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
         raise RefusedLine("no query")
+    _check_text(query)
     if len(query) > MAX_QUERY_CHARS:
         raise RefusedLine(f"a query of over {MAX_QUERY_CHARS} characters")
     shown = tuple(_key(entry) for entry in _list(row, "shown"))
@@ -180,13 +181,21 @@ def _list(row: Mapping[str, Any], name: str) -> list[Any]:
 
 def _key(entry: Any) -> Key:
     """A document as ``"id"`` or ``{"id": …, "collection": …}``."""
-    if isinstance(entry, str) and entry:
-        return "", entry
-    if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]:
-        collection = entry.get("collection") or ""
-        if isinstance(collection, str):
-            return collection, entry["id"]
+    if isinstance(entry, str):
+        entry = {"id": entry}
+    if isinstance(entry, dict):
+        collection, document_id = entry.get("collection") or "", entry.get("id")
+        if isinstance(collection, str) and isinstance(document_id, str) and document_id:
+            _check_text(document_id)
+            return collection, document_id
     raise RefusedLine('a document is named by "id" or {"id": …, "collection": …}')
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedLine("half of a surrogate pair is no text") from error
 
 
 def _place(entry: Any, shown: tuple[Key, ...], what: str) -> int:
