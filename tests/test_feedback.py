@@ -241,7 +241,8 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
     with_it = model.library
     undo_feedback(model)
     assert sorted(model.library.examples) == sorted(plain.examples)
-    np.testing.assert_array_equal(model.library.space.mean, with_it.space.mean)  # feedback does not bend the space
+    np.testing.assert_array_equal(with_it.space.mean, model.library.fitted().space.mean)  # clicks do not bend the space
+    assert with_it.space.unsure == model.library.fitted().space.unsure
     apply_feedback(model, log, index, replace(CLICKED, weight=1.0))
     model.remove_expert("alpha")
     assert model.library.gains.shape == (len(model.library), 2)
@@ -254,6 +255,7 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
         ("[1]", "not a JSON object"),
         ("[" * 100_000, "not valid JSON"),
         ('{"query": "\xff', "not valid JSON"),
+        ('{"query": "\\ud800", "shown": ["d1"], "clicked": []}', "surrogate"),
         ('{"query": "  ", "shown": ["d1"], "clicked": []}', "no query"),
         ('{"shown": ["d1"], "clicked": []}', "no query"),
         ('{"query": "a", "shown": [], "clicked": []}', "shows 0 documents"),
