@@ -1,11 +1,13 @@
 """Search, routes, the map, documents."""
 
 import threading
+from dataclasses import replace
 
 import pytest
-from serving import running, wait_until_ready
+from serving import API_KEY, running, wait_until_ready
 
 from routerretriever import Index, RouterRetriever
+from routerretriever.feedback.log import read_log
 from routerretriever.server import Settings
 
 QUERY = "word100 word100 word60"
@@ -158,3 +160,33 @@ def test_without_a_text_index_words_are_refused(client):
         assert answer.status_code == 400
         assert "index build INDEX --text" in answer.json()["error"]["message"]
     assert client.post("/v1/search", json={"query": QUERY, "mode": "words"}).status_code == 422
+
+
+def test_feedback_is_kept_as_the_command_reads_it(own, tmp_path):
+    log = tmp_path / "feedback.jsonl"
+    limits = replace(own.limits, feedback_bytes=400)
+    with running(replace(own, feedback_log=log, limits=limits)) as client:
+        wait_until_ready(client)
+        entry = {"query": "word5", "shown": [{"id": "d1", "collection": "alpha"}], "clicked": []}
+        assert client.post("/v1/feedback", json=entry).status_code == 401
+        client.headers["Authorization"] = f"Bearer {API_KEY}"
+        fingerprint = client.post("/v1/search", json={"query": "word5"}).json()["fingerprint"]
+        entry["fingerprint"] = fingerprint
+        assert client.post("/v1/feedback", json=entry).json() == {"status": "noted"}
+        for wrong in ({"clicked": [{"id": "d2"}]}, {"clicked": None}, {"fingerprint": "x"}, {"query": " "}):
+            answer = client.post("/v1/feedback", json=entry | wrong)
+            assert (answer.status_code, "cannot be used" in answer.text) == (422, True)
+        found = read_log(log, fingerprint, Index.open(own.index).lookup)
+        assert (len(found.events), found.problems) == (1, ())
+        answers = [client.post("/v1/feedback", json=entry) for _ in range(3)]
+        assert [answer.status_code for answer in answers][-1] == 503
+        assert answers[-1].json()["error"]["code"] == "feedback_full"
+        assert log.stat().st_size <= 400
+        assert log.stat().st_mode & 0o777 == 0o600
+        assert not found.problems and log.read_bytes().endswith(b"\n")
+
+
+def test_without_a_log_feedback_is_refused(client):
+    entry = {"query": "word5", "shown": [{"id": "d1"}], "clicked": []}
+    answer = client.post("/v1/feedback", json=entry)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_feedback_log")

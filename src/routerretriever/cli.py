@@ -26,6 +26,7 @@ from routerretriever.cli_common import (
     print_json,
     quiet_libraries,
 )
+from routerretriever.cli_feedback import feedback
 from routerretriever.cli_synthesize import synthesize
 from routerretriever.errors import ExpertError, MissingExtraError
 from routerretriever.progress import Bars
@@ -155,7 +156,7 @@ def library(
     loaded.save_pretrained(model)
     policy = loaded.encoder.policy
     assert policy is not None
-    counts = {name: built.sources.count(name) for name in built.collections()}
+    counts = {name: built.sources.count(name) for name in built.groups()}
     unmeasured = built.unmeasured()
     if as_json:
         print_json(
@@ -256,6 +257,9 @@ def serve(
         Path | None, typer.Option(help="Keys that may change documents and experts; without it nobody may.")
     ] = None,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Write query texts to the log.")] = False,
+    feedback_log: Annotated[
+        Path | None, typer.Option(help="File to keep clicks and judgements in, for `routerretriever feedback`.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -278,6 +282,7 @@ def serve(
         admin_keys=read_keys(admin_key_file),
         device=device,
         log_queries=log_queries,
+        feedback_log=feedback_log,
     )
     if as_json:
         print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
@@ -390,6 +395,7 @@ def bench(
 
 command(synthesize)
 command(cli_experts.doctor)
+command(feedback)
 
 
 if __name__ == "__main__":

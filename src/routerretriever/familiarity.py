@@ -108,6 +108,14 @@ class PilotSpace:
             unsure, sure = min(unsure, clear[0]), min(sure, clear[1])
         return replace(self, unsure=unsure, sure=max(unsure, sure))
 
+    def placing(self, centroids: Vectors, sources: Sequence[str], added: NDArray[np.bool_]) -> Self:
+        """This space, learnt from the pilots that are not ``added``, with the density of all of them (P, d)."""
+        density = np.zeros(len(centroids), np.float32)
+        density[~added] = self.density[: np.count_nonzero(~added)]
+        points = self.transform(torch.from_numpy(np.ascontiguousarray(centroids[added])))
+        density[added] = _densities(points, _groups([s for s, new in zip(sources, added, strict=True) if new])).numpy()
+        return replace(self, density=density)
+
     @classmethod
     def rehearse(cls, centroids: Vectors, sources: Sequence[str], judged: NDArray[np.bool_]) -> Rehearsed:
         """Familiarity of the judged pilots as known queries and as strangers."""

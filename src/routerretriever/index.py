@@ -365,6 +365,20 @@ class Index(Upkeep):
         reader = self._reader(k, where, exact, parameters)
         return [reader.by_vector(vector) for vector in np.atleast_2d(vectors)]
 
+    def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
+        """Vectors (d,) of documents by (collection, id); an id may be in several collections or in none."""
+        wanted = list(dict.fromkeys(ids))
+        found: dict[tuple[str, str], Vectors] = {}
+        for start in range(0, len(wanted), _ADD_BLOCK):
+            block = wanted[start : start + _ADD_BLOCK]
+            rows = self._table.search().where(f"id IN ({', '.join(map(quoted, block))})")
+            table = rows.select(["id", "collection", "vector"]).to_arrow()
+            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            vectors = flat.reshape(len(table), self._table.schema.field("vector").type.list_size)
+            keys = zip(table["collection"].to_pylist(), table["id"].to_pylist(), strict=True)
+            found.update(zip(keys, vectors, strict=True))
+        return found
+
     def _reader(
         self, k: int, where: str | Condition | None, exact: bool, parameters: SearchParameters | None
     ) -> Reader:

@@ -114,7 +114,7 @@ def extend_library(
         if partition == "best-expert":
             library = library.extended(_pilots(library.experts, measured, _best_expert(measured)))
             continue
-        pilots = _pilots(library.experts, measured, _cluster(measured, pilots_per_collection))
+        pilots = measured_pilots(library.experts, measured, pilots_per_collection)
         library = library.extended(pilots).extended(_training_pilots(library.experts, measured, training_pilots))
     return library.fitted()
 
@@ -162,6 +162,13 @@ def measure_gains(
 def training_sample(collection: Collection) -> tuple[str, ...]:
     """The training queries that become pilots without gains."""
     return tuple(collection.train_and_held_out()[0].sample(TRAINING_PILOTS).queries.values())
+
+
+def measured_pilots(
+    experts: tuple[str, ...], measured: Measurement, limit: int = PILOTS_PER_COLLECTION
+) -> PilotLibrary:
+    """At most ``limit`` pilots of measured queries: a pilot for each, or k-means centroids."""
+    return _pilots(experts, measured, _cluster(measured, limit))
 
 
 def _cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:

@@ -356,6 +356,15 @@ class RouterRetriever(SentenceTransformer):
         present_policy(self.encoder.policy)
         self._set_library(library)
 
+    def set_library(self, library: PilotLibrary) -> None:
+        """Route with another pilot library, by the same rule.
+
+        Raises:
+            LibraryError: the model has none yet.
+        """
+        present_policy(self.encoder.policy)
+        self._set_library(library)
+
     def _set_library(self, library: PilotLibrary | None) -> None:
         policy = self.encoder.policy
         if library is None or policy is None:

@@ -57,7 +57,8 @@ def model_card(encoder: RoutedEncoder) -> str:
         lines += [
             "",
             f"Router: `{policy.router.name}`, {len(library)} pilots from {', '.join(library.collections())}. "
-            "Gains were measured on held-out queries.",
+            "Gains were measured on held-out queries"
+            + (f" and, of {int(library.from_feedback.sum())} pilots, in use." if library.feedback else "."),
         ]
     lines += [
         "",

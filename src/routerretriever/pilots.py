@@ -24,8 +24,33 @@ from routerretriever.errors import LibraryError
 from routerretriever.familiarity import PilotSpace
 from routerretriever.vectors import Vectors
 
-LIBRARY_FORMAT = 1
+LIBRARY_FORMAT = 2
+"""1 where there is no feedback; earlier versions would take its pilots for judged ones."""
+FEEDBACK = "feedback:"
+"""How the sources of pilots begin that were measured with a log of use: ``feedback:BATCH/GROUP``."""
 PILOT_TENSORS, PILOT_INFO = "pilots.safetensors", "pilots.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeedbackBatch:
+    """What one log of use added.
+
+    Attributes:
+        id: names it; the sources of its pilots begin with :attr:`prefix`.
+        weight: of each of its queries, where one that was measured with judgements weighs 1.
+        lines: digests of the log's lines that it rests on (n,), so that none counts twice.
+        info: when, from what and how, as plain data.
+    """
+
+    id: str
+    weight: float
+    lines: NDArray[np.uint64]
+    info: Mapping[str, Any]
+
+    @property
+    def prefix(self) -> str:
+        """What the sources of its pilots begin with."""
+        return f"{FEEDBACK}{self.id}/"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +66,7 @@ class PilotLibrary:
         examples: the query nearest to each centroid (P,), for explanations.
         space: where similarities to these pilots are measured; ``None`` until :meth:`fitted`.
         versions: expert → fingerprint of the adapter that its gains were measured with, where that is known.
+        feedback: the batches that :mod:`routerretriever.feedback` added.
     """
 
     experts: tuple[str, ...]
@@ -51,6 +77,7 @@ class PilotLibrary:
     examples: tuple[str, ...]
     space: PilotSpace | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    feedback: tuple[FeedbackBatch, ...] = ()
 
     def __post_init__(self) -> None:
         rows = len(self.centroids)
@@ -73,9 +100,26 @@ class PilotLibrary:
             (),
         )
 
+    def groups(self) -> tuple[str, ...]:
+        """Where pilots come from, collections and groups of feedback, in order of their first pilot."""
+        return tuple(dict.fromkeys(self.sources))
+
     def collections(self) -> tuple[str, ...]:
         """The collections that pilots come from, in order of their first pilot."""
-        return tuple(dict.fromkeys(self.sources))
+        return tuple(name for name in self.groups() if not name.startswith(FEEDBACK))
+
+    @property
+    def from_feedback(self) -> NDArray[np.bool_]:
+        """Which pilots were measured with a log of use (P,)."""
+        return np.array([source.startswith(FEEDBACK) for source in self.sources], bool)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """What each pilot weighs (P,): its queries, those of feedback by the weight of their batch."""
+        weights = self.counts.astype(np.float64)
+        for batch in self.feedback:
+            weights[[source.startswith(batch.prefix) for source in self.sources]] *= batch.weight
+        return weights
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -83,9 +127,9 @@ class PilotLibrary:
         return np.asarray(np.isfinite(self.gains).any(axis=1))
 
     def mean_gains(self) -> dict[str, NDArray[np.float64]]:
-        """Collection → mean gain of every expert over its measured queries (E,); NaN where there are none."""
+        """Collection or group of feedback → mean gain of every expert over its measured queries (E,), or NaN."""
         sources, means = np.array(self.sources), {}
-        for name in self.collections():
+        for name in self.groups():
             rows = sources == name
             gains, counts = self.gains[rows], self.counts[rows].astype(np.float64)
             with np.errstate(invalid="ignore"):
@@ -96,6 +140,8 @@ class PilotLibrary:
         """Expert → the collections on whose pilots its gain is not measured."""
         gaps: dict[str, list[str]] = {}
         for name, means in self.mean_gains().items():
+            if name.startswith(FEEDBACK):  # no collection that could be named again
+                continue
             for expert, mean in zip(self.experts, means, strict=True):
                 if np.isnan(mean):
                     gaps.setdefault(expert, []).append(name)
@@ -147,7 +193,11 @@ class PilotLibrary:
         return replace(self, gains=filled)
 
     def fitted(self) -> Self:
-        """This library with the space learnt from its pilots."""
+        """This library with the space learnt from its pilots; those of feedback only take their place in it."""
+        if self.feedback:
+            judged = self._only(~self.from_feedback).fitted()
+            space = judged.space and judged.space.placing(self.centroids, self.sources, self.from_feedback)
+            return replace(self, space=space)
         space = PilotSpace.fit(self.centroids, self.sources, self.measured) if len(self) else None
         return replace(self, space=space)
 
@@ -158,15 +208,47 @@ class PilotLibrary:
     def only(self, kept: NDArray[np.bool_]) -> Self:
         """Some of the pilots, in the space that was learnt with all."""
         space = self.space and replace(self.space, density=self.space.density[kept])
-        return replace(
-            self,
-            centroids=self.centroids[kept],
-            gains=self.gains[kept],
-            counts=self.counts[kept],
-            sources=tuple(s for s, keep in zip(self.sources, kept, strict=True) if keep),
-            examples=tuple(e for e, keep in zip(self.examples, kept, strict=True) if keep),
-            space=space,
-        )
+        return replace(self, **self._rows(kept), space=space)
+
+    def with_feedback(self, batch: FeedbackBatch, pilots: PilotLibrary) -> Self:
+        """A batch's pilots after the others; what is known of the space stays as it is.
+
+        Raises:
+            LibraryError: a batch of that name is there, or the pilots have other columns.
+        """
+        if any(batch.id == known.id for known in self.feedback):
+            raise LibraryError(f"The library has a feedback batch '{batch.id}' already.")
+        whole = replace(self.extended(pilots), feedback=(*self.feedback, batch))
+        if self.space is None:
+            return whole.fitted()
+        added = np.arange(len(whole)) >= len(self)
+        return replace(whole, space=self.space.placing(whole.centroids, whole.sources, added))
+
+    def without_feedback(self, batch_id: str) -> Self:
+        """The library as it would be without a batch, to the last bit.
+
+        Raises:
+            LibraryError: there is no such batch.
+        """
+        batch = next((batch for batch in self.feedback if batch.id == batch_id), None)
+        if batch is None:
+            known = ", ".join(batch.id for batch in self.feedback) or "none"
+            raise LibraryError(f"There is no feedback batch '{batch_id}' in this model. Its batches: {known}.")
+        kept = np.array([not source.startswith(batch.prefix) for source in self.sources], bool)
+        rest = tuple(other for other in self.feedback if other is not batch)
+        return replace(self.only(kept), feedback=rest)
+
+    def _only(self, kept: NDArray[np.bool_]) -> Self:
+        return replace(self, **self._rows(kept), space=None, feedback=())
+
+    def _rows(self, kept: NDArray[np.bool_]) -> dict[str, Any]:
+        return {
+            "centroids": self.centroids[kept],
+            "gains": self.gains[kept],
+            "counts": self.counts[kept],
+            "sources": tuple(s for s, keep in zip(self.sources, kept, strict=True) if keep),
+            "examples": tuple(e for e, keep in zip(self.examples, kept, strict=True) if keep),
+        }
 
     def extended(self, other: PilotLibrary) -> Self:
         """This library with another's rows added; both must have the same columns."""
@@ -192,10 +274,12 @@ class PilotLibrary:
         space = self.space
         if space is not None:
             tensors |= {"mean": space.mean, "whitening": space.whitening, "density": space.density}
+        tensors |= {f"{FEEDBACK}{batch.id}": batch.lines for batch in self.feedback}
         save_file(tensors, directory / PILOT_TENSORS)
-        names = self.collections()
+        names = self.groups()
+        batches = [{"id": batch.id, "weight": batch.weight, "info": dict(batch.info)} for batch in self.feedback]
         description = {
-            "format_version": LIBRARY_FORMAT,
+            "format_version": LIBRARY_FORMAT if batches else 1,
             **info,
             "experts": self.experts,
             "measured_with": dict(self.versions),
@@ -203,6 +287,7 @@ class PilotLibrary:
             "collections": names,
             "sources": [names.index(source) for source in self.sources],
             "examples": self.examples,
+            **({"feedback": batches} if batches else {}),
         }
         text = json.dumps(description, ensure_ascii=False, indent=1)
         (directory / PILOT_INFO).write_text(text, encoding="utf-8")
@@ -224,6 +309,10 @@ class PilotLibrary:
                 )
             limits = info["familiarity"]
             space = limits and PilotSpace(tensors["mean"], tensors["whitening"], tensors["density"], **limits)
+            batches = [
+                FeedbackBatch(row["id"], row["weight"], tensors[f"{FEEDBACK}{row['id']}"], row["info"])
+                for row in info.get("feedback", ())
+            ]
             library = cls(
                 tuple(info["experts"]),
                 tensors["centroids"],
@@ -233,6 +322,7 @@ class PilotLibrary:
                 tuple(info["examples"]),
                 space,
                 info.get("measured_with", {}),
+                tuple(batches),
             )
         except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
             raise LibraryError(

@@ -92,7 +92,7 @@ class Router(ABC):
         self.library, self.space = library, self.make_space(library)
         self.points = Points(self.space.transform(torch.from_numpy(library.centroids)))
         self.density = torch.from_numpy(self.space.density)
-        self.log_counts = torch.from_numpy(library.counts).to(torch.float32).log()
+        self.log_counts = torch.from_numpy(library.weights).to(torch.float32).log()
         self.gains = self.make_gains(library)
 
     def over(self, library: PilotLibrary) -> Self:

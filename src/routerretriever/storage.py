@@ -313,6 +313,28 @@ def replacing(target: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def append_line(path: Path, line: bytes, most: int) -> bool:
+    """Append a line to a file that only its owner may read; ``False`` if that would make it larger than ``most``.
+
+    Raises:
+        StorageError: it could not be written; no half of a line is left there.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            if before + len(line) + 1 > most:
+                return False
+            try:
+                if file.write(line + b"\n") <= len(line):
+                    raise OSError(errno.ENOSPC, "the disk is full")
+            except OSError:
+                os.ftruncate(file.fileno(), before)
+                raise
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return True
+
+
 def remove_leftovers(target: Path) -> None:
     """Delete what saves of ``target`` left behind when they were killed; one still at work holds a lock."""
     target = target.resolve()

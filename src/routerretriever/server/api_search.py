@@ -30,7 +30,9 @@ async def search(body: SearchRequest, request: Request) -> Response:
         {"query": query, "expert": expert, "hits": [asdict(hit) for hit in hits]}
         for query, (expert, hits) in zip(body.queries, found, strict=True)
     ]
-    return Response(orjson.dumps({"results": results}), media_type="application/json")
+    return Response(
+        orjson.dumps({"fingerprint": engine.fingerprint, "results": results}), media_type="application/json"
+    )
 
 
 @router.post("/route", summary="Say where queries go, and why", responses=responses(400, 401, 413, 422, 429))

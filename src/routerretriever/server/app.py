@@ -17,7 +17,15 @@ from fastapi.staticfiles import StaticFiles
 
 import routerretriever
 from routerretriever.errors import RouterRetrieverError
-from routerretriever.server import api_documents, api_embeddings, api_experts, api_search, memory, problems
+from routerretriever.server import (
+    api_documents,
+    api_embeddings,
+    api_experts,
+    api_feedback,
+    api_search,
+    memory,
+    problems,
+)
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import Guard, client_may_read
 from routerretriever.server.problems import ApiError, responses
@@ -47,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health)
     bearer = HTTPBearer(auto_error=False, description="A key of the server's key file, where it has one.")
     guarded = [Depends(bearer), Depends(client_may_read), Depends(model_is_ready)]
-    for module in (api_embeddings, api_search, api_documents, api_experts):
+    for module in (api_embeddings, api_search, api_feedback, api_documents, api_experts):
         app.include_router(module.router, dependencies=guarded)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.add_middleware(Guard, engine=engine)

@@ -29,7 +29,7 @@ from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
 from routerretriever.server.problems import ApiError
 from routerretriever.server.settings import Settings
-from routerretriever.storage import ExpertInfo, remove_leftovers
+from routerretriever.storage import ExpertInfo, append_line, remove_leftovers
 from routerretriever.vectors import Vectors
 
 LOG = logging.getLogger("routerretriever.server")
@@ -57,7 +57,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.ready, self.loaded_at, self.failure = False, int(time.time()), ""
-        self._changing, self._writing = asyncio.Lock(), asyncio.Lock()
+        self._changing, self._writing, self._noting = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._map: tuple[RoutingPolicy, PilotMap] | None = None
         self._mapping = asyncio.Lock()
 
@@ -67,6 +67,7 @@ class Engine:
         remove_leftovers(settings.model)
         self.model = RouterRetriever.from_pretrained(settings.model, device=settings.device)
         self.model.eval()
+        self.fingerprint = self.model.fingerprint
         self.index = None if settings.index is None else Index.open(settings.index, self.model)
         self.model.encode_routed(["warm up"])
         self.model.encode_document(["warm up"])
@@ -182,6 +183,22 @@ class Engine:
             if self._map is None or self._map[0] is not policy:
                 self._map = policy, await asyncio.to_thread(PilotMap.draw, policy)
             return self._map[1]
+
+    async def note_feedback(self, line: bytes) -> None:
+        """Append a line of feedback to the log.
+
+        Raises:
+            ApiError: there is no log, or it is full.
+            StorageError: it cannot be written; it is as it was.
+        """
+        path, most = self.settings.feedback_log, self.settings.limits.feedback_bytes
+        if path is None:
+            message = "This server keeps no feedback. Start it with --feedback-log FILE."
+            raise ApiError(400, message, code="no_feedback_log")
+        async with self._noting:
+            if not await asyncio.to_thread(append_line, path, line, most):
+                message = f"The feedback log has reached its limit of {most} bytes. Its operator must move it away."
+                raise ApiError(503, message, code="feedback_full", retry_after=3600)
 
     # -- documents ---------------------------------------------------------------------------------
 

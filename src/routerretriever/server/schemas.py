@@ -145,7 +145,37 @@ class SearchResult(BaseModel):
 class SearchAnswer(BaseModel):
     """Results in the order of the queries."""
 
+    fingerprint: str = Field(
+        description="Of the model; a line of feedback that carries it is not taken for another model's.",
+        examples=["78e5d4f96b08ee573cbdd67dc89276cf"],
+    )
     results: list[SearchResult]
+
+
+class DocumentName(Request):
+    """A document that was shown, or clicked."""
+
+    id: str = Field(min_length=1, max_length=1024, examples=["d17"])
+    collection: str = Field("", max_length=MAX_NAME, examples=["nl2bash"])
+
+
+class Judgement(DocumentName):
+    """A document, and how relevant it is."""
+
+    grade: int = Field(ge=0, le=1000, examples=[1])
+
+
+class FeedbackRequest(Request):
+    """What was shown for a query, and what was clicked or judged: one of the two."""
+
+    query: str = Field(min_length=1, max_length=100_000, examples=["how do I untar a directory"])
+    shown: list[DocumentName] = Field(min_length=1, max_length=1000, description="In the order shown.")
+    clicked: list[DocumentName] | None = Field(None, max_length=1000, description="Empty if nothing was.")
+    judged: list[Judgement] | None = Field(None, max_length=1000)
+    expert: str | None = Field(None, max_length=MAX_NAME, description="What encoded the query.", examples=["nl2bash"])
+    fingerprint: str | None = Field(
+        None, max_length=MAX_NAME, description="As the search answered.", examples=["78e5d4f96b08ee573cbdd67dc89276cf"]
+    )
 
 
 class RouteRequest(QueriesRequest):

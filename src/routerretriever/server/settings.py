@@ -21,6 +21,7 @@ class Limits:
         text_chars: characters of one text.
         waiting_requests: beyond so many waiting ones a request is answered with 429.
         waiting_tokens: the same, counted in estimated tokens.
+        feedback_bytes: of the file that feedback is appended to; beyond it feedback is refused.
     """
 
     body_bytes: int = 16 * 2**20
@@ -30,6 +31,7 @@ class Limits:
     text_chars: int = 100_000
     waiting_requests: int = 256
     waiting_tokens: int = 1_000_000
+    feedback_bytes: int = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Settings:
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
         device: torch device; default the best one present.
         log_queries: whether query texts may stand in the log.
+        feedback_log: file that clicks and judgements are appended to; without one they are refused.
         drain_seconds: how long requests in flight may take after SIGTERM.
     """
 
@@ -75,6 +78,7 @@ class Settings:
     admin_keys: tuple[str, ...] = ()
     device: str | None = None
     log_queries: bool = False
+    feedback_log: Path | None = None
     drain_seconds: int = 30
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)

@@ -1,0 +1,100 @@
+"""Traffic in groups: what the pilots know, by the collection they know it from, and what is far from all of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from routerretriever.familiarity import NEIGHBOURS
+from routerretriever.feedback.gains import Evidence
+from routerretriever.pilots import FEEDBACK
+from routerretriever.routing import RoutingPolicy
+
+CLUSTER_QUERIES = 400
+"""Far queries of one collection are divided into clusters of about so many: fewer cannot tell gains from noise."""
+MAX_CLUSTERS = 20
+_BLOCK = 2048  # queries compared with the pilots at a time
+_TEMPERATURE = 0.1  # the gain router's own
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Queries that are believed or not together.
+
+    Attributes:
+        name: the collection whose pilots are nearest; ``far-N`` for strangers.
+        far: no pilot knows them.
+        rows: of the evidence, those nearest to the centre first (n,).
+        predicted: mean gain the router predicts for every expert (E,).
+        shown: collections of the documents shown, most frequent first.
+    """
+
+    name: str
+    far: bool
+    rows: NDArray[np.int64]
+    predicted: NDArray[np.float64]
+    shown: tuple[str, ...]
+
+
+def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
+    """Divide the queries of a log; a query is far if its familiarity is below the library's own limit.
+
+    That limit, :attr:`routerretriever.familiarity.PilotSpace.unsure`, is the one at which the router abstains.
+    """
+    placed = [_placed(policy, block) for block in torch.from_numpy(evidence.route_embeddings).split(_BLOCK)]
+    points, predicted, familiarity = (np.concatenate([block[part] for block in placed]) for part in (0, 1, 2))
+    nearest = [name for block in placed for name in block[3]]
+    far = familiarity < policy.router.space.unsure
+    members: dict[str, list[int]] = {}
+    for row in np.flatnonzero(~far):
+        members.setdefault(nearest[row], []).append(int(row))
+
+    def group(name: str, is_far: bool, rows: NDArray[np.int64]) -> Group:
+        centre = points[rows].mean(axis=0)
+        rows = rows[np.argsort(-(points[rows] @ centre), kind="stable")]
+        return Group(name, is_far, rows, predicted[rows].mean(axis=0), _shown(evidence, rows))
+
+    known = [group(name, False, np.array(rows)) for name, rows in members.items()]
+    clusters = sorted(_clusters(points, np.flatnonzero(far), evidence), key=len, reverse=True)
+    return known + [group(f"far-{number}", True, rows) for number, rows in enumerate(clusters, start=1)]
+
+
+def _placed(policy: RoutingPolicy, embeddings: torch.Tensor) -> tuple[Any, Any, Any, list[str]]:
+    """Points (n, d) in the pilots' space, predicted gains (n, E), familiarities (n,), and nearest collections (n)."""
+    similarities = policy.router.similarities(embeddings)
+    decision, nearest = policy.decide(embeddings), similarities.nearest(NEIGHBOURS)
+    sources, names = policy.router.library.sources, []
+    for pilots, values in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True):
+        votes: Counter[str] = Counter()
+        for pilot, value in zip(pilots, values, strict=True):
+            votes[_plain(sources[pilot])] += math.exp(value / _TEMPERATURE)
+        names.append(votes.most_common(1)[0][0])
+    return similarities.queries.numpy(), decision.scores[:, 2:].double().numpy(), decision.familiarity.numpy(), names
+
+
+def _plain(source: str) -> str:
+    """A group of earlier feedback keeps its name, with its batch so that it is told from a new one."""
+    return source.removeprefix(FEEDBACK).replace("/", " ") if source.startswith(FEEDBACK) else source
+
+
+def _shown(evidence: Evidence, rows: NDArray[np.int64]) -> tuple[str, ...]:
+    counts = Counter(collection for row in rows for event in evidence.events[row] for collection, _ in event.shown)
+    return tuple(name for name, _ in counts.most_common())
+
+
+def _clusters(points: NDArray[np.float32], far: NDArray[np.int64], evidence: Evidence) -> Iterator[NDArray[np.int64]]:
+    """Far queries by the collection that they were mostly shown, and large ones of these by k-means."""
+    labels = np.array([(_shown(evidence, far[n : n + 1]) or ("",))[0] for n in range(len(far))], dtype=str)
+    for label in np.unique(labels):
+        rows = far[labels == label]
+        k = min(MAX_CLUSTERS, max(1, len(rows) // CLUSTER_QUERIES))
+        found = np.zeros(len(rows)) if k == 1 else KMeans(k, n_init=3, random_state=0).fit_predict(points[rows])
+        yield from (rows[found == number] for number in np.unique(found))
