@@ -58,8 +58,8 @@ def cli_page() -> str:
         "# Command line",
         "",
         "`--help` after any command says the same. Exit codes: 0, 1 for an error that says what to do, 2 for a command "
-        "that could not be understood, 130 when interrupted. With `--json` an error is `{\"error\": {\"type\", "
-        "\"message\"}}` on standard output.",
+        'that could not be understood, 130 when interrupted. With `--json` an error is `{"error": {"type", '
+        '"message"}}` on standard output.',
     ]
     for name, command in commands():
         lines += ["", f"## {PACKAGE} {name}", "", *_command(name, command)]
