@@ -43,8 +43,8 @@ def index(made: dict[str, str]) -> str:
     lines = [
         "# Results",
         "",
-        "Made from the files under `benchmarks/`, each of which names the command and the machine that made it. What the "
-        "figures mean is said in [the overview](../overview.md); how to make your own in [Evaluate](../evaluation.md).",
+        "Made from the files under `benchmarks/`, each of which names the command and the machine that made it. What "
+        "the figures mean is said in [the overview](../overview.md); how to make your own in [Evaluate](../evaluation.md).",
         "",
     ]
     for name, text in made.items():
@@ -67,8 +67,8 @@ def page(name: str, content: Content) -> str:
 
 
 _CORE = (
-    "nDCG@10 × 100, all-MiniLM-L6-v2. \\* differs from base (p < 0.05, paired randomisation test). DatasetOracle picks base "
-    "or the one best expert with the test judgements: a bound, not a system. Intervals are in the file."
+    "nDCG@10 × 100, all-MiniLM-L6-v2. \\* differs from base (p < 0.05, paired randomisation test). DatasetOracle picks "
+    "base or the one best expert with the test judgements: a bound, not a system. Intervals are in the file."
 )
 
 

@@ -85,7 +85,13 @@ class Session:
     def serve(self, settings: Any) -> None:
         """In the place of ``server.serve``: goes on beside the page, on a port that is free."""
         client = self.stack.enter_context(running(settings))
+        self.stack.callback(self._hang_up)
         self.address = f"127.0.0.1:{wait_until_ready(client).base_url.port}"
+
+    def _hang_up(self) -> None:
+        for value in self.names.values():
+            if type(value).__module__.startswith("openai"):
+                value.close()
 
     def _addressed(self, text: str) -> str:
         return re.sub(r"(localhost|127\.0\.0\.1):8080", self.address, text)
@@ -99,5 +105,6 @@ class Session:
         elif words[:2] == ["python", "demo/make_collections.py"]:
             make_collections.write_all(self.folder / words[2])
         else:
-            done = subprocess.run(["bash", "-ec", self._addressed(command)], cwd=self.folder, capture_output=True)
+            command = re.sub(r"^curl ", "curl --fail --silent ", self._addressed(command))
+            done = subprocess.run(["bash", "-ec", command], cwd=self.folder, capture_output=True)
             assert done.returncode == 0, (command, done.stderr)

@@ -47,8 +47,9 @@ def prepared(tmp_path_factory):
         model.build_library([collections["ops"], collections["notam"]])
         shutil.copytree(root / "fresh", root / "ready")
         model.save_pretrained(root / "ready" / "my-router")
-        index = Index.create(root / "ready" / "my-index", model, model_path="my-router")
-        index.upsert([Document(d.id, d.text, metadata={"year": 2025}) for d in collections["ops"].documents[:50]])
+        index = Index.create(root / "ready" / "my-index", model, model_path=root / "ready" / "my-router")
+        documents = [Document(d.id, d.text, metadata={"year": 2025}) for d in collections["ops"].documents[:50]]
+        index.upsert(documents, collection="ops")
     return root
 
 
