@@ -44,7 +44,7 @@ def index(made: dict[str, str]) -> str:
         "# Results",
         "",
         "Made from the files under `benchmarks/`, each of which names the command and the machine that made it. What "
-        "the figures mean is said in [the overview](../overview.md); how to make your own in [Evaluate](../evaluation.md).",
+        "the figures mean is said in [the overview](../overview.md); how to make yours in [a guide](../evaluation.md).",
         "",
     ]
     for name, text in made.items():
