@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-real test-cluster lint bench bench-real bench-speed bench-scale clean
+.PHONY: demo docs test test-real test-cluster lint bench bench-real bench-speed bench-scale clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed  ## train, build, index, search, evaluate on the project's own collections
 	$(BIN)/python demo/run.py demo-output
+
+docs: $(VENV)/.installed  ## this documentation as a site: build/site/index.html
+	$(BIN)/python docs/make_site.py
 
 # boto wants an older dateutil than the rest, so the S3 server of the tests lives apart.
 .venv-s3/.installed: Makefile
@@ -68,4 +71,4 @@ bench-scale: $(VENV)/.installed  ## the figures of benchmarks/scale/: DOCS is a 
 		--changes
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-s3 demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers .venv-s3 build demo-output .pytest_cache .mypy_cache .ruff_cache

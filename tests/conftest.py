@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 # Before any library reads them: no test may depend on a hub or report to anyone, and tiny models want one thread.
@@ -42,10 +43,12 @@ def data() -> Path:
     return DATA
 
 
-def make_checkpoint(directory: Path, architecture: str = "bert", pooling: str = "mean") -> Path:
+def make_checkpoint(
+    directory: Path, architecture: str = "bert", pooling: str = "mean", words: Sequence[str] = tuple(WORDS)
+) -> Path:
     """A random encoder of four layers, saved the way hub checkpoints are."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    vocabulary = {token: number for number, token in enumerate([*special, *WORDS])}
+    vocabulary = {token: number for number, token in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
