@@ -96,9 +96,7 @@ def push_expert(
     return _uploaded(name, write, private, message, [])
 
 
-def _uploaded(
-    name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]
-) -> str:
+def _uploaded(name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]) -> str:
     if not _NAME.fullmatch(name):
         raise HubError(f"'{name}' is no name on the hub. Give one such as user/name.")
     with tempfile.TemporaryDirectory() as scratch, _reported(f"'{name}' could not be uploaded to the hub"):
