@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -189,15 +190,18 @@ def experts(
     as_json: AsJson = False,
 ) -> None:
     """List the experts of MODEL, remove one, or import an adapter that plain PEFT trained."""
-    loaded = load_model(model, device)
+    from routerretriever.storage import changing
+
     if action not in ("list", "remove", "import") or (action == "list") != (target is None):
         raise ExpertError("Say: experts MODEL list, experts MODEL remove NAME, or experts MODEL import PEFT_DIR.")
-    if action == "remove":
-        loaded.remove_expert(str(target))
-    elif action == "import":
-        loaded.import_expert(str(target), name, trust_base=trust_base)
-    if action != "list":
-        loaded.save_pretrained(model)
+    with nullcontext() if action == "list" else changing(model):
+        loaded = load_model(model, device)
+        if action == "remove":
+            loaded.remove_expert(str(target))
+        elif action == "import":
+            loaded.import_expert(str(target), name, trust_base=trust_base)
+        if action != "list":
+            loaded.save_pretrained(model)
     rows = {
         key: {
             "collection": info.collection,

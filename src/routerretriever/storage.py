@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import import_from_string
 
@@ -52,6 +53,8 @@ MODEL_INFO = "routerretriever.json"
 EXPERT_INFO = "expert.json"
 EXPERTS = "experts"
 _STAGING = ".tmp"
+LOCK_SECONDS = 30.0
+"""How long a change of a model waits for another."""
 RESERVED_NAMES = ("base", "merged", "routed")
 
 
@@ -169,7 +172,7 @@ def read_encoder(kind: type[RoutedEncoder], source: str, **kwargs: Any) -> Route
             "or damaged. Train or import them again."
         )
     if info["policy"] is not None:
-        encoder.policy = _read_policy(root, info["policy"], encoder)
+        encoder.policy = read_policy(root, info["policy"], encoder.fingerprint, tuple(experts))
     return encoder
 
 
@@ -180,13 +183,19 @@ def _load_module(root: Path, part: dict[str, str]) -> Any:
     return kind.load(str(root / part["path"]))
 
 
-def _read_policy(root: Path, settings: dict[str, Any], encoder: RoutedEncoder) -> RoutingPolicy:
+def read_policy(root: Path, settings: dict[str, Any], fingerprint: str, experts: tuple[str, ...]) -> RoutingPolicy:
+    """The policy of a saved model, with its pilots.
+
+    Raises:
+        FormatError: a file is missing or damaged, or the pilots are of other experts.
+        FingerprintError: the pilots are of another base.
+    """
     library, library_info = PilotLibrary.load(root)
-    check_fingerprint(encoder.fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
-    if library.experts != tuple(encoder.experts):
+    check_fingerprint(fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
+    if library.experts != experts:
         raise FormatError(
             f"The pilot library in {root} knows the experts {', '.join(library.experts)}, the model has "
-            f"{', '.join(encoder.experts)}. Build it again: routerretriever library MODEL COLLECTION…"
+            f"{', '.join(experts)}. Build it again: routerretriever library MODEL COLLECTION…"
         )
     settings = dict(settings)
     router = make_router(settings.pop("router"), library, **settings.pop("router_settings"))
@@ -294,6 +303,32 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def lock_file(model: Path) -> Path:
+    """What a process locks while it reads a model, changes it, and saves it again; it stays when it is unlocked."""
+    target = model.expanduser().resolve()
+    return target.with_name(f".{target.name}.lock")
+
+
+@contextmanager
+def changing(model: Path) -> Iterator[None]:
+    """Hold a model against servers that change its experts, from before it is read until it has been saved.
+
+    Raises:
+        StorageError: the lock file cannot be written, or another process holds it for too long.
+    """
+    lock = FileLock(lock_file(model), timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(f"Another process is changing {model}. Try again when it has finished.") from error
+    except OSError as error:
+        raise StorageError(f"{model} cannot be changed: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(target: Path) -> None:

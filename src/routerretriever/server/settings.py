@@ -65,6 +65,7 @@ class Settings:
         device: torch device; default the best one present.
         log_queries: whether query texts may stand in the log.
         drain_seconds: how long requests in flight may take after SIGTERM.
+        follow_seconds: how often it looks whether another process has changed the saved experts.
     """
 
     model: Path
@@ -76,6 +77,7 @@ class Settings:
     device: str | None = None
     log_queries: bool = False
     drain_seconds: int = 30
+    follow_seconds: float = 1.0
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
 
