@@ -28,7 +28,7 @@ from routerretriever.cli_common import (
     quiet_libraries,
 )
 from routerretriever.cli_synthesize import synthesize
-from routerretriever.errors import ExpertError, MissingExtraError
+from routerretriever.errors import ExpertError, MissingExtraError, ServerError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -303,6 +303,17 @@ def serve(
         Path | None, typer.Option(help="Keys that may change documents and experts; without it nobody may.")
     ] = None,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Write query texts to the log.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Serve by replicas on a Ray cluster: its address, auto, or local for one of this machine."),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            help="On the cluster: N, or MIN-MAX to follow the length of the queue; each takes an accelerator or one "
+            "processor; default 2."
+        ),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -326,15 +337,27 @@ def serve(
         device=device,
         log_queries=log_queries,
     )
-    if as_json:
-        print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
-    else:
+
+    def announce() -> None:
+        if as_json:
+            print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
+            sys.stdout.flush()
+            return
         out.print(
             f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C",
             highlight=False,
             soft_wrap=True,
         )
-    run_server(settings)
+
+    if cluster is None:
+        if replicas is not None:
+            raise ServerError("Replicas need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
+        announce()
+        run_server(settings)
+        return
+    from routerretriever.server.replicas import Replicas, serve_replicas
+
+    serve_replicas(settings, cluster=cluster, replicas=Replicas.parse(replicas or "2"), started=announce)
 
 
 @command

@@ -55,7 +55,7 @@ class Engine:
     """Loads a model and an index and serves them; all methods but :meth:`load` belong to the event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.metrics = settings, Metrics()
+        self.settings, self.metrics = settings, Metrics(settings.replica)
         self.ready, self.loaded_at, self.failure = False, int(time.time()), ""
         self._writing = asyncio.Lock()
         self._map: tuple[RoutingPolicy, PilotMap] | None = None

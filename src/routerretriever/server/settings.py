@@ -65,6 +65,7 @@ class Settings:
         device: torch device; default the best one present.
         log_queries: whether query texts may stand in the log.
         drain_seconds: how long requests in flight may take after SIGTERM.
+        replica: this process's name where several answer as one; a label of its metrics.
         follow_seconds: how often it looks whether another process has changed the saved experts.
     """
 
@@ -77,6 +78,7 @@ class Settings:
     device: str | None = None
     log_queries: bool = False
     drain_seconds: int = 30
+    replica: str = ""
     follow_seconds: float = 1.0
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
