@@ -190,18 +190,26 @@ class Engine:
         index = self.opened_index()
         encoded = await self.encode([document.content for document in documents], "document")
         vectors = np.stack([item.vector for item in encoded])
-        async with self._writing:
-            written = await asyncio.to_thread(
-                index.upsert, documents, collection=collection, encode=lambda texts: vectors
-            )
-            return written, await asyncio.to_thread(len, index)
+
+        async def store() -> tuple[int, int]:
+            async with self._writing:
+                written = await asyncio.to_thread(
+                    index.upsert, documents, collection=collection, encode=lambda texts: vectors
+                )
+                return written, await asyncio.to_thread(len, index)
+
+        return await to_the_end(store())
 
     async def delete(self, ids: Sequence[str], collection: str) -> tuple[int, int]:
         """Delete documents; answers how many were there and how many there are."""
         index = self.opened_index()
-        async with self._writing:
-            deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
-            return deleted, await asyncio.to_thread(len, index)
+
+        async def remove() -> tuple[int, int]:
+            async with self._writing:
+                deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
+                return deleted, await asyncio.to_thread(len, index)
+
+        return await to_the_end(remove())
 
     # -- experts -----------------------------------------------------------------------------------
 

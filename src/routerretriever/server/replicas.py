@@ -187,11 +187,12 @@ def _check_place(settings: Settings) -> None:
 
 def _start(settings: Settings, options: dict[str, Any]) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    ray_serve.start(
-        proxy_location="EveryNode",
-        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
-        logging_config={"enable_access_log": False},
-    )
+    if not ray_serve.status().proxies:
+        ray_serve.start(
+            proxy_location="EveryNode",
+            http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
+            logging_config={"enable_access_log": False},
+        )
     application = ray_serve.deployment(_Replica, **options).bind(settings)
     target = ray_serve.RunTarget(application, name=APPLICATION, route_prefix="/")
     ray_serve.run_many([target], wait_for_applications_running=False)
