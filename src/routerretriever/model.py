@@ -183,7 +183,8 @@ class RouterRetriever(SentenceTransformer):
     @property
     def experts(self) -> dict[str, ExpertInfo]:
         """Expert name → what is known of it, in the order they were added."""
-        return {name: self.encoder.expert_info[name] for name in self.encoder.experts}
+        known = self.encoder.expert_info  # may lag behind by a moment where another thread changes the experts
+        return {name: known.get(name) or ExpertInfo() for name in self.encoder.experts}
 
     def add_expert(self, name: str, adapter: Adapter, info: ExpertInfo | None = None, *, replace: bool = False) -> None:
         """Add an expert; the library gets a column that is not measured yet.

@@ -217,6 +217,7 @@ class SharedModel:
 
     def _take(self, saved: Saved) -> None:
         encoder = self._model.encoder
+        encoder.expert_info = {**encoder.expert_info, **saved.info}
         encoder.set_experts(saved.experts)
         if silent := encoder.silent_experts(saved.fresh):
             raise SilentExpertError(f"The experts {', '.join(silent)} in {self._folder} change no query vector.")
