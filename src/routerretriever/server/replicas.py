@@ -177,7 +177,8 @@ def _check_place(settings: Settings) -> None:
             f"The cluster serves an application '{APPLICATION}' already. Stop it where it was started, or there: "
             "serve shutdown"
         )
-    config = ray_serve.context._get_global_client().http_config  # nothing public says it
+    client: Any = ray_serve.context._get_global_client()
+    config = client.http_config  # nothing public says it
     if (config.host, config.port) != (settings.host, settings.port):
         raise ServerError(
             f"Ray Serve listens on {config.host}:{config.port} on this cluster already, for other applications. Give "
@@ -193,8 +194,8 @@ def _start(settings: Settings, options: dict[str, Any]) -> None:
             http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 75},
             logging_config={"enable_access_log": False},
         )
-    application = ray_serve.deployment(_Replica, **options).bind(settings)
-    target = ray_serve.RunTarget(application, name=APPLICATION, route_prefix="/")
+    deployment: Any = ray_serve.deployment(_Replica, **options)
+    target = ray_serve.RunTarget(deployment.bind(settings), name=APPLICATION, route_prefix="/")
     ray_serve.run_many([target], wait_for_applications_running=False)
     deadline = time.monotonic() + _START_SECONDS
     while (status := ray_serve.status().applications[APPLICATION]).status != "RUNNING":
@@ -243,7 +244,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 class _Replica:
     """One process; Serve calls the application that it builds."""
 
-    async def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         log_to_stderr()
         name = ray_serve.get_replica_context().replica_id.unique_id
         self._application = create_app(replace(settings, replica=name))
