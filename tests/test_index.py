@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from conftest import make_checkpoint
@@ -52,6 +54,22 @@ def test_upsert_replaces_and_collections_may_share_ids(index):
     assert len(index) == 51
     hits = index.search("word150", k=60)
     assert {hit.text for hit in hits if hit.id == "d1"} == {"word150", "word160"}
+
+
+def test_two_writers_with_new_fields_at_the_same_time(model, tmp_path):
+    Index.create(tmp_path / "index", model)
+    writers = [Index.open(tmp_path / "index", model) for _ in range(2)]
+
+    def write(writer, number):
+        new = {f"both{number}": number, f"own{number}{writers.index(writer)}": "x"}
+        return writer.upsert([Document(f"{number}-{writers.index(writer)}", f"word{number}", "", new)])
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(8):
+            assert list(pool.map(write, writers, [number] * 2)) == [1, 1]
+    assert [len(writer) for writer in writers] == [16, 16]
+    hits = writers[0].search("word3", k=20, where="both3 = 3 AND own31 = 'x'")
+    assert [hit.id for hit in hits] == ["3-1"]
 
 
 def test_delete(index):

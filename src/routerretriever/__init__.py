@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever.errors import RouterRetrieverError
     from routerretriever.evaluation import evaluate
     from routerretriever.history import History
+    from routerretriever.hub import push_expert, push_model
     from routerretriever.index import Index
     from routerretriever.model import RouterRetriever
     from routerretriever.routing import Route
@@ -35,6 +36,8 @@ _EXPORTS = {
     "diff_experts": "updates",
     "examine": "doctor",
     "merge_experts": "updates",
+    "push_expert": "hub",
+    "push_model": "hub",
 }
 
 __all__ = [
@@ -52,6 +55,8 @@ __all__ = [
     "evaluate",
     "examine",
     "merge_experts",
+    "push_expert",
+    "push_model",
     "train_expert",
 ]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from routerretriever.collection import Collection, Split
 from routerretriever.errors import ExpertError, FingerprintError, HarmError, LibraryError
 from routerretriever.evaluation import ndcg_at_10, paired_p_value
+from routerretriever.hub import downloaded, is_hub_name
 from routerretriever.library import Measurement, extend_library, measure_gains, versions_of, without_stale
 from routerretriever.pilots import PilotLibrary
 from routerretriever.progress import Progress, Silent
@@ -122,8 +123,9 @@ def add_expert_from(
 
     Args:
         model: gains an expert and its column of the library.
-        source: a PEFT folder, as ``experts/NAME`` of any model is one, or a model with one expert.
-        name: default the folder's.
+        source: a PEFT folder, as ``experts/NAME`` of any model is one, or a model with one expert; or ``user/name`` of
+            such on the hub.
+        name: default the source's.
         collections: the data of all collections in the library, and of others that come with the expert.
         margin: mean nDCG@10 that a collection of the library may lose.
         force: add it whatever it costs, and where data is missing, without a check.
@@ -140,7 +142,8 @@ def add_expert_from(
     """
     folder = expert_folder(model, source, trust_base=trust_base)
     before = model.library
-    name = model.import_expert(folder, name, trust_base=trust_base)
+    own = folder.name if folder.parent.name == EXPERTS else Path(source).name  # not the name of a hub's snapshot
+    name = model.import_expert(folder, name or own, trust_base=trust_base)
     try:
         if before is None or (force and not collections):
             if collections:
@@ -160,10 +163,11 @@ def expert_folder(model: RouterRetriever, source: str | Path, *, trust_base: boo
     """The PEFT folder that a source means.
 
     Raises:
+        HubError: it is not a folder, and not on the hub.
         ExpertError: the source is a model with several experts, or none.
         FingerprintError: it is part of a model of another base.
     """
-    folder = Path(source).expanduser()
+    folder = downloaded(str(source)) if is_hub_name(source) else Path(source).expanduser()
     if (folder / MODEL_INFO).exists():
         names = list(read_model_info(folder)["experts"])
         if len(names) != 1:

@@ -28,7 +28,7 @@ from routerretriever.cli_common import (
 )
 from routerretriever.cli_feedback import feedback
 from routerretriever.cli_synthesize import synthesize
-from routerretriever.errors import ExpertError, MissingExtraError
+from routerretriever.errors import ExpertError, MissingExtraError, ServerError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -260,6 +260,17 @@ def serve(
     feedback_log: Annotated[
         Path | None, typer.Option(help="File to keep clicks and judgements in, for `routerretriever feedback`.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Serve by replicas on a Ray cluster: its address, auto, or local for one of this machine."),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            help="On the cluster: N, or MIN-MAX to follow the length of the queue; each takes an accelerator or one "
+            "processor; default 2."
+        ),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -284,15 +295,27 @@ def serve(
         log_queries=log_queries,
         feedback_log=feedback_log,
     )
-    if as_json:
-        print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
-    else:
+
+    def announce() -> None:
+        if as_json:
+            print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
+            sys.stdout.flush()
+            return
         out.print(
             f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C",
             highlight=False,
             soft_wrap=True,
         )
-    run_server(settings)
+
+    if cluster is None:
+        if replicas is not None:
+            raise ServerError("Replicas need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
+        announce()
+        run_server(settings)
+        return
+    from routerretriever.server.replicas import Replicas, serve_replicas
+
+    serve_replicas(settings, cluster=cluster, replicas=Replicas.parse(replicas or "2"), started=announce)
 
 
 @command
@@ -336,6 +359,30 @@ def export(
         print_json({"out": str(written), "expert": expert, "base": base})
         return
     out.print(f"{written} encodes queries as '{expert}'; encode the documents with {base}.", highlight=False)
+
+
+@command
+def push(
+    model: Model,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub.", show_default=False)],
+    expert: Annotated[str | None, typer.Option(help="Only this expert, in PEFT's format.", show_default=False)] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence to state in the card, e.g. apache-2.0.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only you may see it, if it is new.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put MODEL, or one expert of it, on the hub, with a card. The token is HF_TOKEN's or that of `hf auth login`."""
+    from routerretriever.hub import push_expert, push_model
+
+    loaded, hidden = load_model(model, device), True if private else None
+    if expert is None:
+        url = push_model(loaded, name, licence=licence, private=hidden)
+    else:
+        url = push_expert(loaded, expert, name, licence=licence, private=hidden)
+    if as_json:
+        print_json({"url": url, "expert": expert})
+        return
+    out.print(f"It is at {url}", highlight=False, soft_wrap=True)
 
 
 @command

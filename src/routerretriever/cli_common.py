@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
@@ -107,3 +108,15 @@ def load_collection(source: str, lenient: bool) -> Collection:
     from routerretriever.collection import Collection
 
     return Collection.load(source, strict=not lenient)
+
+
+@contextmanager
+def changed_model(path: Path, device: str | None) -> Iterator[RouterRetriever]:
+    """The model in a folder, whose experts and pilots are saved at the end of the block; others that change it wait."""
+    from routerretriever.storage import changing, read_model_info
+
+    read_model_info(path)
+    with changing(path):
+        loaded = load_model(path, device)
+        yield loaded
+        loaded.save_experts(path)

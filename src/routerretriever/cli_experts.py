@@ -16,6 +16,7 @@ from routerretriever.cli_common import (
     Lenient,
     Model,
     Sources,
+    changed_model,
     guarded,
     load_collection,
     load_model,
@@ -95,7 +96,7 @@ def add(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="PEFT folder, experts/NAME of another model, or a model with one expert.",
+            help="PEFT folder, experts/NAME of a model, a model with one expert, or user/name of such on the hub.",
             show_default=False,
         ),
     ],
@@ -119,18 +120,18 @@ def add(
     """
     from routerretriever.additions import add_expert_from
 
-    loaded = load_model(model, device)
-    added, report = add_expert_from(
-        loaded,
-        source,
-        name,
-        collections=[load_collection(given, lenient) for given in collection or ()],
-        margin=margin / 100,
-        force=force,
-        trust_base=trust_base,
-        progress=Bars(),
-    )
-    loaded.save_experts(model)
+    collections = [load_collection(given, lenient) for given in collection or ()]
+    with changed_model(model, device) as loaded:
+        added, report = add_expert_from(
+            loaded,
+            source,
+            name,
+            collections=collections,
+            margin=margin / 100,
+            force=force,
+            trust_base=trust_base,
+            progress=Bars(),
+        )
     if as_json:
         harm = None if report is None else report.to_dict()
         print_json({"expert": added, "base": loaded.encoder.base.id, "experts": _rows(loaded), "harm": harm})
@@ -189,9 +190,8 @@ def _show_effects(report: HarmReport) -> None:
 @command
 def remove(model: Model, name: Name, device: Device = None, as_json: AsJson = False) -> None:
     """Remove an expert from MODEL; `experts rollback` brings it back."""
-    loaded = load_model(model, device)
-    loaded.remove_expert(name)
-    loaded.save_experts(model)
+    with changed_model(model, device) as loaded:
+        loaded.remove_expert(name)
     _show_experts(loaded, as_json)
 
 
@@ -204,9 +204,8 @@ def rename(
     as_json: AsJson = False,
 ) -> None:
     """Give an expert of MODEL another name, with its gains; no index changes."""
-    loaded = load_model(model, device)
-    loaded.rename_expert(old, new)
-    loaded.save_experts(model)
+    with changed_model(model, device) as loaded:
+        loaded.rename_expert(old, new)
     _show_experts(loaded, as_json)
 
 
@@ -267,9 +266,8 @@ def merge(
         given = None if weights is None else [float(weight) for weight in weights.split(",")]
     except ValueError as error:
         raise ExpertError(f"--weights '{weights}' are not numbers with commas between, as in 0.5,0.5.") from error
-    loaded = load_model(model, device)
-    merger = merge_experts(loaded, names, out_name, rank=rank, weights=given)
-    loaded.save_experts(model)
+    with changed_model(model, device) as loaded:
+        merger = merge_experts(loaded, names, out_name, rank=rank, weights=given)
     if as_json:
         print_json({"expert": out_name, "rank": merger.rank, "kept_norm": merger.kept})
         return
@@ -344,8 +342,10 @@ def rollback(
 ) -> None:
     """Return experts, gains and card of MODEL to the state of an entry of its log, bit for bit."""
     from routerretriever.history import History
+    from routerretriever.storage import changing
 
-    new = History(model).rollback(entry)
+    with changing(model):
+        new = History(model).rollback(entry)
     if as_json:
         print_json(new.to_dict())
         return

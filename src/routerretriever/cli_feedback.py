@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from routerretriever.cli_common import AsJson, Device, Model, err, load_model, out, print_json
+from routerretriever.cli_common import AsJson, Device, Model, changed_model, err, load_model, out, print_json
 from routerretriever.errors import FeedbackError
 from routerretriever.progress import Bars
 
@@ -59,21 +60,19 @@ def feedback(
         raise FeedbackError("Say either --undo or --list.")
     if not (undo or listed) and (log is None or index is None):
         raise FeedbackError("Say which log and which index: routerretriever feedback MODEL LOG.jsonl --index INDEX")
-    loaded = load_model(model, device)
     if listed:
-        _list(loaded, as_json)
+        _list(load_model(model, device), as_json)
         return
     if undo:
-        gone = undo_feedback(loaded, log)
-        loaded.save_experts(model)
+        with changed_model(model, device) as loaded:
+            gone = undo_feedback(loaded, log)
         if as_json:
             print_json({"model": str(model), "undone": gone})
         else:
             out.print(f"Batch {gone} is taken back: the library is as it was without it.")
         return
-    report = apply_feedback(loaded, str(log), Index.open(str(index), loaded), config, progress=Bars())
-    if report.batch and not dry_run:
-        loaded.save_experts(model)
+    with nullcontext(load_model(model, device)) if dry_run else changed_model(model, device) as loaded:
+        report = apply_feedback(loaded, str(log), Index.open(str(index), loaded), config, progress=Bars())
     page = None if out_dir is None else write_report(report, out_dir, model=str(model))
     if as_json:
         print_json(to_dict(report, str(model)) | {"model": str(model), "dry_run": dry_run})

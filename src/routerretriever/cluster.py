@@ -7,6 +7,7 @@ to the index's own storage, which every node must reach under the same path or U
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import socket
 import threading
@@ -43,8 +44,12 @@ _ALONE_SECONDS = 120
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
+def connected(address: str, *, processors: int = 0) -> Iterator[None]:
     """Hold a connection to a cluster; ``local`` starts one on this machine and ends it after use.
+
+    Args:
+        address: of the cluster.
+        processors: that ``local`` offers at least, however few this machine has.
 
     Raises:
         BuildError: there is no cluster, or its nodes have another version of this package.
@@ -54,7 +59,8 @@ def connected(address: str) -> Iterator[None]:
         try:
             _knock(address)
             ray.init(
-                address=None if address == LOCAL else address,
+                address=address,  # "local" is Ray's word too: None would join whatever cluster runs here
+                num_cpus=max(processors, os.cpu_count() or 1) if address == LOCAL else None,
                 include_dashboard=False if address == LOCAL else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

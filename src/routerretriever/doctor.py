@@ -188,7 +188,7 @@ class _Examination:
             return
         try:
             library, _ = PilotLibrary.load(self.root)
-            policy = read_policy(self.root, self.info["policy"], encoder, tuple(self.info["experts"]))
+            policy = read_policy(self.root, self.info["policy"], encoder.fingerprint, tuple(self.info["experts"]))
         except (RouterRetrieverError, KeyError, TypeError) as error:
             yield Finding(ERROR, "library", PILOT_INFO, str(error), f"Build it again: {self.again}")
             return
@@ -202,8 +202,8 @@ class _Examination:
             message = "Its gains were measured with another version of it, so that queries are routed by wrong figures."
             fix = f"Measure it again: routerretriever library {self.root} {collections}"
             yield Finding(ERROR, "stale", name, message, fix)
-        measured = np.isfinite(library.gains).any(axis=0)
-        unknown = [n for n, m in zip(library.experts, measured, strict=True) if m and n not in library.versions]
+        measured = [library.experts[k] for k in np.flatnonzero(np.isfinite(library.gains).any(axis=0))]
+        unknown = [name for name in measured if name not in library.versions]
         for name in unknown:
             message = "It is not recorded which version of it was measured."
             fix = f"Measure it again to have that checked: routerretriever library {self.root} {collections}"

@@ -100,6 +100,10 @@ class SuiteError(RouterRetrieverError):
     """A benchmark suite names something that does not exist, or cannot be run as it stands."""
 
 
+class HubError(RouterRetrieverError):
+    """Something could not be fetched from the hub or put there."""
+
+
 class StorageError(RouterRetrieverError):
     """Something could not be written: the disk is full or the path is not writable."""
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from routerretriever.errors import HubError
+from routerretriever.errors import ExpertError, HubError
 from routerretriever.model_card import expert_card, model_card
-from routerretriever.storage import EXPERTS, PILOT_INFO, PILOT_TENSORS, write_expert
+from routerretriever.pilots import PILOT_INFO, PILOT_TENSORS
+from routerretriever.routing_quality import routing_quality
+from routerretriever.storage import EXPERTS, write_expert
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
@@ -37,7 +39,7 @@ def downloaded(name: str, *, revision: str | None = None) -> Path:
     Raises:
         HubError: it is not there, not for everyone, or the hub cannot be reached.
     """
-    with _reported(f"'{name}' could not be fetched from the hub"):
+    with _reported(f"There is no folder '{name}' here, and it could not be fetched from the hub"):
         return Path(snapshot_download(name, revision=revision))
 
 
@@ -67,7 +69,9 @@ def push_model(
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(model.encoder, name, licence), encoding="utf-8")
+        policy = model.encoder.policy
+        quality = routing_quality(policy) if policy is not None else ()
+        (folder / "README.md").write_text(model_card(model.encoder, name, licence, quality), encoding="utf-8")
 
     gone = [f"{EXPERTS}/*", PILOT_INFO, PILOT_TENSORS]
     return _uploaded(name, write, private, message, gone)
@@ -87,7 +91,9 @@ def push_expert(
     Raises:
         ExpertError: there is no such expert.
     """
-    model.encoder.column(expert)
+    if expert not in model.experts:
+        known = ", ".join(model.experts) or "none"
+        raise ExpertError(f"There is no expert '{expert}' in this model. Its experts: {known}.")
 
     def write(folder: Path) -> None:
         write_expert(model.encoder, expert, folder)

@@ -24,7 +24,7 @@ from routerretriever.errors import FingerprintError, StorageError, VectorIndexEr
 from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric
 from routerretriever.index_search import Hit, Mode, Reader, SearchParameters, check_mode
-from routerretriever.index_store import TABLE, connect, exists
+from routerretriever.index_store import TABLE, connect, exists, retrying
 from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_here
 from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
 from routerretriever.maintenance import Upkeep
@@ -187,10 +187,14 @@ class Index(Upkeep):
 
     def _write(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
         self._add_metadata_columns(documents)
-        data = document_table(documents, collection, vectors, self._table.schema)
+
+        def merge() -> None:
+            data = document_table(documents, collection, vectors, self._table.schema)
+            merging = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+            merging.execute(data)
+
         try:
-            merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(data)
+            retrying(merge)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
 
@@ -206,14 +210,32 @@ class Index(Upkeep):
                 if name not in known:
                     samples.setdefault(name, value)
         if samples:
-            self._table.add_columns(pa.schema([(name, pa.scalar(value).type) for name, value in samples.items()]))
+            self._add_columns({name: pa.scalar(value).type for name, value in samples.items()})
+
+    def _add_columns(self, types: Mapping[str, Any]) -> None:
+        """Add those that are missing; another process may add the same at the same time."""
+
+        def missing() -> list[tuple[str, Any]]:
+            present = set(self._table.schema.names)
+            return [(name, kind) for name, kind in types.items() if name not in present]
+
+        def add() -> None:
+            if fields := missing():
+                self._table.add_columns(pa.schema(fields))
+
+        try:
+            retrying(add)
+        except (OSError, RuntimeError, ValueError):
+            self._table.checkout_latest()
+            if missing():
+                raise
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
         """Delete documents by id; unknown ids are ignored. Returns how many were there."""
         before = len(self)
         keys = [quoted(document_key(collection, document_id)) for document_id in ids]
         for start in range(0, len(keys), _ADD_BLOCK):
-            self._table.delete(f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})")
+            retrying(partial(self._table.delete, f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})"))
         return before - len(self)
 
     def build(

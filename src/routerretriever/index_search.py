@@ -12,7 +12,7 @@ from lancedb.query import FullTextOperator, MultiMatchQuery
 from routerretriever.errors import VectorIndexError
 from routerretriever.fusion import DEPTH, fuse, vector_weight
 from routerretriever.index_kinds import TEXT_COLUMNS, Metric, has_text
-from routerretriever.rows import SHOWN_COLUMNS
+from routerretriever.rows import SHOWN_COLUMNS, collection_and_id
 
 if TYPE_CHECKING:
     from routerretriever.vectors import Vectors
@@ -46,8 +46,8 @@ class SearchParameters:
     """How hard an approximate index is searched (more finds more and takes longer), and how both sides are fused.
 
     Attributes:
-        nprobes: partitions searched for every query; ``None`` leaves it to LanceDB, which takes 20. A filter that
-            leaves fewer than k results there has all partitions searched.
+        nprobes: partitions searched for every query. Where a filter leaves fewer than k results there, all vectors
+            that it leaves are compared.
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
             LanceDB.
@@ -55,13 +55,13 @@ class SearchParameters:
             :func:`routerretriever.fusion.vector_weight` says.
     """
 
-    nprobes: int | None = None
+    nprobes: int = 20
     refine: int = 10
     ef: int | None = None
     vector_weight: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.nprobes is not None and self.nprobes < 1) or self.refine < 0 or (self.ef is not None and self.ef < 1):
+        if self.nprobes < 1 or self.refine < 0 or (self.ef is not None and self.ef < 1):
             raise VectorIndexError(f"nprobes and ef must be at least 1 and refine at least 0, not {self}.")
         if self.vector_weight is not None and not 0.0 <= self.vector_weight <= 1.0:
             raise VectorIndexError(f"vector_weight must be within 0..1, but is {self.vector_weight}.")
@@ -106,9 +106,8 @@ class Reader:
         """
         self._check_text()
         depth = max(self.k, DEPTH)
-        columns = ["key", *self._columns]
-        near = {row["key"]: row for row in self._nearest(vector, depth, columns)}
-        matching = {row["key"]: row for row in self._matching(query, depth, [*columns, "vector"])}
+        near = {row["key"]: row for row in self._nearest(vector, depth, self._columns)}
+        matching = {row["key"]: row for row in self._matching(query, depth, [*self._columns, "vector"])}
         scores = {key: similarity(row) for key, row in near.items()}
         scores |= {
             key: self._similarity_to(vector, row["vector"]) for key, row in matching.items() if key not in scores
@@ -135,9 +134,7 @@ class Reader:
         query = query.select([*columns, "_distance"])
         if exact:
             return query.bypass_vector_index()
-        query = query.maximum_nprobes(0)  # as many as it takes, where a filter leaves fewer than k
-        if self.parameters.nprobes is not None:
-            query = query.minimum_nprobes(self.parameters.nprobes)
+        query = query.nprobes(self.parameters.nprobes)
         if self.parameters.ef is not None:
             query = query.ef(max(self.parameters.ef, k * max(1, self.parameters.refine)))
         return query.refine_factor(self.parameters.refine) if self.parameters.refine else query
@@ -185,7 +182,8 @@ class Reader:
 def hit_of(row: Mapping[str, Any], score: float, metadata: Sequence[str]) -> Hit:
     """A row as a result; metadata fields that a document does not have are left out."""
     known = {name: row[name] for name in metadata if row[name] is not None}
-    return Hit(row["id"], score, row["title"], row["text"], row["collection"], known)
+    collection, document_id = collection_and_id(row["key"])
+    return Hit(document_id, score, row["title"] or "", row["text"], collection, known)
 
 
 def similarity(row: Mapping[str, Any]) -> float:

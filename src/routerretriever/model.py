@@ -23,6 +23,7 @@ from routerretriever.embedding_cache import EmbeddingCache
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
 from routerretriever.history import recording
+from routerretriever.hub import downloaded, is_hub_name
 from routerretriever.lora import Adapter, load_adapter, read_adapter_config
 from routerretriever.model_card import model_card
 from routerretriever.pilots import PilotLibrary
@@ -106,19 +107,22 @@ class RouterRetriever(SentenceTransformer):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | None = None, **kwargs: Any) -> Self:
-        """Load a saved model from a directory or the hub.
+        """Load a saved model from a directory, or ``user/name`` from the hub, there also of a ``revision``.
 
         Raises:
+            HubError: it is not on the hub, or that cannot be reached.
             FormatError: it is missing, damaged, not a RouterRetriever model, or of a newer format.
             FingerprintError: base, experts and pilots do not belong together.
             SilentExpertError: an expert changes nothing.
         """
+        if is_hub_name(path):
+            path = downloaded(str(path), revision=kwargs.pop("revision", None))
         source = Path(path).expanduser()
         if source.is_dir():
             read_model_info(source)
             _check_modules(source)
             path = source
-        elif source.exists() or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+        else:
             raise FormatError(f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION")
         return cls(str(path), device=device, **kwargs)
 
@@ -185,7 +189,8 @@ class RouterRetriever(SentenceTransformer):
     @property
     def experts(self) -> dict[str, ExpertInfo]:
         """Expert name → what is known of it, in the order they were added."""
-        return {name: self.encoder.expert_info[name] for name in self.encoder.experts}
+        known = self.encoder.expert_info  # may lag behind by a moment where another thread changes the experts
+        return {name: known.get(name) or ExpertInfo() for name in self.encoder.experts}
 
     def add_expert(self, name: str, adapter: Adapter, info: ExpertInfo | None = None, *, replace: bool = False) -> None:
         """Add an expert; the library gets a column that is not measured yet.

@@ -1,17 +1,25 @@
-"""The README of a saved model."""
+"""The README of a saved model, and of an expert that stands alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
+    from routerretriever.pilots import PilotLibrary
+    from routerretriever.routing import RoutingPolicy
+    from routerretriever.routing_quality import RoutingQuality
     from routerretriever.storage import ExpertInfo
 
 EXPERT_COLUMNS = (
     "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
     "|---|---|--:|--:|--:|--:|",
 )
+HERE = "PATH"
+"""Stands in a card for where the model is, until it is known."""
 
 
 def expert_row(name: str, info: ExpertInfo) -> str:
@@ -21,51 +29,40 @@ def expert_row(name: str, info: ExpertInfo) -> str:
     return f"| {name} | {trained_on} | {info.queries} | {info.held_out} | {scores} |"
 
 
-def model_card(encoder: RoutedEncoder) -> str:
-    """Markdown with the metadata block that hubs read: base, experts, measured gains, use."""
+def model_card(
+    encoder: RoutedEncoder,
+    where: str = HERE,
+    licence: str | None = None,
+    quality: Sequence[RoutingQuality] = (),
+) -> str:
+    """Markdown with the metadata block that hubs read: base, experts, data, measured gains, routing, limits, use.
+
+    Args:
+        encoder: of the model.
+        where: what ``from_pretrained`` takes.
+        licence: of the whole, as hubs abbreviate it; default not stated.
+        quality: what :func:`routerretriever.routing_quality.routing_quality` measured.
+    """
+    experts = encoder.expert_info
     lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        f"base_model: {encoder.base.id}",
-        "tags: [routerretriever, sentence-transformers, peft, lora]",
-        "---",
-        "",
+        *_metadata(
+            encoder, licence, "sentence-transformers", "tags: [routerretriever, sentence-transformers, peft, lora]"
+        ),
         "# RouterRetriever",
         "",
-        f"The frozen base encoder `{encoder.base.id}` with {len(encoder.experts)} LoRA experts on the query side. "
+        f"The frozen base encoder {_base(encoder)} with {len(experts)} LoRA experts on the query side. "
         "Documents are encoded by the base alone, so one index serves all experts.",
         "",
         *EXPERT_COLUMNS,
-    ]
-    for name in encoder.experts:
-        lines.append(expert_row(name, encoder.expert_info[name]))
-    for name, info in encoder.expert_info.items():
-        if info.generated:
-            ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())
-            lines += [
-                "",
-                f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} "
-                f"were generated ({ways}). Unless its collection has real ones in its dev split, so are those its "
-                "scores above are measured on.",
-            ]
-    policy = encoder.policy
-    if policy is None:
-        lines += ["", "The pilot library has not been built: queries are encoded by the base."]
-    else:
-        library = policy.router.library
-        lines += [
-            "",
-            f"Router: `{policy.router.name}`, {len(library)} pilots from {', '.join(library.collections())}. "
-            "Gains were measured on held-out queries"
-            + (f" and, of {int(library.from_feedback.sum())} pilots, in use." if library.feedback else "."),
-        ]
-    lines += [
+        *(expert_row(name, experts[name]) for name in encoder.experts),
+        *(line for name, info in experts.items() if info.generated for line in _generated(name, info)),
+        *_routing(encoder.policy, quality),
+        *_limits(encoder, licence),
         "",
         "```python",
         "from routerretriever import RouterRetriever",
         "",
-        'model = RouterRetriever.from_pretrained("PATH")',
+        f'model = RouterRetriever.from_pretrained("{where}")',
         'model.encode_query(["…"])      # every query by the expert it needs',
         'model.encode_document(["…"])   # always the base',
         'model.route(["…"])             # which expert, and why',
@@ -73,3 +70,123 @@ def model_card(encoder: RoutedEncoder) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | None = None) -> str:
+    """The same for one expert in PEFT's format."""
+    info = encoder.expert_info[name]
+    lines = [
+        *_metadata(encoder, licence, "peft", "tags: [routerretriever, lora]"),
+        f"# {name}: an expert for queries",
+        "",
+        f"A LoRA adapter of {_base(encoder)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It changes "
+        "queries alone: documents are encoded by the base.",
+        "",
+        *EXPERT_COLUMNS,
+        expert_row(name, info),
+        *(_generated(name, info) if info.generated else ()),
+        "",
+        _terms(encoder, licence),
+        "",
+        "```",
+        f"routerretriever experts add MODEL {where}",
+        "```",
+        "",
+        f'`PeftModel.from_pretrained(base, "{where}")` loads it without a router.',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(encoder: RoutedEncoder, licence: str | None, loader: str, tags: str) -> list[str]:
+    return [
+        "---",
+        f"library_name: {loader}",
+        "pipeline_tag: sentence-similarity",
+        f"base_model: {encoder.base.id}",
+        "base_model_relation: adapter",
+        *([f"license: {licence}"] if licence else []),
+        tags,
+        "---",
+        "",
+    ]
+
+
+def _base(encoder: RoutedEncoder) -> str:
+    revision = encoder.base.revision
+    return f"`{encoder.base.id}`" + (f" at revision `{revision}`" if revision else "")
+
+
+def _generated(name: str, info: ExpertInfo) -> list[str]:
+    ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())
+    return [
+        "",
+        f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} were "
+        f"generated ({ways}). Unless its collection has real ones in its dev split, so are those its scores above are "
+        "measured on.",
+    ]
+
+
+def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) -> list[str]:
+    if policy is None:
+        return ["", "The pilot library has not been built: queries are encoded by the base."]
+    library = policy.router.library
+    used = f" and, of {int(library.from_feedback.sum())} pilots, in use." if library.feedback else "."
+    return [
+        "",
+        "## Routing",
+        "",
+        f"Router: `{policy.router.name}`, {len(library)} pilots from {', '.join(library.collections())}. "
+        f"Gains were measured on held-out queries{used} Mean gains over base, nDCG@10 × 100:",
+        "",
+        *_gains(library),
+        *_quality(quality),
+    ]
+
+
+def _gains(library: PilotLibrary) -> list[str]:
+    lines = ["| queries of | " + " | ".join(library.experts) + " |", "|---|" + "--:|" * len(library.experts)]
+    for name, means in library.mean_gains().items():
+        cells = ("–" if np.isnan(mean) else f"{100 * mean:+.1f}" for mean in means)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _quality(quality: Sequence[RoutingQuality]) -> list[str]:
+    if not quality:
+        return []
+    return [
+        "",
+        "What routing gives of that, each fifth of the pilots being routed by the others; a part of an update counts "
+        "as that part of its gain:",
+        "",
+        "| queries of | pilots' queries | to an expert | routed gain | best single expert | its gain |",
+        "|---|--:|--:|--:|---|--:|",
+        *(
+            f"| {row.collection} | {row.queries} | {100 * row.share:.0f}% | {100 * row.gain:+.1f} | "
+            f"{row.best_expert} | {100 * row.best_gain:+.1f} |"
+            for row in quality
+        ),
+    ]
+
+
+def _limits(encoder: RoutedEncoder, licence: str | None) -> list[str]:
+    length = encoder.max_seq_length
+    return [
+        "",
+        "## Limits",
+        "",
+        f"Texts are cut after {length} tokens. The figures above are of held-out queries of the collections named "
+        "there; queries of other domains are encoded by the base, or partly, where the pilots do not know them. "
+        "Vectors belong into an index whose documents this base encoded.",
+        "",
+        _terms(encoder, licence),
+    ]
+
+
+def _terms(encoder: RoutedEncoder, licence: str | None) -> str:
+    stated = licence or "not stated by whoever saved it"
+    return (
+        f"Licence: {stated}. The weights derive from {_base(encoder)} and from the data named above, whose terms apply "
+        "as well."
+    )

@@ -11,13 +11,16 @@ from routerretriever.collection import Document, content_hash
 from routerretriever.errors import VectorIndexError
 from routerretriever.vectors import Vectors
 
-SHOWN_COLUMNS = ("id", "collection", "title", "text")
-OWN_COLUMNS = ("key", *SHOWN_COLUMNS, "hash", "vector")
+SHOWN_COLUMNS = ("key", "title", "text")
+"""What a result is made of. ``id`` and ``collection`` are there for conditions, but stand in the key as well: of a
+column with one value in all rows Lance decodes a whole page for every row it is asked for."""
+OWN_COLUMNS = ("key", "id", "collection", "title", "text", "hash", "vector")
+_SEPARATOR = "\x1f"
 
 
 def table_schema(dimension: int, info: bytes) -> pa.Schema:
     """Columns of an index without metadata fields; ``info`` goes along."""
-    fields = [(name, pa.string()) for name in ("key", *SHOWN_COLUMNS)]
+    fields = [(name, pa.string()) for name in OWN_COLUMNS[:5]]
     vector = pa.list_(pa.float32(), dimension)
     return pa.schema([*fields, ("hash", pa.binary(16)), ("vector", vector)], metadata={"routerretriever": info})
 
@@ -29,7 +32,13 @@ def metadata_columns(schema: pa.Schema) -> list[str]:
 
 def document_key(collection: str, document_id: str) -> str:
     """What makes a row unique: several collections may use the same ids."""
-    return f"{collection}\x1f{document_id}"
+    return f"{collection}{_SEPARATOR}{document_id}"
+
+
+def collection_and_id(key: str) -> tuple[str, str]:
+    """What :func:`document_key` put together."""
+    collection, _, document_id = key.partition(_SEPARATOR)
+    return collection, document_id
 
 
 def quoted(text: str) -> str:
@@ -54,7 +63,7 @@ def document_table(documents: Sequence[Document], collection: str, vectors: Vect
         "key": [document_key(collection, document.id) for document in documents],
         "id": [document.id for document in documents],
         "collection": [collection] * len(documents),
-        "title": [document.title for document in documents],
+        "title": [document.title or None for document in documents],  # as for SHOWN_COLUMNS: mostly, none has one
         "text": [document.text for document in documents],
         "hash": [content_hash(document) for document in documents],
         "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import import_from_string
 
@@ -53,6 +54,8 @@ MODEL_INFO = "routerretriever.json"
 EXPERT_INFO = "expert.json"
 EXPERTS = "experts"
 _STAGING = ".tmp"
+LOCK_SECONDS = 30.0
+"""How long a change of a model waits for another."""
 RESERVED_NAMES = ("base", "merged", "routed")
 
 
@@ -125,10 +128,8 @@ def _write_base(encoder: RoutedEncoder, root: Path) -> list[dict[str, str]]:
 
 def write_experts(encoder: RoutedEncoder, root: Path, head: list[dict[str, str]]) -> None:
     """Write experts, pilots and the description of the whole beside a base that is there."""
-    for name, adapter in encoder.experts.items():
-        folder = root / EXPERTS / name
-        save_adapter(adapter, folder, base=encoder.base.id, revision=encoder.base.revision)
-        _write_json(folder / EXPERT_INFO, asdict(encoder.expert_info[name]))
+    for name in encoder.experts:
+        write_expert(encoder, name, root / EXPERTS / name)
     policy = encoder.policy
     if policy is not None:
         policy.router.library.save(root, base_fingerprint=encoder.fingerprint)
@@ -141,6 +142,12 @@ def write_experts(encoder: RoutedEncoder, root: Path, head: list[dict[str, str]]
         "policy": policy.settings() if policy is not None else None,
     }
     _write_json(root / MODEL_INFO, info)
+
+
+def write_expert(encoder: RoutedEncoder, name: str, folder: Path) -> None:
+    """Write one expert in PEFT's format, with what is known of it."""
+    save_adapter(encoder.experts[name], folder, base=encoder.base.id, revision=encoder.base.revision)
+    _write_json(folder / EXPERT_INFO, asdict(encoder.expert_info[name]))
 
 
 def read_encoder(kind: type[RoutedEncoder], source: str, **kwargs: Any) -> RoutedEncoder:
@@ -167,7 +174,7 @@ def read_encoder(kind: type[RoutedEncoder], source: str, **kwargs: Any) -> Route
             "or damaged. Train or import them again."
         )
     if info["policy"] is not None:
-        encoder.policy = read_policy(root, info["policy"], encoder, tuple(encoder.experts))
+        encoder.policy = read_policy(root, info["policy"], encoder.fingerprint, tuple(encoder.experts))
     return encoder
 
 
@@ -188,18 +195,15 @@ def _load_module(root: Path, part: dict[str, str]) -> Any:
     return kind.load(str(root / part["path"]))
 
 
-def read_policy(
-    root: Path, settings: dict[str, Any], encoder: RoutedEncoder, experts: tuple[str, ...]
-) -> RoutingPolicy:
-    """The library beside a model, and the rule that routes by it.
+def read_policy(root: Path, settings: dict[str, Any], fingerprint: str, experts: tuple[str, ...]) -> RoutingPolicy:
+    """The policy of a saved model, with its pilots.
 
     Raises:
-        LibraryError: the library is damaged.
-        FingerprintError: it belongs to another base.
-        FormatError: it knows other experts than the model.
+        FormatError: a file is missing or damaged, or the pilots are of other experts.
+        FingerprintError: the pilots are of another base.
     """
     library, library_info = PilotLibrary.load(root)
-    check_fingerprint(encoder.fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
+    check_fingerprint(fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
     if library.experts != experts:
         raise FormatError(
             f"The pilot library in {root} knows the experts {', '.join(library.experts)}, the model has "
@@ -333,6 +337,32 @@ def append_line(path: Path, line: bytes, most: int) -> bool:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return True
+
+
+def lock_file(model: Path) -> Path:
+    """What a process locks while it reads a model, changes it, and saves it again; it stays when it is unlocked."""
+    target = model.expanduser().resolve()
+    return target.with_name(f".{target.name}.lock")
+
+
+@contextmanager
+def changing(model: Path) -> Iterator[None]:
+    """Hold a model against servers that change its experts, from before it is read until it has been saved.
+
+    Raises:
+        StorageError: the lock file cannot be written, or another process holds it for too long.
+    """
+    lock = FileLock(lock_file(model), timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(f"Another process is changing {model}. Try again when it has finished.") from error
+    except OSError as error:
+        raise StorageError(f"{model} cannot be changed: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(target: Path) -> None:

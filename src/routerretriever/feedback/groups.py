@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,10 +73,10 @@ def _placed(policy: RoutingPolicy, embeddings: torch.Tensor) -> tuple[Any, Any, 
     decision, nearest = policy.decide(embeddings), similarities.nearest(NEIGHBOURS)
     sources, names = policy.router.library.sources, []
     for pilots, values in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True):
-        votes: Counter[str] = Counter()
+        votes: dict[str, float] = defaultdict(float)
         for pilot, value in zip(pilots, values, strict=True):
             votes[_plain(sources[pilot])] += math.exp(value / _TEMPERATURE)
-        names.append(votes.most_common(1)[0][0])
+        names.append(max(votes, key=votes.__getitem__))
     return similarities.queries.numpy(), decision.scores[:, 2:].double().numpy(), decision.familiarity.numpy(), names
 
 

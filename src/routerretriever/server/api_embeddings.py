@@ -31,7 +31,7 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     engine: Engine = request.app.state.engine
     texts = _texts(engine, body.input)
     pinned = None if body.model == ROUTED else body.model
-    engine.check_candidate(pinned)
+    await engine.check_candidate(pinned)
     if body.dimensions is not None and body.dimensions > engine.model.encoder.dimension:
         most = engine.model.encoder.dimension
         raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
@@ -52,6 +52,7 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
 async def models(request: Request) -> ModelsAnswer:
     """`routed`, `base`, `merged` and every expert."""
     engine: Engine = request.app.state.engine
+    await engine.shared.follow()
     names = (ROUTED, *engine.model.encoder.candidates)
     owner = "routerretriever"
     return ModelsAnswer(data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names])

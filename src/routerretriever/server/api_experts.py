@@ -24,7 +24,9 @@ _MAX_CONFIG = 64 * 2**10
 @router.get("/experts", summary="The experts", responses=responses(401))
 async def experts(request: Request) -> ExpertsAnswer:
     """What each was trained on, its held-out gain, and how many queries it served in the last hour."""
-    return await _listing(request.app.state.engine)
+    engine: Engine = request.app.state.engine
+    await engine.shared.follow()
+    return await _listing(engine)
 
 
 @router.post(

@@ -68,15 +68,24 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     sys.setswitchinterval(_SWITCH_INTERVAL)
     loading = asyncio.create_task(asyncio.to_thread(_load, engine))
     trimming = asyncio.create_task(memory.keep_trimming())
+    following = asyncio.create_task(_follow(engine, loading))
     yield
     trimming.cancel()
+    following.cancel()
     await loading
     await asyncio.to_thread(engine.close)
 
 
+async def _follow(engine: Engine, loading: asyncio.Task[None]) -> None:
+    await asyncio.shield(loading)
+    if engine.ready:
+        await engine.shared.keep_following(engine.settings.follow_seconds)
+
+
 def _load(engine: Engine) -> None:
     try:
-        engine.load()
+        if not engine.ready:
+            engine.load()
         LOG.info("ready: %s", ", ".join(engine.model.encoder.candidates))
     except RouterRetrieverError as error:
         engine.failure = str(error)

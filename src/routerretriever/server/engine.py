@@ -22,14 +22,14 @@ from routerretriever.filters import Condition
 from routerretriever.index import Index
 from routerretriever.index_search import Hit, Mode
 from routerretriever.lora import Adapter
-from routerretriever.model import RouterRetriever
 from routerretriever.routing import BASE, Route, RoutingPolicy, present_policy
 from routerretriever.server.batching import Batcher, Row
+from routerretriever.server.follow import SharedModel, load_model, to_the_end
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
 from routerretriever.server.problems import ApiError
 from routerretriever.server.settings import Settings
-from routerretriever.storage import ExpertInfo, append_line, remove_leftovers
+from routerretriever.storage import ExpertInfo, append_line
 from routerretriever.vectors import Vectors
 
 LOG = logging.getLogger("routerretriever.server")
@@ -55,17 +55,16 @@ class Engine:
     """Loads a model and an index and serves them; all methods but :meth:`load` belong to the event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.metrics = settings, Metrics()
+        self.settings, self.metrics = settings, Metrics(settings.replica)
         self.ready, self.loaded_at, self.failure = False, int(time.time()), ""
-        self._changing, self._writing, self._noting = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
+        self._writing, self._noting = asyncio.Lock(), asyncio.Lock()
         self._map: tuple[RoutingPolicy, PilotMap] | None = None
         self._mapping = asyncio.Lock()
 
     def load(self) -> None:
         """Read model and index and encode once, so that the first client does not wait; blocks."""
         settings = self.settings
-        remove_leftovers(settings.model)
-        self.model = RouterRetriever.from_pretrained(settings.model, device=settings.device)
+        self.model, version = load_model(settings.model, settings.device)
         self.model.eval()
         self.fingerprint = self.model.fingerprint
         self.index = None if settings.index is None else Index.open(settings.index, self.model)
@@ -74,6 +73,7 @@ class Engine:
         self._cores = torch.get_num_threads()
         workers = settings.batching.workers or (min(4, self._cores) if self.model.device.type == "cpu" else 1)
         self.batcher = Batcher(self._encode, settings.batching, workers, settings.limits, self.metrics.batch)
+        self.shared = SharedModel(self.model, settings.model, version, self.batcher.change, self.metrics.forget)
         gc.collect()
         gc.freeze()  # what is loaded now stays: collections need not look through it again
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
@@ -131,7 +131,7 @@ class Engine:
             Overloaded: too much is waiting.
         """
         self.check_texts(texts)
-        self.check_candidate(expert)
+        await self.check_candidate(expert)
         most = self.model.encoder.max_seq_length or 512
         rows = [Row(text, kind, expert, min(most, len(text) // _CHARS_PER_TOKEN + 3)) for text in texts]
         encoded = await asyncio.wrap_future(self.batcher.submit(rows))
@@ -207,18 +207,26 @@ class Engine:
         index = self.opened_index()
         encoded = await self.encode([document.content for document in documents], "document")
         vectors = np.stack([item.vector for item in encoded])
-        async with self._writing:
-            written = await asyncio.to_thread(
-                index.upsert, documents, collection=collection, encode=lambda texts: vectors
-            )
-            return written, await asyncio.to_thread(len, index)
+
+        async def store() -> tuple[int, int]:
+            async with self._writing:
+                written = await asyncio.to_thread(
+                    index.upsert, documents, collection=collection, encode=lambda texts: vectors
+                )
+                return written, await asyncio.to_thread(len, index)
+
+        return await to_the_end(store())
 
     async def delete(self, ids: Sequence[str], collection: str) -> tuple[int, int]:
         """Delete documents; answers how many were there and how many there are."""
         index = self.opened_index()
-        async with self._writing:
-            deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
-            return deleted, await asyncio.to_thread(len, index)
+
+        async def remove() -> tuple[int, int]:
+            async with self._writing:
+                deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
+                return deleted, await asyncio.to_thread(len, index)
+
+        return await to_the_end(remove())
 
     # -- experts -----------------------------------------------------------------------------------
 
@@ -226,11 +234,15 @@ class Engine:
         self, name: str, files: Mapping[str, bytes], gains: Mapping[str, Any] | None, trust_base: bool
     ) -> None:
         """Check an uploaded adapter, add it between batches, and save the model."""
-        async with self._changing:
-            if name in self.model.experts:
-                raise ApiError(409, f"The model already has an expert '{name}'. Remove it first.", param="name")
-            adapter = await asyncio.to_thread(self._read_upload, files, trust_base)
-            await self._change(lambda: self._add(name, adapter, gains))
+        adapter = await asyncio.to_thread(self._read_upload, files, trust_base)
+
+        async def add() -> None:
+            async with self.shared.locked() as change:
+                if name in self.model.experts:
+                    raise ApiError(409, f"The model already has an expert '{name}'. Remove it first.", param="name")
+                await change(lambda: self._add(name, adapter, gains))
+
+        await to_the_end(add())
 
     def _read_upload(self, files: Mapping[str, bytes], trust_base: bool) -> Adapter:
         folder = Path(tempfile.mkdtemp(prefix="routerretriever-"))
@@ -250,35 +262,15 @@ class Engine:
 
     async def remove_expert(self, name: str) -> None:
         """Remove an expert between batches, and save the model."""
-        async with self._changing:
-            if name not in self.model.experts:
-                raise ApiError(404, f"There is no expert '{name}'.", param="name", code="expert_not_found")
-            await self._change(lambda: self.model.remove_expert(name))
-            self.metrics.forget(name)
 
-    async def _change(self, apply: Callable[[], None]) -> None:
-        """Apply a change and save it; one that fails or cannot be saved is taken back as a whole."""
-        encoder = self.model.encoder
+        async def remove() -> None:
+            async with self.shared.locked() as change:
+                if name not in self.model.experts:
+                    raise ApiError(404, f"There is no expert '{name}'.", param="name", code="expert_not_found")
+                await change(lambda: self.model.remove_expert(name))
+                self.metrics.forget(name)
 
-        def apply_noting() -> tuple[Any, ...]:
-            before = encoder.experts, dict(encoder.expert_info), encoder.policy
-            try:
-                apply()
-            except Exception:
-                take_back(before)
-                raise
-            return before
-
-        def take_back(before: tuple[Any, ...]) -> None:
-            encoder.set_experts(before[0])
-            encoder.expert_info, encoder.policy = before[1], before[2]
-
-        before = await asyncio.wrap_future(self.batcher.change(apply_noting))
-        try:
-            await asyncio.to_thread(self.model.save_experts, self.settings.model)
-        except Exception:
-            await asyncio.wrap_future(self.batcher.change(lambda: take_back(before)))
-            raise
+        await to_the_end(remove())
 
     # -- checks ------------------------------------------------------------------------------------
 
@@ -292,8 +284,10 @@ class Engine:
             raise ApiError(400, "This server has no index. Start it with --index INDEX to search.", code="no_index")
         return self.index
 
-    def check_candidate(self, expert: str | None) -> None:
-        """Refuse a candidate that does not exist."""
+    async def check_candidate(self, expert: str | None) -> None:
+        """Refuse a candidate that does not exist, not even where another process has just saved it."""
+        if expert is not None and expert not in self.model.encoder.candidates:
+            await self.shared.follow()
         if expert is not None and expert not in self.model.encoder.candidates:
             known = ", ".join(("routed", *self.model.encoder.candidates))
             raise ApiError(

@@ -6,8 +6,9 @@ import threading
 import time
 from collections import Counter as Counts
 from collections import deque
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
 from routerretriever.routing import RoutedVectors
 from routerretriever.server.batching import BatchFacts
@@ -19,9 +20,10 @@ _MINUTES = 60
 
 
 class Metrics:
-    """The counters of one server, in a registry of their own."""
+    """The counters of one server, in a registry of their own; ``replica``, where it has a name, labels all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
+        self._replica = replica
         self.registry = CollectorRegistry()
         registry = self.registry
         self.requests = Counter(
@@ -89,7 +91,14 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the exposition consists of."""
+        for family in self.registry.collect():
+            if self._replica:
+                family.samples = [s._replace(labels={**s.labels, "replica": self._replica}) for s in family.samples]
+            yield family
 
 
 class LastHour:

@@ -68,6 +68,8 @@ class Settings:
         log_queries: whether query texts may stand in the log.
         feedback_log: file that clicks and judgements are appended to; without one they are refused.
         drain_seconds: how long requests in flight may take after SIGTERM.
+        replica: this process's name where several answer as one; a label of its metrics.
+        follow_seconds: how often it looks whether another process has changed the saved experts.
     """
 
     model: Path
@@ -80,6 +82,8 @@ class Settings:
     log_queries: bool = False
     feedback_log: Path | None = None
     drain_seconds: int = 30
+    replica: str = ""
+    follow_seconds: float = 1.0
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
 
