@@ -58,7 +58,7 @@ FILTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 SETTINGS = {
     "ivf_flat": [SearchParameters(nprobes=n) for n in (10, 20, 40)],
     "ivf_pq": [SearchParameters(nprobes=n, refine=r) for n, r in ((20, 10), (40, 10), (40, 30))],
-    "ivf_rq": [SearchParameters(nprobes=n, refine=r) for n, r in ((5, 5), (10, 3), (10, 5), (20, 10), (40, 20))],
+    "ivf_rq": [SearchParameters(nprobes=n, refine=r) for n, r in ((10, 5), (20, 10), (40, 10), (80, 20))],
     "hnsw": [SearchParameters(nprobes=n, refine=2, ef=e) for n, e in ((1, 100), (4, 100), (4, 300))],
 }
 

@@ -8,6 +8,7 @@ from routerretriever import Index, RouterRetriever, index_kinds
 from routerretriever.errors import VectorIndexError
 from routerretriever.index_kinds import choose
 from routerretriever.index_search import SearchParameters
+from routerretriever.rows import document_key
 
 ROWS, DIMENSION, CLUSTERS = 25_000, 32, 100
 FILTERS = {
@@ -37,7 +38,7 @@ def index(model, vectors, tmp_path_factory):
     index = Index.create(tmp_path_factory.mktemp("kinds") / "index", model)
     index._table.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
     numbers = list(range(ROWS))
-    columns = {name: [f"d{n}" for n in numbers] for name in ("key", "id")}
+    columns = {"key": [document_key("", f"d{n}") for n in numbers], "id": [f"d{n}" for n in numbers]}
     columns |= {name: [""] * ROWS for name in ("collection", "title", "text")}
     columns |= {"vector": list(vectors), "number": numbers, "cluster": [n % CLUSTERS for n in numbers]}
     schema = index._table.schema

@@ -219,16 +219,13 @@ class Index(Upkeep):
             present = set(self._table.schema.names)
             return [(name, kind) for name, kind in types.items() if name not in present]
 
-        def add() -> None:
-            if fields := missing():
-                self._table.add_columns(pa.schema(fields))
-
-        try:
-            retrying(add)
-        except (OSError, RuntimeError, ValueError):
-            self._table.checkout_latest()
-            if missing():
-                raise
+        while fields := missing():
+            try:
+                retrying(partial(self._table.add_columns, pa.schema(fields)))
+            except (OSError, RuntimeError, ValueError):
+                self._table.checkout_latest()
+                if missing() == fields:  # nobody else added any
+                    raise
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
         """Delete documents by id; unknown ids are ignored. Returns how many were there."""

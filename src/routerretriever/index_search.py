@@ -46,8 +46,7 @@ class SearchParameters:
     """How hard an approximate index is searched (more finds more and takes longer), and how both sides are fused.
 
     Attributes:
-        nprobes: partitions searched for every query. Where a filter leaves fewer than k results there, all vectors
-            that it leaves are compared.
+        nprobes: partitions searched for every query, at least where there is a filter: then as many as it takes.
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
             LanceDB.
@@ -55,7 +54,7 @@ class SearchParameters:
             :func:`routerretriever.fusion.vector_weight` says.
     """
 
-    nprobes: int = 20
+    nprobes: int = 40
     refine: int = 10
     ef: int | None = None
     vector_weight: float | None = None
@@ -135,6 +134,8 @@ class Reader:
         if exact:
             return query.bypass_vector_index()
         query = query.nprobes(self.parameters.nprobes)
+        if self.where:
+            query = query.maximum_nprobes(0)  # as many as it takes: the nearest that are left may be far away
         if self.parameters.ef is not None:
             query = query.ef(max(self.parameters.ef, k * max(1, self.parameters.refine)))
         return query.refine_factor(self.parameters.refine) if self.parameters.refine else query
