@@ -26,6 +26,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/speed/README.md": "results/speed.md",
+    "benchmarks/scale/README.md": "results/scale.md",
 }
 """Pages that lie elsewhere in the repository, and where the site has them."""
 FOLDERS = {"benchmarks": "results/index.md", "benchmarks/serving": "results/index.md", "suites": "evaluation.md"}

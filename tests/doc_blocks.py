@@ -23,6 +23,7 @@ REASONS = {
     "needs a hub and a GPU",
     "needs a key of yours",
     "needs an endpoint",
+    "needs files of yours",
     "needs an object store",
     "needs Docker",
     "needs Kubernetes",

@@ -94,7 +94,8 @@ def serve_replicas(
             cannot start.
     """
     stopped = suppress(KeyboardInterrupt, SystemExit)  # the second is Ray's own word for SIGTERM
-    with _sigterm_interrupts(), stopped, running(settings, cluster=cluster, replicas=replicas):
+    # In this order: Ray takes SIGTERM for itself when it starts, and would end this process at once.
+    with stopped, running(settings, cluster=cluster, replicas=replicas), _sigterm_interrupts():
         if started is not None:
             started()
         threading.Event().wait()
