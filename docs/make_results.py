@@ -21,8 +21,6 @@ _TITLES = {
     "core": "Seven experts against the base",
     "real": "Every way to route",
     "real-studies": "Studies that train",
-    "scale/hybrid": "Words beside vectors",
-    "scale/ingest": "Bulk encoding",
     "serving/load": "The server under load",
     "serving/soak": "The server for half an hour",
 }
@@ -33,7 +31,7 @@ def pages() -> dict[str, str]:
     made = {}
     for path in sorted(BENCHMARKS.rglob("*.json")):
         name = path.relative_to(BENCHMARKS).with_suffix("").as_posix()
-        if not name.startswith("speed/"):  # these have a page written by hand
+        if not name.startswith(("speed/", "scale/")):  # these have a page written by hand
             made[name.replace("/", "-") + ".md"] = page(name, json.loads(path.read_text(encoding="utf-8")))
     return {"index.md": index(made)} | made
 
@@ -49,7 +47,8 @@ def index(made: dict[str, str]) -> str:
     ]
     for name, text in made.items():
         lines.append(f"* [{text.splitlines()[0].removeprefix('# ')}]({name})")
-    return "\n".join([*lines, "* [Speed against what one would use instead](speed.md)"]) + "\n"
+    by_hand = ["* [Speed against what one would use instead](speed.md)", "* [Many documents](scale.md)"]
+    return "\n".join([*lines, *by_hand]) + "\n"
 
 
 def page(name: str, content: Content) -> str:

@@ -64,7 +64,7 @@ def test_no_public_name_is_without_a_docstring():
         for found in make_reference.public_names(package[module]):
             assert found.has_docstring, found.path
             members = found.members.values() if found.is_class else ()
-            inherited = found.inherited_members if found.is_class else {}
+            inherited = {name for base in found.mro() for name in base.members} if found.is_class else set()
             for member in members:
                 if member.is_function and not member.name.startswith("_"):
                     assert member.has_docstring or member.name in inherited or _foreign(found), member.path
@@ -122,6 +122,6 @@ def test_every_page_is_in_the_navigation():
                 yield from entries(value) if isinstance(value, list) else [value]
 
     listed = set(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
-    pages = {page for page in make_site.sources().values() if page.endswith(".md")} - {"results/speed.md"}
+    pages = {page for page in make_site.sources().values() if page.endswith(".md")} - {"results/speed.md", "results/scale.md"}
     assert pages <= listed
     assert {page for page in listed - pages if not page.startswith(("reference/", "results/"))} == set()

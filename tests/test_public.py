@@ -22,6 +22,8 @@ def test_public_names():
         "evaluate",
         "examine",
         "merge_experts",
+        "push_expert",
+        "push_model",
         "train_expert",
     ]
     for name in routerretriever.__all__:

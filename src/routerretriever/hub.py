@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from routerretriever.errors import ExpertError, HubError
+from routerretriever.errors import ExpertError, HubError, RouterRetrieverError
 from routerretriever.model_card import expert_card, model_card
 from routerretriever.pilots import PILOT_INFO, PILOT_TENSORS
 from routerretriever.routing_quality import routing_quality
@@ -132,5 +132,8 @@ def _reported(what: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         advice = " Log in with `hf auth login`, or set HF_TOKEN." if status in (401, 403) else ""
         raise HubError(f"{what}: {str(error).strip().splitlines()[-1]}{advice}") from error
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise HubError(f"{what}: {str(error).strip().splitlines()[0]}") from error
+    except RouterRetrieverError:
+        raise
+    except Exception as error:  # also what the client's transport raises, a library that changes with its version
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HubError(f"{what}: {reason}") from error
