@@ -94,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo = "/".join(parts[:2])
         if not (self.folder / repo).is_dir():
             return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
-        commit = self._head(repo)
+        asked = parts[3] if parts[2:3] in (["revision"], ["tree"]) else "main"
+        commit = self._head(repo) if asked == "main" else asked
         root = self.folder / repo / commit
         names = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
         if "tree" in parts:

@@ -122,6 +122,9 @@ def test_every_page_is_in_the_navigation():
                 yield from entries(value) if isinstance(value, list) else [value]
 
     listed = set(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
-    pages = {page for page in make_site.sources().values() if page.endswith(".md")} - {"results/speed.md", "results/scale.md"}
+    pages = {page for page in make_site.sources().values() if page.endswith(".md")} - {
+        "results/speed.md",
+        "results/scale.md",
+    }
     assert pages <= listed
     assert {page for page in listed - pages if not page.startswith(("reference/", "results/"))} == set()

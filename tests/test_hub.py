@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from routerretriever import Collection, RouterRetriever, add_expert_from, push_expert, push_model
 from routerretriever.cli import app
 from routerretriever.errors import ExpertError, FormatError, HubError
+from routerretriever.hub import downloaded
 from routerretriever.routing_quality import routing_quality
 from routerretriever.storage import ExpertInfo
 
@@ -96,7 +97,7 @@ def test_an_expert_goes_alone_and_joins_another_model(served, model, checkpoint)
     wanted = model.encode_query([QUERY], expert="law")
     np.testing.assert_allclose(other.encode_query([QUERY], expert="law-expert"), wanted, atol=1e-6)
     plain = RouterRetriever.create(str(checkpoint), device="cpu").encoder.transformer.model
-    assert PeftModel.from_pretrained(plain, "me/law-expert") is not None
+    assert PeftModel.from_pretrained(plain, downloaded("me/law-expert")).peft_config["default"].r == 4
 
 
 def test_an_expert_of_a_model_on_the_hub_keeps_its_name(served, model, checkpoint):

@@ -108,6 +108,7 @@ def stored(own):
     return {hit.id for hit in index.search("word5", k=20_000, where={"collection": "new"}, exact=True)}
 
 
+@pytest.mark.cluster
 def test_replicas_share_experts_and_documents_and_one_dies(own, adapter_files):
     """One start for all of it, since that is what takes long."""
     with serving(own, "2") as served, served.client() as client:
