@@ -212,8 +212,10 @@ def test_every_option_is_explained():
         "index",
         "search",
         "serve",
+        "feedback",
         "mcp",
         "export",
+        "push",
         "evaluate",
         "bench",
     }
