@@ -15,6 +15,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
+def _ms(row: Content) -> tuple[str, str]:
+    """Median and 99th percentile."""
+    median, tail = (f"{row['ms'][key]:,.1f}" for key in ("p50", "p99"))
+    return median, tail
+
+
 def throughput(content: Content) -> str:
     """Documents a second, and what a job costs beside them."""
     part = content["throughput"]
@@ -24,7 +30,8 @@ def throughput(content: Content) -> str:
     ]
     heads = ("", "documents a second", "fixed cost, s")
     rounds = len(next(iter(part["systems"].values()))["seconds"]["small"])
-    return f"{_table(heads, rows)}\n\nRatio {part['ratio']:.2f}; medians of {rounds} rounds."
+    source = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+    return f"{_table(heads, rows)}\n\nRatio {part['ratio']:.2f}; {source}."
 
 
 def large(content: Content) -> str:
@@ -50,7 +57,7 @@ def kinds(content: Content) -> str:
             row["kind"],
             f"{row['build_seconds']:.0f}",
             f"{row['build_memory_mib']:,}",
-            f"{row['disk_mib_cleaned'] - row['disk_mib_bare']:,}",
+            f"{row['disk_mib_after'] - row['disk_mib_before']:,}",
             f"{row['search_memory_mib']:,}",
         )
         for row in content["kinds"]
@@ -62,12 +69,12 @@ def settings(content: Content) -> str:
     """How fast and how exact each kind is at several settings."""
     heads = ("kind", "nprobes", "refine", "ef", "recall@10", "p50, ms", "p99, ms", "queries a second, batched")
     exact = content["exact"]
-    rows = [("exact", "–", "–", "–", f"{exact['recall@10']:.3f}", exact["ms"]["p50"], exact["ms"]["p99"], "–")]
+    rows = [("exact", "–", "–", "–", f"{exact['recall@10']:.3f}", *_ms(exact), "–")]
     for kind in content["kinds"]:
         for row in kind["settings"]:
-            ms, rate = row["ms"], f"{row['queries_per_second_batched']:.0f}"
+            rate = f"{row['queries_per_second_batched']:.0f}"
             where = (row["nprobes"], row["refine"], row["ef"] or "–")
-            rows.append((kind["kind"], *where, f"{row['recall@10']:.3f}", ms["p50"], ms["p99"], rate))
+            rows.append((kind["kind"], *where, f"{row['recall@10']:.3f}", *_ms(row), rate))
     return _table(heads, rows)
 
 
@@ -81,8 +88,7 @@ def filters(content: Content) -> str:
             f"{row['documents']:,}",
             row["fewest_results"],
             f"{row['recall@10']:.3f}",
-            row["ms"]["p50"],
-            row["ms"]["p99"],
+            *_ms(row),
         )
         for kind in content["kinds"]
         for kept, row in kind["filters"].items()
@@ -102,7 +108,7 @@ def changes(content: Content) -> str:
     """A tenth replaced and a tenth deleted."""
     part = content["changes"]
     rows = [
-        (when, f"{row['recall@10']:.3f}", row["ms"]["p50"], row["ms"]["p99"], f"{row['disk_mib']:,}")
+        (when, f"{row['recall@10']:.3f}", *_ms(row), f"{row['disk_mib']:,}")
         for when, row in (("before refresh", part["before_refresh"]), ("after", part["after_refresh"]))
     ]
     note = (
