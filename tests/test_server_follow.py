@@ -101,10 +101,12 @@ def test_what_the_command_line_changes_is_followed_and_no_request_fails(pair, ow
 
     with ThreadPoolExecutor(2) as pool:
         asking = [pool.submit(ask, client) for client in pair]
-        done = CliRunner().invoke(app, ["experts", str(own.model), "remove", "beta", "--device", "cpu"])
-        assert done.exit_code == 0, done.output
-        eventually(lambda: all(names(client) == ["alpha", "gamma"] for client in pair))
-        stop.set()
+        try:
+            done = CliRunner().invoke(app, ["experts", "remove", str(own.model), "beta", "--device", "cpu"])
+            assert done.exit_code == 0, done.output
+            eventually(lambda: all(names(client) == ["alpha", "gamma"] for client in pair))
+        finally:
+            stop.set()
         for future in asking:
             future.result()
     assert answered and set(answered) == {200}
