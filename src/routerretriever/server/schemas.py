@@ -169,9 +169,15 @@ class FeedbackRequest(Request):
     """What was shown for a query, and what was clicked or judged: one of the two."""
 
     query: str = Field(min_length=1, max_length=100_000, examples=["how do I untar a directory"])
-    shown: list[DocumentName] = Field(min_length=1, max_length=1000, description="In the order shown.")
-    clicked: list[DocumentName] | None = Field(None, max_length=1000, description="Empty if nothing was.")
-    judged: list[Judgement] | None = Field(None, max_length=1000)
+    shown: list[DocumentName] = Field(
+        min_length=1, max_length=1000, description="In the order shown.", examples=[[{"id": "d3"}, {"id": "d17"}]]
+    )
+    clicked: list[DocumentName] | None = Field(
+        None, max_length=1000, description="Empty if nothing was.", examples=[[{"id": "d17"}]]
+    )
+    judged: list[Judgement] | None = Field(
+        None, max_length=1000, description="Instead of clicks.", examples=[[{"id": "d17", "grade": 1}]]
+    )
     expert: str | None = Field(None, max_length=MAX_NAME, description="What encoded the query.", examples=["nl2bash"])
     fingerprint: str | None = Field(
         None, max_length=MAX_NAME, description="As the search answered.", examples=["78e5d4f96b08ee573cbdd67dc89276cf"]
