@@ -111,7 +111,7 @@ class ShardedSearch:
         metadata: Sequence[str],
     ) -> list[Hit]:
         nearest: dict[str, Any] = {"column": "vector", "q": vector, "k": k, "metric": self.index.metric}
-        nearest |= {"nprobes": parameters.nprobes}
+        nearest["nprobes"] = parameters.nprobes
         nearest |= {"refine_factor": parameters.refine} if parameters.refine else {}
         try:
             found: Any = lance_ray.vector_search(

@@ -216,6 +216,17 @@ class RoutedEncoder(InputModule):
             raise ExpertError(f"There is no expert '{candidate}' in this model. Choose one of: {known}.")
         return self.candidates.index(candidate)
 
+    def expert(self, name: str) -> Adapter:
+        """The adapter of an expert.
+
+        Raises:
+            ExpertError: there is no such expert; base and merged are none.
+        """
+        if name not in self.experts:
+            known = ", ".join(self.experts) or "none"
+            raise ExpertError(f"There is no expert '{name}' in this model. Its experts: {known}.")
+        return self.experts[name]
+
     def set_experts(self, experts: OrderedDict[str, Adapter]) -> None:
         """Replace the whole set of experts; documents are not affected."""
         weight = next(iter(self.lora_layers.values())).weight.detach()

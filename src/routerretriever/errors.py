@@ -18,6 +18,7 @@
     ├── SynthesisError         queries cannot be generated as asked
     │   └── PausedError        generating stopped before its end; what was paid for is kept
     ├── SuiteError             a benchmark suite is wrong or cannot be run
+    ├── HubError               something could not be fetched from the hub or put there
     ├── StorageError           the disk is full or cannot be written
     ├── ServerError            the server cannot be started as asked
     └── MissingExtraError      an optional dependency is not installed

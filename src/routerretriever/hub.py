@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from routerretriever.errors import ExpertError, HubError, RouterRetrieverError
+from routerretriever.errors import HubError, RouterRetrieverError
 from routerretriever.model_card import expert_card, model_card
 from routerretriever.pilots import PILOT_INFO, PILOT_TENSORS
 from routerretriever.routing_quality import routing_quality
@@ -91,9 +91,7 @@ def push_expert(
     Raises:
         ExpertError: there is no such expert.
     """
-    if expert not in model.experts:
-        known = ", ".join(model.experts) or "none"
-        raise ExpertError(f"There is no expert '{expert}' in this model. Its experts: {known}.")
+    model.encoder.expert(expert)
 
     def write(folder: Path) -> None:
         write_expert(model.encoder, expert, folder)

@@ -221,9 +221,7 @@ class RouterRetriever(SentenceTransformer):
         Raises:
             ExpertError: there is no such expert.
         """
-        if name not in self.encoder.experts:
-            known = ", ".join(self.experts) or "none"
-            raise ExpertError(f"There is no expert '{name}' in this model. Its experts: {known}.")
+        self.encoder.expert(name)
         remaining = OrderedDict((key, value) for key, value in self.encoder.experts.items() if key != name)
         self.encoder.set_experts(remaining)
         del self.encoder.expert_info[name]
@@ -236,9 +234,7 @@ class RouterRetriever(SentenceTransformer):
             ExpertError: there is no such expert, or the new name is taken or cannot be used.
         """
         encoder = self.encoder
-        if old not in encoder.experts:
-            known = ", ".join(self.experts) or "none"
-            raise ExpertError(f"There is no expert '{old}' in this model. Its experts: {known}.")
+        encoder.expert(old)
         if check_expert_name(new) in encoder.experts:
             raise ExpertError(f"The model already has an expert '{new}'. Choose another name, or remove it first.")
         library = self.library

@@ -98,7 +98,7 @@ def diff_experts(model: RouterRetriever, a: str, b: str, other: RouterRetriever 
             f"The two models have different bases ('{model.encoder.base.id}' and '{other.encoder.base.id}'), so their "
             "experts' updates cannot be compared. Compare experts of the same base."
         )
-    first, second = _expert(model, a), _expert(other, b)
+    first, second = model.encoder.expert(a), other.encoder.expert(b)
     info_a, info_b = model.experts[a], other.experts[b]
     gains_a, gains_b = _mean_gains(model, a), _mean_gains(other, b)
     total_a, total_b = _norm(first), _norm(second)
@@ -141,7 +141,7 @@ def merge_experts(
     """
     if len(names) < 2:
         raise ExpertError("Name at least two experts to merge.")
-    adapters = [_expert(model, name) for name in names]
+    adapters = [model.encoder.expert(name) for name in names]
     given = [1.0] * len(names) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(names) or not all(math.isfinite(weight) for weight in given):
         raise ExpertError(f"Give one finite weight for each of the {len(names)} experts, as in 0.5,0.5.")
@@ -239,14 +239,6 @@ def _norm(adapter: Adapter) -> float:
 
 def _cosine(inner: float, norm_a: float, norm_b: float) -> float:
     return inner / (norm_a * norm_b) if norm_a and norm_b else 0.0
-
-
-def _expert(model: RouterRetriever, name: str) -> Adapter:
-    if name not in model.encoder.experts:
-        raise ExpertError(
-            f"There is no expert '{name}' in this model. Its experts: {', '.join(model.experts) or 'none'}."
-        )
-    return model.encoder.experts[name]
 
 
 def _mean_gains(model: RouterRetriever, name: str) -> dict[str, float]:
