@@ -27,7 +27,7 @@ docs: $(VENV)/.installed  ## this documentation as a site: build/site/index.html
 	touch $@
 
 test: $(VENV)/.installed .venv-s3/.installed lint  ## everything that needs no data beside the repository
-	$(BIN)/python -m pytest -m "not real and not cluster"
+	$(BIN)/python -m pytest -m "not real and not cluster" --numprocesses 2 --dist loadfile
 
 test-real: $(VENV)/.installed  ## the same on real collections, where ../shared/data is present
 	$(BIN)/python -m pytest -m real

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -53,10 +52,8 @@ class ObjectStore:
 def server_command() -> list[str] | None:
     """How to start moto, or None. It lives in an environment of its own: boto wants an older dateutil than we have."""
     root = Path(os.environ.get("ROUTERRETRIEVER_S3_VENV", Path(__file__).parents[1] / ".venv-s3"))
-    for found in (root / "bin" / "moto_server", shutil.which("moto_server")):
-        if found and Path(found).exists():
-            return [str(found)]
-    return None
+    server = root / "bin" / "moto_server"
+    return [str(server)] if server.exists() else None
 
 
 @contextmanager

@@ -151,6 +151,16 @@ def test_upkeep_of_an_index(trained, tmp_path):
     assert "by words alone" in run("search", index, "word1", "--mode", "text").stdout
 
 
+def test_lines_are_whole_and_no_sign_in_them_is_markup(trained, tmp_path):
+    query = "[bold]word1[/] [x] " + "word2 " * 40
+    assert f"{query} → " in run("route", trained[0], query).stdout
+    index = tmp_path / ("long-" * 20) / "index"
+    shard = tmp_path / "notes.jsonl"
+    shard.write_text(json.dumps({"_id": "[b]a[/b]", "text": "word1"}) + "\n", encoding="utf-8")
+    assert f"{index} now" in run("index", trained[0], index, shard).stdout
+    assert "[b]a[/b]" in run("search", index, "word1").stdout
+
+
 def test_the_verbs_of_an_index_are_shown():
     shown = run("index", "--help").stdout
     for verb in ("add", "build", "compact", "refresh", "clean", "info"):

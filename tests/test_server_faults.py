@@ -41,7 +41,7 @@ def started(command):
     process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=HEADERS, timeout=30) as client:
-            for _ in range(600):
+            for _ in range(2400):  # a start is a few seconds, and more where other tests run beside this one
                 try:
                     client.get("/health")
                     break
@@ -152,11 +152,11 @@ def test_its_output_holds_neither_keys_nor_queries(command):
 )
 def test_what_it_will_not_do_is_said_in_a_sentence(own, arguments, message):
     command = [sys.executable, "-m", "routerretriever.cli", "serve", str(own.model), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_model_that_is_not_there(tmp_path):
     command = [sys.executable, "-m", "routerretriever.cli", "serve", str(tmp_path / "nothing")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1 and "is not a RouterRetriever model" in done.stderr

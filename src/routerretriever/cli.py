@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from routerretriever import __version__, cli_experts, cli_index
 from routerretriever.cli_common import (
@@ -25,6 +26,7 @@ from routerretriever.cli_common import (
     out,
     print_json,
     quiet_libraries,
+    say,
 )
 from routerretriever.cli_feedback import feedback
 from routerretriever.cli_synthesize import synthesize
@@ -113,12 +115,15 @@ def train(
         print_json(report.to_dict() | {"model": str(model)})
         return
     info = report.info
-    out.print(
-        f"[bold]{report.expert}[/]: held-out nDCG@10 {_points(info.expert_ndcg)} against {_points(info.base_ndcg)} "
-        f"for the base ({100 * info.gain:+.1f} points, p = {report.p_value:.3g}, {info.held_out} queries), "
-        f"{report.steps} steps in {report.seconds:.0f} s. Saved in {model}."
+    say(
+        Text.assemble(
+            (report.expert, "bold"),
+            f": held-out nDCG@10 {_points(info.expert_ndcg)} against {_points(info.base_ndcg)} for the base "
+            f"({100 * info.gain:+.1f} points, p = {report.p_value:.3g}, {info.held_out} queries), "
+            f"{report.steps} steps in {report.seconds:.0f} s. Saved in {model}.",
+        )
     )
-    out.print(f"Next: routerretriever library {model} {' '.join(collections)} …", highlight=False)
+    say(f"Next: routerretriever library {model} {' '.join(collections)} …")
 
 
 def _open_or_create(path: Path, base: str | None, preset: str, device: str | None) -> RouterRetriever:
@@ -174,7 +179,7 @@ def library(
         table.add_row(name, str(counts[name]), *(f"{100 * m:+.1f}" if m == m else "–" for m in means))
     out.print(table)
     for expert, missing in unmeasured.items():
-        err.print(f"Not measured: {expert} on {', '.join(missing)}. Name these collections again to measure it there.")
+        say(f"Not measured: {expert} on {', '.join(missing)}. Name these collections again to measure it there.", err)
 
 
 app.add_typer(cli_experts.app, name="experts")
@@ -194,12 +199,11 @@ def route(
         print_json({"routes": [route.to_dict() for route in routes]})
         return
     for item in routes:
-        out.print(f"[bold]{item.query}[/] → [bold green]{item.expert}[/]: {item.reason}", highlight=False)
+        say(Text.assemble((item.query, "bold"), " → ", (item.expert, "bold green"), f": {item.reason}"))
         ranked = sorted(item.gains.items(), key=lambda pair: -pair[1])
-        out.print("  " + "  ".join(f"{name} {100 * gain:+.1f}" for name, gain in ranked), highlight=False)
+        say("  " + "  ".join(f"{name} {100 * gain:+.1f}" for name, gain in ranked))
         for pilot in item.pilots:
-            out.print(f"  {pilot.similarity:.2f}  {pilot.collection}: ", end="", highlight=False)
-            out.print(pilot.example, markup=False, highlight=False)
+            say(f"  {pilot.similarity:.2f}  {pilot.collection}: {pilot.example}")
 
 
 app.add_typer(cli_index.app, name="index")
@@ -232,7 +236,7 @@ def search(
     if as_json:
         print_json({"query": query, "expert": taken, "mode": mode, "hits": [hit.to_dict() for hit in hits]})
         return
-    out.print(f"expert: [bold green]{taken}[/]" if taken else "by words alone")
+    say(Text.assemble("expert: ", (taken, "bold green")) if taken else "by words alone")
     table = Table("", "score", "id", "collection", "text", box=None)
     for rank, hit in enumerate(hits, start=1):
         text = f"{hit.title}: {hit.text}" if hit.title else hit.text
@@ -301,11 +305,7 @@ def serve(
             print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
             sys.stdout.flush()
             return
-        out.print(
-            f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C")
 
     if cluster is None:
         if replicas is not None:
@@ -358,7 +358,7 @@ def export(
     if as_json:
         print_json({"out": str(written), "expert": expert, "base": base})
         return
-    out.print(f"{written} encodes queries as '{expert}'; encode the documents with {base}.", highlight=False)
+    say(f"{written} encodes queries as '{expert}'; encode the documents with {base}.")
 
 
 @command
@@ -382,7 +382,7 @@ def push(
     if as_json:
         print_json({"url": url, "expert": expert})
         return
-    out.print(f"It is at {url}", highlight=False, soft_wrap=True)
+    say(f"It is at {url}")
 
 
 @command
@@ -410,7 +410,7 @@ def evaluate(
         return
     out.print(evaluation_table(result))
     if written is not None:
-        out.print(str(written), soft_wrap=True, highlight=False)
+        say(str(written))
 
 
 @command
@@ -437,7 +437,7 @@ def bench(
     for name, row in document["systems"].items():
         table.add_row(name, *(_points(row[group]["mean"]) for group in groups))
     out.print(table)
-    out.print(str(page), soft_wrap=True, highlight=False)
+    say(str(page))
 
 
 command(synthesize)

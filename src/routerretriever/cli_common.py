@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
 
 from routerretriever.errors import RouterRetrieverError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from routerretriever.collection import Collection
     from routerretriever.model import RouterRetriever
 
-out, err = Console(), Console(stderr=True)
+# Queries and documents are shown as they are: no sign in them is markup, and no number of theirs is coloured.
+out, err = Console(markup=False, highlight=False), Console(stderr=True, markup=False, highlight=False)
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
 Sources = Annotated[
@@ -67,7 +69,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except RouterRetrieverError as error:
             _fail(error, as_json=kwargs.get("as_json", False))
         except KeyboardInterrupt:
-            err.print("Interrupted. What was saved before is whole; the same command goes on from there.")
+            say("Interrupted. What was saved before is whole; the same command goes on from there.", err)
             raise typer.Exit(130) from None
 
     return wrapped
@@ -77,8 +79,7 @@ def _fail(error: RouterRetrieverError, *, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)}})
     else:
-        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        say(Text.assemble((type(error).__name__, "bold red"), f": {error}"), err)
     raise typer.Exit(1)
 
 
@@ -89,6 +90,11 @@ def quiet_libraries() -> None:
 
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
+
+
+def say(text: str | Text, to: Console = out) -> None:
+    """Print a line whole, however long: people copy commands and paths from it."""
+    to.print(text, soft_wrap=True)
 
 
 def print_json(content: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from routerretriever.cli_common import (
     AsJson,
@@ -22,6 +23,7 @@ from routerretriever.cli_common import (
     load_model,
     out,
     print_json,
+    say,
 )
 from routerretriever.errors import ExpertError
 from routerretriever.progress import Bars
@@ -139,10 +141,10 @@ def add(
     if report is not None:
         _show_effects(report)
     elif loaded.library is None:
-        out.print("There is no pilot library, so nothing is routed yet and nothing could be harmed.")
+        say("There is no pilot library, so nothing is routed yet and nothing could be harmed.")
     elif added in loaded.library.unmeasured():
-        out.print("Not measured: nothing is routed to it before routerretriever library has measured it.")
-    out.print(f"Added [bold]{added}[/] to {model}.", highlight=False)
+        say("Not measured: nothing is routed to it before routerretriever library has measured it.")
+    say(Text.assemble("Added ", (added, "bold"), f" to {model}."))
 
 
 @command
@@ -181,10 +183,10 @@ def _show_effects(report: HarmReport) -> None:
             f"{100 * effect.share:.0f}%",
             style=style,
         )
-    out.print(f"Routed nDCG@10 × 100 on held-out queries, without '{report.expert}' and with it", highlight=False)
+    say(f"Routed nDCG@10 × 100 on held-out queries, without '{report.expert}' and with it")
     out.print(table)
     if report.unchecked:
-        out.print(f"Not checked, for want of their data: {', '.join(report.unchecked)}.", highlight=False)
+        say(f"Not checked, for want of their data: {', '.join(report.unchecked)}.")
 
 
 @command
@@ -225,10 +227,9 @@ def diff(
     if as_json:
         print_json(found.to_dict())
         return
-    out.print(
+    say(
         f"Updates: norm {found.norm_a:.3f} and {found.norm_b:.3f}, cosine {found.cosine:+.3f}"
-        + (" (the same, factor by factor)" if found.same else ""),
-        highlight=False,
+        + (" (the same, factor by factor)" if found.same else "")
     )
     facts = Table("", a, b)
     for key, (first, second) in {**found.cards, **found.config}.items():
@@ -271,10 +272,12 @@ def merge(
     if as_json:
         print_json({"expert": out_name, "rank": merger.rank, "kept_norm": merger.kept})
         return
-    out.print(
-        f"[bold]{out_name}[/]: rank {merger.rank}, {100 * merger.kept:.1f}% of the sum's norm kept. Nothing is routed "
-        f"to it before it is measured: routerretriever library {model} COLLECTION…",
-        highlight=False,
+    say(
+        Text.assemble(
+            (out_name, "bold"),
+            f": rank {merger.rank}, {100 * merger.kept:.1f}% of the sum's norm kept. Nothing is routed to it before it "
+            f"is measured: routerretriever library {model} COLLECTION…",
+        )
     )
 
 
@@ -308,8 +311,8 @@ def log(
         )
     out.print(table)
     if pruned is not None:
-        out.print(f"Dropped {pruned.files} files, {pruned.bytes / 2**20:.1f} MiB.", highlight=False)
-    out.print(f"The kept versions take {history.size() / 2**20:.1f} MiB.", highlight=False)
+        say(f"Dropped {pruned.files} files, {pruned.bytes / 2**20:.1f} MiB.")
+    say(f"The kept versions take {history.size() / 2**20:.1f} MiB.")
 
 
 def _told(entry: Entry) -> str:
@@ -349,10 +352,9 @@ def rollback(
     if as_json:
         print_json(new.to_dict())
         return
-    out.print(
+    say(
         f"{model} is as it was at entry {entry}, with the experts {', '.join(new.experts) or 'none'}. To undo this: "
-        f"routerretriever experts rollback {model} {new.number - 1}",
-        highlight=False,
+        f"routerretriever experts rollback {model} {new.number - 1}"
     )
 
 
@@ -366,10 +368,10 @@ def doctor(model: Model, as_json: AsJson = False) -> None:
     else:
         for finding in findings:
             color = {"error": "bold red", "warning": "yellow"}.get(finding.severity, "dim")
-            out.print(f"[{color}]{finding.severity}[/] {finding.check}, {finding.subject}: ", end="", highlight=False)
-            out.print(finding.message, markup=False, highlight=False, soft_wrap=True)
-            out.print(f"  {finding.fix}", markup=False, highlight=False, soft_wrap=True)
+            what = f" {finding.check}, {finding.subject}: {finding.message}"
+            say(Text.assemble((finding.severity, color), what))
+            say(f"  {finding.fix}")
         if not findings:
-            out.print("Nothing is wrong.")
+            say("Nothing is wrong.")
     if any(finding.severity == ERROR for finding in findings):
         raise typer.Exit(1)

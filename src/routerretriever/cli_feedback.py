@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from routerretriever.cli_common import AsJson, Device, Model, changed_model, err, load_model, out, print_json
+from routerretriever.cli_common import AsJson, Device, Model, changed_model, err, load_model, out, print_json, say
 from routerretriever.errors import FeedbackError
 from routerretriever.progress import Bars
 
@@ -69,7 +69,7 @@ def feedback(
         if as_json:
             print_json({"model": str(model), "undone": gone})
         else:
-            out.print(f"Batch {gone} is taken back: the library is as it was without it.")
+            say(f"Batch {gone} is taken back: the library is as it was without it.")
         return
     with nullcontext(load_model(model, device)) if dry_run else changed_model(model, device) as loaded:
         report = apply_feedback(loaded, str(log), Index.open(str(index), loaded), config, progress=Bars())
@@ -79,7 +79,7 @@ def feedback(
         return
     _show(report, str(model), dry_run)
     if page is not None:
-        out.print(str(page), soft_wrap=True, highlight=False)
+        say(str(page))
 
 
 def _list(model: RouterRetriever, as_json: bool) -> None:
@@ -99,20 +99,18 @@ def _show(report: FeedbackReport, model: str, dry_run: bool) -> None:
 
     out.print(feedback_table(report))
     for line in summary(report):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
     for group in report.groups:
         command = wanted_expert(group, model)
         if command is None:
             continue
-        out.print(f"You need an expert here: {group.name}, {group.queries} queries, such as", highlight=False)
+        say(f"You need an expert here: {group.name}, {group.queries} queries, such as")
         for example in group.examples[:_SHOWN_EXAMPLES]:
-            out.print(f"  {example}", markup=False, highlight=False)
-        out.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+            say(f"  {example}")
+        say(f"  {command}")
     for problem in report.problems[:_SHOWN_PROBLEMS]:
-        err.print(f"Refused: {problem}", markup=False, highlight=False, soft_wrap=True)
+        say(f"Refused: {problem}", err)
     if report.batch and dry_run:
-        out.print(f"{report.pilots} pilots would be added.")
+        say(f"{report.pilots} pilots would be added.")
     elif report.batch:
-        out.print(
-            f"{report.pilots} pilots added. Take them back: routerretriever feedback {model} --undo {report.batch}"
-        )
+        say(f"{report.pilots} pilots added. Take them back: routerretriever feedback {model} --undo {report.batch}")

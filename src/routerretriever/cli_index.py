@@ -23,6 +23,7 @@ from routerretriever.cli_common import (
     load_model,
     out,
     print_json,
+    say,
 )
 from routerretriever.progress import Bars
 
@@ -112,19 +113,18 @@ def add(
 
 def _tell(report: BuildReport, index: str, total: int, kind: str) -> None:
     before = f", {report.recorded} of them before" if report.recorded else ""
-    out.print(
+    say(
         f"{report.documents} documents of '{report.collection}': {report.encoded} new or changed{before}, "
-        f"{report.unchanged} unchanged. {index} now holds {total} ({kind} search).",
-        soft_wrap=True,
+        f"{report.unchanged} unchanged. {index} now holds {total} ({kind} search)."
     )
     if report.gone:
         fate = "deleted" if report.pruned else "kept; --prune deletes them"
-        out.print(f"{report.gone} documents are not in the source any more: {fate}.")
+        say(f"{report.gone} documents are not in the source any more: {fate}.")
     for problem in report.problems[:_SHOWN_PROBLEMS]:
-        err.print(f"Left out: {problem}", markup=False, highlight=False, soft_wrap=True)
+        say(f"Left out: {problem}", err)
     if report.problems:
         place = f" Their lines are in {report.quarantine}." if report.quarantine else ""
-        err.print(f"{len(report.problems)} left out.{place}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{len(report.problems)} left out.{place}", err)
 
 
 @command
@@ -154,9 +154,9 @@ def build(
         print_json({"index": index, "vectors": vectors and vectors.to_dict(), "text_seconds": seconds})
         return
     if vectors is not None:
-        out.print(f"Vectors of {index}: {vectors.kind} ({vectors.reason}), {vectors.seconds:.1f} s.")
+        say(f"Vectors of {index}: {vectors.kind} ({vectors.reason}), {vectors.seconds:.1f} s.")
     if seconds is not None:
-        out.print(f"Text of {index}: indexed, {seconds:.1f} s. Search it with --mode text or --mode hybrid.")
+        say(f"Text of {index}: indexed, {seconds:.1f} s. Search it with --mode text or --mode hybrid.")
 
 
 @command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routerretriever.cli_common import AsJson, Device, err, out, print_json
+from routerretriever.cli_common import AsJson, Device, err, out, print_json, say
 from routerretriever.errors import SynthesisError
 from routerretriever.progress import Bars
 
@@ -181,9 +181,7 @@ def _show(report: SynthesisReport, out_dir: Path) -> None:
 
     out.print(report_table(report))
     for note in report.notes:
-        err.print(note, markup=False, highlight=False, soft_wrap=True)
+        say(note, err)
     if report.tokens_in or report.tokens_out:
-        out.print(
-            f"{report.tokens_in} tokens read, {report.tokens_out} written, cost {report.cost:.4f}", highlight=False
-        )
-    out.print(f"Saved in {out_dir}. Next: routerretriever train MODEL {out_dir}", highlight=False, soft_wrap=True)
+        say(f"{report.tokens_in} tokens read, {report.tokens_out} written, cost {report.cost:.4f}")
+    say(f"Saved in {out_dir}. Next: routerretriever train MODEL {out_dir}")
