@@ -145,18 +145,29 @@ def test_info_counts_collections(index):
 
 
 def test_caches_are_bounded(index, monkeypatch):
-    asked = []
+    asked, real = [], index_store.lance.dataset
 
-    class Session:
-        def __init__(self, *sizes):
-            asked.append(sizes)
+    def dataset(uri, **sizes):
+        asked.append(tuple(size >> 20 for size in sizes.values()))
+        return real(uri, **sizes)
 
-    monkeypatch.setattr(index_store.lancedb, "Session", Session)
-    monkeypatch.setattr(index_store.lancedb, "connect", lambda uri, **options: options)
-    index_store.connect(index.uri)
+    monkeypatch.setattr(index_store.lance, "dataset", dataset)
+    index_store.View(index.uri)
     monkeypatch.setenv("ROUTERRETRIEVER_INDEX_CACHE_MIB", "64")
-    assert index_store.connect("s3://bucket/index")["read_consistency_interval"] > timedelta(0)
-    assert asked == [(512 << 20, 128 << 20), (64 << 20, 128 << 20)]
+    index_store.View(index.uri)
+    assert asked == [(1024, 128), (64, 128)]
+
+
+def test_an_object_store_is_not_asked_for_versions_at_every_search(index, monkeypatch):
+    assert index_store.connect(index.uri).read_consistency_interval == timedelta(0)
+    monkeypatch.setattr(index_store, "LOCAL_INTERVAL", timedelta(hours=1))  # as for one, but longer
+    index._view = index_store.View(index.uri)
+    before = index._view.latest().dataset.version
+    Index.open(index.uri, index.model).upsert([Document("other's", "word1")])
+    assert index._view.latest().dataset.version == before
+    index.upsert([Document("own", "word2")])  # what this process wrote it sees at once
+    found = {hit.id for hit in index.search("word1 word2", k=len(index))}
+    assert found >= {"other's", "own"}
 
 
 # -- writing through to the disk -------------------------------------------------------------------

@@ -24,13 +24,13 @@ from routerretriever.errors import FingerprintError, StorageError, VectorIndexEr
 from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric
 from routerretriever.index_search import Hit, Mode, Reader, SearchParameters, check_mode
-from routerretriever.index_store import TABLE, connect, exists, retrying
+from routerretriever.index_store import TABLE, View, connect, exists, retrying
 from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_here
 from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
 from routerretriever.maintenance import Upkeep
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing import ROUTED
-from routerretriever.rows import OWN_COLUMNS, document_key, document_table, metadata_columns, quoted, table_schema
+from routerretriever.rows import OWN_COLUMNS, document_key, document_table, quoted, table_schema
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
@@ -51,6 +51,7 @@ class Index(Upkeep):
 
     def __init__(self, table: Any, info: Mapping[str, Any], uri: str, model: RouterRetriever | None) -> None:
         self._table, self._info, self.uri, self._model = table, info, uri, model
+        self._view = View(uri)
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -197,6 +198,7 @@ class Index(Upkeep):
             retrying(merge)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+        self._view.expire()
 
     def _add_metadata_columns(self, documents: Sequence[Document]) -> None:
         known = set(self._table.schema.names)
@@ -233,6 +235,7 @@ class Index(Upkeep):
         keys = [quoted(document_key(collection, document_id)) for document_id in ids]
         for start in range(0, len(keys), _ADD_BLOCK):
             retrying(partial(self._table.delete, f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})"))
+        self._view.expire()
         return before - len(self)
 
     def build(
@@ -284,6 +287,7 @@ class Index(Upkeep):
         identity = f"{self.model.fingerprint}-{precision}"
         report = build(self.uri, listing, run, settings or Settings(), identity=identity, progress=progress)
         self._table.checkout_latest()
+        self._view.expire()
         self._refresh(progress or Silent())
         self.flush()
         return report
@@ -354,6 +358,8 @@ class Index(Upkeep):
         """
         check_mode(mode)
         reader = self._reader(k, where, exact, parameters)
+        if mode != "vector":
+            index_kinds.check_text(self._table)
         if mode == "text":
             return [reader.by_text(query) for query in queries]
         if mode == "vector":
@@ -403,10 +409,10 @@ class Index(Upkeep):
     ) -> Reader:
         if k < 1:
             raise VectorIndexError(f"k must be at least 1, but is {k}.")
+        snapshot = self._view.latest()
         if isinstance(where, Mapping):
-            where = to_sql(where, self._table.schema)
-        metadata = metadata_columns(self._table.schema)
-        return Reader(self._table, self.metric, metadata, k, where, exact, parameters or SearchParameters())
+            where = to_sql(where, snapshot.dataset.schema)
+        return Reader(snapshot, self.metric, k, where, exact, parameters or SearchParameters())
 
 
 def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -151,6 +151,19 @@ def has_text(table: Any) -> bool:
     return indexed.issuperset(TEXT_COLUMNS)
 
 
+def check_text(table: Any) -> None:
+    """Refuse a search by words where there is no text index.
+
+    Raises:
+        VectorIndexError: there is none.
+    """
+    if not has_text(table):
+        raise VectorIndexError(
+            "The index has no text index yet, so it can only be searched by vectors. "
+            "Make one: routerretriever index build INDEX --text"
+        )
+
+
 def _note(table: Any) -> dict[str, Any] | None:
     try:
         note: dict[str, Any] = json.loads((table.schema.field("vector").metadata or {})[_NOTE.encode()])

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from lancedb.query import FullTextOperator, MultiMatchQuery
+from lance.query import FullTextOperator, MultiMatchQuery
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.fusion import DEPTH, fuse, vector_weight
-from routerretriever.index_kinds import TEXT_COLUMNS, Metric, has_text
+from routerretriever.index_kinds import TEXT_COLUMNS, Metric
+from routerretriever.index_store import Snapshot
 from routerretriever.rows import SHOWN_COLUMNS, collection_and_id
 
 if TYPE_CHECKING:
@@ -68,21 +69,19 @@ class SearchParameters:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One request on a table: what all its queries share.
+    """One request: what all its queries share.
 
     Attributes:
-        table: of LanceDB.
+        snapshot: the version of the index that is read.
         metric: of the vectors.
-        metadata: names of the metadata columns; handed over, because asking the table for its schema takes a while.
         k: results of each query, at most.
         where: SQL, or ``None``.
         exact: scan all vectors.
         parameters: of an approximate search.
     """
 
-    table: Any
+    snapshot: Snapshot
     metric: Metric
-    metadata: Sequence[str]
     k: int
     where: str | None = None
     exact: bool = False
@@ -94,16 +93,13 @@ class Reader:
 
     def by_text(self, query: str) -> list[Hit]:
         """The k best under BM25, best first; none if no document has a word of the query."""
-        self._check_text()
         return [self._hit(row, float(row["_score"])) for row in self._matching(query, self.k, self._columns)]
 
     def by_both(self, query: str, vector: Vectors, expert: str | None) -> list[Hit]:
         """The k best of the fused ranking of both sides' candidates, best first.
 
-        A text candidate's similarity is computed from its vector. The sides are read one after the other: what another
-        process commits between the two reads may show on the second side only.
+        A text candidate's similarity is computed from its vector.
         """
-        self._check_text()
         depth = max(self.k, DEPTH)
         near = {row["key"]: row for row in self._nearest(vector, depth, self._columns)}
         matching = {row["key"]: row for row in self._matching(query, depth, [*self._columns, "vector"])}
@@ -119,54 +115,49 @@ class Reader:
 
     @property
     def _columns(self) -> list[str]:
-        return [*SHOWN_COLUMNS, *self.metadata]
+        return [*SHOWN_COLUMNS, *self.snapshot.metadata]
 
     def _nearest(self, vector: Vectors, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-        rows = self._rows(self._vector_query(vector, k, columns, exact=self.exact))
+        rows = self._by_distance(vector, k, columns, exact=self.exact)
         if len(rows) < k and not self.exact and self._matches() > len(rows):
             # The index did not reach them: a filter that leaves little, in a graph or far from the query.
-            rows = self._rows(self._vector_query(vector, k, columns, exact=True))
+            rows = self._by_distance(vector, k, columns, exact=True)
         return rows
 
-    def _vector_query(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> Any:
-        query = self.table.search(vector, vector_column_name="vector").distance_type(self.metric).limit(k)
-        query = query.select([*columns, "_distance"])
-        if exact:
-            return query.bypass_vector_index()
-        query = query.nprobes(self.parameters.nprobes)
-        if self.where:
-            query = query.maximum_nprobes(0)  # as many as it takes: the nearest that are left may be far away
-        if self.parameters.ef is not None:
-            query = query.ef(max(self.parameters.ef, k * max(1, self.parameters.refine)))
-        return query.refine_factor(self.parameters.refine) if self.parameters.refine else query
+    def _by_distance(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> list[dict[str, Any]]:
+        how = {"use_index": False} if exact else self._approximation(k)
+        nearest = {"column": "vector", "q": vector, "k": k, "metric": self.metric, **how}
+        return self._rows([*columns, "_distance"], nearest=nearest)
+
+    def _approximation(self, k: int) -> dict[str, int]:
+        given = self.parameters
+        how = {"minimum_nprobes": given.nprobes}
+        if not self.where:
+            how["maximum_nprobes"] = given.nprobes  # else as many as it takes: the nearest left may be far away
+        if given.ef is not None:
+            how["ef"] = max(given.ef, k * max(1, given.refine))
+        if given.refine:
+            how["refine_factor"] = given.refine
+        return how
 
     def _matching(self, query: str, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
         # A match query is not parsed, so that no sign in it is an operator.
-        words = MultiMatchQuery(query, list(TEXT_COLUMNS), boosts=None, operator=FullTextOperator.OR)
-        found = self.table.search(words, query_type="fts").limit(k)
-        return self._rows(found.select([*columns, "_score"]))
+        words = MultiMatchQuery(query, list(TEXT_COLUMNS), operator=FullTextOperator.OR)
+        return self._rows([*columns, "_score"], full_text_query=words, limit=k)
 
     def _matches(self) -> int:
-        return int(self.table.count_rows(self.where))
+        return int(self.snapshot.dataset.count_rows(self.where))
 
-    def _rows(self, query: Any) -> list[dict[str, Any]]:
-        if self.where:
-            query = query.where(self.where, prefilter=True)
+    def _rows(self, columns: list[str], **wanted: Any) -> list[dict[str, Any]]:
         try:
-            rows: list[dict[str, Any]] = query.to_list()
-        except (ValueError, RuntimeError) as error:
+            scanner = self.snapshot.dataset.scanner(columns=columns, filter=self.where, prefilter=True, **wanted)
+            rows: list[dict[str, Any]] = scanner.to_table().to_pylist()
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise VectorIndexError(
                 f"The search failed: {reason} A condition looks like: collection = 'scifact' AND year > 2020"
             ) from error
         return rows
-
-    def _check_text(self) -> None:
-        if not has_text(self.table):
-            raise VectorIndexError(
-                "The index has no text index yet, so it can only be searched by vectors. "
-                "Make one: routerretriever index build INDEX --text"
-            )
 
     def _similarity_to(self, vector: Vectors, other: Sequence[float]) -> float:
         document = np.asarray(other, dtype=np.float32)
@@ -177,7 +168,7 @@ class Reader:
         return product / norms if norms else 0.0
 
     def _hit(self, row: Mapping[str, Any], score: float) -> Hit:
-        return hit_of(row, score, self.metadata)
+        return hit_of(row, score, self.snapshot.metadata)
 
 
 def hit_of(row: Mapping[str, Any], score: float, metadata: Sequence[str]) -> Hit:

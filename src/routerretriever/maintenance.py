@@ -18,7 +18,7 @@ from typing import Any
 from routerretriever import index_kinds
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index_kinds import IndexKind, Metric
-from routerretriever.index_store import TABLE, bytes_on_disk, files, local_folder, retrying, sync
+from routerretriever.index_store import TABLE, View, bytes_on_disk, files, local_folder, retrying, sync
 from routerretriever.progress import Progress
 
 KEEP_VERSIONS = timedelta(days=7)
@@ -133,6 +133,7 @@ class Upkeep:
     """The part of :class:`routerretriever.index.Index` that keeps the table in shape."""
 
     _table: Any
+    _view: View
     uri: str
 
     @property
@@ -165,7 +166,9 @@ class Upkeep:
             from routerretriever.cluster_index import index_maker
 
             make = index_maker(self._table, self.uri, self.metric, cluster, workers)
-        return index_kinds.build(self._table, kind, self.metric, make)
+        built = index_kinds.build(self._table, kind, self.metric, make)
+        self._view.expire()
+        return built
 
     def build_text_index(self) -> float:
         """Build the full-text index of title and text anew, as modes ``text`` and ``hybrid`` need; returns seconds.
@@ -175,7 +178,9 @@ class Upkeep:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        return index_kinds.build_text(self._table)
+        seconds = index_kinds.build_text(self._table)
+        self._view.expire()
+        return seconds
 
     # -- verbs -------------------------------------------------------------------------------------
 
@@ -298,6 +303,7 @@ class Upkeep:
                 retrying(lambda: self._table.optimize(cleanup_older_than=older_than))
             except (OSError, RuntimeError) as error:
                 raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+        self._view.expire()
 
 
 def _fragments(table: Any) -> int:
