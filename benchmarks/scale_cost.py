@@ -72,7 +72,7 @@ def measured() -> Measured:
         short_encode_seconds=1 / rate,
         build_seconds=kind["build_seconds"],
         cores=search["machine"]["cores"],
-        index_bytes=(kind["disk_mib_after"] - kind["disk_mib_before"]) * 2**20 / count,
+        index_bytes=kind["disk_mib"] * 2**20 / count,
         text_index_ratio=search["text"]["disk_mib"] * 2**20 / search["text_bytes"],
         search_ms=setting["ms"]["p50"],
         recall=setting["recall@10"],

@@ -56,8 +56,8 @@ def kinds(content: Content) -> str:
         (
             row["kind"],
             f"{row['build_seconds']:.0f}",
-            f"{row['build_memory_mib']:,}",
-            f"{row['disk_mib_after'] - row['disk_mib_before']:,}",
+            "–" if row["build_memory_mib"] is None else f"{row['build_memory_mib']:,}",
+            f"{row['disk_mib']:,}",
             f"{row['search_memory_mib']:,}",
         )
         for row in content["kinds"]

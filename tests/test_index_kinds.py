@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from routerretriever import Index, RouterRetriever, index_kinds
+from routerretriever import Index, RouterRetriever, index_kinds, index_search
 from routerretriever.errors import VectorIndexError
 from routerretriever.index_kinds import choose
 from routerretriever.index_search import SearchParameters
@@ -85,12 +85,19 @@ def test_slow_kinds_keep_to_filters_too(index, model, vectors, tmp_path, kind):
             assert len(hits) == min(10, kept)
 
 
-def test_what_the_index_misses_is_found_by_a_scan(index, vectors, monkeypatch):
-    """Were LanceDB to stop at the partitions nearest to the query, as it does with ``nprobes``."""
-    from lancedb.query import LanceVectorQueryBuilder
+def test_what_a_filter_leaves_is_ranked_wherever_it_lies(index, vectors):
+    index.build_index("ivf_flat")  # which loses nothing within a partition
+    queries = vectors[:: ROWS // 20] + 0.05
+    for condition, _ in FILTERS.values():
+        exact = index.search_vectors(queries, 10, where=condition, exact=True)
+        found = index.search_vectors(queries, 10, where=condition, parameters=SearchParameters(nprobes=1))
+        assert [[hit.id for hit in hits] for hits in found] == [[hit.id for hit in hits] for hits in exact]
 
+
+def test_what_the_index_misses_is_found_by_a_scan(index, vectors, monkeypatch):
+    """Were Lance to stop at the partitions nearest to the query, as it does with ``nprobes``."""
     index.build_index("ivf_flat")
-    monkeypatch.setattr(LanceVectorQueryBuilder, "maximum_nprobes", lambda self, count: self.nprobes(1))
+    monkeypatch.setattr(index_search, "approximation", lambda *given, filtered: {"nprobes": 1})
     (hits,) = index.search_vectors(vectors[:1], 3, where="number IN (11, 9000, 24000)")
     assert len(hits) == 3
 

@@ -18,7 +18,7 @@ from routerretriever.cluster import connected
 from routerretriever.errors import MissingExtraError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric, pq_parts
-from routerretriever.index_search import Hit, SearchParameters, hit_of, similarity
+from routerretriever.index_search import Hit, SearchParameters, approximation, hit_of, similarity
 from routerretriever.index_store import dataset_uri
 from routerretriever.rows import SHOWN_COLUMNS, metadata_columns
 
@@ -110,9 +110,8 @@ class ShardedSearch:
         parameters: SearchParameters,
         metadata: Sequence[str],
     ) -> list[Hit]:
-        nearest: dict[str, Any] = {"column": "vector", "q": vector, "k": k, "metric": self.index.metric}
-        nearest["nprobes"] = parameters.nprobes
-        nearest |= {"refine_factor": parameters.refine} if parameters.refine else {}
+        how = approximation(parameters, k, filtered=where is not None)
+        nearest = {"column": "vector", "q": vector, "k": k, "metric": self.index.metric, **how}
         try:
             found: Any = lance_ray.vector_search(
                 dataset,

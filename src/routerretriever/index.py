@@ -412,7 +412,7 @@ class Index(Upkeep):
         snapshot = self._view.latest()
         if isinstance(where, Mapping):
             where = to_sql(where, snapshot.dataset.schema)
-        return Reader(snapshot, self.metric, k, where, exact, parameters or SearchParameters())
+        return Reader(snapshot, self.metric, k, where or None, exact, parameters or SearchParameters())
 
 
 def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -47,10 +47,10 @@ class SearchParameters:
     """How hard an approximate index is searched (more finds more and takes longer), and how both sides are fused.
 
     Attributes:
-        nprobes: partitions searched for every query, at least where there is a filter: then as many as it takes.
+        nprobes: partitions searched for every query; where there is a filter, all are.
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps the index's scores.
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are re-scored; ``None`` leaves it to
-            LanceDB.
+            Lance.
         vector_weight: share of the vectors in mode ``hybrid``, 0..1; ``None`` goes by what encoded the query, as
             :func:`routerretriever.fusion.vector_weight` says.
     """
@@ -125,20 +125,9 @@ class Reader:
         return rows
 
     def _by_distance(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> list[dict[str, Any]]:
-        how = {"use_index": False} if exact else self._approximation(k)
+        how = {"use_index": False} if exact else approximation(self.parameters, k, filtered=self.where is not None)
         nearest = {"column": "vector", "q": vector, "k": k, "metric": self.metric, **how}
         return self._rows([*columns, "_distance"], nearest=nearest)
-
-    def _approximation(self, k: int) -> dict[str, int]:
-        given = self.parameters
-        how = {"minimum_nprobes": given.nprobes}
-        if not self.where:
-            how["maximum_nprobes"] = given.nprobes  # else as many as it takes: the nearest left may be far away
-        if given.ef is not None:
-            how["ef"] = max(given.ef, k * max(1, given.refine))
-        if given.refine:
-            how["refine_factor"] = given.refine
-        return how
 
     def _matching(self, query: str, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
         # A match query is not parsed, so that no sign in it is an operator.
@@ -169,6 +158,17 @@ class Reader:
 
     def _hit(self, row: Mapping[str, Any], score: float) -> Hit:
         return hit_of(row, score, self.snapshot.metadata)
+
+
+def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[str, float]:
+    """What Lance is told of how to search an approximate index for k results."""
+    # What a filter leaves may lie in any partition; searching until there are k finds enough, but not the nearest.
+    how: dict[str, float] = {"search_effort": 1.0} if filtered else {"nprobes": given.nprobes}
+    if given.ef is not None:
+        how["ef"] = max(given.ef, k * max(1, given.refine))
+    if given.refine:
+        how["refine_factor"] = given.refine
+    return how
 
 
 def hit_of(row: Mapping[str, Any], score: float, metadata: Sequence[str]) -> Hit:
