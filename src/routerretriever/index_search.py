@@ -142,10 +142,8 @@ class Reader:
             scanner = self.snapshot.dataset.scanner(columns=columns, filter=self.where, prefilter=True, **wanted)
             rows: list[dict[str, Any]] = scanner.to_table().to_pylist()
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise VectorIndexError(
-                f"The search failed: {reason} A condition looks like: collection = 'scifact' AND year > 2020"
-            ) from error
+            hint = " A condition looks like: collection = 'scifact' AND year > 2020" if self.where else ""
+            raise VectorIndexError(f"The search failed: {str(error).splitlines()[0]}{hint}") from error
         return rows
 
     def _similarity_to(self, vector: Vectors, other: Sequence[float]) -> float:

@@ -78,11 +78,11 @@ class View:
         """The newest version; on an object store, one that was the newest within :data:`REMOTE_INTERVAL`."""
         now = time.monotonic()
         if now - self._looked >= self._interval:
+            self._looked = now  # before looking: who writes meanwhile wants another look
             dataset = self._snapshot.dataset
             newest = dataset.latest_version
             if newest != dataset.version:
                 self._snapshot = _snapshot(dataset.checkout_version(newest))
-            self._looked = now
         return self._snapshot
 
     def expire(self) -> None:
