@@ -37,7 +37,7 @@ def open_page(browser):
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)  # a browser, a server, and other tests beside them
         page.on(
             "request", lambda r: foreign.append(r.url) if not r.url.startswith((str(client.base_url), "data:")) else 0
         )

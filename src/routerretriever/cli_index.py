@@ -223,13 +223,15 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
         "size": _size(found.bytes),
     }
     for name, value in rows.items():
-        table.add_row(name, str(value).replace("[", r"\["))
+        table.add_row(name, str(value))
     _answer(index, found, table, as_json)
 
 
 def _answer(index: str, result: Result, shown: str | Table, as_json: bool) -> None:
     if as_json:
         print_json({"index": index, **result.to_dict()})
+    elif isinstance(shown, str):
+        say(shown)
     else:
         out.print(shown)
 

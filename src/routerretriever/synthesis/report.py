@@ -73,11 +73,10 @@ class SynthesisReport:
 
 def report_table(report: SynthesisReport) -> Table:
     """What was made, dropped and kept, for people."""
-    from rich.markup import escape
     from rich.table import Column, Table
 
     columns = Column("", no_wrap=True), Column("number", justify="right"), Column("for example", overflow="ellipsis")
-    table = Table(*columns, title=f"Queries for '{escape(report.source)}' by {report.way}")
+    table = Table(*columns, title=f"Queries for '{report.source}' by {report.way}")
     table.add_row("documents", str(report.documents), "")
     for reason, count in report.set_aside.items():
         table.add_row(f"  {reason}", str(count), "")
@@ -85,7 +84,7 @@ def report_table(report: SynthesisReport) -> Table:
     table.add_row("queries made", str(report.generated), "")
     for reason, count in sorted(report.dropped.items(), key=lambda item: -item[1]):
         example = next(iter(report.examples.get(reason, ())), "")
-        table.add_row(f"  dropped: {reason}", str(count), escape(example[:60]))
+        table.add_row(f"  dropped: {reason}", str(count), example[:60])
     table.add_row("kept", str(report.kept), f"{report.train} to train on, {report.held_out} held out")
     return table
 
