@@ -152,10 +152,24 @@ def test_caches_are_bounded(index, monkeypatch):
         return real(uri, **sizes)
 
     monkeypatch.setattr(index_store.lance, "dataset", dataset)
-    index_store.View(index.uri)
+    index_store.View(index.uri).latest()
     monkeypatch.setenv("ROUTERRETRIEVER_INDEX_CACHE_MIB", "64")
-    index_store.View(index.uri)
+    index_store.View(index.uri).latest()
     assert asked == [(1024, 128), (64, 128)]
+
+
+def test_caches_for_writing_are_bounded_too(index, monkeypatch):
+    asked = []
+
+    class Session:
+        def __init__(self, *sizes):
+            asked.append(sizes)
+
+    monkeypatch.setattr(index_store.lancedb, "Session", Session)
+    monkeypatch.setattr(index_store.lancedb, "connect", lambda uri, **options: options)
+    index_store.connect(index.uri)
+    assert index_store.connect("s3://bucket/index")["read_consistency_interval"] > timedelta(0)
+    assert asked == [(128 << 20, 128 << 20)] * 2
 
 
 def test_an_object_store_is_not_asked_for_versions_at_every_search(index, monkeypatch):
