@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (api_embeddings, api_search, api_feedback, api_documents, api_experts):
         app.include_router(module.router, dependencies=guarded)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.openapi()  # reads all routes now: FastAPI would do it in the first request, and not safely beside a second app
     app.add_middleware(Guard, engine=engine)
     return app
 
