@@ -41,6 +41,7 @@ MERGED_CACHE_SIZE = 16
 _MERGING, _TOKENISING = threading.Lock(), threading.Lock()
 
 _PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
+_FIRST_PROBE = "a"  # as a rule it tells that an expert is not silent
 _BLOCK = 64  # experts probed at a time
 
 RoutePolicy = Callable[[Tensor], Tensor]
@@ -230,8 +231,7 @@ class RoutedEncoder(InputModule):
     def set_experts(self, experts: OrderedDict[str, Adapter]) -> None:
         """Replace the whole set of experts; documents are not affected."""
         weight = next(iter(self.lora_layers.values())).weight.detach()
-        placed = ((name, adapter.mapped(lambda factor: factor.to(weight))) for name, adapter in experts.items())
-        self.experts = OrderedDict(placed)
+        self.experts = OrderedDict((name, adapter.placed(weight)) for name, adapter in experts.items())
         self._merged = OrderedDict()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -243,7 +243,7 @@ class RoutedEncoder(InputModule):
     def silent_experts(self, names: Sequence[str] | None = None, tolerance: float = 1e-6) -> list[str]:
         """Those of some experts that change no probe query's vector by more than ``tolerance``, or make it NaN."""
         silent = list(self.experts) if names is None else list(names)
-        for probe in sorted(_PROBES, key=len):  # as a rule the first settles it
+        for probe in (_FIRST_PROBE, *_PROBES):
             silent = [name for block in _blocks(silent) for name in self._unchanged(block, probe, tolerance)]
         return silent
 

@@ -73,8 +73,14 @@ class Adapter:
         """The same factors with a smaller or larger update."""
         return Adapter(self.factors, self.scaling * strength)
 
+    def placed(self, like: Tensor) -> Adapter:
+        """The factors on a tensor's device and in its precision."""
+        if all(factor.device == like.device and factor.dtype == like.dtype for factor in self.parameters()):
+            return self
+        return self.mapped(lambda factor: factor.to(like))
+
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Adapter:
-        """The factors after something was done to each, such as a move to another device."""
+        """The factors after something was done to each."""
         return Adapter({name: (change(a), change(b)) for name, (a, b) in self.factors.items()}, self.scaling)
 
     def pair(self, layer: LoraLinear, rank: int) -> tuple[Tensor, Tensor]:
@@ -250,7 +256,7 @@ class GatheredPlan:
         low = torch.bmm(x, a.transpose(1, 2))
         if self.shares is not None:
             low = low * self.shares.repeat_interleave(rank, dim=1)[:, None].to(low.dtype)
-        return torch.baddbmm(F.linear(x, layer.weight, layer.bias), low, b.transpose(1, 2))
+        return F.linear(x, layer.weight, layer.bias).baddbmm_(low, b.transpose(1, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +343,7 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
     config = read_adapter_config(directory)
     path = directory / ADAPTER_WEIGHTS
     try:
-        tensors = load_file(str(path))
+        tensors = load_file(str(path), backend="pread")  # a mapped file would stay in memory beside the factors
     except FileNotFoundError as error:
         raise ExpertError(
             f"{directory} has no {ADAPTER_WEIGHTS}; save the adapter with safe_serialization=True."
@@ -354,8 +360,8 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
         b_key = key.replace(".lora_A.", ".lora_B.")
         if b_key not in tensors:
             raise ExpertError(f"{path} is incomplete: it has {key} but not {b_key}.")
-        # Copies, because what was read keeps the whole file in memory.
-        factors[name] = (a.float().clone(), tensors[b_key].float() * _scaling(config, module, a.shape[0]))
+        b, scaling = tensors[b_key].float(), _scaling(config, module, a.shape[0])
+        factors[name] = (a.float(), b if scaling == 1.0 else b * scaling)
     if not factors:
         raise ExpertError(f"{path} holds no LoRA factors (rank 0). Train or export the adapter again.")
     # PEFT lets every module have its own scaling, so each is folded into its B.

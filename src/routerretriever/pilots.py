@@ -104,6 +104,11 @@ class PilotLibrary:
         """Where pilots come from, collections and groups of feedback, in order of their first pilot."""
         return tuple(dict.fromkeys(self.sources))
 
+    def group_numbers(self) -> NDArray[np.int64]:
+        """The place of each pilot's source among :meth:`groups` (P,)."""
+        place = {name: number for number, name in enumerate(self.groups())}
+        return np.array([place[source] for source in self.sources], np.int64)
+
     def collections(self) -> tuple[str, ...]:
         """The collections that pilots come from, in order of their first pilot."""
         return tuple(name for name in self.groups() if not name.startswith(FEEDBACK))
@@ -128,12 +133,13 @@ class PilotLibrary:
 
     def mean_gains(self) -> dict[str, NDArray[np.float64]]:
         """Collection or group of feedback → mean gain of every expert over its measured queries (E,), or NaN."""
-        sources, means = np.array(self.sources), {}
-        for name in self.groups():
-            rows = sources == name
+        numbers, names, means = self.group_numbers(), self.groups(), {}
+        bounds = np.cumsum(np.bincount(numbers, minlength=len(names)))[:-1]
+        for name, rows in zip(names, np.split(np.argsort(numbers, kind="stable"), bounds), strict=True):
             gains, counts = self.gains[rows], self.counts[rows].astype(np.float64)
+            finite = np.isfinite(gains)
             with np.errstate(invalid="ignore"):
-                means[name] = (counts @ np.nan_to_num(gains)) / (counts @ np.isfinite(gains))
+                means[name] = (counts @ np.where(finite, gains, 0.0)) / (counts @ finite)
         return means
 
     def unmeasured(self) -> dict[str, list[str]]:
@@ -150,9 +156,11 @@ class PilotLibrary:
     def with_experts(self, experts: Sequence[str]) -> Self:
         """The same pilots with exactly these columns; new ones are not measured yet (NaN)."""
         place = {name: column for column, name in enumerate(self.experts)}
-        unmeasured = np.full((len(self), 1), np.nan, np.float32)
-        columns = [place.get(name, len(place)) for name in experts]
-        gains = np.concatenate([self.gains, unmeasured], axis=1).take(columns, axis=1)
+        columns = [place.setdefault(name, len(place)) for name in experts]
+        unmeasured = np.full((len(self), len(place) - len(self.experts)), np.nan, np.float32)
+        gains = np.concatenate([self.gains, unmeasured], axis=1)
+        if columns != list(place.values()):  # none are taken away or moved as a rule, and there may be many
+            gains = gains.take(columns, axis=1)
         versions = {name: version for name, version in self.versions.items() if name in experts}
         return replace(self, experts=tuple(experts), gains=gains, versions=versions)
 

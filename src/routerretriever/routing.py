@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Self
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -75,6 +75,10 @@ class Route:
         return asdict(self)
 
 
+class _Gains(Protocol):
+    def to(self, device: torch.device, /) -> Any: ...
+
+
 class Router(ABC):
     """Scores candidates; subclasses implement :meth:`expert_scores` and nothing else.
 
@@ -85,6 +89,7 @@ class Router(ABC):
     name: ClassVar[str]
     knows_base: ClassVar[bool] = True
     """Whether base and fallback are candidates; the paper's rules always choose an expert."""
+    gains: _Gains
 
     def __init__(self, library: PilotLibrary) -> None:
         if not len(library):
@@ -103,9 +108,9 @@ class Router(ABC):
         other.library, other.gains = library, self.make_gains(library).to(self.density.device)
         return other
 
-    def make_gains(self, library: PilotLibrary) -> Tensor:
-        """What a pilot says of every expert (P, E)."""
-        return torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
+    @abstractmethod
+    def make_gains(self, library: PilotLibrary) -> _Gains:
+        """What the pilots say of every expert, in the form that :meth:`expert_scores` wants."""
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         """Where similarities are measured: as a rule, between the raw embeddings."""
@@ -140,17 +145,56 @@ class Router(ABC):
         return scores
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ShrunkGains:
+    """Gains of pilots, shrunk towards those of their collections (after James and Stein 1961).
+
+    They are put together for the pilots that are asked for: a table of all has as many numbers as the library itself.
+
+    Attributes:
+        own: measured at each pilot (P, E); NaN where not.
+        means: of each collection (C, E); 0 where not measured.
+        collections: row of each pilot's among ``means`` (P,).
+        locality: what a pilot's own gain counts.
+    """
+
+    own: Tensor
+    means: Tensor
+    collections: Tensor
+    locality: float
+
+    @classmethod
+    def of(cls, library: PilotLibrary, locality: float) -> Self:
+        """Those of a library's pilots."""
+        means = np.nan_to_num(np.stack(list(library.mean_gains().values()))).astype(np.float32)
+        own, collections = torch.from_numpy(library.gains), torch.from_numpy(library.group_numbers())
+        return cls(own, torch.from_numpy(means), collections, locality)
+
+    def to(self, device: torch.device) -> Self:
+        """The same elsewhere."""
+        return replace(
+            self, own=self.own.to(device), means=self.means.to(device), collections=self.collections.to(device)
+        )
+
+    def at(self, pilots: Tensor) -> Tensor:
+        """Pilots (n, k) → their gains (n, k, E)."""
+        expected = F.embedding(self.collections[pilots], self.means)
+        surprise = F.embedding(pilots, self.own).sub_(expected).nan_to_num_(0.0)
+        return expected.add_(surprise, alpha=self.locality)
+
+
 class GainRouter(Router):
     """Predicts the gain of every expert from the measured gains of the nearest pilots.
 
     Nadaraya-Watson regression over the ``neighbours`` nearest pilots: their gains weighted by the
     number of queries behind them and by ``exp(similarity / temperature)``. The base gains 0. One
     query's nDCG is mostly noise, so a pilot counts for its own gain only by the share ``locality`` and
-    for the mean of its collection by the rest (shrinkage after James and Stein 1961). A training query, which
-    has no gain of its own, counts for that mean alone.
+    for the mean of its collection by the rest. A training query, which has no gain of its own, counts for that mean
+    alone.
     """
 
     name = "gain"
+    gains: ShrunkGains
 
     def __init__(
         self, library: PilotLibrary, neighbours: int = 30, temperature: float = 0.1, locality: float = 0.3
@@ -158,13 +202,8 @@ class GainRouter(Router):
         self.neighbours, self.temperature, self.locality = neighbours, temperature, locality
         super().__init__(library)
 
-    def make_gains(self, library: PilotLibrary) -> Tensor:
-        means = library.mean_gains()
-        number = {name: row for row, name in enumerate(means)}
-        table = torch.from_numpy(np.nan_to_num(np.stack(list(means.values()))).astype(np.float32))
-        expected = table[torch.tensor([number[source] for source in library.sources])]
-        own = torch.from_numpy(library.gains)
-        return expected.lerp_(torch.where(own.isnan(), expected, own), self.locality)
+    def make_gains(self, library: PilotLibrary) -> ShrunkGains:
+        return ShrunkGains.of(library, self.locality)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)
@@ -176,16 +215,17 @@ class GainRouter(Router):
         nearest = similarities.nearest(self.neighbours)
         logits = nearest.values / self.temperature + self.log_counts[nearest.indices]
         weights = logits.softmax(dim=1)
-        return torch.bmm(weights[:, None], F.embedding(nearest.indices, self.gains))[:, 0]
+        return torch.bmm(weights[:, None], self.gains.at(nearest.indices))[:, 0]
 
 
 class _PilotRule(Router):
     """Rules of the paper: a pilot belongs to the expert that is best there; the base is no choice."""
 
     knows_base = False
+    gains: Tensor
 
     def make_gains(self, library: PilotLibrary) -> Tensor:
-        gains = super().make_gains(library)
+        gains = torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
         owner = torch.nn.functional.one_hot(gains.argmax(dim=1), len(library.experts)).bool()
         return owner & torch.from_numpy(library.measured)[:, None]
 
