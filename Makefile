@@ -66,9 +66,11 @@ bench-scale: $(VENV)/.installed  ## the figures of benchmarks/scale/: DOCS is a 
 	$(BIN)/python benchmarks/scale_kills.py benchmarks/scale/kills.json --kills 200
 	$(BIN)/python benchmarks/scale_hybrid.py $(MODEL) ../shared/data benchmarks/scale/hybrid.json
 	$(BIN)/python benchmarks/scale_ingest.py $(MODEL) $(DOCS) benchmarks/scale/ingest.json
+	rm -rf demo-output/large
 	$(BIN)/python benchmarks/scale_ingest.py $(MODEL) $(DOCS) benchmarks/scale/ingest.json --large demo-output/large/index
 	$(BIN)/python benchmarks/scale_search.py $(MODEL) demo-output/large/index ../shared/data benchmarks/scale/search.json \
 		--changes
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) .venv-peers .venv-s3 build demo-output .pytest_cache .mypy_cache .ruff_cache

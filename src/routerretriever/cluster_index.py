@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import ray
 from routerretriever.cluster import connected
 from routerretriever.errors import MissingExtraError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
-from routerretriever.index_kinds import Metric, pq_parts
+from routerretriever.index_kinds import Metric, partitions, pq_parts
 from routerretriever.index_search import Hit, SearchParameters, approximation, hit_of, similarity
 from routerretriever.index_store import dataset_uri
 from routerretriever.rows import SHOWN_COLUMNS, metadata_columns
@@ -70,7 +69,7 @@ def index_maker(table: Any, uri: str, metric: Metric, address: str, workers: int
                 _NAME,
                 num_workers=workers or int(ray.cluster_resources()["CPU"]),
                 metric=metric,
-                num_partitions=max(1, min(math.isqrt(rows), rows // sampled)),
+                num_partitions=partitions(rows),  # as in one process, so that the same settings find as much
                 sample_rate=sampled,
                 **options.get(kind, {}),
             )

@@ -17,6 +17,9 @@ from routerretriever.index_store import retrying
 EXACT_LIMIT = 20_000
 """Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""
 
+PARTITION_ROWS, MOST_PARTITIONS = 8192, 4096
+"""Of an IVF index, as LanceDB chooses them: so many rows each, until there are so many."""
+
 Metric = Literal["cosine", "dot"]
 KINDS = ("auto", "flat", "ivf_flat", "ivf_pq", "ivf_rq", "hnsw")
 TEXT_COLUMNS = ("title", "text")
@@ -55,6 +58,11 @@ def choose(rows: int) -> tuple[str, str]:
     if rows <= EXACT_LIMIT:
         return "flat", f"up to {EXACT_LIMIT} documents an exact scan is as fast as an index, and never wrong"
     return "ivf_rq", f"over {EXACT_LIMIT} documents, IVF_RQ builds fastest and takes the least memory"
+
+
+def partitions(rows: int) -> int:
+    """How many partitions an IVF index of so many rows has."""
+    return max(1, min(rows // PARTITION_ROWS, MOST_PARTITIONS))
 
 
 def build(table: Any, kind: str, metric: Metric, make: Callable[[str], None] | None = None) -> IndexKind:
