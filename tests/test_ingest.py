@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index, RouterRetriever, index_store
+from routerretriever import index as index_module
 from routerretriever.collection import Document
-from routerretriever.errors import BuildError, CollectionError, VectorIndexError
+from routerretriever.errors import BuildError, CollectionError, StorageError, VectorIndexError
 from routerretriever.ingest import build as build_module
 from routerretriever.ingest import commit as commit_module
 from routerretriever.ingest import sources
@@ -191,6 +192,48 @@ def test_skip_counts_everything_that_is_left_out(index, tmp_path):
     assert set(stored(index)) == {f"d{k}" for k in (*range(10), *range(20, 25), 99)}
 
 
+UNSTORABLE = [
+    ({"metadata": "foo"}, "'metadata' is str. Make it an object"),
+    ({"metadata": 5}, "'metadata' is int. Make it an object"),
+    ({"metadata": [["a", 1]]}, "'metadata' is list. Make it an object"),
+    ({"year": 2**63}, "the field 'year' is beyond 64 bits"),
+    ({"metadata": {"year": -(2**63) - 1}}, "the field 'year' is beyond 64 bits"),
+    ({"text": "half \ud800"}, "half of a surrogate pair"),
+    ({"title": "\udfff"}, "half of a surrogate pair"),
+    ({"_id": "\ud800"}, "half of a surrogate pair"),
+    ({"lang": "\ud800"}, "half of a surrogate pair"),
+    ({"\ud800": 1}, "half of a surrogate pair"),
+]
+
+
+@pytest.mark.parametrize(("fault", "reason"), UNSTORABLE)
+def test_what_cannot_be_stored_is_a_problem_like_others(index, tmp_path, fault, reason):
+    path = write_jsonl(tmp_path / "a.jsonl", [record(1), {**record(2), **fault}, record(3)])
+    with pytest.raises(CollectionError, match=rf"a\.jsonl, line 2: .*{reason}"):
+        index.build(path)
+    report = index.build(path, settings=Settings(on_error="quarantine"))
+    assert [str(problem).split("/")[-1].split(":")[0] for problem in report.problems] == ["a.jsonl, line 2"]
+    assert reason in report.problems[0].reason
+    assert len(Path(report.quarantine).read_text(encoding="utf-8").splitlines()) == 1
+    assert set(stored(index)) == {"d1", "d3"}
+
+
+@pytest.mark.parametrize(
+    "document", [Document("d2", "\ud800"), Document("\ud800", "text"), Document("d2", "text", "", {"year": 2**64})]
+)
+def test_documents_in_memory_that_cannot_be_stored(index, document):
+    documents = [Document("d1", "word1"), document]
+    with pytest.raises(CollectionError, match="Document 2: .*(surrogate pair|beyond 64 bits)"):
+        index.build(documents)
+    with pytest.raises(CollectionError, match="Document 2: .*(surrogate pair|beyond 64 bits)"):
+        index.upsert(documents)
+
+
+def test_lines_nested_without_end_are_a_problem(index, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [record(1), "[" * 100_000 + "\n"])
+    assert len(index.build(path, settings=Settings(on_error="skip")).problems) == 1
+
+
 def test_a_field_that_appears_late(index, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_SAMPLED_ROWS", 5)
     path = write_jsonl(tmp_path / "a.jsonl", [*[record(k) for k in range(10)], record(10, lang="en")])
@@ -334,6 +377,42 @@ def test_of_two_claims_at_the_same_moment_one_holds(index):
     for thread in threads:
         thread.join()
     assert (len(won), len(lost)) == (1, 3)
+
+
+@pytest.mark.parametrize("reason", ["No space left on device", "Access Denied", "Permission denied"])
+def test_an_index_that_cannot_be_claimed_says_why(index, shards, monkeypatch, reason):
+    def refuse(*arguments, **options):
+        raise OSError(reason)
+
+    monkeypatch.setattr(lance.LanceDataset, "update_config", refuse)
+    with pytest.raises(StorageError, match=reason):
+        index.build(shards)
+
+
+def test_paths_do_not_depend_on_where_a_worker_stands(model, tmp_path, monkeypatch):
+    for folder in ("driver", "worker"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "driver")
+    write_jsonl(Path("a.jsonl"), [record(k) for k in range(30)])
+    index, run_here = Index.create("index", model), index_module.run_here
+
+    def run_elsewhere(encode):
+        def run(job, pieces):
+            monkeypatch.chdir(tmp_path / "worker")
+            return run_here(encode)(job, pieces)
+
+        return run
+
+    monkeypatch.setattr(index_module, "run_here", run_elsewhere)
+    assert index.build("a.jsonl").documents == 30
+    assert list((tmp_path / "worker").iterdir()) == []
+    monkeypatch.chdir(tmp_path / "driver")
+    assert len(stored(Index.open("index"))) == 30
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/index", "file:///index", "/index"])
+def test_uris_stay_as_they_are(uri):
+    assert index_store.located(uri) == uri
 
 
 def test_a_document_deleted_and_one_changed_while_building(index, shards, model, monkeypatch):

@@ -150,6 +150,7 @@ def build(
     opened = Index.open(index)
     vectors = None if text and kind is None else opened.build_index(kind or "auto", cluster=cluster, workers=workers)
     seconds = opened.build_text_index() if text else None
+    opened.flush()
     if as_json:
         print_json({"index": index, "vectors": vectors and vectors.to_dict(), "text_seconds": seconds})
         return

@@ -1,24 +1,26 @@
 """Keeping an index in shape: building, compaction, taking new rows in, cleaning, and writing through to the disk.
 
 LanceDB has one call for compaction, taking rows into the indexes and removing old versions, so each of the three
-verbs here may do a part of the others' work; none of them changes what a search finds in the documents.
+verbs here may do a part of the others' work; none of them changes what a search finds in the documents. Before anything
+is removed, what takes its place is written through to the disk.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
+
 from routerretriever import index_kinds
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index_kinds import IndexKind, Metric
-from routerretriever.index_store import TABLE, View, bytes_on_disk, files, local_folder, retrying, sync
+from routerretriever.index_store import TABLE, View, bytes_on_disk, dataset_uri, files, local_folder, retrying, sync
 from routerretriever.progress import Progress
 
 KEEP_VERSIONS = timedelta(days=7)
@@ -33,6 +35,7 @@ FRAGMENT_LIMIT = 64
 SEGMENT_LIMIT = 8
 """Taking rows in adds a segment to the vector index, and each is searched apart; then it is built anew."""
 
+_NEVER = timedelta(days=36_500)
 _SLACK = 1 << 20  # manifests and footers
 
 
@@ -195,7 +198,7 @@ class Upkeep:
         start, before, fragments = time.perf_counter(), bytes_on_disk(self.uri), _fragments(self._table)
         if _segments(self._table) > 1:
             index_kinds.rebuild(self._table, self.metric)
-        self._optimize(KEEP_VERSIONS)
+        self._optimize()
         at_most = None if before is None else 3 * before + _SLACK
         after = bytes_on_disk(self.uri)
         return Compacted(fragments, _fragments(self._table), before, at_most, after, _since(start))
@@ -211,7 +214,7 @@ class Upkeep:
         rebuilt = vectors > 0 and _segments(self._table) >= SEGMENT_LIMIT
         if rebuilt:
             index_kinds.rebuild(self._table, self.metric)
-        self._optimize(KEEP_VERSIONS)
+        self._optimize()
         return Refreshed(vectors, texts, rebuilt, _since(start))
 
     def clean(self, older_than: timedelta = KEEP_VERSIONS) -> Cleaned:
@@ -295,15 +298,20 @@ class Upkeep:
         behind = max(_unindexed(table, "vector"), _unindexed(table, "text"))
         return behind > UNINDEXED_LIMIT or int(table.stats()["fragment_stats"]["num_small_fragments"]) > FRAGMENT_LIMIT
 
-    def _optimize(self, older_than: timedelta) -> None:
-        with warnings.catch_warnings():
-            # An age of nothing is what the caller asked for, and what it does stands in the docstring.
-            warnings.filterwarnings("ignore", message="optimize.cleanup_older_than=0", category=UserWarning)
-            try:
-                retrying(lambda: self._table.optimize(cleanup_older_than=older_than))
-            except (OSError, RuntimeError) as error:
-                raise StorageError(f"The index {self.uri} could not be written: {error}") from error
-        self._view.expire()
+    def _optimize(self, older_than: timedelta = KEEP_VERSIONS) -> None:
+        """Merge and take in, then remove old versions.
+
+        LanceDB would do it all at once, and remove the old before the new is safe from a power cut.
+        """
+        try:
+            retrying(lambda: self._table.optimize(cleanup_older_than=_NEVER))
+            self._view.expire()
+            self.flush()
+            dataset = lance.dataset(dataset_uri(self.uri))
+            dataset.cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+        self._table.checkout_latest()
 
 
 def _fragments(table: Any) -> int:

@@ -107,6 +107,7 @@ def build(
     settings: Settings,
     *,
     identity: str,
+    flush: Callable[[], object],
     progress: Progress | None = None,
 ) -> BuildReport:
     """Put everything listed into an index, as one new version.
@@ -117,6 +118,7 @@ def build(
         run: who does the pieces.
         settings: how.
         identity: of the vectors: pieces recorded under another are done again.
+        flush: writes what is new in the index through to the disk.
         progress: where to report.
 
     Raises:
@@ -130,7 +132,7 @@ def build(
     dataset = dataset_uri(uri)
     with claimed(dataset, listing.name, resume=settings.resume) as claim:
         folder = Folder(f"{uri.rstrip('/')}/_builds")
-        work = _Work(dataset, folder, listing, run, settings, claim, identity, progress or Silent())
+        work = _Work(dataset, folder, listing, run, settings, claim, identity, flush, progress or Silent())
         report = work.done()
     return replace(report, seconds=round(time.perf_counter() - started, 3))
 
@@ -168,8 +170,12 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
 
     Raises:
         BuildError: another build holds it, or what ``resume`` takes over is of another collection.
+        StorageError: the index cannot be read or written.
     """
-    opened = lance.dataset(dataset)
+    try:
+        opened = lance.dataset(dataset)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StorageError(f"The index {dataset} cannot be opened: {error}") from error
     standing = _standing(opened)
     if standing is not None and not resume:
         raise BuildError(
@@ -184,6 +190,8 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
     try:
         opened.update_config({_CLAIM: json.dumps(asdict(mine))})
     except (OSError, RuntimeError) as error:
+        if not is_conflict(error):
+            raise StorageError(f"The index {dataset} could not be written: {error}") from error
         raise BuildError(f"Another build claimed the index at the same moment ({error}). Wait for it.") from error
     try:
         yield mine
@@ -215,6 +223,7 @@ class _Work:
     settings: Settings
     claim: Claim
     identity: str
+    flush: Callable[[], object]
     progress: Progress
     recorded: dict[str, int] = field(default_factory=dict)
     _job: Job | None = field(default=None)
@@ -234,6 +243,7 @@ class _Work:
             self._leave_out_repeated(records)
             stale = self._commit(records)
         report = self._report(records, stale)
+        self.flush()  # a power cut may take the new version, or the records, but not both
         Folder(self.job.records).remove()
         return report
 
@@ -311,7 +321,7 @@ class _Work:
                 self._do_lost(records, stale, dataset.version)
                 continue
             try:
-                commit(dataset, records, stale, self.claim.build)
+                commit(dataset, records, stale, self.claim.build, self.flush)
             except StorageError as error:
                 if not is_conflict(error):
                     raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,7 +197,7 @@ def _rows_of(job: Job, dataset: Any) -> Iterator[tuple[list[str], _Digests, npt.
 # -- the commit ------------------------------------------------------------------------------------
 
 
-def commit(dataset: Any, records: Records, stale: Stale, build: str) -> bool:
+def commit(dataset: Any, records: Records, stale: Stale, build: str, flush: Callable[[], object]) -> bool:
     """Commit all fragments and drop all stale rows at once; whether there was anything to commit.
 
     Args:
@@ -205,6 +205,7 @@ def commit(dataset: Any, records: Records, stale: Stale, build: str) -> bool:
         records: of all pieces.
         stale: rows to drop.
         build: the name of this build; a version that bears it is not committed again.
+        flush: writes what is new through to the disk, so that the version names no file that a power cut can lose.
 
     Raises:
         StorageError: the index cannot be written.
@@ -220,6 +221,7 @@ def commit(dataset: Any, records: Records, stale: Stale, build: str) -> bool:
                 removed.append(number)
             else:
                 updated.append(kept)
+        flush()
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=removed,
             updated_fragments=updated,

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from routerretriever.collection import content_hash
 from routerretriever.errors import StorageError, VectorIndexError
+from routerretriever.index_store import local_folder, sync
 from routerretriever.ingest.files import Folder
 from routerretriever.ingest.sources import Piece, Problem, Row, read_piece
 from routerretriever.rows import document_key, document_table, metadata_columns, quoted
@@ -203,6 +204,7 @@ class Worker:
         table = document_table(documents, self.job.collection, vectors, dataset.schema)
         try:
             written = lance.fragment.write_fragments(table, dataset, mode="append")
+            _sync_files(self.job.dataset, [file.path for fragment in written for file in fragment.files])
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.job.dataset} could not be written: {error}") from error
         return [json.dumps(fragment.to_json()) for fragment in written]
@@ -214,6 +216,16 @@ class Worker:
             except (OSError, RuntimeError, ValueError) as error:
                 raise VectorIndexError(f"The index {self.job.dataset} cannot be opened: {error}") from error
         return self._dataset
+
+
+def _sync_files(dataset: str, names: Sequence[str]) -> None:
+    """Write data files through to a local disk: the record that speaks of them is, and must not outlive them."""
+    root = local_folder(dataset)
+    if root is None:
+        return
+    data = root.absolute() / "data"
+    for path in [*(data / name for name in names), data, data.parent]:
+        sync(path)
 
 
 def misfit(metadata: Any, names: Collection[str], schema: pa.Schema) -> str | None:
