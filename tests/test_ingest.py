@@ -1,10 +1,14 @@
 import gzip
 import json
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import lance
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +19,7 @@ from routerretriever.collection import Document
 from routerretriever.errors import BuildError, CollectionError, StorageError, VectorIndexError
 from routerretriever.ingest import build as build_module
 from routerretriever.ingest import commit as commit_module
-from routerretriever.ingest import sources
+from routerretriever.ingest import sources, work
 from routerretriever.ingest.build import Settings, claimed
 
 
@@ -235,10 +239,12 @@ def test_lines_nested_without_end_are_a_problem(index, tmp_path):
 
 
 def test_a_field_that_appears_late(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_SAMPLED_ROWS", 5)
+    monkeypatch.setattr(sources, "SAMPLED_ROWS", 5)
     path = write_jsonl(tmp_path / "a.jsonl", [*[record(k) for k in range(10)], record(10, lang="en")])
-    with pytest.raises(CollectionError, match=r"line 11: the field 'lang' is not one of the index's: year"):
+    with pytest.raises(CollectionError, match=r"line 11: the field 'lang' is not one of .*: year\. .*first 100 rows"):
         index.build(path)
+    write_jsonl(path, [record(10, lang="en"), *[record(k) for k in range(10)]])
+    assert index.build(path).documents == 11  # as the message says
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -326,6 +332,39 @@ def test_a_killed_build_goes_on_where_it_was(index, shards, model, monkeypatch):
     assert (report.documents, report.encoded, report.recorded) == (165, 165, 70)
     assert len(stored(index)) == 165
     assert index.build(shards).encoded == 0
+
+
+HOLDER = """
+import sys, time
+from routerretriever.ingest.build import claimed
+with claimed(sys.argv[1], "docs", resume=False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_build_that_is_alive_is_not_taken_over(index, shards, monkeypatch):
+    command = [sys.executable, "-c", HOLDER, f"{index.uri}/documents.lance"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BuildError, match=rf"by process {holder.pid} on .*still at work"):
+            index.build(shards, settings=Settings(resume=True))
+        with monkeypatch.context() as patch:  # a later process with the same number
+            patch.setattr(psutil.Process, "create_time", lambda self: time.time() + 60)
+            assert not build_module._standing(lance.dataset(command[-1])).is_alive()
+        with monkeypatch.context() as patch:  # nobody knows who lives on another host
+            patch.setattr(build_module.socket, "gethostname", lambda: "elsewhere")
+            assert not build_module._standing(lance.dataset(command[-1])).is_alive()
+        holder.kill()
+    assert index.build(shards, settings=Settings(resume=True)).encoded == 165
+
+
+def test_a_build_of_this_process_is_not_taken_over_either(index, shards):
+    with (
+        claimed(f"{index.uri}/documents.lance", "docs", resume=False),
+        pytest.raises(BuildError, match="still at work"),
+    ):
+        index.build(shards, settings=Settings(resume=True))
 
 
 def test_a_build_killed_after_its_commit_is_not_committed_again(index, shards, monkeypatch):
@@ -453,11 +492,37 @@ def test_memory_stays_bounded_by_comparing_a_share_of_ids_at_a_time(index, shard
 
 
 def test_digests_alike_are_not_ids_alike(index, tmp_path, monkeypatch):
-    from routerretriever.ingest import work
-
-    monkeypatch.setattr(work, "id_digest", lambda document_id: int(document_id[1:]) % 7)
-    report = index.build(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)]))
+    for module in (work, commit_module):
+        monkeypatch.setattr(module, "id_digest", lambda document_id: int(document_id[1:]) % 7)
+    path = write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)])
+    report = index.build(path)
     assert (report.documents, len(stored(index))) == (50, 50)
+    write_jsonl(path, [record(k, "word5" if k == 30 else None) for k in range(30, 80)])
+    report = index.build(path)
+    assert (report.encoded, report.unchanged, report.replaced, report.gone) == (31, 19, 1, 30)
+    found = stored(index)
+    assert set(found) == {f"d{k}" for k in range(80)}
+    assert (found["d30"][0], found["d2"][0]) == ("word5", "word2 word14")
+    assert index.build(path, settings=Settings(prune=True)).gone == 30
+    assert set(stored(index)) == {f"d{k}" for k in range(30, 80)}
+
+
+def test_of_ids_that_stand_twice_the_first_is_kept_though_digests_are_alike(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "id_digest", lambda document_id: 7)
+    for name in ("a", "b", "c"):
+        write_jsonl(tmp_path / "docs" / f"{name}.jsonl", [record(k, f"word{ord(name)}") for k in range(3)])
+    report = index.build(tmp_path / "docs", settings=Settings(on_error="skip"))
+    assert len(report.problems) == 6
+    assert {text for text, _ in stored(index).values()} == {"word97"}
+    with pytest.raises(CollectionError, match=r"b.jsonl, line 1: its id stands in .*a.jsonl, line 1 too"):
+        Index.create(tmp_path / "other", index.model).build(tmp_path / "docs")
+
+
+def test_nothing_is_left_of_the_only_shard(index, tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"not Parquet")
+    report = index.build(path, settings=Settings(on_error="skip", prune=True))
+    assert (report.documents, len(report.problems)) == (0, 1)
 
 
 def test_an_older_index_is_refused(index, model):

@@ -25,7 +25,7 @@ from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric
 from routerretriever.index_search import Hit, Mode, Reader, SearchParameters, check_mode
 from routerretriever.index_store import TABLE, View, connect, exists, located, retrying
-from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_here
+from routerretriever.ingest.build import BuildReport, Run, Settings, build, check_workers, run_here
 from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
 from routerretriever.maintenance import Upkeep
 from routerretriever.progress import Progress, Silent
@@ -284,6 +284,7 @@ class Index(Upkeep):
             BuildError: another build of this index has not finished, or the cluster does not fit.
             StorageError: the disk is full or cannot be written; what is recorded is kept.
         """
+        check_workers(cluster, workers)
         if isinstance(source, str | Path):
             listing = list_pieces(source, strict=strict)
         else:

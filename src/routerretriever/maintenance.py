@@ -18,9 +18,10 @@ from typing import Any
 import lance
 
 from routerretriever import index_kinds
-from routerretriever.errors import StorageError, VectorIndexError
+from routerretriever.errors import BuildError, StorageError, VectorIndexError
 from routerretriever.index_kinds import IndexKind, Metric
 from routerretriever.index_store import TABLE, View, bytes_on_disk, dataset_uri, files, local_folder, retrying, sync
+from routerretriever.ingest.build import check_workers
 from routerretriever.progress import Progress
 
 KEEP_VERSIONS = timedelta(days=7)
@@ -57,8 +58,7 @@ class Compacted(Result):
         fragments_before: pieces the documents were stored in.
         fragments_after: the same now.
         bytes_before: of all files of the index; ``None`` for an object store, like the two below.
-        bytes_at_most: that the index can have taken meanwhile. Nothing that a reader may still use is removed, so
-            documents and indexes can stand there once more, and the vector index twice.
+        bytes_at_most: that the index can have taken meanwhile; see :func:`_bound`.
         bytes_after: until :meth:`Upkeep.clean` removes the old versions.
         seconds: what it took.
     """
@@ -79,12 +79,16 @@ class Refreshed(Result):
         vectors: rows taken into the vector index.
         texts: rows taken into the text index.
         rebuilt: the vector index was built anew, because it had come to consist of too many parts.
+        bytes_before, bytes_at_most, bytes_after: as for :class:`Compacted`, since it merges fragments as well.
         seconds: what it took.
     """
 
     vectors: int
     texts: int
     rebuilt: bool
+    bytes_before: int | None
+    bytes_at_most: int | None
+    bytes_after: int | None
     seconds: float
 
 
@@ -161,11 +165,20 @@ class Upkeep:
 
         Raises:
             VectorIndexError: there is no such kind, or it cannot be built for these vectors.
-            BuildError: there is no such cluster.
+            BuildError: there is no such cluster, or nothing for it to do.
             StorageError: the disk is full or cannot be written.
         """
+        check_workers(cluster, workers)
         make = None
         if cluster is not None:
+            wanted = index_kinds.choose(int(self._table.count_rows()))[0] if kind == "auto" else kind
+            if wanted == "flat":
+                raise BuildError(
+                    "There is nothing for a cluster to build: without an index ('flat', which 'auto' takes here) all "
+                    "vectors are scanned. Leave out --cluster."
+                    if kind == "auto"
+                    else "There is nothing for a cluster to build for 'flat'. Leave out --cluster."
+                )
             from routerretriever.cluster_index import index_maker
 
             make = index_maker(self._table, self.uri, self.metric, cluster, workers)
@@ -199,9 +212,8 @@ class Upkeep:
         if _segments(self._table) > 1:
             index_kinds.rebuild(self._table, self.metric)
         self._optimize()
-        at_most = None if before is None else 3 * before + _SLACK
         after = bytes_on_disk(self.uri)
-        return Compacted(fragments, _fragments(self._table), before, at_most, after, _since(start))
+        return Compacted(fragments, _fragments(self._table), before, _bound(before), after, _since(start))
 
     def refresh(self) -> Refreshed:
         """Take rows that were written since into the vector index and the text index, if there are such.
@@ -209,13 +221,13 @@ class Upkeep:
         Raises:
             StorageError: the disk is full or cannot be written; the index stays as it was.
         """
-        start = time.perf_counter()
+        start, before = time.perf_counter(), bytes_on_disk(self.uri)
         vectors, texts = _unindexed(self._table, "vector"), _unindexed(self._table, "text")
         rebuilt = vectors > 0 and _segments(self._table) >= SEGMENT_LIMIT
         if rebuilt:
             index_kinds.rebuild(self._table, self.metric)
         self._optimize()
-        return Refreshed(vectors, texts, rebuilt, _since(start))
+        return Refreshed(vectors, texts, rebuilt, before, _bound(before), bytes_on_disk(self.uri), _since(start))
 
     def clean(self, older_than: timedelta = KEEP_VERSIONS) -> Cleaned:
         """Remove versions that are older than this, and the files that only they used.
@@ -312,6 +324,15 @@ class Upkeep:
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
         self._table.checkout_latest()
+
+
+def _bound(before: int | None) -> int | None:
+    """Most bytes that an index of so many can take while it is merged.
+
+    Nothing that a reader may still use is removed, so documents and indexes can stand there once more, and the vector
+    index twice.
+    """
+    return None if before is None else 3 * before + _SLACK
 
 
 def _fragments(table: Any) -> int:

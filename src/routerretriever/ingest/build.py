@@ -16,6 +16,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from routerretriever.errors import BuildError, CollectionError, StorageError
@@ -137,6 +138,16 @@ def build(
     return replace(report, seconds=round(time.perf_counter() - started, 3))
 
 
+def check_workers(cluster: str | None, workers: int | None) -> None:
+    """Refuse workers where there is nothing for them to work on.
+
+    Raises:
+        BuildError: there is no cluster.
+    """
+    if workers is not None and cluster is None:
+        raise BuildError("Workers need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
+
+
 def _stopped(problem: Problem) -> CollectionError:
     return CollectionError(
         f"{problem} Mend it and run the same command again: what was encoded is kept. To go on without it: "
@@ -158,8 +169,25 @@ class Claim:
     process: int
     started: str
 
+    def is_alive(self) -> bool:
+        """Whether it is certainly still at work; of another host nobody can know."""
+        if self.host != socket.gethostname():
+            return False
+        if self.process == os.getpid():
+            return self.build in _AT_WORK
+        try:
+            process = psutil.Process(self.process)
+            begun = process.create_time()  # a process that began after the claim only got the same number
+            dead = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+        return not dead and begun < datetime.fromisoformat(self.started).timestamp() + 1
+
     def __str__(self) -> str:
         return f"a build of '{self.collection}' begun {self.started} by process {self.process} on {self.host}"
+
+
+_AT_WORK: set[str] = set()  # builds of this very process
 
 
 @contextmanager
@@ -169,7 +197,7 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
     It outlives a kill, and an error does not.
 
     Raises:
-        BuildError: another build holds it, or what ``resume`` takes over is of another collection.
+        BuildError: another build holds it, or what ``resume`` takes over is of another collection or still at work.
         StorageError: the index cannot be read or written.
     """
     try:
@@ -181,6 +209,8 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
         raise BuildError(
             f"The index is held by {standing}. Wait until it is done; if it was killed, add --resume to take it over."
         )
+    if standing is not None and standing.is_alive():
+        raise BuildError(f"The index is held by {standing}, which is still at work. Wait until it is done, or end it.")
     if standing is not None and standing.collection != collection:
         raise BuildError(f"The index is held by {standing}. Resume that collection first.")
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -193,9 +223,11 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
         if not is_conflict(error):
             raise StorageError(f"The index {dataset} could not be written: {error}") from error
         raise BuildError(f"Another build claimed the index at the same moment ({error}). Wait for it.") from error
+    _AT_WORK.add(mine.build)
     try:
         yield mine
     finally:
+        _AT_WORK.discard(mine.build)
         _release(dataset, mine)
 
 

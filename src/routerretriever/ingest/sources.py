@@ -305,7 +305,8 @@ def _row_groups(file: pq.ParquetFile, piece: Piece) -> tuple[Sequence[int], int]
 
 # -- fields ----------------------------------------------------------------------------------------
 
-_SAMPLED_ROWS = 100
+SAMPLED_ROWS = 100
+"""Rows of every shard in which metadata fields are looked for."""
 
 
 def kind_of(value: Any) -> pa.DataType:
@@ -320,7 +321,7 @@ def metadata_fields(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
         if piece.start > 0 and piece.documents is None:
             continue
         for number, row in enumerate(read_piece(piece)):
-            if number >= _SAMPLED_ROWS and piece.documents is None:
+            if number >= SAMPLED_ROWS and piece.documents is None:
                 break
             if isinstance(row, Row):
                 for name, value in row.document.metadata.items():
