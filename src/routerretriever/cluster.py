@@ -28,6 +28,8 @@ from routerretriever.ingest.sources import Piece
 from routerretriever.ingest.work import Job, Record, Worker
 from routerretriever.vectors import Vectors
 
+# Threads of Ray Data outlive a job that is stopped; what they ask for would start another cluster behind its back.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 try:
     import ray
 except ImportError as error:
