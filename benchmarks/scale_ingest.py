@@ -39,7 +39,7 @@ quiet_libraries()
 model, index, source, cluster, workers, resume = sys.argv[1:]
 settings = Settings(resume=resume == "resume")
 report = Index.create(index, RouterRetriever.from_pretrained(model), model_path=model).build(
-    source, settings=settings, cluster=cluster or None, workers=int(workers), progress=Bars())
+    source, settings=settings, cluster=cluster or None, workers=int(workers) if cluster else None, progress=Bars())
 print(json.dumps({**report.to_dict(), "problems": len(report.problems)}), flush=True)
 """
 

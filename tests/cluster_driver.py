@@ -20,9 +20,8 @@ def main(address, model, index, source, *options):
     logging.disable(logging.WARNING)
     loaded = RouterRetriever.from_pretrained(model, device="cpu")
     settings = Settings(given.get("on_error", "stop"), resume="resume" in given)
-    report = Index.create(index, loaded).build(
-        source, settings=settings, cluster=None if address == "none" else address, workers=int(given.get("workers", 2))
-    )
+    where = {} if address == "none" else {"cluster": address, "workers": int(given.get("workers", 2))}
+    report = Index.create(index, loaded).build(source, settings=settings, **where)
     print(json.dumps(report.to_dict()), flush=True)
     os._exit(0)  # Ray's shutdown may wait for a node that is cut off
 

@@ -6,7 +6,7 @@ from conftest import make_checkpoint
 
 from routerretriever import Index, RouterRetriever, index_kinds
 from routerretriever.collection import Document
-from routerretriever.errors import FingerprintError, RouterRetrieverError, VectorIndexError
+from routerretriever.errors import FingerprintError, RouterRetrieverError, StorageError, VectorIndexError
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,16 @@ def test_two_writers_with_new_fields_at_the_same_time(model, tmp_path):
 def test_delete(index):
     assert index.delete(["d1", "d2", "nothing", "d'3"], collection="c") == 2
     assert {"d1", "d2"}.isdisjoint(hit.id for hit in index.search("word1", k=60))
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("Permission denied")])
+def test_a_delete_that_cannot_be_written_is_named(index, monkeypatch, error):
+    def delete(where):
+        raise error
+
+    monkeypatch.setattr(index._table, "delete", delete)
+    with pytest.raises(StorageError, match=str(error)):
+        index.delete(["d1"], collection="c")
 
 
 def test_filters(index):

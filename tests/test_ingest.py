@@ -1,20 +1,25 @@
 import gzip
 import json
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import lance
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index, RouterRetriever, index_store
+from routerretriever import index as index_module
 from routerretriever.collection import Document
-from routerretriever.errors import BuildError, CollectionError, VectorIndexError
+from routerretriever.errors import BuildError, CollectionError, StorageError, VectorIndexError
 from routerretriever.ingest import build as build_module
 from routerretriever.ingest import commit as commit_module
-from routerretriever.ingest import sources
+from routerretriever.ingest import sources, work
 from routerretriever.ingest.build import Settings, claimed
 
 
@@ -191,11 +196,55 @@ def test_skip_counts_everything_that_is_left_out(index, tmp_path):
     assert set(stored(index)) == {f"d{k}" for k in (*range(10), *range(20, 25), 99)}
 
 
-def test_a_field_that_appears_late(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_SAMPLED_ROWS", 5)
-    path = write_jsonl(tmp_path / "a.jsonl", [*[record(k) for k in range(10)], record(10, lang="en")])
-    with pytest.raises(CollectionError, match=r"line 11: the field 'lang' is not one of the index's: year"):
+UNSTORABLE = [
+    ({"metadata": "foo"}, "'metadata' is str. Make it an object"),
+    ({"metadata": 5}, "'metadata' is int. Make it an object"),
+    ({"metadata": [["a", 1]]}, "'metadata' is list. Make it an object"),
+    ({"year": 2**63}, "the field 'year' is beyond 64 bits"),
+    ({"metadata": {"year": -(2**63) - 1}}, "the field 'year' is beyond 64 bits"),
+    ({"text": "half \ud800"}, "half of a surrogate pair"),
+    ({"title": "\udfff"}, "half of a surrogate pair"),
+    ({"_id": "\ud800"}, "half of a surrogate pair"),
+    ({"lang": "\ud800"}, "half of a surrogate pair"),
+    ({"\ud800": 1}, "half of a surrogate pair"),
+]
+
+
+@pytest.mark.parametrize(("fault", "reason"), UNSTORABLE)
+def test_what_cannot_be_stored_is_a_problem_like_others(index, tmp_path, fault, reason):
+    path = write_jsonl(tmp_path / "a.jsonl", [record(1), {**record(2), **fault}, record(3)])
+    with pytest.raises(CollectionError, match=rf"a\.jsonl, line 2: .*{reason}"):
         index.build(path)
+    report = index.build(path, settings=Settings(on_error="quarantine"))
+    assert [str(problem).split("/")[-1].split(":")[0] for problem in report.problems] == ["a.jsonl, line 2"]
+    assert reason in report.problems[0].reason
+    assert len(Path(report.quarantine).read_text(encoding="utf-8").splitlines()) == 1
+    assert set(stored(index)) == {"d1", "d3"}
+
+
+@pytest.mark.parametrize(
+    "document", [Document("d2", "\ud800"), Document("\ud800", "text"), Document("d2", "text", "", {"year": 2**64})]
+)
+def test_documents_in_memory_that_cannot_be_stored(index, document):
+    documents = [Document("d1", "word1"), document]
+    with pytest.raises(CollectionError, match="Document 2: .*(surrogate pair|beyond 64 bits)"):
+        index.build(documents)
+    with pytest.raises(CollectionError, match="Document 2: .*(surrogate pair|beyond 64 bits)"):
+        index.upsert(documents)
+
+
+def test_lines_nested_without_end_are_a_problem(index, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [record(1), "[" * 100_000 + "\n"])
+    assert len(index.build(path, settings=Settings(on_error="skip")).problems) == 1
+
+
+def test_a_field_that_appears_late(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SAMPLED_ROWS", 5)
+    path = write_jsonl(tmp_path / "a.jsonl", [*[record(k) for k in range(10)], record(10, lang="en")])
+    with pytest.raises(CollectionError, match=r"line 11: the field 'lang' is not one of .*: year\. .*first 100 rows"):
+        index.build(path)
+    write_jsonl(path, [record(10, lang="en"), *[record(k) for k in range(10)]])
+    assert index.build(path).documents == 11  # as the message says
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -285,6 +334,39 @@ def test_a_killed_build_goes_on_where_it_was(index, shards, model, monkeypatch):
     assert index.build(shards).encoded == 0
 
 
+HOLDER = """
+import sys, time
+from routerretriever.ingest.build import claimed
+with claimed(sys.argv[1], "docs", resume=False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_build_that_is_alive_is_not_taken_over(index, shards, monkeypatch):
+    command = [sys.executable, "-c", HOLDER, f"{index.uri}/documents.lance"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BuildError, match=rf"by process {holder.pid} on .*still at work"):
+            index.build(shards, settings=Settings(resume=True))
+        with monkeypatch.context() as patch:  # a later process with the same number
+            patch.setattr(psutil.Process, "create_time", lambda self: time.time() + 60)
+            assert not build_module._standing(lance.dataset(command[-1])).is_alive()
+        with monkeypatch.context() as patch:  # nobody knows who lives on another host
+            patch.setattr(build_module.socket, "gethostname", lambda: "elsewhere")
+            assert not build_module._standing(lance.dataset(command[-1])).is_alive()
+        holder.kill()
+    assert index.build(shards, settings=Settings(resume=True)).encoded == 165
+
+
+def test_a_build_of_this_process_is_not_taken_over_either(index, shards):
+    with (
+        claimed(f"{index.uri}/documents.lance", "docs", resume=False),
+        pytest.raises(BuildError, match="still at work"),
+    ):
+        index.build(shards, settings=Settings(resume=True))
+
+
 def test_a_build_killed_after_its_commit_is_not_committed_again(index, shards, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(build_module, "_standing", lambda dataset: None)
@@ -336,6 +418,42 @@ def test_of_two_claims_at_the_same_moment_one_holds(index):
     assert (len(won), len(lost)) == (1, 3)
 
 
+@pytest.mark.parametrize("reason", ["No space left on device", "Access Denied", "Permission denied"])
+def test_an_index_that_cannot_be_claimed_says_why(index, shards, monkeypatch, reason):
+    def refuse(*arguments, **options):
+        raise OSError(reason)
+
+    monkeypatch.setattr(lance.LanceDataset, "update_config", refuse)
+    with pytest.raises(StorageError, match=reason):
+        index.build(shards)
+
+
+def test_paths_do_not_depend_on_where_a_worker_stands(model, tmp_path, monkeypatch):
+    for folder in ("driver", "worker"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "driver")
+    write_jsonl(Path("a.jsonl"), [record(k) for k in range(30)])
+    index, run_here = Index.create("index", model), index_module.run_here
+
+    def run_elsewhere(encode):
+        def run(job, pieces):
+            monkeypatch.chdir(tmp_path / "worker")
+            return run_here(encode)(job, pieces)
+
+        return run
+
+    monkeypatch.setattr(index_module, "run_here", run_elsewhere)
+    assert index.build("a.jsonl").documents == 30
+    assert list((tmp_path / "worker").iterdir()) == []
+    monkeypatch.chdir(tmp_path / "driver")
+    assert len(stored(Index.open("index"))) == 30
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/index", "file:///index", "/index"])
+def test_uris_stay_as_they_are(uri):
+    assert index_store.located(uri) == uri
+
+
 def test_a_document_deleted_and_one_changed_while_building(index, shards, model, monkeypatch):
     """Another client deletes an unchanged document and upserts a changed one while pieces are done."""
     index.build(shards)
@@ -374,11 +492,37 @@ def test_memory_stays_bounded_by_comparing_a_share_of_ids_at_a_time(index, shard
 
 
 def test_digests_alike_are_not_ids_alike(index, tmp_path, monkeypatch):
-    from routerretriever.ingest import work
-
-    monkeypatch.setattr(work, "id_digest", lambda document_id: int(document_id[1:]) % 7)
-    report = index.build(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)]))
+    for module in (work, commit_module):
+        monkeypatch.setattr(module, "id_digest", lambda document_id: int(document_id[1:]) % 7)
+    path = write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)])
+    report = index.build(path)
     assert (report.documents, len(stored(index))) == (50, 50)
+    write_jsonl(path, [record(k, "word5" if k == 30 else None) for k in range(30, 80)])
+    report = index.build(path)
+    assert (report.encoded, report.unchanged, report.replaced, report.gone) == (31, 19, 1, 30)
+    found = stored(index)
+    assert set(found) == {f"d{k}" for k in range(80)}
+    assert (found["d30"][0], found["d2"][0]) == ("word5", "word2 word14")
+    assert index.build(path, settings=Settings(prune=True)).gone == 30
+    assert set(stored(index)) == {f"d{k}" for k in range(30, 80)}
+
+
+def test_of_ids_that_stand_twice_the_first_is_kept_though_digests_are_alike(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "id_digest", lambda document_id: 7)
+    for name in ("a", "b", "c"):
+        write_jsonl(tmp_path / "docs" / f"{name}.jsonl", [record(k, f"word{ord(name)}") for k in range(3)])
+    report = index.build(tmp_path / "docs", settings=Settings(on_error="skip"))
+    assert len(report.problems) == 6
+    assert {text for text, _ in stored(index).values()} == {"word97"}
+    with pytest.raises(CollectionError, match=r"b.jsonl, line 1: its id stands in .*a.jsonl, line 1 too"):
+        Index.create(tmp_path / "other", index.model).build(tmp_path / "docs")
+
+
+def test_nothing_is_left_of_the_only_shard(index, tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"not Parquet")
+    report = index.build(path, settings=Settings(on_error="skip", prune=True))
+    assert (report.documents, len(report.problems)) == (0, 1)
 
 
 def test_an_older_index_is_refused(index, model):

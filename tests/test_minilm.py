@@ -10,6 +10,7 @@ from mteb_task import retrieval_task
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
+from routerretriever.documents import encode_documents
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
 from make_collections import UNSEEN, write_all
@@ -69,6 +70,23 @@ def test_search_finds_what_the_shorthand_means(demo, tmp_path):
     query_id, text = next(iter(collections["ops"].split("test").queries.items()))
     (wanted,) = collections["ops"].split("test").qrels[query_id]
     assert wanted in [hit.id for hit in index.search(text, k=10)]
+
+
+def test_document_vectors_do_not_depend_on_the_number_of_threads(tmp_path):
+    """Workers of a cluster have one thread each, a single process has as many as the machine has cores."""
+    texts = [text for path in write_all(tmp_path).values() for text in Collection.load(path).contents]
+    rng = np.random.default_rng(0)
+    short = [texts[row] for row in rng.permutation(len(texts))[:200]]
+    long = [" ".join(rng.choice(texts, size)) for size in rng.integers(2, 14, 40)]
+    model, before = RouterRetriever.create(device="cpu"), torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(encode_documents(model, short + long))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.filterwarnings("ignore")  # mteb still calls names that the libraries below it deprecate

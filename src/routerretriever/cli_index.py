@@ -25,6 +25,7 @@ from routerretriever.cli_common import (
     print_json,
     say,
 )
+from routerretriever.errors import BuildError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -91,8 +92,11 @@ def add(
     A build that was interrupted goes on with the same command; one that was killed also wants --resume.
     """
     from routerretriever.index import Index
-    from routerretriever.ingest.build import Settings
+    from routerretriever.ingest.build import Settings, check_workers
 
+    check_workers(cluster, workers)
+    if cluster is not None and device is not None:
+        raise BuildError("Workers of a cluster take the device their node has. Leave out --device, or --cluster.")
     settings = Settings(on_error, resume=resume, prune=prune)
     opened = Index.create(index, load_model(model, device), model_path=model)
     report = opened.build(
@@ -147,9 +151,12 @@ def build(
     """Build the vector index of INDEX anew, its text index, or both."""
     from routerretriever.index import Index
 
+    if cluster is not None and text and kind is None:
+        raise BuildError("The text index is built by one process. Leave out --cluster, or add --kind auto.")
     opened = Index.open(index)
     vectors = None if text and kind is None else opened.build_index(kind or "auto", cluster=cluster, workers=workers)
     seconds = opened.build_text_index() if text else None
+    opened.flush()
     if as_json:
         print_json({"index": index, "vectors": vectors and vectors.to_dict(), "text_seconds": seconds})
         return

@@ -28,6 +28,8 @@ from routerretriever.ingest.sources import Piece
 from routerretriever.ingest.work import Job, Record, Worker
 from routerretriever.vectors import Vectors
 
+# Threads of Ray Data outlive a job that is stopped; what they ask for would start another cluster behind its back.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 try:
     import ray
 except ImportError as error:
@@ -129,6 +131,19 @@ def _version() -> str:
     return routerretriever.__version__
 
 
+def worker_count(asked: int | None, resource: str = "CPU") -> int:
+    """How many workers to start: as many as were asked for, or as many as there is room for.
+
+    Raises:
+        BuildError: there is no room for so many; Ray would wait for it for ever.
+    """
+    there = int(ray.cluster_resources().get(resource, 0))
+    if asked is not None and asked > there:
+        kind = "accelerators" if resource == "GPU" else "processors"
+        raise BuildError(f"{asked} workers were asked for, but the cluster has {there} {kind}. Ask for fewer.")
+    return asked or there
+
+
 # -- encoding --------------------------------------------------------------------------------------
 
 
@@ -154,9 +169,8 @@ def _map_pieces(
 ) -> Iterator[Record]:
     import ray.data
 
-    resources = ray.cluster_resources()
-    accelerators = int(resources.get("GPU", 0))
-    count = min(workers or accelerators or int(resources["CPU"]), len(pieces))
+    accelerators = int(ray.cluster_resources().get("GPU", 0))
+    count = min(worker_count(workers, "GPU" if accelerators else "CPU"), len(pieces))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

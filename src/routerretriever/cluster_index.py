@@ -13,7 +13,7 @@ import lance
 import numpy as np
 import ray
 
-from routerretriever.cluster import connected
+from routerretriever.cluster import connected, worker_count
 from routerretriever.errors import MissingExtraError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric, partitions, pq_parts
@@ -67,7 +67,7 @@ def index_maker(table: Any, uri: str, metric: Metric, address: str, workers: int
                 "vector",
                 _ENGINE_KINDS[kind],
                 _NAME,
-                num_workers=workers or int(ray.cluster_resources()["CPU"]),
+                num_workers=worker_count(workers),
                 metric=metric,
                 num_partitions=partitions(rows),  # as in one process, so that the same settings find as much
                 sample_rate=sampled,

@@ -26,6 +26,7 @@ HELD_OUT_LIMIT = 500
 _SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
 _QUERY_COLUMNS = ("query", "anchor", "question")
 _POSITIVE_COLUMNS = ("positive", "pos", "passage", "document", "answer", "text")
+_NO_TEXT = "it holds half of a surrogate pair (such as \\ud800), which is no character. Remove it."
 _ID_COLUMNS = ("_id", "id", "doc_id")
 
 
@@ -162,7 +163,7 @@ class Collection:
         queries, qrels = {}, {}
         for number, record in enumerate(records):
             if str(record.get("_id")) in known and record.get("query"):
-                queries[f"generated-{number}"] = str(record["query"])
+                queries[f"generated-{number}"] = _sound(str(record["query"]), source)
                 qrels[f"generated-{number}"] = {str(record["_id"]): 1}
         if not queries:
             raise CollectionError(f"'{source}' holds no generated query for a document of '{self.name}'.")
@@ -276,12 +277,16 @@ def as_document(record: Mapping[str, Any], where: str) -> Document:
     """A record's id, title, text and scalar fields; ``where`` it stands is for the error.
 
     Raises:
-        CollectionError: it has no id or no text.
+        CollectionError: it has no id or no text, or a value that cannot be stored.
     """
     document_id = _identifier(record, where)
     if not isinstance(record.get("text"), str):
         raise CollectionError(f"{where}: the record has no field 'text'. Every document needs one.")
-    return Document(document_id, record["text"], str(record.get("title") or ""), _metadata(record))
+    title = str(record.get("title") or "")
+    document = Document(document_id, record["text"], title, _metadata(record, where))
+    if fault := fault_of(document):
+        raise CollectionError(f"{where}: {fault}")
+    return document
 
 
 def _identifier(record: Mapping[str, Any], where: str) -> str:
@@ -291,11 +296,40 @@ def _identifier(record: Mapping[str, Any], where: str) -> str:
     raise CollectionError(f"{where}: the record has no field '_id'. Every record needs one.")
 
 
-def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     own = {"text", "title", "metadata", *_ID_COLUMNS}
-    fields = {key: value for key, value in record.items() if key not in own}
-    fields.update(record.get("metadata") or {})
+    given = record.get("metadata") or {}
+    if not isinstance(given, Mapping):
+        raise CollectionError(f"{where}: 'metadata' is {type(given).__name__}. Make it an object of fields.")
+    fields = {key: value for key, value in record.items() if key not in own} | dict(given)
     return {key: value for key, value in fields.items() if isinstance(value, str | int | float | bool)}
+
+
+def fault_of(document: Document) -> str | None:
+    """What keeps a document from being stored; None if nothing does."""
+    fields = document.metadata
+    texts = (document.id, document.title, document.text, *fields, *fields.values())
+    if not all(_is_text(text) for text in texts if isinstance(text, str)):
+        return _NO_TEXT
+    for name, value in fields.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return f"the field '{name}' is beyond 64 bits. Write it as a text or as a float."
+    return None
+
+
+def _is_text(value: str) -> bool:
+    """JSON can spell half of a surrogate pair, which nothing can store or show."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _sound(text: str, where: str) -> str:
+    if not _is_text(text):
+        raise CollectionError(f"{where}: {_NO_TEXT}")
+    return text
 
 
 def _open_text(path: Path) -> IO[str]:
@@ -346,13 +380,13 @@ def _read_beir_directory(directory: Path) -> _Raw:
     queries: dict[str, str] = {}
     generated: dict[str, str] = {}
     for where, record in _read_jsonl(_first_existing(directory, "queries")):
-        query_id = _identifier(record, where)
+        query_id = _sound(_identifier(record, where), where)
         if query_id in queries:
             raise CollectionError(f"{where}: the query id '{query_id}' stands twice. Make ids unique.")
         if not isinstance(record.get("text"), str):
             raise CollectionError(f"{where}: the record has no field 'text'. Every query needs one.")
-        queries[query_id] = record["text"]
-        if way := _metadata(record).get("generated"):
+        queries[query_id] = _sound(record["text"], where)
+        if way := _metadata(record, where).get("generated"):
             generated[query_id] = str(way)
     if not queries:
         raise CollectionError(f"{directory}: queries.jsonl is empty. Add queries, or index the corpus alone.")
@@ -392,7 +426,8 @@ def _read_pairs(path: Path) -> _Raw:
         split = _SPLIT_NAMES.get(str(record.get("split") or "train"), str(record.get("split") or "train"))
         document_id = document_ids.setdefault(positive, f"d{len(document_ids)}")
         query_id = query_ids.setdefault((split, query), f"q{len(query_ids)}")
-        raw.documents[document_id] = Document(document_id, positive, str(record.get("title") or ""))
+        title = _sound(str(record.get("title") or ""), where)
+        raw.documents[document_id] = Document(document_id, positive, title)
         raw.queries[query_id] = query
         raw.judgements.setdefault(split, []).append((where, query_id, document_id, 1))
     if not raw.queries:
@@ -416,7 +451,7 @@ def _pair_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _column(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
     for name in names:
         if isinstance(record.get(name), str) and record[name].strip():
-            return str(record[name])
+            return _sound(str(record[name]), where)
     raise CollectionError(f"{where}: no text in a column named {' or '.join(names)}.")
 
 

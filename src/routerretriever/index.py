@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from routerretriever import index_kinds
-from routerretriever.collection import Document
+from routerretriever.collection import Document, fault_of
 from routerretriever.documents import resolved_precision
-from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
+from routerretriever.errors import CollectionError, FingerprintError, StorageError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
 from routerretriever.index_kinds import Metric
 from routerretriever.index_search import Hit, Mode, Reader, SearchParameters, check_mode
-from routerretriever.index_store import TABLE, View, connect, exists, retrying
-from routerretriever.ingest.build import BuildReport, Run, Settings, build, run_here
+from routerretriever.index_store import TABLE, View, connect, exists, located, retrying
+from routerretriever.ingest.build import BuildReport, Run, Settings, build, check_workers, run_here
 from routerretriever.ingest.sources import Listing, list_pieces, pieces_of
 from routerretriever.maintenance import Upkeep
 from routerretriever.progress import Progress, Silent
@@ -68,7 +68,8 @@ class Index(Upkeep):
             FingerprintError: the index there was made with another base.
             VectorIndexError: something that is not an index stands there.
         """
-        if exists(str(uri)):
+        uri = located(uri)
+        if exists(uri):
             return cls.open(uri, model)
         path = Path(uri)
         if path.is_dir() and any(path.iterdir()):
@@ -81,10 +82,10 @@ class Index(Upkeep):
         }
         schema = table_schema(model.encoder.dimension, json.dumps(info).encode())
         try:
-            table = connect(str(uri)).create_table(TABLE, schema=schema)
+            table = connect(uri).create_table(TABLE, schema=schema)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {uri} could not be created: {error}") from error
-        return cls(table, info, str(uri), model)
+        return cls(table, info, uri, model)
 
     @classmethod
     def open(cls, uri: str | Path, model: RouterRetriever | None = None) -> Self:
@@ -94,11 +95,12 @@ class Index(Upkeep):
             VectorIndexError: there is no index, or it was written by a newer version.
             FingerprintError: it was made with another base than ``model``'s.
         """
-        if not exists(str(uri)):
+        uri = located(uri)
+        if not exists(uri):
             raise VectorIndexError(
                 f"There is no index at {uri}. Make one: routerretriever index MODEL {uri} COLLECTION"
             )
-        table = connect(str(uri)).open_table(TABLE)
+        table = connect(uri).open_table(TABLE)
         try:
             info = json.loads((table.schema.metadata or {})[b"routerretriever"])
         except (KeyError, ValueError) as error:
@@ -113,7 +115,7 @@ class Index(Upkeep):
                 f"The index {uri} has format {info['format_version']}, this version makes {INDEX_FORMAT}. Index the "
                 "documents again into a new folder; vectors come from the embedding cache."
             )
-        index = cls(table, info, str(uri), None)
+        index = cls(table, info, uri, None)
         if model is not None:
             index._attach(model)
         return index
@@ -172,11 +174,15 @@ class Index(Upkeep):
             How many documents were written.
 
         Raises:
+            CollectionError: a document cannot be stored: a number beyond 64 bits, or what is no text.
             VectorIndexError: a metadata field has another type than before.
             StorageError: the disk is full or cannot be written; documents before that are kept.
         """
         count = 0
         for block in _blocks(documents, _ADD_BLOCK):
+            for number, document in enumerate(block, start=count + 1):
+                if fault := fault_of(document):
+                    raise CollectionError(f"Document {number}: {fault}")
             texts = [document.content for document in block]
             embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
             vectors = embed(texts)
@@ -194,11 +200,15 @@ class Index(Upkeep):
             merging = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
             merging.execute(data)
 
+        self._written(merge)
+
+    def _written(self, work: Callable[[], Any]) -> None:
         try:
-            retrying(merge)
+            retrying(work)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
-        self._view.expire()
+        finally:
+            self._view.expire()
 
     def _add_metadata_columns(self, documents: Sequence[Document]) -> None:
         known = set(self._table.schema.names)
@@ -224,18 +234,21 @@ class Index(Upkeep):
         while fields := missing():
             try:
                 retrying(partial(self._table.add_columns, pa.schema(fields)))
-            except (OSError, RuntimeError, ValueError):
+            except (OSError, RuntimeError, ValueError) as error:
                 self._table.checkout_latest()
                 if missing() == fields:  # nobody else added any
-                    raise
+                    raise StorageError(f"The index {self.uri} could not be written: {error}") from error
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
-        """Delete documents by id; unknown ids are ignored. Returns how many were there."""
+        """Delete documents by id; unknown ids are ignored. Returns how many were there.
+
+        Raises:
+            StorageError: the disk is full or cannot be written; documents before that are deleted.
+        """
         before = len(self)
         keys = [quoted(document_key(collection, document_id)) for document_id in ids]
         for start in range(0, len(keys), _ADD_BLOCK):
-            retrying(partial(self._table.delete, f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})"))
-        self._view.expire()
+            self._written(partial(self._table.delete, f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})"))
         return before - len(self)
 
     def build(
@@ -271,6 +284,7 @@ class Index(Upkeep):
             BuildError: another build of this index has not finished, or the cluster does not fit.
             StorageError: the disk is full or cannot be written; what is recorded is kept.
         """
+        check_workers(cluster, workers)
         if isinstance(source, str | Path):
             listing = list_pieces(source, strict=strict)
         else:
@@ -285,7 +299,8 @@ class Index(Upkeep):
 
             run = run_on(cluster, self.model, precision=precision, workers=workers)
         identity = f"{self.model.fingerprint}-{precision}"
-        report = build(self.uri, listing, run, settings or Settings(), identity=identity, progress=progress)
+        settings = settings or Settings()
+        report = build(self.uri, listing, run, settings, identity=identity, flush=self.flush, progress=progress)
         self._table.checkout_latest()
         self._view.expire()
         self._refresh(progress or Silent())

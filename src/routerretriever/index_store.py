@@ -100,6 +100,11 @@ def _snapshot(dataset: Any) -> Snapshot:
     return Snapshot(dataset, tuple(metadata_columns(dataset.schema)))
 
 
+def located(uri: str | Path) -> str:
+    """A URI as it is, a path from the root: workers of a cluster stand in folders of their own."""
+    return str(uri) if "://" in str(uri) else str(Path(uri).absolute())
+
+
 def dataset_uri(uri: str) -> str:
     """The Lance data set behind an index."""
     return f"{uri.rstrip('/')}/{TABLE}.lance"

@@ -1,24 +1,27 @@
 """Keeping an index in shape: building, compaction, taking new rows in, cleaning, and writing through to the disk.
 
 LanceDB has one call for compaction, taking rows into the indexes and removing old versions, so each of the three
-verbs here may do a part of the others' work; none of them changes what a search finds in the documents.
+verbs here may do a part of the others' work; none of them changes what a search finds in the documents. Before anything
+is removed, what takes its place is written through to the disk.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
+
 from routerretriever import index_kinds
-from routerretriever.errors import StorageError, VectorIndexError
+from routerretriever.errors import BuildError, StorageError, VectorIndexError
 from routerretriever.index_kinds import IndexKind, Metric
-from routerretriever.index_store import TABLE, View, bytes_on_disk, files, local_folder, retrying, sync
+from routerretriever.index_store import TABLE, View, bytes_on_disk, dataset_uri, files, local_folder, retrying, sync
+from routerretriever.ingest.build import check_workers
 from routerretriever.progress import Progress
 
 KEEP_VERSIONS = timedelta(days=7)
@@ -33,6 +36,7 @@ FRAGMENT_LIMIT = 64
 SEGMENT_LIMIT = 8
 """Taking rows in adds a segment to the vector index, and each is searched apart; then it is built anew."""
 
+_NEVER = timedelta(days=36_500)
 _SLACK = 1 << 20  # manifests and footers
 
 
@@ -54,8 +58,7 @@ class Compacted(Result):
         fragments_before: pieces the documents were stored in.
         fragments_after: the same now.
         bytes_before: of all files of the index; ``None`` for an object store, like the two below.
-        bytes_at_most: that the index can have taken meanwhile. Nothing that a reader may still use is removed, so
-            documents and indexes can stand there once more, and the vector index twice.
+        bytes_at_most: that the index can have taken meanwhile; see :func:`_bound`.
         bytes_after: until :meth:`Upkeep.clean` removes the old versions.
         seconds: what it took.
     """
@@ -76,12 +79,16 @@ class Refreshed(Result):
         vectors: rows taken into the vector index.
         texts: rows taken into the text index.
         rebuilt: the vector index was built anew, because it had come to consist of too many parts.
+        bytes_before, bytes_at_most, bytes_after: as for :class:`Compacted`, since it merges fragments as well.
         seconds: what it took.
     """
 
     vectors: int
     texts: int
     rebuilt: bool
+    bytes_before: int | None
+    bytes_at_most: int | None
+    bytes_after: int | None
     seconds: float
 
 
@@ -158,11 +165,20 @@ class Upkeep:
 
         Raises:
             VectorIndexError: there is no such kind, or it cannot be built for these vectors.
-            BuildError: there is no such cluster.
+            BuildError: there is no such cluster, or nothing for it to do.
             StorageError: the disk is full or cannot be written.
         """
+        check_workers(cluster, workers)
         make = None
         if cluster is not None:
+            wanted = index_kinds.choose(int(self._table.count_rows()))[0] if kind == "auto" else kind
+            if wanted == "flat":
+                raise BuildError(
+                    "There is nothing for a cluster to build: without an index ('flat', which 'auto' takes here) all "
+                    "vectors are scanned. Leave out --cluster."
+                    if kind == "auto"
+                    else "There is nothing for a cluster to build for 'flat'. Leave out --cluster."
+                )
             from routerretriever.cluster_index import index_maker
 
             make = index_maker(self._table, self.uri, self.metric, cluster, workers)
@@ -195,10 +211,9 @@ class Upkeep:
         start, before, fragments = time.perf_counter(), bytes_on_disk(self.uri), _fragments(self._table)
         if _segments(self._table) > 1:
             index_kinds.rebuild(self._table, self.metric)
-        self._optimize(KEEP_VERSIONS)
-        at_most = None if before is None else 3 * before + _SLACK
+        self._optimize()
         after = bytes_on_disk(self.uri)
-        return Compacted(fragments, _fragments(self._table), before, at_most, after, _since(start))
+        return Compacted(fragments, _fragments(self._table), before, _bound(before), after, _since(start))
 
     def refresh(self) -> Refreshed:
         """Take rows that were written since into the vector index and the text index, if there are such.
@@ -206,13 +221,13 @@ class Upkeep:
         Raises:
             StorageError: the disk is full or cannot be written; the index stays as it was.
         """
-        start = time.perf_counter()
+        start, before = time.perf_counter(), bytes_on_disk(self.uri)
         vectors, texts = _unindexed(self._table, "vector"), _unindexed(self._table, "text")
         rebuilt = vectors > 0 and _segments(self._table) >= SEGMENT_LIMIT
         if rebuilt:
             index_kinds.rebuild(self._table, self.metric)
-        self._optimize(KEEP_VERSIONS)
-        return Refreshed(vectors, texts, rebuilt, _since(start))
+        self._optimize()
+        return Refreshed(vectors, texts, rebuilt, before, _bound(before), bytes_on_disk(self.uri), _since(start))
 
     def clean(self, older_than: timedelta = KEEP_VERSIONS) -> Cleaned:
         """Remove versions that are older than this, and the files that only they used.
@@ -295,15 +310,29 @@ class Upkeep:
         behind = max(_unindexed(table, "vector"), _unindexed(table, "text"))
         return behind > UNINDEXED_LIMIT or int(table.stats()["fragment_stats"]["num_small_fragments"]) > FRAGMENT_LIMIT
 
-    def _optimize(self, older_than: timedelta) -> None:
-        with warnings.catch_warnings():
-            # An age of nothing is what the caller asked for, and what it does stands in the docstring.
-            warnings.filterwarnings("ignore", message="optimize.cleanup_older_than=0", category=UserWarning)
-            try:
-                retrying(lambda: self._table.optimize(cleanup_older_than=older_than))
-            except (OSError, RuntimeError) as error:
-                raise StorageError(f"The index {self.uri} could not be written: {error}") from error
-        self._view.expire()
+    def _optimize(self, older_than: timedelta = KEEP_VERSIONS) -> None:
+        """Merge and take in, then remove old versions.
+
+        LanceDB would do it all at once, and remove the old before the new is safe from a power cut.
+        """
+        try:
+            retrying(lambda: self._table.optimize(cleanup_older_than=_NEVER))
+            self._view.expire()
+            self.flush()
+            dataset = lance.dataset(dataset_uri(self.uri))
+            dataset.cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+        self._table.checkout_latest()
+
+
+def _bound(before: int | None) -> int | None:
+    """Most bytes that an index of so many can take while it is merged.
+
+    Nothing that a reader may still use is removed, so documents and indexes can stand there once more, and the vector
+    index twice.
+    """
+    return None if before is None else 3 * before + _SLACK
 
 
 def _fragments(table: Any) -> int:

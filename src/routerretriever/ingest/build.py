@@ -16,6 +16,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from routerretriever.errors import BuildError, CollectionError, StorageError
@@ -107,6 +108,7 @@ def build(
     settings: Settings,
     *,
     identity: str,
+    flush: Callable[[], object],
     progress: Progress | None = None,
 ) -> BuildReport:
     """Put everything listed into an index, as one new version.
@@ -117,6 +119,7 @@ def build(
         run: who does the pieces.
         settings: how.
         identity: of the vectors: pieces recorded under another are done again.
+        flush: writes what is new in the index through to the disk.
         progress: where to report.
 
     Raises:
@@ -130,9 +133,19 @@ def build(
     dataset = dataset_uri(uri)
     with claimed(dataset, listing.name, resume=settings.resume) as claim:
         folder = Folder(f"{uri.rstrip('/')}/_builds")
-        work = _Work(dataset, folder, listing, run, settings, claim, identity, progress or Silent())
+        work = _Work(dataset, folder, listing, run, settings, claim, identity, flush, progress or Silent())
         report = work.done()
     return replace(report, seconds=round(time.perf_counter() - started, 3))
+
+
+def check_workers(cluster: str | None, workers: int | None) -> None:
+    """Refuse workers where there is nothing for them to work on.
+
+    Raises:
+        BuildError: there is no cluster.
+    """
+    if workers is not None and cluster is None:
+        raise BuildError("Workers need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
 
 
 def _stopped(problem: Problem) -> CollectionError:
@@ -156,8 +169,25 @@ class Claim:
     process: int
     started: str
 
+    def is_alive(self) -> bool:
+        """Whether it is certainly still at work; of another host nobody can know."""
+        if self.host != socket.gethostname():
+            return False
+        if self.process == os.getpid():
+            return self.build in _AT_WORK
+        try:
+            process = psutil.Process(self.process)
+            begun = process.create_time()  # a process that began after the claim only got the same number
+            dead = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+        return not dead and begun < datetime.fromisoformat(self.started).timestamp() + 1
+
     def __str__(self) -> str:
         return f"a build of '{self.collection}' begun {self.started} by process {self.process} on {self.host}"
+
+
+_AT_WORK: set[str] = set()  # builds of this very process
 
 
 @contextmanager
@@ -167,14 +197,20 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
     It outlives a kill, and an error does not.
 
     Raises:
-        BuildError: another build holds it, or what ``resume`` takes over is of another collection.
+        BuildError: another build holds it, or what ``resume`` takes over is of another collection or still at work.
+        StorageError: the index cannot be read or written.
     """
-    opened = lance.dataset(dataset)
+    try:
+        opened = lance.dataset(dataset)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StorageError(f"The index {dataset} cannot be opened: {error}") from error
     standing = _standing(opened)
     if standing is not None and not resume:
         raise BuildError(
             f"The index is held by {standing}. Wait until it is done; if it was killed, add --resume to take it over."
         )
+    if standing is not None and standing.is_alive():
+        raise BuildError(f"The index is held by {standing}, which is still at work. Wait until it is done, or end it.")
     if standing is not None and standing.collection != collection:
         raise BuildError(f"The index is held by {standing}. Resume that collection first.")
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -184,10 +220,14 @@ def claimed(dataset: str, collection: str, *, resume: bool) -> Iterator[Claim]:
     try:
         opened.update_config({_CLAIM: json.dumps(asdict(mine))})
     except (OSError, RuntimeError) as error:
+        if not is_conflict(error):
+            raise StorageError(f"The index {dataset} could not be written: {error}") from error
         raise BuildError(f"Another build claimed the index at the same moment ({error}). Wait for it.") from error
+    _AT_WORK.add(mine.build)
     try:
         yield mine
     finally:
+        _AT_WORK.discard(mine.build)
         _release(dataset, mine)
 
 
@@ -215,6 +255,7 @@ class _Work:
     settings: Settings
     claim: Claim
     identity: str
+    flush: Callable[[], object]
     progress: Progress
     recorded: dict[str, int] = field(default_factory=dict)
     _job: Job | None = field(default=None)
@@ -234,6 +275,7 @@ class _Work:
             self._leave_out_repeated(records)
             stale = self._commit(records)
         report = self._report(records, stale)
+        self.flush()  # a power cut may take the new version, or the records, but not both
         Folder(self.job.records).remove()
         return report
 
@@ -311,7 +353,7 @@ class _Work:
                 self._do_lost(records, stale, dataset.version)
                 continue
             try:
-                commit(dataset, records, stale, self.claim.build)
+                commit(dataset, records, stale, self.claim.build, self.flush)
             except StorageError as error:
                 if not is_conflict(error):
                     raise

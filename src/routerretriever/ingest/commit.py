@@ -1,28 +1,30 @@
 """All pieces are done: find ids that stand twice and rows that are stale, and commit one new version.
 
-Ids are compared by 64-bit digests, a share of them at a time, so that memory does not grow with the collection.
+Ids are found by 64-bit digests, a share of them at a time, so that memory does not grow with the collection.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lance
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from routerretriever.errors import StorageError
 from routerretriever.ingest.files import Folder
-from routerretriever.ingest.sources import Piece, Row, read_piece
+from routerretriever.ingest.sources import Piece
 from routerretriever.ingest.work import Ids, Job, Record, id_digest, read_record
 from routerretriever.rows import document_key, quoted
 
-SHARE_IDS = 1 << 23
-"""Ids compared at once; 200 MB at most."""
+SHARE_IDS = 1 << 22
+"""Ids compared at once; some 300 MB where an id has 20 bytes."""
 
 _Digests = npt.NDArray[np.uint64]
 _Place = tuple[int, int]  # number of a piece, line
@@ -70,7 +72,9 @@ class Records:
             yield piece, *found
 
     def shares(self) -> Iterator[Share]:
-        """All ids, a share at a time."""
+        """All ids, a share at a time; none where no shard could be read."""
+        if not self.pieces:
+            return
         total = sum(len(ids.digests) for _, _, ids in self)
         bits = max(0, int(np.ceil(np.log2(max(1, total / SHARE_IDS)))))
         for number in range(1 << bits):
@@ -79,10 +83,11 @@ class Records:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
-    """Ids whose digests begin with the same bits, sorted by digest; all columns are (n,)."""
+    """Ids whose digests begin with the same bits, sorted by digest, then where they stand; all columns are (n,)."""
 
     bits: int
     number: int
+    names: pa.LargeStringArray
     digests: _Digests
     pieces: npt.NDArray[np.int32]
     lines: npt.NDArray[np.uint32]
@@ -92,13 +97,16 @@ class Share:
     def of(cls, records: Records, bits: int, number: int) -> Share:
         """The share of that number."""
         parts: list[tuple[Any, ...]] = []
+        names = []
         for at, (_, _, ids) in enumerate(records):
             mine = _within(ids.digests, bits, number)
             count = int(mine.sum())
+            names.append(ids.names.filter(pa.array(mine)))
             parts.append((ids.digests[mine], np.full(count, at, np.int32), ids.lines[mine], ids.encoded[mine]))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         order = np.lexsort((columns[2], columns[1], columns[0]))  # by digest, then where it stands
-        return cls(bits, number, *(column[order] for column in columns))
+        sorted_names = pa.concat_arrays(names).take(pa.array(order))
+        return cls(bits, number, sorted_names, *(column[order] for column in columns))
 
     def holds(self, digests: _Digests) -> npt.NDArray[np.bool_]:
         """Which digests (n,) belong to this share."""
@@ -108,10 +116,21 @@ class Share:
         """Where the document at a row stands in the source."""
         return int(self.pieces[at]), int(self.lines[at])
 
-    def find(self, digests: _Digests) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Where digests stand here (n,), and whether they do (n,)."""
-        at = np.minimum(np.searchsorted(self.digests, digests), max(0, len(self.digests) - 1))
-        return at, self.digests[at] == digests if len(self.digests) else np.zeros(len(digests), np.bool_)
+    def name(self, at: int) -> str:
+        """The id at a row."""
+        return str(self.names[at])
+
+    def find(self, names: pa.Array, digests: _Digests) -> npt.NDArray[np.intp]:
+        """Where ids with these digests stand here (n,); -1 for those that do not."""
+        at = np.searchsorted(self.digests, digests)
+        end = np.searchsorted(self.digests, digests, side="right")
+        found = np.full(len(digests), -1, np.intp)
+        while len(left := np.flatnonzero((found < 0) & (at < end))):  # once, but where digests of two ids are alike
+            same = pc.equal(self.names.take(pa.array(at[left])), names.take(pa.array(left)))
+            hits = left[same.to_numpy(zero_copy_only=False)]
+            found[hits] = at[hits]
+            at[left] += 1
+        return found
 
 
 def _within(digests: _Digests, bits: int, number: int) -> npt.NDArray[np.bool_]:
@@ -126,30 +145,18 @@ def _within(digests: _Digests, bits: int, number: int) -> npt.NDArray[np.bool_]:
 
 def repeated_ids(records: Records) -> list[Repeated]:
     """Lines whose id stands in an earlier piece; within a piece the worker has seen to it."""
-    suspects: list[tuple[_Place, _Place]] = []
+    repeated: list[tuple[_Place, _Place]] = []
     for share in records.shares():
-        for at in np.flatnonzero(share.digests[1:] == share.digests[:-1]):
-            first = int(np.searchsorted(share.digests, share.digests[at]))
-            suspects.append((share.place(int(at) + 1), share.place(first)))
-    ids = _ids_at(records.pieces, {place for pair in suspects for place in pair})
+        first: dict[str, int] = {}
+        for at in map(int, np.flatnonzero(share.digests[1:] == share.digests[:-1])):
+            first.setdefault(share.name(at), at)
+            earlier = first.setdefault(share.name(at + 1), at + 1)
+            if earlier <= at:
+                repeated.append((share.place(at + 1), share.place(earlier)))
     return [
         Repeated(records.pieces[later[0]], later[1], records.pieces[earlier[0]].where(earlier[1]))
-        for later, earlier in sorted(suspects)
-        if ids[later] == ids[earlier]
+        for later, earlier in sorted(repeated)
     ]
-
-
-def _ids_at(pieces: Sequence[Piece], places: set[_Place]) -> dict[_Place, str]:
-    """The ids at (piece number, line): digests alike may come from different ids."""
-    lines: dict[int, set[int]] = defaultdict(set)
-    for piece, line in places:
-        lines[piece].add(line)
-    return {
-        (number, row.line): row.document.id
-        for number, wanted in lines.items()
-        for row in read_piece(pieces[number])
-        if isinstance(row, Row) and row.line in wanted
-    }
 
 
 # -- stale rows ------------------------------------------------------------------------------------
@@ -170,34 +177,34 @@ def stale_rows(job: Job, dataset: Any, records: Records, *, prune: bool) -> Stal
     for share in records.shares():
         present = np.zeros(len(share.digests), np.bool_)
         for ids, digests, fragments in _rows_of(job, dataset):
-            mine = share.holds(digests)
-            at, known = share.find(digests)
-            present[at[mine & known]] = True
-            renewed = mine & known
-            renewed[renewed] = share.encoded[at[renewed]]
-            left = mine & ~known
+            at = share.find(ids, digests)
+            known = at >= 0
+            present[at[known]] = True
+            renewed = known.copy()
+            renewed[known] = share.encoded[at[known]]
+            left = share.holds(digests) & ~known
             replaced, gone = replaced + int(renewed.sum()), gone + int(left.sum())
             for row in np.flatnonzero(renewed | (left if prune else False)):
-                keys[int(fragments[row])].append(document_key(job.collection, ids[row]))
+                keys[int(fragments[row])].append(document_key(job.collection, str(ids[int(row)])))
         lost.update(share.digests[~present & ~share.encoded].tolist())
     return Stale(keys, replaced, gone, frozenset(lost))
 
 
-def _rows_of(job: Job, dataset: Any) -> Iterator[tuple[list[str], _Digests, npt.NDArray[np.int64]]]:
+def _rows_of(job: Job, dataset: Any) -> Iterator[tuple[pa.Array, _Digests, npt.NDArray[np.int64]]]:
     """Ids of the collection's rows in the index, their digests and their fragments, a batch at a time."""
     scanner = dataset.scanner(
         columns=["id"], filter=f"collection = {quoted(job.collection)}", with_row_address=True, batch_size=8192
     )
     for batch in scanner.to_batches():
-        ids = batch["id"].to_pylist()
-        digests = np.fromiter(map(id_digest, ids), np.uint64, len(ids))
+        ids = batch["id"].cast(pa.large_string())
+        digests = np.fromiter(map(id_digest, ids.to_pylist()), np.uint64, len(ids))
         yield ids, digests, (batch["_rowaddr"].to_numpy().astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 # -- the commit ------------------------------------------------------------------------------------
 
 
-def commit(dataset: Any, records: Records, stale: Stale, build: str) -> bool:
+def commit(dataset: Any, records: Records, stale: Stale, build: str, flush: Callable[[], object]) -> bool:
     """Commit all fragments and drop all stale rows at once; whether there was anything to commit.
 
     Args:
@@ -205,6 +212,7 @@ def commit(dataset: Any, records: Records, stale: Stale, build: str) -> bool:
         records: of all pieces.
         stale: rows to drop.
         build: the name of this build; a version that bears it is not committed again.
+        flush: writes what is new through to the disk, so that the version names no file that a power cut can lose.
 
     Raises:
         StorageError: the index cannot be written.
@@ -220,6 +228,7 @@ def commit(dataset: Any, records: Records, stale: Stale, build: str) -> bool:
                 removed.append(number)
             else:
                 updated.append(kept)
+        flush()
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=removed,
             updated_fragments=updated,

@@ -31,6 +31,7 @@ class Folder:
                     stream.write(content)
                 return
             target = Path(root, name)
+            new = [folder for folder in target.parents if not folder.exists()]
             target.parent.mkdir(parents=True, exist_ok=True)
             staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
             try:
@@ -40,7 +41,8 @@ class Folder:
                 staging.replace(target)
             finally:
                 staging.unlink(missing_ok=True)
-            sync(target.parent)
+            for folder in (target.parent, *(made.parent for made in new)):
+                sync(folder)
         except OSError as error:
             raise StorageError(f"{self.uri}/{name} cannot be written ({error}). Free some space or mend it.") from error
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from routerretriever.collection import Collection, Document, as_document, content_hash
+from routerretriever.collection import Collection, Document, as_document, content_hash, fault_of
 from routerretriever.errors import CollectionError
 
 PIECE_ROWS = 8192
@@ -121,7 +121,9 @@ def pieces_of(documents: Iterable[Document]) -> Iterator[Piece]:
     for start in range(0, len(kept), PIECE_ROWS):
         part = kept[start : start + PIECE_ROWS]
         digest = hashlib.blake2b(digest_size=16)
-        for document in part:
+        for number, document in enumerate(part, start=start + 1):
+            if fault := fault_of(document):
+                raise CollectionError(f"Document {number}: {fault}")
             digest.update(content_hash(document))
         yield Piece("documents", start, start + len(part), digest.hexdigest(), documents=part)
 
@@ -139,14 +141,14 @@ def open_path(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _shards(source: str) -> list[str] | None:
-    """URIs of the files of documents; None where ``source`` is a collection of another kind."""
+    """URIs or paths from the root of the files of documents; None where ``source`` is a collection of another kind."""
     try:
         system, path = open_path(source)
         info = system.get_file_info(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise CollectionError(f"{source} cannot be read ({error}). Check the address and the credentials.") from error
     if info.type == fs.FileType.File:
-        return [source] if source.endswith(_SHARDS) else None
+        return [source if "://" in source else path] if source.endswith(_SHARDS) else None
     if info.type != fs.FileType.Directory:
         if "://" in source:
             raise CollectionError(f"There is nothing at {source}. Check the address.")
@@ -265,7 +267,7 @@ def _parsed(raw: bytes) -> tuple[dict[str, Any] | str, str]:
         record = json.loads(raw)
     except UnicodeDecodeError as error:
         return f"not UTF-8 ({error.reason}). Convert the shard, for example with iconv.", shown
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not valid JSON ({error}).", shown
     if not isinstance(record, dict):
         return f"expected a JSON object, found {type(record).__name__}.", shown
@@ -303,7 +305,8 @@ def _row_groups(file: pq.ParquetFile, piece: Piece) -> tuple[Sequence[int], int]
 
 # -- fields ----------------------------------------------------------------------------------------
 
-_SAMPLED_ROWS = 100
+SAMPLED_ROWS = 100
+"""Rows of every shard in which metadata fields are looked for."""
 
 
 def kind_of(value: Any) -> pa.DataType:
@@ -318,7 +321,7 @@ def metadata_fields(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
         if piece.start > 0 and piece.documents is None:
             continue
         for number, row in enumerate(read_piece(piece)):
-            if number >= _SAMPLED_ROWS and piece.documents is None:
+            if number >= SAMPLED_ROWS and piece.documents is None:
                 break
             if isinstance(row, Row):
                 for name, value in row.document.metadata.items():

@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from routerretriever.collection import content_hash
 from routerretriever.errors import StorageError, VectorIndexError
+from routerretriever.index_store import local_folder, sync
 from routerretriever.ingest.files import Folder
-from routerretriever.ingest.sources import Piece, Problem, Row, read_piece
+from routerretriever.ingest.sources import SAMPLED_ROWS, Piece, Problem, Row, read_piece
 from routerretriever.rows import document_key, document_table, metadata_columns, quoted
 from routerretriever.vectors import Vectors
 
@@ -74,15 +75,24 @@ class Record:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ids:
-    """The documents of a piece: digests of ids (n,) uint64, lines (n,) uint32, and whether each was encoded (n,)."""
+    """The documents of a piece: their ids (n,), lines (n,), and whether each was encoded (n,); digests of ids (n,)."""
 
+    names: pa.LargeStringArray
     digests: npt.NDArray[np.uint64]
     lines: npt.NDArray[np.uint32]
     encoded: npt.NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, rows: Sequence[Row], encoded: npt.NDArray[np.bool_]) -> Ids:
+        """Those of rows."""
+        names = [row.document.id for row in rows]
+        digests = np.fromiter(map(id_digest, names), np.uint64, len(names))
+        lines = np.array([row.line for row in rows], np.uint32)
+        return cls(pa.array(names, pa.large_string()), digests, lines, encoded)
+
 
 def id_digest(document_id: str) -> int:
-    """64 bits of an id; who finds two alike compares the ids."""
+    """64 bits of an id, to sort and to find by; who finds two alike compares the ids."""
     return int.from_bytes(hashlib.blake2b(document_id.encode(), digest_size=8).digest(), "little")
 
 
@@ -91,7 +101,7 @@ def id_digest(document_id: str) -> int:
 
 def write_record(folder: Folder, record: Record, ids: Ids) -> None:
     """Write a record, whole or not at all."""
-    table = pa.table({"digest": ids.digests, "line": ids.lines, "encoded": ids.encoded})
+    table = pa.table({"id": ids.names, "digest": ids.digests, "line": ids.lines, "encoded": ids.encoded})
     table = table.replace_schema_metadata({"record": json.dumps(asdict(record), ensure_ascii=False)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -107,12 +117,13 @@ def read_record(folder: Folder, piece: str) -> tuple[Record, Ids] | None:
     try:
         table = pa.ipc.open_file(content).read_all()
         fields = json.loads(table.schema.metadata[b"record"])
+        columns = [table[name].to_numpy() for name in ("digest", "line", "encoded")]
+        names = table["id"].combine_chunks()
     except (pa.ArrowInvalid, KeyError, ValueError):
         return None  # a power cut, or another version: the piece is done again
     problems = tuple(Problem(**problem) for problem in fields.pop("problems"))
     record = Record(**{**fields, "fragments": tuple(fields["fragments"])}, problems=problems)
-    columns = [table[name].to_numpy() for name in ("digest", "line", "encoded")]
-    return record, Ids(*columns)
+    return record, Ids(names, *columns)
 
 
 # -- work ------------------------------------------------------------------------------------------
@@ -157,8 +168,7 @@ class Worker:
             socket.gethostname(),
             round(time.perf_counter() - start, 3),
         )
-        digests = np.array([id_digest(row.document.id) for row in rows], np.uint64)
-        write_record(folder, record, Ids(digests, np.array([row.line for row in rows], np.uint32), new))
+        write_record(folder, record, Ids.of(rows, new))
         return record
 
     def _checked_rows(self, piece: Piece) -> tuple[list[Row], list[Problem]]:
@@ -203,6 +213,7 @@ class Worker:
         table = document_table(documents, self.job.collection, vectors, dataset.schema)
         try:
             written = lance.fragment.write_fragments(table, dataset, mode="append")
+            _sync_files(self.job.dataset, [file.path for fragment in written for file in fragment.files])
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.job.dataset} could not be written: {error}") from error
         return [json.dumps(fragment.to_json()) for fragment in written]
@@ -216,11 +227,26 @@ class Worker:
         return self._dataset
 
 
+def _sync_files(dataset: str, names: Sequence[str]) -> None:
+    """Write data files through to a local disk: the record that speaks of them is, and must not outlive them."""
+    root = local_folder(dataset)
+    if root is None:
+        return
+    data = root.absolute() / "data"
+    for path in [*(data / name for name in names), data, data.parent]:
+        sync(path)
+
+
 def misfit(metadata: Any, names: Collection[str], schema: pa.Schema) -> str | None:
     """Why a document's metadata do not fit the index; None if they do."""
     for name, value in metadata.items():
         if name not in names:
-            return f"the field '{name}' is not one of the index's: {', '.join(sorted(names)) or 'it has none'}."
+            known = ", ".join(sorted(names)) or "it has none"
+            return (
+                f"the field '{name}' is not one of the index's: {known}. Fields are looked for in the first "
+                f"{SAMPLED_ROWS} rows of every shard: move a row that has it there, or leave such rows out with "
+                "--on-error skip."
+            )
         kind = schema.field(name).type
         fits = (
             (pa.types.is_boolean(kind) and isinstance(value, bool))
