@@ -1,12 +1,13 @@
 """Pushing and pulling with the hub's real client; a folder behind the hub's protocol stands in for the hub."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from conftest import random_adapter
 from hub_server import TOKEN, hub
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from serving import running, wait_until_ready
@@ -70,6 +71,32 @@ def test_the_card_says_what_one_needs_to_know(served, model):
     for row in routing_quality(model.encoder.policy):
         figures = f"| {100 * row.share:.0f}% | {100 * row.gain:+.1f} | {row.best_expert} | {100 * row.best_gain:+.1f} |"
         assert f"| {row.collection} | {row.queries} {figures}" in card
+
+
+def test_the_card_says_the_licences_and_its_metadata_is_the_hubs(served, checkpoint, model, tmp_path):
+    licensed = shutil.copytree(checkpoint, tmp_path / "licensed")
+    (licensed / "README.md").write_text("---\nlicense: mit\n---\n# A base\n", encoding="utf-8")
+    assert RouterRetriever.create(str(checkpoint), device="cpu").encoder.base.licence is None
+    push_model(model, "me/router")
+    assert "(licence: see the base)" in ModelCard.load("me/router").text
+    model.encoder.base = RouterRetriever.create(str(licensed), device="cpu").encoder.base
+    model.save_pretrained(tmp_path / "router")
+    run("push", tmp_path / "router", "me/router", "--licence", "apache-2.0", "--data-licence", "law=cc-by-4.0")
+    card = ModelCard.load("me/router")
+    assert "(licence: mit)" in card.text
+    assert "(licence of each expert's data: law: cc-by-4.0; sea: not stated)" in card.text
+    assert (card.data.license, card.data.datasets) == ("apache-2.0", ["law", "sea"])
+    found = {(result.dataset_name, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert found["law", "nDCG@10 by the expert law"] == 0.625
+    assert found["sea", "nDCG@10 by the base"] == 0.5
+    pulled = RouterRetriever.from_pretrained("me/router", device="cpu")
+    assert (pulled.experts["law"].data_licence, pulled.encoder.base.licence) == ("cc-by-4.0", "mit")
+    push_expert(pulled, "law", "me/law")
+    alone = ModelCard.load("me/law")
+    assert "(licence of each expert's data: law: cc-by-4.0)" in alone.text and alone.data.datasets == ["law"]
+    assert "as in ops=cc-by-4.0" in run("push", tmp_path / "router", "me/router", "--data-licence", "law", code=1)
+    with pytest.raises(ExpertError, match="no expert 'tax'"):
+        push_model(model, "me/router", data_licences={"tax": "mit"})
 
 
 def test_what_is_gone_here_is_gone_there(served, model):

@@ -375,6 +375,10 @@ def push(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub.", show_default=False)],
     expert: Annotated[str | None, typer.Option(help="Only this expert, in PEFT's format.", show_default=False)] = None,
     licence: Annotated[str | None, typer.Option(help="Licence to state in the card, e.g. apache-2.0.")] = None,
+    data_licence: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPERT=LICENCE", help="Licence of what an expert was trained on; once for each."),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only you may see it, if it is new.")] = False,
     device: Device = None,
     as_json: AsJson = False,
@@ -382,11 +386,14 @@ def push(
     """Put MODEL, or one expert of it, on the hub, with a card. The token is HF_TOKEN's or that of `hf auth login`."""
     from routerretriever.hub import push_expert, push_model
 
+    stated = dict(given.partition("=")[::2] for given in data_licence or ())
+    if not all(stated.values()):
+        raise ExpertError("--data-licence wants an expert and a licence, as in ops=cc-by-4.0.")
     loaded, hidden = load_model(model, device), True if private else None
     if expert is None:
-        url = push_model(loaded, name, licence=licence, private=hidden)
+        url = push_model(loaded, name, licence=licence, data_licences=stated, private=hidden)
     else:
-        url = push_expert(loaded, expert, name, licence=licence, private=hidden)
+        url = push_expert(loaded, expert, name, licence=licence, data_licences=stated, private=hidden)
     if as_json:
         print_json({"url": url, "expert": expert})
         return

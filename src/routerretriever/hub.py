@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,6 +136,7 @@ def push_model(
     name: str,
     *,
     licence: str | None = None,
+    data_licences: Mapping[str, str] | None = None,
     private: bool | None = None,
     message: str = "Upload RouterRetriever model",
 ) -> str:
@@ -144,6 +146,7 @@ def push_model(
         model: as it is now; nothing needs to be saved before.
         name: ``user/name``; made if it is not there.
         licence: of the whole, as hubs abbreviate it (``apache-2.0``); default not stated.
+        data_licences: expert → licence of what it was trained on; kept in ``model`` with what is known of the expert.
         private: for a new repository; default what the account says.
         message: of the commit.
 
@@ -152,7 +155,9 @@ def push_model(
 
     Raises:
         HubError: the token may not write there, or the hub cannot be reached.
+        ExpertError: a licence is stated for an expert that is not there.
     """
+    _state_licences(model, data_licences)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -170,6 +175,7 @@ def push_expert(
     name: str,
     *,
     licence: str | None = None,
+    data_licences: Mapping[str, str] | None = None,
     private: bool | None = None,
     message: str = "Upload RouterRetriever expert",
 ) -> str:
@@ -179,12 +185,21 @@ def push_expert(
         ExpertError: there is no such expert.
     """
     model.encoder.expert(expert)
+    _state_licences(model, data_licences)
 
     def write(folder: Path) -> None:
         write_expert(model.encoder, expert, folder)
         (folder / "README.md").write_text(expert_card(model.encoder, expert, name, licence), encoding="utf-8")
 
     return _uploaded(name, write, private, message, [])
+
+
+def _state_licences(model: RouterRetriever, licences: Mapping[str, str] | None) -> None:
+    encoder = model.encoder
+    for name in licences or {}:
+        encoder.expert(name)
+    for name, licence in (licences or {}).items():
+        encoder.expert_info[name] = replace(encoder.expert_info[name], data_licence=licence)
 
 
 def _uploaded(name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from routerretriever import library as library_building
-from routerretriever.base_models import base_info, load_base
+from routerretriever.base_models import base_info, load_base, stated_licence
 from routerretriever.collection import Collection
 from routerretriever.documents import encode_documents, resolved_precision
 from routerretriever.embedding_cache import EmbeddingCache
@@ -92,7 +92,7 @@ class RouterRetriever(SentenceTransformer):
         """
         plain = load_base(base, device)
         encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
-        encoder.base = base_info(base)
+        encoder.base = replace_fields(base_info(base), licence=stated_licence(base))
         return cls(
             modules=[encoder],
             device=device,
