@@ -20,7 +20,6 @@ REASONS = {
     "installs packages",
     "needs a GPU",
     "needs a cluster",
-    "needs a hub",
     "needs a hub and a GPU",
     "needs a key of yours",
     "needs an endpoint",

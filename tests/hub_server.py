@@ -19,6 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import pytest
+from huggingface_hub import constants
+
 TOKEN = "hf_the-right-one"
 PRIVATE = "PRIVATE"
 """A file of this name beside the commits of a repository says that it is."""
@@ -239,6 +242,18 @@ def _is_large(name: str) -> bool:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def use(running: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have the client in this process talk to a hub, with the token and an empty cache."""
+    patch.setattr(constants, "ENDPOINT", running.endpoint)
+    patch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setenv("HF_TOKEN", TOKEN)
 
 
 @contextmanager

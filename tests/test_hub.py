@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import random_adapter
-from hub_server import TOKEN, hub
+from hub_server import TOKEN, hub, use
 from huggingface_hub import HfApi, ModelCard, constants
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
@@ -28,13 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     with hub(tmp_path / "hub") as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
-        template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "downloads"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        use(running, tmp_path / "downloads", monkeypatch)
         yield running
 
 
