@@ -226,6 +226,7 @@ def test_every_option_is_explained():
         "mcp",
         "export",
         "push",
+        "pull",
         "evaluate",
         "bench",
     }

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "demo"))
 import make_collections  # noqa: E402
 from doc_blocks import REASONS, SHOWN, Session, blocks, commands  # noqa: E402
+from hub_server import hub, use  # noqa: E402
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -75,11 +76,13 @@ def session(prepared, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with ExitStack() as stack:
 
-        def start(kind):
+        def start(kind, *, on_hub=False):
             shutil.copytree(prepared / kind, tmp_path / "page")
             monkeypatch.chdir(tmp_path / "page")
             opened = Session(tmp_path / "page", stack)
             monkeypatch.setattr(routerretriever.server, "serve", opened.serve)
+            if on_hub:
+                use(stack.enter_context(hub(tmp_path / "hub")), tmp_path / "downloads", monkeypatch)
             return opened
 
         yield start
@@ -87,8 +90,9 @@ def session(prepared, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if any(b.runs for b in blocks(text))])
 @pytest.mark.filterwarnings("ignore:.*get_sentence_embedding_dimension:FutureWarning")  # MTEB calls it
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's client, of its own transport
 def test_the_code_of_a_page_runs(page, session):
-    opened = session("fresh" if page in FRESH else "ready")
+    opened = session("fresh" if page in FRESH else "ready", on_hub=page == "docs/hub.md")
     for block in blocks(PAGES[page]):
         if block.runs:
             opened.run(block, page)

@@ -81,3 +81,20 @@ def test_modules_named_in_the_readme_exist(root, readme):
     named = set(re.findall(r"`(\w+\.py)`", section))
     present = {path.name for path in (root / "src" / "routerretriever").glob("*.py")}
     assert named | {"__init__.py"} == present
+
+
+def test_the_citation_is_valid_and_of_this_version(root):
+    """Against what the format's version 1.2.0 demands."""
+    import yaml
+
+    import routerretriever
+
+    cited = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert (cited["cff-version"], cited["type"], cited["license"]) == ("1.2.0", "software", "Apache-2.0")
+    assert cited["version"] == routerretriever.__version__
+    paper = cited["preferred-citation"]
+    assert {"type", "title", "authors"} <= set(paper)
+    for author in (*cited["authors"], *paper["authors"]):
+        assert set(author) in ({"name"}, {"family-names", "given-names"})
+    assert all({"type", "value"} <= set(identifier) for identifier in paper["identifiers"])

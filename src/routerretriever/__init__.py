@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever.errors import RouterRetrieverError
     from routerretriever.evaluation import evaluate
     from routerretriever.history import History
-    from routerretriever.hub import push_expert, push_model
+    from routerretriever.hub import pull, push_expert, push_model
     from routerretriever.index import Index
     from routerretriever.model import RouterRetriever
     from routerretriever.routing import Route
@@ -36,6 +36,7 @@ _EXPORTS = {
     "diff_experts": "updates",
     "examine": "doctor",
     "merge_experts": "updates",
+    "pull": "hub",
     "push_expert": "hub",
     "push_model": "hub",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "examine",
     "merge_experts",
+    "pull",
     "push_expert",
     "push_model",
     "train_expert",

@@ -15,7 +15,7 @@ from torch import Tensor
 from routerretriever.collection import Collection, Split
 from routerretriever.errors import ExpertError, FingerprintError, HarmError, LibraryError
 from routerretriever.evaluation import ndcg_at_10, paired_p_value
-from routerretriever.hub import downloaded, is_hub_name
+from routerretriever.hub import is_hub_name, read_folder, repository
 from routerretriever.library import Measurement, extend_library, measure_gains, versions_of, without_stale
 from routerretriever.pilots import PilotLibrary
 from routerretriever.progress import Progress, Silent
@@ -142,7 +142,8 @@ def add_expert_from(
     """
     folder = expert_folder(model, source, trust_base=trust_base)
     before = model.library
-    own = folder.name if folder.parent.name == EXPERTS else Path(source).name  # not the name of a hub's snapshot
+    named = repository(str(source))[0] if is_hub_name(source) else source  # a hub's snapshot has no name
+    own = folder.name if folder.parent.name == EXPERTS else Path(named).name
     name = model.import_expert(folder, name or own, trust_base=trust_base)
     try:
         if before is None or (force and not collections):
@@ -167,7 +168,7 @@ def expert_folder(model: RouterRetriever, source: str | Path, *, trust_base: boo
         ExpertError: the source is a model with several experts, or none.
         FingerprintError: it is part of a model of another base.
     """
-    folder = downloaded(str(source)) if is_hub_name(source) else Path(source).expanduser()
+    folder = read_folder(source)
     if (folder / MODEL_INFO).exists():
         names = list(read_model_info(folder)["experts"])
         if len(names) != 1:

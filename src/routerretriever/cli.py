@@ -18,6 +18,7 @@ from routerretriever.cli_common import (
     IndexUri,
     Lenient,
     Model,
+    OwnModel,
     Sources,
     err,
     guarded,
@@ -67,7 +68,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @command
 def train(
-    model: Model,
+    model: OwnModel,
     collections: Sources,
     name: Annotated[
         str | None, typer.Option(help="Name of the expert; default the collection's, or generalist for several.")
@@ -95,6 +96,7 @@ def train(
     """
     from dataclasses import replace
 
+    from routerretriever.hub import own_folder
     from routerretriever.training import PRESETS, train_expert
 
     if preset not in PRESETS:
@@ -107,6 +109,7 @@ def train(
         "seed": seed,
     }
     config = replace(PRESETS[preset], **{key: value for key, value in given.items() if value is not None})
+    own_folder(model, new=True)
     loaded = [load_collection(source, lenient) for source in collections]
     router = _open_or_create(model, base, preset, device)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
@@ -146,7 +149,7 @@ def _open_or_create(path: Path, base: str | None, preset: str, device: str | Non
 
 @command
 def library(
-    model: Model,
+    model: OwnModel,
     collections: Sources,
     router: Annotated[
         str | None, typer.Option(help="gain, pilot-mean (the paper's rule) or pilot-max (the official code's).")
@@ -156,7 +159,9 @@ def library(
     as_json: AsJson = False,
 ) -> None:
     """Measure the experts on held-out queries and build or extend the pilot library."""
-    loaded = load_model(model, device)
+    from routerretriever.hub import own_folder
+
+    loaded = load_model(own_folder(model), device)
     built = loaded.build_library([load_collection(s, lenient) for s in collections], router=router, progress=Bars())
     loaded.save_pretrained(model)
     policy = loaded.encoder.policy
@@ -220,7 +225,7 @@ def search(
     mode: Annotated[
         str, typer.Option(help="vector, text (words alone, without the model), or hybrid (both, fused).")
     ] = "vector",
-    model: Annotated[Path | None, typer.Option(help="The model, if it is not where it was.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model, if it is not where it was: folder or hub name.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -285,16 +290,19 @@ def serve(
     except ImportError as error:
         raise MissingExtraError("server", error.name or "fastapi") from error
 
+    from routerretriever.hub import own_folder, read_folder
     from routerretriever.storage import read_model_info
 
-    read_model_info(model)
+    admin_keys = read_keys(admin_key_file)
+    folder = own_folder(model) if admin_keys else read_folder(model)  # whoever holds such a key changes experts
+    read_model_info(folder)
     settings = Settings(
-        model,
+        folder,
         index,
         host,
         port,
         api_keys=read_keys(api_key_file),
-        admin_keys=read_keys(admin_key_file),
+        admin_keys=admin_keys,
         device=device,
         log_queries=log_queries,
         feedback_log=feedback_log,
@@ -302,7 +310,7 @@ def serve(
 
     def announce() -> None:
         if as_json:
-            print_json({"url": f"http://{host}:{port}", "model": str(model), "index": index})
+            print_json({"url": f"http://{host}:{port}", "model": model, "index": index})
             sys.stdout.flush()
             return
         say(f"The page: http://{host}:{port}   The API: http://{host}:{port}/v1   Stop: Ctrl-C")
@@ -367,6 +375,10 @@ def push(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub.", show_default=False)],
     expert: Annotated[str | None, typer.Option(help="Only this expert, in PEFT's format.", show_default=False)] = None,
     licence: Annotated[str | None, typer.Option(help="Licence to state in the card, e.g. apache-2.0.")] = None,
+    data_licence: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPERT=LICENCE", help="Licence of what an expert was trained on; once for each."),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only you may see it, if it is new.")] = False,
     device: Device = None,
     as_json: AsJson = False,
@@ -374,15 +386,40 @@ def push(
     """Put MODEL, or one expert of it, on the hub, with a card. The token is HF_TOKEN's or that of `hf auth login`."""
     from routerretriever.hub import push_expert, push_model
 
+    stated = dict(given.partition("=")[::2] for given in data_licence or ())
+    if not all(stated.values()):
+        raise ExpertError("--data-licence wants an expert and a licence, as in ops=cc-by-4.0.")
     loaded, hidden = load_model(model, device), True if private else None
     if expert is None:
-        url = push_model(loaded, name, licence=licence, private=hidden)
+        url = push_model(loaded, name, licence=licence, data_licences=stated, private=hidden)
     else:
-        url = push_expert(loaded, expert, name, licence=licence, private=hidden)
+        url = push_expert(loaded, expert, name, licence=licence, data_licences=stated, private=hidden)
     if as_json:
         print_json({"url": url, "expert": expert})
         return
     say(f"It is at {url}")
+
+
+@command
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="USER/NAME", help="On the hub; also USER/NAME@REVISION.", show_default=False),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for it.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a model, or an expert that stands alone, from the hub into FOLDER, where it can be changed.
+
+    What only reads a model, such as search, serve or evaluate, takes its name on the hub instead.
+    """
+    from routerretriever.hub import pull as run_pull
+
+    copied = run_pull(name, folder)
+    if as_json:
+        print_json({"name": name, "folder": str(copied)})
+        return
+    say(f"{name} is in {copied}")
 
 
 @command
@@ -404,7 +441,7 @@ def evaluate(
     loaded = load_model(model, device)
     sources = [load_collection(source, lenient) for source in collections]
     result = run_evaluation(loaded, sources, split=split, limit=limit, seed=seed, progress=Bars())
-    written = None if out_dir is None else write_report(result, out_dir, title=f"RouterRetriever: {model.name}")
+    written = None if out_dir is None else write_report(result, out_dir, title=f"RouterRetriever: {Path(model).name}")
     if as_json:
         print_json(result.to_dict())
         return

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 # Queries and documents are shown as they are: no sign in them is markup, and no number of theirs is coloured.
 out, err = Console(markup=False, highlight=False), Console(stderr=True, markup=False, highlight=False)
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of the model, or USER/NAME or USER/NAME@REVISION on the hub.",
+        show_default=False,
+    ),
+]
+OwnModel = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
 Sources = Annotated[
     list[str],
     typer.Argument(
@@ -102,11 +110,11 @@ def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
-def load_model(path: Path, device: str | None) -> RouterRetriever:
-    """The model in a folder."""
+def load_model(source: str | Path, device: str | None) -> RouterRetriever:
+    """The model in a folder, or of a name on the hub."""
     from routerretriever.model import RouterRetriever
 
-    return RouterRetriever.from_pretrained(path, device=device)
+    return RouterRetriever.from_pretrained(source, device=device)
 
 
 def load_collection(source: str, lenient: bool) -> Collection:
@@ -117,12 +125,14 @@ def load_collection(source: str, lenient: bool) -> Collection:
 
 
 @contextmanager
-def changed_model(path: Path, device: str | None) -> Iterator[RouterRetriever]:
+def changed_model(path: str | Path, device: str | None) -> Iterator[RouterRetriever]:
     """The model in a folder, whose experts and pilots are saved at the end of the block; others that change it wait."""
+    from routerretriever.hub import own_folder
     from routerretriever.storage import changing, read_model_info
 
-    read_model_info(path)
-    with changing(path):
-        loaded = load_model(path, device)
+    folder = own_folder(path)
+    read_model_info(folder)
+    with changing(folder):
+        loaded = load_model(folder, device)
         yield loaded
-        loaded.save_experts(path)
+        loaded.save_experts(folder)

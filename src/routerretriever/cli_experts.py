@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from routerretriever.cli_common import (
     Device,
     Lenient,
     Model,
+    OwnModel,
     Sources,
     changed_model,
     guarded,
@@ -93,7 +93,7 @@ def _rows(loaded: RouterRetriever) -> dict[str, dict[str, Any]]:
 
 @command
 def add(
-    model: Model,
+    model: OwnModel,
     source: Annotated[
         str,
         typer.Argument(
@@ -190,7 +190,7 @@ def _show_effects(report: HarmReport) -> None:
 
 
 @command
-def remove(model: Model, name: Name, device: Device = None, as_json: AsJson = False) -> None:
+def remove(model: OwnModel, name: Name, device: Device = None, as_json: AsJson = False) -> None:
     """Remove an expert from MODEL; `experts rollback` brings it back."""
     with changed_model(model, device) as loaded:
         loaded.remove_expert(name)
@@ -199,7 +199,7 @@ def remove(model: Model, name: Name, device: Device = None, as_json: AsJson = Fa
 
 @command
 def rename(
-    model: Model,
+    model: OwnModel,
     old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
     new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
     device: Device = None,
@@ -216,7 +216,7 @@ def diff(
     model: Model,
     a: Annotated[str, typer.Argument(metavar="A", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", show_default=False)],
-    other: Annotated[Path | None, typer.Option(help="The model that B is an expert of; default MODEL.")] = None,
+    other: Annotated[str | None, typer.Option(help="The model that B is an expert of; default MODEL.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -250,7 +250,7 @@ def _shown(value: Any) -> str:
 
 @command
 def merge(
-    model: Model,
+    model: OwnModel,
     names: Annotated[list[str], typer.Argument(metavar="A B…", show_default=False)],
     out_name: Annotated[str, typer.Option("--out", help="Name of the new expert.", show_default=False)],
     rank: Annotated[int | None, typer.Option(min=1, help="Of the result; default the largest of theirs.")] = None,
@@ -291,10 +291,12 @@ def log(
 ) -> None:
     """Show what was done to the experts of MODEL, and what the kept versions take."""
     from routerretriever.history import History
+    from routerretriever.hub import is_download, own_folder, read_folder
     from routerretriever.storage import read_model_info
 
-    read_model_info(model)
-    history = History(model)
+    folder = read_folder(model) if prune is None else own_folder(model)
+    read_model_info(folder)
+    history = History(folder)
     pruned = None if prune is None else history.prune(prune)
     if as_json:
         entries = [entry.to_dict() | {"restorable": not history.missing(entry)} for entry in history.entries]
@@ -312,6 +314,9 @@ def log(
     out.print(table)
     if pruned is not None:
         say(f"Dropped {pruned.files} files, {pruned.bytes / 2**20:.1f} MiB.")
+    if is_download(folder):
+        say("A model on the hub has no log: that stays with the folder it was pushed from.")
+        return
     say(f"The kept versions take {history.size() / 2**20:.1f} MiB.")
 
 
@@ -339,16 +344,18 @@ def _sentence(action: Any) -> str:
 
 @command
 def rollback(
-    model: Model,
+    model: OwnModel,
     entry: Annotated[int, typer.Argument(metavar="ENTRY", help="Its number in the log.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Return experts, gains and card of MODEL to the state of an entry of its log, bit for bit."""
     from routerretriever.history import History
+    from routerretriever.hub import own_folder
     from routerretriever.storage import changing
 
-    with changing(model):
-        new = History(model).rollback(entry)
+    folder = own_folder(model)
+    with changing(folder):
+        new = History(folder).rollback(entry)
     if as_json:
         print_json(new.to_dict())
         return

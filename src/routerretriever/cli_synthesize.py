@@ -51,7 +51,7 @@ def synthesize(
         typer.Option(help="Base encoder that must find the passages: hub id or path.", rich_help_panel=_FILTER),
     ] = "all-MiniLM-L6-v2",
     retriever: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A RouterRetriever MODEL that finds them instead of --base.", rich_help_panel=_FILTER),
     ] = None,
     expert: Annotated[

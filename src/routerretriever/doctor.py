@@ -14,6 +14,7 @@ import torch
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import HistoryError, RouterRetrieverError
 from routerretriever.history import CARD, History, state_files
+from routerretriever.hub import read_folder
 from routerretriever.library import stale_experts
 from routerretriever.lora import Adapter, load_adapter
 from routerretriever.pilots import PILOT_INFO, PilotLibrary
@@ -59,12 +60,12 @@ class Finding:
 
 
 def examine(path: str | Path) -> list[Finding]:
-    """Look for everything that can be wrong with the model in a folder, errors first.
+    """Look for everything that can be wrong with the model in a folder (or of a name on the hub), errors first.
 
     Raises:
         FormatError: there is no model, or its description cannot be read at all.
     """
-    root = Path(path).expanduser()
+    root = read_folder(path)
     info = read_model_info(root)
     findings = list(_Examination(root, info).findings())
     return sorted(findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
@@ -105,7 +106,7 @@ class _Examination:
             yield Finding(ERROR, "history", "log", str(error), "Until then nothing can be saved here.")
             return
         if not history.entries:
-            message = "The model has no history: it was saved by an older version."
+            message = "The model has no history: it was saved by an older version, or comes from the hub."
             yield Finding(NOTE, "history", "log", message, "The next save begins one.")
             return
         last, now = history.entries[-1], state_files(self.root)

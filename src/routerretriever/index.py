@@ -22,6 +22,7 @@ from routerretriever.collection import Document, fault_of
 from routerretriever.documents import resolved_precision
 from routerretriever.errors import CollectionError, FingerprintError, StorageError, VectorIndexError
 from routerretriever.filters import Condition, to_sql
+from routerretriever.hub import downloaded, is_hub_name
 from routerretriever.index_kinds import Metric
 from routerretriever.index_search import Hit, Mode, Reader, SearchParameters, check_mode
 from routerretriever.index_store import TABLE, View, connect, exists, located, retrying
@@ -62,7 +63,7 @@ class Index(Upkeep):
         Args:
             uri: a folder or an object-store URI.
             model: its base encodes the documents.
-            model_path: remembered, so that :meth:`open` can load the model by itself.
+            model_path: folder or name on the hub; remembered, so that :meth:`open` can load the model by itself.
 
         Raises:
             FingerprintError: the index there was made with another base.
@@ -78,7 +79,7 @@ class Index(Upkeep):
             "format_version": INDEX_FORMAT,
             "fingerprint": model.fingerprint,
             "similarity": model.similarity_fn_name,
-            "model": str(Path(model_path).expanduser().resolve()) if model_path else "",
+            "model": _recorded(model_path) if model_path else "",
         }
         schema = table_schema(model.encoder.dimension, json.dumps(info).encode())
         try:
@@ -136,11 +137,13 @@ class Index(Upkeep):
             from routerretriever.model import RouterRetriever
 
             recorded = self._info["model"]
-            if not recorded or not Path(recorded).is_dir():
+            on_hub = bool(recorded) and not Path(recorded).is_absolute()
+            if not on_hub and not Path(recorded or "-").is_dir():
                 raise VectorIndexError(
                     f"The model of the index {self.uri} is not at '{recorded}' any more. Say where it is: --model PATH"
                 )
-            self._attach(RouterRetriever.from_pretrained(recorded))
+            # A folder that has the name of a model on the hub does not come before it here: it was not there.
+            self._attach(RouterRetriever.from_pretrained(downloaded(recorded) if on_hub else recorded))
         assert self._model is not None
         return self._model
 
@@ -428,6 +431,11 @@ class Index(Upkeep):
         if isinstance(where, Mapping):
             where = to_sql(where, snapshot.dataset.schema)
         return Reader(snapshot, self.metric, k, where or None, exact, parameters or SearchParameters())
+
+
+def _recorded(model: str | Path) -> str:
+    """Where a model is, for whoever opens the index from another folder."""
+    return str(model) if is_hub_name(model) else str(Path(model).expanduser().resolve())
 
 
 def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:

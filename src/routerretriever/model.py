@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from routerretriever import library as library_building
-from routerretriever.base_models import base_info, load_base
+from routerretriever.base_models import base_info, load_base, stated_licence
 from routerretriever.collection import Collection
 from routerretriever.documents import encode_documents, resolved_precision
 from routerretriever.embedding_cache import EmbeddingCache
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
 from routerretriever.history import recording
-from routerretriever.hub import downloaded, is_hub_name
+from routerretriever.hub import read_folder
 from routerretriever.lora import Adapter, load_adapter, read_adapter_config
 from routerretriever.model_card import model_card
 from routerretriever.pilots import PilotLibrary
@@ -92,7 +92,7 @@ class RouterRetriever(SentenceTransformer):
         """
         plain = load_base(base, device)
         encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
-        encoder.base = base_info(base)
+        encoder.base = replace_fields(base_info(base), licence=stated_licence(base))
         return cls(
             modules=[encoder],
             device=device,
@@ -109,22 +109,23 @@ class RouterRetriever(SentenceTransformer):
     def from_pretrained(cls, path: str | Path, *, device: str | None = None, **kwargs: Any) -> Self:
         """Load a saved model from a directory, or ``user/name`` from the hub, there also of a ``revision``.
 
+        Args:
+            path: a folder, or ``user/name`` or ``user/name@revision`` where there is no folder of that name.
+            device: torch device; default the best one present.
+            kwargs: ``revision``, and what Sentence Transformers takes.
+
         Raises:
             HubError: it is not on the hub, or that cannot be reached.
             FormatError: it is missing, damaged, not a RouterRetriever model, or of a newer format.
             FingerprintError: base, experts and pilots do not belong together.
             SilentExpertError: an expert changes nothing.
         """
-        if is_hub_name(path):
-            path = downloaded(str(path), revision=kwargs.pop("revision", None))
-        source = Path(path).expanduser()
-        if source.is_dir():
-            read_model_info(source)
-            _check_modules(source)
-            path = source
-        else:
+        source = read_folder(path, revision=kwargs.pop("revision", None))
+        if not source.is_dir():
             raise FormatError(f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION")
-        return cls(str(path), device=device, **kwargs)
+        read_model_info(source)
+        _check_modules(source)
+        return cls(str(source), device=device, **kwargs)
 
     @property
     def encoder(self) -> RoutedEncoder:

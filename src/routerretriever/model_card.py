@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
 
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
@@ -46,7 +47,7 @@ def model_card(
     experts = encoder.expert_info
     lines = [
         *_metadata(
-            encoder, licence, "sentence-transformers", "tags: [routerretriever, sentence-transformers, peft, lora]"
+            encoder, experts, "RouterRetriever" if where == HERE else where, licence, "sentence-transformers", "peft"
         ),
         "# RouterRetriever",
         "",
@@ -57,7 +58,7 @@ def model_card(
         *(expert_row(name, experts[name]) for name in encoder.experts),
         *(line for name, info in experts.items() if info.generated for line in _generated(name, info)),
         *_routing(encoder.policy, quality),
-        *_limits(encoder, licence),
+        *_limits(encoder, experts, licence),
         "",
         "```python",
         "from routerretriever import RouterRetriever",
@@ -76,7 +77,7 @@ def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | No
     """The same for one expert in PEFT's format."""
     info = encoder.expert_info[name]
     lines = [
-        *_metadata(encoder, licence, "peft", "tags: [routerretriever, lora]"),
+        *_metadata(encoder, {name: info}, where, licence, "peft"),
         f"# {name}: an expert for queries",
         "",
         f"A LoRA adapter of {_base(encoder)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It changes "
@@ -86,7 +87,7 @@ def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | No
         expert_row(name, info),
         *(_generated(name, info) if info.generated else ()),
         "",
-        _terms(encoder, licence),
+        _terms(encoder, {name: info}, licence),
         "",
         "```",
         f"routerretriever experts add MODEL {where}",
@@ -98,17 +99,42 @@ def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | No
     return "\n".join(lines)
 
 
-def _metadata(encoder: RoutedEncoder, licence: str | None, loader: str, tags: str) -> list[str]:
+def _metadata(
+    encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], name: str, licence: str | None, *loaders: str
+) -> list[str]:
+    datasets = [part for info in experts.values() for part in info.collection.split(", ") if part]
+    data = ModelCardData(
+        base_model=encoder.base.id,
+        base_model_relation="adapter",
+        datasets=list(dict.fromkeys(datasets)) or None,
+        library_name=loaders[0],
+        license=licence,
+        pipeline_tag="sentence-similarity",
+        tags=["routerretriever", *loaders, "lora"],
+        model_name=name,
+        eval_results=_results(experts) or None,
+    )
+    if data.eval_results is None:
+        data.pop("model_name")
+    return ["---", *data.to_yaml().splitlines(), "---", ""]
+
+
+def _results(experts: Mapping[str, ExpertInfo]) -> list[EvalResult]:
+    """Held-out figures, as fractions of 1, for the hub's ``model-index``."""
     return [
-        "---",
-        f"library_name: {loader}",
-        "pipeline_tag: sentence-similarity",
-        f"base_model: {encoder.base.id}",
-        "base_model_relation: adapter",
-        *([f"license: {licence}"] if licence else []),
-        tags,
-        "---",
-        "",
+        EvalResult(
+            task_type="information-retrieval",
+            task_name="Information Retrieval",
+            dataset_type=info.collection,
+            dataset_name=f"{info.collection}{' (generated queries)' if info.generated else ''}",
+            dataset_split="held-out",
+            metric_type="ndcg_at_10",
+            metric_name=f"nDCG@10 by {by}",
+            metric_value=round(value, 4),
+        )
+        for name, info in experts.items()
+        if info.held_out and info.collection
+        for by, value in (("the base", info.base_ndcg), (f"the expert {name}", info.expert_ndcg))
     ]
 
 
@@ -170,7 +196,7 @@ def _quality(quality: Sequence[RoutingQuality]) -> list[str]:
     ]
 
 
-def _limits(encoder: RoutedEncoder, licence: str | None) -> list[str]:
+def _limits(encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], licence: str | None) -> list[str]:
     length = encoder.max_seq_length
     return [
         "",
@@ -180,13 +206,14 @@ def _limits(encoder: RoutedEncoder, licence: str | None) -> list[str]:
         "there; queries of other domains are encoded by the base, or partly, where the pilots do not know them. "
         "Vectors belong into an index whose documents this base encoded.",
         "",
-        _terms(encoder, licence),
+        _terms(encoder, experts, licence),
     ]
 
 
-def _terms(encoder: RoutedEncoder, licence: str | None) -> str:
-    stated = licence or "not stated by whoever saved it"
+def _terms(encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], licence: str | None) -> str:
+    data = "; ".join(f"{name}: {info.data_licence or 'not stated'}" for name, info in experts.items())
     return (
-        f"Licence: {stated}. The weights derive from {_base(encoder)} and from the data named above, whose terms apply "
-        "as well."
+        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {_base(encoder)} (licence: "
+        f"{encoder.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
+        + (f" (licence of each expert's data: {data})." if data else ".")
     )

@@ -70,6 +70,7 @@ class ExpertInfo:
         base_ndcg, expert_ndcg: mean nDCG@10 on those.
         config: how it was trained.
         generated: way → training queries that were made in this way instead of asked by somebody.
+        data_licence: of what it was trained on, as hubs abbreviate it; empty where nobody stated it.
     """
 
     collection: str = ""
@@ -79,6 +80,7 @@ class ExpertInfo:
     expert_ndcg: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     generated: dict[str, int] = field(default_factory=dict)
+    data_licence: str = ""
 
     @property
     def gain(self) -> float:
@@ -88,10 +90,11 @@ class ExpertInfo:
 
 @dataclass(frozen=True, slots=True)
 class BaseInfo:
-    """The base's public name; a local path never stands here."""
+    """The base's public name, where a local path never stands, and the licence that its own card states."""
 
     id: str
     revision: str | None = None
+    licence: str | None = None
 
 
 def check_expert_name(name: str) -> str:
@@ -184,7 +187,7 @@ def read_base(kind: type[RoutedEncoder], root: Path, info: dict[str, Any], **kwa
     encoder = kind(
         transformer, [_load_module(root, part) for part in info["head"]], info["branch_layer"], info["route_layer"]
     )
-    encoder.base = BaseInfo(info["base"]["id"], info["base"]["revision"])
+    encoder.base = BaseInfo(info["base"]["id"], info["base"]["revision"], info["base"].get("licence"))
     return encoder
 
 

@@ -23,6 +23,7 @@ from filelock import AsyncFileLock, FileLock, Timeout
 
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import ModelError, RouterRetrieverError, SilentExpertError, StorageError
+from routerretriever.hub import is_download
 from routerretriever.lora import Adapter, load_adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.routing import RoutingPolicy
@@ -90,8 +91,9 @@ def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Versi
     Raises:
         ModelError, ExpertError: it cannot be used.
     """
-    with suppress(OSError), FileLock(lock_file(folder), timeout=0):  # whoever holds it is saving
-        remove_leftovers(folder)
+    if not is_download(folder):  # the hub's client wants no file of ours in its cache, and nobody saves there
+        with suppress(OSError), FileLock(lock_file(folder), timeout=0):  # whoever holds it is saving
+            remove_leftovers(folder)
     for _ in range(_ATTEMPTS):
         version = Version.of(folder)
         try:
