@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
+import sentencepiece
 import torch
 from conftest import WORDS
 from synthesis_server import Endpoint, completion, passage_of
@@ -19,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from routerretriever import Collection, RouterRetriever
-from routerretriever.errors import ModelError, PausedError, SynthesisError
+from routerretriever.errors import MissingExtraError, ModelError, PausedError, SynthesisError
 from routerretriever.synthesis import Doc2QueryConfig, Limits, LlmConfig, SynthesisConfig, synthesize
 from routerretriever.synthesis.core import journal_path
 from routerretriever.synthesis.journal import Answer, Journal
@@ -118,6 +120,52 @@ def test_changed_settings_do_not_mix_with_old_answers(writer, model, bare, tmp_p
 def test_a_missing_checkpoint_is_named(model, bare, tmp_path):
     with pytest.raises(ModelError, match="nothing-here.*--with mixture"):
         synthesize(bare, tmp_path / "out", model=model, config=asking(tmp_path / "nothing-here"))
+
+
+@pytest.fixture(scope="module")
+def published(writer, tmp_path_factory):
+    """The same as the default checkpoint was published: a SentencePiece model and a pickle, nothing else."""
+    directory = tmp_path_factory.mktemp("spiece-t5")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts(300)),
+        model_prefix=str(directory / "spiece"),
+        vocab_size=100,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (directory / "spiece.vocab").unlink()
+    state = T5ForConditionalGeneration.from_pretrained(writer).state_dict()
+    torch.save({name: tensor.clone() for name, tensor in state.items()}, directory / "pytorch_model.bin")
+    shutil.copy(writer / "config.json", directory)
+    assert {path.name for path in directory.iterdir()} == {"spiece.model", "pytorch_model.bin", "config.json"}
+    return directory
+
+
+def test_doc2query_reads_a_checkpoint_as_the_default_one_was_published(published, model, bare, tmp_path):
+    assert synthesize(bare, tmp_path / "out", model=model, config=asking(published)).generated == 60
+    queries = [query for record in answers_in(tmp_path / "out").values() for query in record["queries"]]
+    assert sum(bool(re.search(r"\d", query)) for query in queries) > 30  # pieces of its vocabulary, not ids
+    assert not any("<pad>" in query or "▁" in query for query in queries)
+
+
+@pytest.mark.parametrize(("module", "package"), [("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")])
+def test_a_missing_tokeniser_package_is_named_with_its_extra(
+    published, model, bare, tmp_path, monkeypatch, module, package
+):
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    monkeypatch.setitem(sys.modules, module, None)  # what Python takes for not installed
+    is_sentencepiece_available.cache_clear()
+    is_protobuf_available.cache_clear()
+    try:
+        with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'routerretriever\[doc2query\]'"):
+            synthesize(bare, tmp_path / "out", model=model, config=asking(published))
+    finally:
+        is_sentencepiece_available.cache_clear()
+        is_protobuf_available.cache_clear()
 
 
 # -- the journal -----------------------------------------------------------------------------------
