@@ -14,6 +14,7 @@ from routerretriever.cli import app
 from routerretriever.collection import Document
 from routerretriever.errors import CollectionError, ExpertError, SynthesisError
 from routerretriever.model_card import model_card
+from routerretriever.routing_quality import routing_quality
 from routerretriever.storage import ExpertInfo, read_expert_info
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.crops import LONGEST, crops
@@ -288,8 +289,11 @@ def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(checkpoin
     shown = run("library", model, made, real).stdout
     assert "made (generated)" in shown and "real (generated)" not in shown
     card = (model / "README.md").read_text()
-    assert card.count("| made (generated) |") == 2 and "real (generated)" not in card
+    assert card.count("| made (generated) |") == 1 and "| real |" in card
     loaded = RouterRetriever.from_pretrained(model, device="cpu")
+    card = model_card(loaded.encoder, quality=routing_quality(loaded.encoder.policy))  # as when it is pushed
+    assert card.count("| made (generated) |") == card.count("| real |") == 2
+    assert "(generated): measured on generated queries" in card
     assert loaded.library.generated == {"made": "bare"}
     rebuilt = loaded.build_library([Collection.load(real, name="made")])  # real ones in their place
     assert rebuilt.generated == {}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 WAYS = ("crops", "titles", "mixture", "doc2query", "llm")
+"""How queries can be made."""
+
 FEW_FOUND = 0.2
 """Where the base finds the passages of fewer queries than this, it is probably the wrong one."""
 STRANGE = (
@@ -104,7 +106,7 @@ def synthesize(
     asked = passages.sample(math.ceil(config.queries / per_passage), config.seed)
     dropped = filters.Dropped()
     generated, answers, lost = _generate(config, asked, passages.items, per_passage, target, finish, progress)
-    paid = [*answers, *lost]
+    paid: list[Answer | Lost] = [*answers, *lost]
     tokens_in, tokens_out = sum(item.tokens_in for item in paid), sum(item.tokens_out for item in paid)
     queries = filters.distinct(generated, dropped)
     checked = len(queries)

@@ -90,7 +90,7 @@ def _batch_seed(batch: Sequence[Passage], seed: int) -> int:
 
 def _missing_package() -> str:
     """What transformers needs to read a ``spiece.model``, if it is not installed; its own error names other things."""
-    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+    from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
 
     if not is_sentencepiece_available():
         return "sentencepiece"
