@@ -38,6 +38,7 @@ MODULES = (
     "synthesis.core",
     "synthesis.report",
     "synthesis.llm",
+    "synthesis.limits",
     "synthesis.doc2query",
     "synthesis.filters",
     "cluster_index",

@@ -1,5 +1,6 @@
 """The site: everything public is in its reference, every page in its navigation, every link leads somewhere."""
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -53,6 +54,17 @@ def test_every_public_name_is_in_the_reference(site):
         assert re.search(r"^[A-Z`]\w", section.group(1), flags=re.MULTILINE), name
     for method in ("RouterRetriever.route", "RouterRetriever.encode_query", "Index.search", "Index.compact"):
         assert f"### {method}\n" in text, method
+
+
+@pytest.mark.parametrize("package", ["synthesis", "feedback"])
+def test_every_public_name_of_a_subpackage_is_in_the_reference(package):
+    """In a section of this package: others have names like these."""
+    import make_reference
+
+    text = make_reference.modules_page()
+    sections = re.findall(rf"^## routerretriever\.{package}\.\w+\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
+    for name in importlib.import_module(f"routerretriever.{package}").__all__:
+        assert any(f"### {name}\n" in section for section in sections), name
 
 
 def test_no_public_name_is_without_a_docstring():

@@ -101,6 +101,18 @@ def test_the_training_data_of_every_expert_decides_what_is_zero_shot(model):
         model_meta(model, datasets={"nobody": []})
 
 
+def test_the_source_of_generated_queries_is_training_data(model):
+    from routerretriever.integrations.mteb import model_meta
+
+    trained_on(model, beta="my own notes", gamma="more notes")
+    model.encoder.expert_info["alpha"] = ExpertInfo(
+        "my-domain", 10, generated={"crops": 10}, source="scifact, nfcorpus"
+    )
+    meta = model_meta(model, datasets={"base": []})
+    assert {"my-domain", "SciFact", "NFCorpus"} <= meta.training_datasets
+    assert meta.is_zero_shot_on(["SciFact"]) is False and meta.is_zero_shot_on(["SCIDOCS"]) is True
+
+
 def test_what_mteb_knows_of_the_base_counts(model, monkeypatch):
     from routerretriever.integrations.mteb import model_meta
     from routerretriever.storage import BaseInfo

@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import time
 from collections import Counter
 
 import numpy as np
@@ -13,10 +14,11 @@ from routerretriever.cli import app
 from routerretriever.collection import Document
 from routerretriever.errors import CollectionError, ExpertError, SynthesisError
 from routerretriever.model_card import model_card
+from routerretriever.routing_quality import routing_quality
 from routerretriever.storage import ExpertInfo, read_expert_info
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.crops import LONGEST, crops
-from routerretriever.synthesis.filters import Dropped, distinct, normalised
+from routerretriever.synthesis.filters import MERGED, Dropped, distinct, normalised
 from routerretriever.synthesis.passages import MIN_PASSAGES, READ_CHARACTERS, Passages, load_documents
 from routerretriever.synthesis.queries import Generated
 from routerretriever.synthesis.report import held_out_ids
@@ -178,7 +180,9 @@ def test_distinct_queries_and_why_the_others_went():
         "longer than 400 letters": 1,
         "a copy of its passage": 1,
         "made for more than 3 passages": 4,
+        MERGED: 1,
     }
+    assert len(queries) + sum(dropped.counts.values()) == len(made)
     assert dropped.examples["shorter than 3 letters"] == ["a"]
     assert distinct(made[::-1], Dropped()) == queries
 
@@ -234,7 +238,7 @@ def test_the_new_collection_trains_an_expert_that_says_so(way, model, bare, tmp_
     written = json.loads((tmp_path / "made" / "synthesis.json").read_text())
     assert written == json.loads(json.dumps(report.to_dict()))
     assert written["settings"]["seed"] == 0
-    assert report.generated == report.kept + sum(report.dropped.values()) + _merged(collection)
+    assert report.generated == report.kept + sum(report.dropped.values())
     assert str(tmp_path) not in json.dumps(written)
     config = TrainingConfig(epochs=1, batch_size=16, rank=4)
     info = train_expert(model, collection, config=config, force=True).info
@@ -243,14 +247,56 @@ def test_the_new_collection_trains_an_expert_that_says_so(way, model, bare, tmp_
     model.save_pretrained(tmp_path / "model")
     assert read_expert_info(tmp_path / "model" / "experts" / "made").generated == info.generated
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "| made | made (generated queries) |" in card
+    assert f"| made | made (queries generated from bare) | {report.train} | {report.held_out} (generated) |" in card
     assert f"{report.train} of {report.train} were generated" in card
+    assert f"So were {report.held_out} of the {report.held_out} that its scores above are measured on" in card
+    assert (info.source, info.held_out_generated) == ("bare", report.held_out)
 
 
-def _merged(collection):
-    """Queries made for several passages stand once, and were made once for each."""
-    splits = collection.splits.values()
-    return sum(len(grades) - 1 for split in splits for grades in split.qrels.values())
+def test_a_query_of_several_passages_is_counted_once_and_nothing_is_left_over(model, tmp_path):
+    lines = [
+        json.dumps({"_id": f"d{n}", "title": f"word{n // 2} word{n // 2 + 40}", "text": text})
+        for n, text in enumerate(texts(60))
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    config = SynthesisConfig("titles", queries=240, k=3)
+    report = synthesize(tmp_path / "c.jsonl", tmp_path / "out", model=model, config=config)
+    assert report.dropped[MERGED] > 0 and report.dropped["passage not among the first 3"] > 0
+    assert report.generated == report.kept + sum(report.dropped.values())
+
+
+def test_a_collection_made_of_a_made_one_keeps_the_first_name(model, bare, tmp_path):
+    synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig("crops", k=80))
+    report = synthesize(tmp_path / "one", tmp_path / "two", model=model, config=SynthesisConfig("titles", k=80))
+    assert report.source == Collection.load(tmp_path / "two").source == "bare"
+    (tmp_path / "two" / "synthesis.json").write_text("{")
+    with pytest.raises(CollectionError, match="synthesis.json is damaged.*restore it"):
+        Collection.load(tmp_path / "two")
+
+
+def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(checkpoint, bare, make_collection, tmp_path):
+    """By train, the list of experts, the library and the card; those on real queries are not."""
+    model, made, real = tmp_path / "model", tmp_path / "made", make_collection("real")
+    run("synthesize", bare, "--out", made, "--with", "titles", "--base", checkpoint, "-k", "40")
+    few = ["--base", checkpoint, "--epochs", "1", "--rank", "4", "--force"]
+    trained = run("train", model, made, *few)
+    assert re.search(r"\d+ generated queries\)", trained.stdout)
+    assert "measured on generated queries" in trained.stderr
+    told = run("train", model, real, *few)
+    assert "generated queries" not in told.stdout + told.stderr
+    listed = run("experts", model).stdout
+    assert listed.count("(queries") == listed.count("(generated)") == 1  # of two experts
+    shown = run("library", model, made, real).stdout
+    assert "made (generated)" in shown and "real (generated)" not in shown
+    card = (model / "README.md").read_text()
+    assert card.count("| made (generated) |") == 1 and "| real |" in card
+    loaded = RouterRetriever.from_pretrained(model, device="cpu")
+    card = model_card(loaded.encoder, quality=routing_quality(loaded.encoder.policy))  # as when it is pushed
+    assert card.count("| made (generated) |") == 2 and "real (generated)" not in card
+    assert "(generated): measured on generated queries" in card
+    assert loaded.library.generated == {"made": "bare"}
+    rebuilt = loaded.build_library([Collection.load(real, name="made")])  # real ones in their place
+    assert rebuilt.generated == {}
 
 
 def test_experts_of_older_models_and_of_real_queries_say_nothing(model, make_collection, tmp_path):
@@ -261,6 +307,9 @@ def test_experts_of_older_models_and_of_real_queries_say_nothing(model, make_col
     assert "nobody asked" not in model_card(model.encoder)
     (tmp_path / "expert.json").write_text('{"collection": "old", "queries": 5}')
     assert read_expert_info(tmp_path) == ExpertInfo("old", 5)
+    (tmp_path / "expert.json").write_text('{"collection": "old", "queries": 5, "generated": {"crops": 5}}')
+    old = read_expert_info(tmp_path)
+    assert old.gain_on_generated and old.trained_on == "old (generated queries)"
 
 
 def test_queries_generated_elsewhere_are_marked_too(make_collection, tmp_path):
@@ -324,10 +373,23 @@ def test_corpora_that_teach_nothing_are_refused(model, tmp_path, contents, messa
     assert not (tmp_path / "out").exists()
 
 
-def test_huge_and_empty_texts_are_stated(model, tmp_path):
-    huge = "word1 word2 word3 " * 60_000
+@pytest.mark.parametrize("way", ["crops", "titles"])
+def test_huge_and_empty_texts_are_stated(way, model, tmp_path, monkeypatch):
+    """Ten megabytes, of which neither queries nor vectors need more than the beginning."""
+    tokenise, longest = model.encoder.transformer.preprocess, []
+
+    def watched(inputs, **kwargs):
+        longest.append(max(map(len, inputs)))
+        return tokenise(inputs, **kwargs)
+
+    monkeypatch.setattr(model.encoder.transformer, "preprocess", watched)
+    huge = "# A heading\n\n" + "word1 word2 word3. " * 550_000
+    assert len(huge) > 10_000_000
     source = write_documents(tmp_path / "c.jsonl", [*texts(40), huge, ""])
-    report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig("mixture", k=40))
+    started = time.monotonic()
+    report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(way, k=40))
+    assert time.monotonic() - started < 60  # minutes, where the whole was tokenised
+    assert max(longest) < 10_000
     assert report.set_aside == {"without a text": 1}
     assert "Of 1 long documents only the beginning was read" in report.notes[0]
     collection = Collection.load(tmp_path / "out")
@@ -434,9 +496,28 @@ def test_the_command(checkpoint, bare, tmp_path):
         (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--body", "[]"], "--body is a JSON object"),
         (["--with", "llm", "--endpoint", "ftp://x", "--model", "m"], "is no endpoint"),
         (["--with", "doc2query", "--finish"], "nothing to finish"),
+        (["--with", "guess", "--endpoint", "http://x/v1"], "no way 'guess'"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(checkpoint, bare, tmp_path, arguments, message):
     result = run("synthesize", bare, "--out", tmp_path / "o", "--base", checkpoint, *arguments, code=1)
     assert message in re.sub(r"\s+", " ", result.stderr)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--endpoint", "http://x/v1"], "--endpoint belongs to --with llm, not to --with mixture."),
+        (["--with", "crops", "--model", "m"], "--model belongs to --with doc2query or llm, not to --with crops."),
+        (["--with", "titles", "--finish"], "--finish belongs to --with doc2query or llm"),
+        (["--with", "llm", "--batch-size", "16"], "--batch-size belongs to --with doc2query, not to --with llm."),
+        (["--with", "doc2query", "--prompt", "p", "--max-cost", "0"], "--prompt, --max-cost belong to --with llm,"),
+        (["--retriever", "m", "--base", "all-MiniLM-L6-v2"], "--retriever takes the place of --base"),
+        (["--expert", "made"], "--expert names an expert of --retriever"),
+    ],
+)
+def test_options_of_another_way_are_a_usage_error(bare, tmp_path, arguments, message):
+    result = run("synthesize", bare, "--out", tmp_path / "o", *arguments, code=2)
+    assert message in re.sub(r"[\s│]+", " ", result.stderr)
+    assert not (tmp_path / "o").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
+import sentencepiece
 import torch
 from conftest import WORDS
 from synthesis_server import Endpoint, completion, passage_of
@@ -19,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from routerretriever import Collection, RouterRetriever
-from routerretriever.errors import ModelError, PausedError, SynthesisError
+from routerretriever.errors import MissingExtraError, ModelError, PausedError, SynthesisError
 from routerretriever.synthesis import Doc2QueryConfig, Limits, LlmConfig, SynthesisConfig, synthesize
 from routerretriever.synthesis.core import journal_path
 from routerretriever.synthesis.journal import Answer, Journal
@@ -38,7 +40,12 @@ def bare(tmp_path):
 
 def answers_in(out):
     lines = journal_path(out).read_text().splitlines()[1:]
-    return {record["key"]: record for record in map(json.loads, lines)}
+    return {record["key"]: record for record in map(json.loads, lines) if "key" in record}
+
+
+def lost_in(out):
+    lines = journal_path(out).read_text().splitlines()[1:]
+    return [record for record in map(json.loads, lines) if "lost" in record]
 
 
 # -- doc2query -------------------------------------------------------------------------------------
@@ -120,6 +127,52 @@ def test_a_missing_checkpoint_is_named(model, bare, tmp_path):
         synthesize(bare, tmp_path / "out", model=model, config=asking(tmp_path / "nothing-here"))
 
 
+@pytest.fixture(scope="module")
+def published(writer, tmp_path_factory):
+    """The same as the default checkpoint was published: a SentencePiece model and a pickle, nothing else."""
+    directory = tmp_path_factory.mktemp("spiece-t5")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts(300)),
+        model_prefix=str(directory / "spiece"),
+        vocab_size=100,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (directory / "spiece.vocab").unlink()
+    state = T5ForConditionalGeneration.from_pretrained(writer).state_dict()
+    torch.save({name: tensor.clone() for name, tensor in state.items()}, directory / "pytorch_model.bin")
+    shutil.copy(writer / "config.json", directory)
+    assert {path.name for path in directory.iterdir()} == {"spiece.model", "pytorch_model.bin", "config.json"}
+    return directory
+
+
+def test_doc2query_reads_a_checkpoint_as_the_default_one_was_published(published, model, bare, tmp_path):
+    assert synthesize(bare, tmp_path / "out", model=model, config=asking(published)).generated == 60
+    queries = [query for record in answers_in(tmp_path / "out").values() for query in record["queries"]]
+    assert sum(bool(re.search(r"\d", query)) for query in queries) > 30  # pieces of its vocabulary, not ids
+    assert not any("<pad>" in query or "▁" in query for query in queries)
+
+
+@pytest.mark.parametrize(("module", "package"), [("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")])
+def test_a_missing_tokeniser_package_is_named_with_its_extra(
+    published, model, bare, tmp_path, monkeypatch, module, package
+):
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    monkeypatch.setitem(sys.modules, module, None)  # what Python takes for not installed
+    is_sentencepiece_available.cache_clear()
+    is_protobuf_available.cache_clear()
+    try:
+        with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'routerretriever\[doc2query\]'"):
+            synthesize(bare, tmp_path / "out", model=model, config=asking(published))
+    finally:
+        is_sentencepiece_available.cache_clear()
+        is_protobuf_available.cache_clear()
+
+
 # -- the journal -----------------------------------------------------------------------------------
 
 
@@ -170,7 +223,12 @@ def llm(endpoint, **changes):
 
 def test_llm_writes_a_collection(serve, model, bare, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret-0815")
-    endpoint = serve()
+
+    def behave(handler, body, number):
+        time.sleep(0.05)  # so that others can be under way
+        endpoint.answer(handler, body, number)
+
+    endpoint = serve(behave)
     examples = (("some passage", ("what is it", "it")),)
     config = llm(endpoint, examples=examples, extra={"temperature": None, "top_p": 0.9}, limits=Limits(price_in=2.0))
     report = synthesize(bare, tmp_path / "out", model=model, config=config)
@@ -300,13 +358,50 @@ def test_one_passage_that_fails_does_not_stop_the_others(serve, model, bare, tmp
             endpoint.answer(handler, body, number)
 
     endpoint = serve(behave)
-    with pytest.raises(PausedError, match="1 requests failed.*status 400: content filter.*--finish"):
+    with pytest.raises(PausedError, match="1 passages were refused.*status 400: content filter.*--finish"):
         synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint))
     assert len(endpoint.requests) == 30  # a refusal is not repeated
     report = synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint), finish=True)
     assert report.generated == 58
     assert "29 of 30 passages" in report.notes[0]
     assert len(endpoint.requests) == 30
+
+
+def test_passages_that_a_gateway_forbids_do_not_end_the_run(serve, model, bare, tmp_path):
+    def behave(handler, body, number):
+        if 5 <= number < 13:
+            endpoint.reply(handler, b"moderated", 403)
+        else:
+            endpoint.answer(handler, body, number)
+
+    endpoint = serve(behave)
+    with pytest.raises(PausedError, match="8 passages were refused.*status 403: moderated.*22 answers.*--finish"):
+        synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint, concurrency=1))
+    assert len(endpoint.requests) == 30
+    report = synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint), finish=True)
+    assert "22 of 30 passages" in report.notes[0]
+
+
+def test_a_key_that_may_not_ask_is_told_after_a_few_passages(serve, model, bare, tmp_path):
+    endpoint = serve(lambda handler, body, number: endpoint.reply(handler, b"no access", 403))
+    with pytest.raises(SynthesisError, match="refuses every request .status 403: no access.*OPENAI_API_KEY") as error:
+        synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint))
+    assert not isinstance(error.value, PausedError)
+    assert len(endpoint.requests) <= 8
+    assert lost_in(tmp_path / "out") == []
+
+
+def test_an_endpoint_that_refuses_all_from_some_point_on_is_left(serve, model, bare, tmp_path):
+    def behave(handler, body, number):
+        if number > 2:
+            endpoint.reply(handler, b"quota", 403)
+        else:
+            endpoint.answer(handler, body, number)
+
+    endpoint = serve(behave)
+    with pytest.raises(PausedError, match="does not answer .status 403: quota"):
+        synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint, concurrency=1))
+    assert len(endpoint.requests) == 22
 
 
 def test_a_wrong_key_is_told_at_once_and_not_shown(serve, model, bare, tmp_path, monkeypatch):
@@ -344,6 +439,78 @@ def test_limits_are_never_passed_and_can_be_raised(serve, model, bare, tmp_path,
     assert len(endpoint.requests) == 30
 
 
+def test_answers_that_never_come_count_as_requests(serve, model, bare, tmp_path):
+    endpoint = serve(lambda handler, body, number: time.sleep(1))
+    config = llm(endpoint, timeout=0.3, limits=Limits(requests=5))
+    for _ in range(2):
+        with pytest.raises(PausedError, match="limit is reached"):
+            synthesize(bare, tmp_path / "out", model=model, config=config)
+    assert len(endpoint.requests) == len(lost_in(tmp_path / "out")) == 5
+    assert all(record["tokens_in"] > 20 and record["tokens_out"] == 400 for record in lost_in(tmp_path / "out"))
+
+
+def test_answers_without_choices_cost_what_they_say(serve, model, bare, tmp_path):
+    def behave(handler, body, number):
+        endpoint.reply(handler, b'{"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 20}}')
+
+    endpoint = serve(behave)
+    limits = Limits(cost=0.002, price_in=1.0, price_out=5.0)
+    config = llm(endpoint, limits=limits, answer_tokens=50)
+    with pytest.raises(PausedError, match="limit is reached"):
+        synthesize(bare, tmp_path / "out", model=model, config=config)
+    lost = lost_in(tmp_path / "out")
+    assert 5 < len(endpoint.requests) == len(lost) < 10
+    assert {(record["tokens_in"], record["tokens_out"]) for record in lost} == {(100, 20)}
+    cured = serve()
+    config = replace(config, llm=replace(config.llm, endpoint=cured.url, limits=replace(limits, cost=1.0)))
+    report = synthesize(bare, tmp_path / "out", model=model, config=config)
+    assert (report.tokens_in, report.tokens_out) == (100 * (30 + len(lost)), 20 * (30 + len(lost)))
+    assert report.cost == pytest.approx(0.0002 * (30 + len(lost)))
+    assert any(f"{len(lost)} requests had no usable answer but may be billed" in note for note in report.notes)
+
+
+def test_what_cannot_be_billed_does_not_count(serve, model, bare, tmp_path):
+    endpoint = serve()
+    endpoint.close()
+    config = llm(endpoint, limits=Limits(requests=2), retries=1)
+    with pytest.raises(PausedError, match=r"does not answer \(ConnectError"):
+        synthesize(bare, tmp_path / "out", model=model, config=config)
+    busy = serve(lambda handler, body, number: busy.reply(handler, b"busy", 503))
+    config = replace(config, llm=replace(config.llm, endpoint=busy.url))
+    with pytest.raises(PausedError, match=r"does not answer \(status 503"):
+        synthesize(bare, tmp_path / "out", model=model, config=config)
+    assert lost_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    "extra", [{"max_tokens": 1900}, {"max_tokens": None, "max_completion_tokens": 1900}, {"max_tokens": 950, "n": 2}]
+)
+def test_the_bound_of_an_answer_is_what_the_request_says(serve, model, bare, tmp_path, extra):
+    endpoint = serve()
+    config = llm(endpoint, extra=extra, limits=Limits(tokens=2600))
+    with pytest.raises(PausedError, match="limit is reached"):
+        synthesize(bare, tmp_path / "out", model=model, config=config)
+    assert 2 <= len(endpoint.requests) <= 6
+    assert endpoint.most_under_way == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [({"max_tokens": None}, "needs a bound on every answer.*max_completion_tokens"), ({"max_tokens": "9"}, "whole")],
+)
+def test_an_answer_without_a_bound_is_refused_where_there_is_a_limit(serve, model, bare, tmp_path, extra, message):
+    endpoint = serve()
+    with pytest.raises(SynthesisError, match=message):
+        synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint, extra=extra, limits=Limits(tokens=9999)))
+    assert endpoint.requests == []
+
+
+def test_a_limit_of_cost_needs_prices():
+    with pytest.raises(SynthesisError, match="needs prices.*price_in and price_out"):
+        Limits(cost=1.0)
+    assert Limits(cost=1.0, price_out=2.0).price(5, 1_000_000) == 2.0
+
+
 def test_unusable_answers_are_paid_for_once_and_reported(serve, model, bare, tmp_path):
     def behave(handler, body, number):
         endpoint.reply(
@@ -354,7 +521,10 @@ def test_unusable_answers_are_paid_for_once_and_reported(serve, model, bare, tmp
         )
 
     endpoint = serve(behave)
-    with pytest.raises(SynthesisError, match="too few to train on.*answers: no queries in the answer"):
+    with pytest.raises(
+        SynthesisError,
+        match="Of 10 queries .*too few to train on.*Answers with too little: 20 no queries in the answer, 10 too few queries",
+    ):
         synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint))
     assert len(endpoint.requests) == 30
     records = answers_in(tmp_path / "out").values()
@@ -423,6 +593,8 @@ def test_a_killed_or_interrupted_command_goes_on_without_paying_twice(serve, che
         assert b"Traceback" not in said
     assert not out.exists()
     kept = set(answers_in(out))
+    if number == signal.SIGINT:  # what was under way may be billed; after a kill nobody can say
+        assert {record["problem"] for record in lost_in(out)} <= {"interrupted"} and len(lost_in(out)) <= 2
     assert 4 <= len(kept) < 30
     before = len(endpoint.requests)
     finished = subprocess.run(command(endpoint, bare, out, checkpoint), capture_output=True, check=True)

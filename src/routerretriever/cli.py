@@ -97,6 +97,7 @@ def train(
     from dataclasses import replace
 
     from routerretriever.hub import own_folder
+    from routerretriever.pilots import GENERATED_GAIN
     from routerretriever.training import PRESETS, train_expert
 
     if preset not in PRESETS:
@@ -118,14 +119,17 @@ def train(
         print_json(report.to_dict() | {"model": str(model)})
         return
     info = report.info
+    made = " generated" if info.gain_on_generated else ""
     say(
         Text.assemble(
             (report.expert, "bold"),
             f": held-out nDCG@10 {_points(info.expert_ndcg)} against {_points(info.base_ndcg)} for the base "
-            f"({100 * info.gain:+.1f} points, p = {report.p_value:.3g}, {info.held_out} queries), "
+            f"({100 * info.gain:+.1f} points, p = {report.p_value:.3g}, {info.held_out}{made} queries), "
             f"{report.steps} steps in {report.seconds:.0f} s. Saved in {model}.",
         )
     )
+    if info.gain_on_generated:
+        say(f"This gain was {GENERATED_GAIN} Evaluate it with queries that somebody asked.", err)
     say(f"Next: routerretriever library {model} {' '.join(collections)} …")
 
 
@@ -181,7 +185,7 @@ def library(
         return
     table = Table("collection", "pilots", *built.experts, title="Mean measured gain (nDCG@10 points over base)")
     for name, means in built.mean_gains().items():
-        table.add_row(name, str(counts[name]), *(f"{100 * m:+.1f}" if m == m else "–" for m in means))
+        table.add_row(built.label(name), str(counts[name]), *(f"{100 * m:+.1f}" if m == m else "–" for m in means))
     out.print(table)
     for expert, missing in unmeasured.items():
         say(f"Not measured: {expert} on {', '.join(missing)}. Name these collections again to measure it there.", err)

@@ -67,12 +67,13 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
     if as_json:
         print_json({"base": loaded.encoder.base.id, "experts": _rows(loaded)})
         return
+    from routerretriever.pilots import GENERATED_MARK
+
     table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
     for key, info in loaded.experts.items():
-        scores = (f"{100 * info.base_ndcg:.1f}", f"{100 * info.expert_ndcg:.1f}", f"{100 * info.gain:+.1f}")
-        table.add_row(
-            key, info.collection or "imported", str(info.queries or "–"), *(scores if info.held_out else ("–",) * 3)
-        )
+        gain = f"{100 * info.gain:+.1f}{f' {GENERATED_MARK}' if info.gain_on_generated else ''}"
+        scores = (f"{100 * info.base_ndcg:.1f}", f"{100 * info.expert_ndcg:.1f}", gain)
+        table.add_row(key, info.trained_on, str(info.queries or "–"), *(scores if info.held_out else ("–",) * 3))
     out.print(table)
 
 
@@ -86,6 +87,8 @@ def _rows(loaded: RouterRetriever) -> dict[str, dict[str, Any]]:
             "expert_ndcg": info.expert_ndcg,
             "gain": info.gain,
             "generated": info.generated,
+            "source": info.source,
+            "held_out_generated": info.held_out_generated,
         }
         for key, info in loaded.experts.items()
     }

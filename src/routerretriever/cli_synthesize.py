@@ -15,10 +15,21 @@ from routerretriever.progress import Bars
 if TYPE_CHECKING:
     from routerretriever.synthesis import LlmConfig, SynthesisReport
 
+_WAYS = {
+    ("doc2query",): ("batch_size",),
+    ("doc2query", "llm"): ("model", "finish"),
+    ("llm",): (
+        *("endpoint", "prompt", "examples", "concurrency", "rate", "timeout", "retries", "body"),
+        *("max_requests", "max_tokens", "max_cost", "price_in", "price_out"),
+    ),
+}
+"""Which options only some ways read: with another way they would be ignored, and somebody meant something by them."""
+
 _FILTER, _MODEL, _LLM = "The filter", "--with doc2query and llm", "--with llm"
 
 
 def synthesize(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -90,7 +101,8 @@ def synthesize(
         int, typer.Option(min=0, help="Further tries of a request that failed.", rich_help_panel=_LLM)
     ] = 5,
     max_requests: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many answers, all runs together.", rich_help_panel=_LLM)
+        int | None,
+        typer.Option(min=1, help="Stop after so many requests that may be billed, all runs.", rich_help_panel=_LLM),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop before so many tokens, all runs together.", rich_help_panel=_LLM)
@@ -124,8 +136,7 @@ def synthesize(
     from routerretriever.synthesis import Doc2QueryConfig, Limits, SynthesisConfig
     from routerretriever.synthesis import synthesize as run
 
-    if max_cost is not None and not price_in and not price_out:
-        raise SynthesisError("A limit of cost needs prices: --price-in and --price-out, for a million tokens.")
+    _check_options(ctx, way)
     llm = None
     if way == "llm":
         limits = Limits(max_requests, max_tokens, max_cost, price_in, price_out)
@@ -146,6 +157,30 @@ def synthesize(
         print_json(report.to_dict() | {"out": str(out_dir)})
         return
     _show(report, out_dir)
+
+
+def _check_options(ctx: typer.Context, way: str) -> None:
+    """Refuse options that were given and would be ignored."""
+    from routerretriever.synthesis import WAYS
+
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name and (source := ctx.get_parameter_source(parameter.name)) and source.name == "COMMANDLINE"
+    }
+    if "retriever" in given and "base" in given:
+        raise typer.BadParameter("--retriever takes the place of --base; give one of them.")
+    if "expert" in given and "retriever" not in given:
+        raise typer.BadParameter("--expert names an expert of --retriever MODEL; give that, too.")
+    if way not in WAYS:
+        return  # the way itself is what has to be told
+    for ways, names in _WAYS.items():
+        foreign = [given[name] for name in names if name in given]
+        if foreign and way not in ways:
+            raise typer.BadParameter(
+                f"{', '.join(foreign)} {'belongs' if len(foreign) == 1 else 'belong'} to --with "
+                f"{' or '.join(ways)}, not to --with {way}. Leave out what does not belong, or choose that way."
+            )
 
 
 def _llm(

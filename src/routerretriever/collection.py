@@ -20,6 +20,7 @@ from routerretriever.errors import CollectionError, MissingExtraError
 HELD_OUT_SHARE = 0.2
 """Share of the train queries held out where a collection has no dev split."""
 
+SYNTHESIS_REPORT = "synthesis.json"
 HELD_OUT_LIMIT = 500
 """Most held-out queries used: enough for a stable mean, cheap to encode with every expert."""
 
@@ -87,6 +88,7 @@ class Collection:
         ignore_identical_ids: BEIR's rule: a document whose id equals the query's is not a result
             (ArguAna and Quora ask with texts that are themselves documents).
         generated: query id → how it was made, for queries that nobody asked (``metadata.generated``).
+        source: of a synthesised collection, the one whose documents its queries were made from; else empty.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Collection:
     splits: Mapping[str, Split]
     ignore_identical_ids: bool = False
     generated: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     @classmethod
     def load(cls, source: str | Path, *, name: str | None = None, strict: bool = True) -> Self:
@@ -125,7 +128,8 @@ class Collection:
                 "ir_datasets:ID."
             )
         default_name = path.resolve().stem if path.exists() else text.replace(":", "/").split("/")[-1]
-        return cls(name or default_name, *_checked(reader, text, strict), generated=reader.generated)
+        checked = _checked(reader, text, strict)
+        return cls(name or default_name, *checked, generated=reader.generated, source=reader.source)
 
     def split(self, name: str) -> Split:
         """One split by name.
@@ -213,6 +217,7 @@ class _Raw:
     # split → list of (where it stands, query id, document id, grade)
     judgements: dict[str, list[tuple[str, str, str, int]]]
     generated: dict[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 def _checked(raw: _Raw, source: str, strict: bool) -> tuple[tuple[Document, ...], dict[str, Split]]:
@@ -396,7 +401,24 @@ def _read_beir_directory(directory: Path) -> _Raw:
     }
     if not judgements:
         raise CollectionError(f"{directory} has no qrels/<split>.tsv. Add relevance judgements.")
-    return _Raw(documents, queries, judgements, generated)
+    return _Raw(documents, queries, judgements, generated, generated_from(directory))
+
+
+def generated_from(directory: Path) -> str:
+    """The collection that a synthesised one was made from, as its report says; empty for any other folder.
+
+    Raises:
+        CollectionError: the report cannot be read.
+    """
+    path = directory / SYNTHESIS_REPORT
+    if not path.is_file():
+        return ""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["source"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CollectionError(
+            f"{path} is damaged ({type(error).__name__}: {error}). It says where the queries come from: restore it."
+        ) from error
 
 
 def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:

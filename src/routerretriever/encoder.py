@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -42,6 +43,9 @@ _MERGING, _TOKENISING = threading.Lock(), threading.Lock()
 
 _PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
 _FIRST_PROBE = "a"  # as a rule it tells that an expert is not silent
+BEGINNING = 32
+"""Characters a token, at first, that a long text is cut after before it is tokenised; most have four or five."""
+_SPACE = re.compile(r"(?<=\S)\s")
 _BLOCK = 64  # experts probed at a time
 
 RoutePolicy = Callable[[Tensor], Tensor]
@@ -326,6 +330,7 @@ class RoutedEncoder(InputModule):
         for key in ("expert", "route_only"):
             kwargs.pop(key, None)
         with _TOKENISING:
+            inputs = [self._beginning(text) if isinstance(text, str) else text for text in inputs]
             features: dict[str, Any] = self.transformer.preprocess(inputs, prompt=prompt, **kwargs)
         return features
 
@@ -489,8 +494,24 @@ class RoutedEncoder(InputModule):
         if not texts:
             return []
         with _TOKENISING:
-            read = self.tokenizer(list(texts), truncation=True, max_length=self.max_seq_length)["input_ids"]
+            beginnings = [self._beginning(text) for text in texts]
+            read = self.tokenizer(beginnings, truncation=True, max_length=self.max_seq_length)["input_ids"]
         return [len(ids) for ids in read]
+
+    def _beginning(self, text: str) -> str:
+        """As much of a long text as its tokens are read of: a tokeniser would go through ten megabytes for 512 tokens.
+
+        Words are tokenised one by one, so a text cut between two words has the tokens of the whole, as far as it goes.
+        """
+        length = self.max_seq_length or len(text)
+        end = BEGINNING * length
+        while end < len(text):
+            space = _SPACE.search(text, end, 2 * end)
+            part = text[: space.start() if space else 2 * end]
+            if len(self.tokenizer(part, truncation=True, max_length=length)["input_ids"]) == length:
+                return part
+            end *= 2
+        return text
 
     @property
     def fingerprint(self) -> str:

@@ -37,6 +37,8 @@ class Measurement:
         gains: nDCG@10 of every expert minus that of the base (n, E).
         training_queries: texts of a sample of the training queries (m,).
         training_embeddings: their route embeddings (m, d).
+        generated: whether there are generated queries among ``queries``.
+        source: what those were generated from, if that is known.
     """
 
     collection: str
@@ -45,6 +47,8 @@ class Measurement:
     gains: NDArray[np.float32]
     training_queries: tuple[str, ...]
     training_embeddings: Vectors
+    generated: bool = False
+    source: str = ""
 
 
 def build_library(
@@ -111,6 +115,8 @@ def extend_library(
     """Form pilots of measured queries; see :func:`build_library`."""
     for measured in measurements:
         library = library.without_collection(measured.collection)
+        if measured.generated:
+            library = replace(library, generated={**library.generated, measured.collection: measured.source})
         if partition == "best-expert":
             library = library.extended(_pilots(library.experts, measured, _best_expert(measured)))
             continue
@@ -156,6 +162,8 @@ def measure_gains(
         gains,
         training,
         model.route_embeddings(training),
+        any(query_id in collection.generated for query_id in split.queries),
+        collection.source,
     )
 
 

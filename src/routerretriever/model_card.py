@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
+from routerretriever.pilots import GENERATED_GAIN, GENERATED_MARK
+
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
     from routerretriever.pilots import PilotLibrary
@@ -26,8 +28,8 @@ HERE = "PATH"
 def expert_row(name: str, info: ExpertInfo) -> str:
     """What is known of an expert, as a row below ``EXPERT_COLUMNS``."""
     scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
-    trained_on = f"{info.collection or 'imported'}{' (generated queries)' if info.generated else ''}"
-    return f"| {name} | {trained_on} | {info.queries} | {info.held_out} | {scores} |"
+    held_out = f"{info.held_out}{' (generated)' if info.held_out and info.gain_on_generated else ''}"
+    return f"| {name} | {info.trained_on} | {info.queries} | {held_out} | {scores} |"
 
 
 def model_card(
@@ -148,9 +150,19 @@ def _generated(name: str, info: ExpertInfo) -> list[str]:
     return [
         "",
         f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} were "
-        f"generated ({ways}). Unless its collection has real ones in its dev split, so are those its scores above are "
-        "measured on.",
+        f"generated ({ways}){f' from {info.source}' if info.source else ''}. {_measured_on(info)}",
     ]
+
+
+def _measured_on(info: ExpertInfo) -> str:
+    if info.held_out_generated is None:
+        return "Unless its collection has real ones in its dev split, so are those its scores above are measured on."
+    if not info.held_out_generated:
+        return "Its scores above are measured on real ones." if info.held_out else "It was not measured itself."
+    return (
+        f"So were {info.held_out_generated} of the {info.held_out} that its scores above are measured on: they show "
+        "that something was learnt, not that people's queries profit."
+    )
 
 
 def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) -> list[str]:
@@ -166,7 +178,8 @@ def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) ->
         f"Gains were measured on held-out queries{used} Mean gains over base, nDCG@10 × 100:",
         "",
         *_gains(library),
-        *_quality(quality),
+        *_quality(library, quality),
+        *(["", f"{GENERATED_MARK}: {GENERATED_GAIN}"] if library.generated else []),
     ]
 
 
@@ -174,11 +187,11 @@ def _gains(library: PilotLibrary) -> list[str]:
     lines = ["| queries of | " + " | ".join(library.experts) + " |", "|---|" + "--:|" * len(library.experts)]
     for name, means in library.mean_gains().items():
         cells = ("–" if np.isnan(mean) else f"{100 * mean:+.1f}" for mean in means)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {library.label(name)} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _quality(quality: Sequence[RoutingQuality]) -> list[str]:
+def _quality(library: PilotLibrary, quality: Sequence[RoutingQuality]) -> list[str]:
     if not quality:
         return []
     return [
@@ -189,7 +202,7 @@ def _quality(quality: Sequence[RoutingQuality]) -> list[str]:
         "| queries of | pilots' queries | to an expert | routed gain | best single expert | its gain |",
         "|---|--:|--:|--:|---|--:|",
         *(
-            f"| {row.collection} | {row.queries} | {100 * row.share:.0f}% | {100 * row.gain:+.1f} | "
+            f"| {library.label(row.collection)} | {row.queries} | {100 * row.share:.0f}% | {100 * row.gain:+.1f} | "
             f"{row.best_expert} | {100 * row.best_gain:+.1f} |"
             for row in quality
         ),

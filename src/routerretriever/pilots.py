@@ -28,6 +28,10 @@ LIBRARY_FORMAT = 2
 """1 where there is no feedback; earlier versions would take its pilots for judged ones."""
 FEEDBACK = "feedback:"
 """How the sources of pilots begin that were measured with a log of use: ``feedback:BATCH/GROUP``."""
+GENERATED_MARK = "(generated)"
+GENERATED_GAIN = (
+    "measured on generated queries, which shows that something was learnt, not that people's queries profit."
+)
 PILOT_TENSORS, PILOT_INFO = "pilots.safetensors", "pilots.json"
 
 
@@ -67,6 +71,7 @@ class PilotLibrary:
         space: where similarities to these pilots are measured; ``None`` until :meth:`fitted`.
         versions: expert → fingerprint of the adapter that its gains were measured with, where that is known.
         feedback: the batches that :mod:`routerretriever.feedback` added.
+        generated: collection whose measured queries were generated → what they were generated from, if that is known.
     """
 
     experts: tuple[str, ...]
@@ -78,6 +83,7 @@ class PilotLibrary:
     space: PilotSpace | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     feedback: tuple[FeedbackBatch, ...] = ()
+    generated: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.centroids)
@@ -112,6 +118,10 @@ class PilotLibrary:
     def collections(self) -> tuple[str, ...]:
         """The collections that pilots come from, in order of their first pilot."""
         return tuple(name for name in self.groups() if not name.startswith(FEEDBACK))
+
+    def label(self, name: str) -> str:
+        """A collection's name, marked where its gains were measured on generated queries."""
+        return f"{name} {GENERATED_MARK}" if name in self.generated else name
 
     @property
     def from_feedback(self) -> NDArray[np.bool_]:
@@ -211,7 +221,9 @@ class PilotLibrary:
 
     def without_collection(self, name: str) -> Self:
         """All pilots but those of one collection."""
-        return replace(self.only(np.array([source != name for source in self.sources], bool)), space=None)
+        generated = {source: made_from for source, made_from in self.generated.items() if source != name}
+        kept = self.only(np.array([source != name for source in self.sources], bool))
+        return replace(kept, space=None, generated=generated)
 
     def only(self, kept: NDArray[np.bool_]) -> Self:
         """Some of the pilots, in the space that was learnt with all."""
@@ -296,6 +308,7 @@ class PilotLibrary:
             "sources": [names.index(source) for source in self.sources],
             "examples": self.examples,
             **({"feedback": batches} if batches else {}),
+            **({"generated": dict(self.generated)} if self.generated else {}),
         }
         text = json.dumps(description, ensure_ascii=False, indent=1)
         (directory / PILOT_INFO).write_text(text, encoding="utf-8")
@@ -331,6 +344,7 @@ class PilotLibrary:
                 space,
                 info.get("measured_with", {}),
                 tuple(batches),
+                info.get("generated", {}),
             )
         except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
             raise LibraryError(

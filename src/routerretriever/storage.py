@@ -71,6 +71,8 @@ class ExpertInfo:
         config: how it was trained.
         generated: way → training queries that were made in this way instead of asked by somebody.
         data_licence: of what it was trained on, as hubs abbreviate it; empty where nobody stated it.
+        source: the collections whose documents those queries were made from, where that is known.
+        held_out_generated: so many of the held-out queries were made, too; ``None`` where that was not recorded.
     """
 
     collection: str = ""
@@ -81,6 +83,19 @@ class ExpertInfo:
     config: dict[str, Any] = field(default_factory=dict)
     generated: dict[str, int] = field(default_factory=dict)
     data_licence: str = ""
+    source: str = ""
+    held_out_generated: int | None = None
+
+    @property
+    def trained_on(self) -> str:
+        """What it was trained on, for people."""
+        made = f" (queries generated from {self.source})" if self.source else " (generated queries)"
+        return f"{self.collection or 'imported'}{made if self.generated else ''}"
+
+    @property
+    def gain_on_generated(self) -> bool:
+        """Whether its gain was measured on generated queries, or on such among others."""
+        return bool(self.generated) if self.held_out_generated is None else self.held_out_generated > 0
 
     @property
     def gain(self) -> float:

@@ -343,6 +343,10 @@ class _Training:
             expert_ndcg=_macro_mean(best_values),
             config=asdict(self.config),
             generated=self._generated(),
+            source=", ".join(dict.fromkeys(part.collection.source for part in self.parts if part.collection.source)),
+            held_out_generated=sum(
+                q in part.collection.generated for part in self.parts for q in part.held_out.queries
+            ),
         )
         return TrainingReport(
             expert=self.name,

@@ -157,6 +157,8 @@ def merge_experts(
         queries=sum(info.queries for info in infos),
         config={"merged": dict(zip(names, given, strict=True)), "rank": merger.rank, "kept_norm": merger.kept},
         generated=generated,
+        source=", ".join(dict.fromkeys(info.source for info in infos if info.source)),
+        held_out_generated=0,
     )
     model.add_expert(out, merger.adapter, info)
     return merger

@@ -97,9 +97,11 @@ def training_datasets(model: RouterRetriever, known: Mapping[str, Iterable[str]]
     names, told = set(base or ()), base is not None
     for expert, info in model.experts.items():
         told = told and bool(expert in known or info.collection)
-        names |= set(known[expert]) if expert in known else _of_collections(info.collection.split(", "))
+        # Generated queries were made of the documents of their source: its tasks are not zero-shot either.
+        own = _of_collections([*info.collection.split(", "), *info.source.split(", ")])
+        names |= set(known[expert]) if expert in known else own
     library = model.library
-    names |= _of_collections(library.collections() if library is not None else ())
+    names |= _of_collections((*library.collections(), *library.generated.values()) if library is not None else ())
     return names if told else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from routerretriever.synthesis.core import WAYS, SynthesisConfig, synthesize
 from routerretriever.synthesis.doc2query import Doc2QueryConfig
-from routerretriever.synthesis.endpoint import Limits
+from routerretriever.synthesis.limits import Limits
 from routerretriever.synthesis.llm import LlmConfig
 from routerretriever.synthesis.report import SynthesisReport
 

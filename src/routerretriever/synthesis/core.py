@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis import filters
 from routerretriever.synthesis.crops import crops
 from routerretriever.synthesis.doc2query import Doc2QueryConfig, ask_doc2query
-from routerretriever.synthesis.journal import Answer, Journal
+from routerretriever.synthesis.journal import Answer, Journal, Lost
+from routerretriever.synthesis.language import reads
 from routerretriever.synthesis.llm import LlmConfig, ask_llm
 from routerretriever.synthesis.passages import Passage, Passages, load_documents, stable_hash
 from routerretriever.synthesis.queries import Generated
@@ -24,8 +26,14 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 WAYS = ("crops", "titles", "mixture", "doc2query", "llm")
+"""How queries can be made."""
+
 FEW_FOUND = 0.2
 """Where the base finds the passages of fewer queries than this, it is probably the wrong one."""
+STRANGE = (
+    "The base's vocabulary has no words of these documents' language: it reads them letter by letter or not at all. "
+    "A base that knows the language (--base) will serve better than an expert."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +105,9 @@ def synthesize(
     per_passage = min(config.per_passage, math.ceil(config.queries / len(passages.items)))
     asked = passages.sample(math.ceil(config.queries / per_passage), config.seed)
     dropped = filters.Dropped()
-    generated, answers = _generate(config, asked, passages.items, per_passage, target, finish, progress)
-    for answer in answers:
-        if answer.problem:
-            dropped.examples.setdefault(f"answers: {answer.problem}", [])
-            dropped.counts[f"answers: {answer.problem}"] += per_passage - len(answer.queries)
+    generated, answers, lost = _generate(config, asked, passages.items, per_passage, target, finish, progress)
+    paid: list[Answer | Lost] = [*answers, *lost]
+    tokens_in, tokens_out = sum(item.tokens_in for item in paid), sum(item.tokens_out for item in paid)
     queries = filters.distinct(generated, dropped)
     checked = len(queries)
     vectors = model.embed_texts([document.content for document in documents], progress=progress)
@@ -119,17 +125,22 @@ def synthesize(
         generated=len(generated),
         dropped=dict(dropped.counts),
         examples=dropped.examples,
+        short_answers=dict(Counter(answer.problem for answer in answers if answer.problem)),
         train=len(queries) - len(held_out),
         held_out=len(held_out),
-        notes=_notes(passages, checked, len(queries), len(answers), len(asked), config),
-        tokens_in=sum(answer.tokens_in for answer in answers),
-        tokens_out=sum(answer.tokens_out for answer in answers),
-        cost=_cost(config, answers),
+        notes=(
+            *_notes(passages, checked, len(queries), len(answers), len(asked), config),
+            *([] if reads(model.encoder.tokenizer, asked) else [STRANGE]),
+            *_lost(lost),
+        ),
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        cost=0.0 if config.llm is None else config.llm.limits.price(tokens_in, tokens_out),
     )
     if report.train < 2 or report.held_out < 1:
         raise SynthesisError(
             f"Of {len(generated)} queries {len(queries)} are left, too few to train on. Dropped: "
-            f"{', '.join(f'{count} {reason}' for reason, count in dropped.counts.most_common()) or 'none'}. Choose "
+            f"{_counted(dropped.counts)}. Answers with too little: {_counted(report.short_answers)}. Choose "
             "another way (--with), a base that knows the language (--base), or a larger depth (-k)."
         )
     write_collection(target, documents, queries, held_out, report)
@@ -167,13 +178,13 @@ def _generate(
     out: Path,
     finish: bool,
     progress: Progress,
-) -> tuple[list[Generated], list[Answer]]:
+) -> tuple[list[Generated], list[Answer], list[Lost]]:
     if config.way == "crops":
-        return list(crops(asked, per_passage, config.seed)), []
+        return list(crops(asked, per_passage, config.seed)), [], []
     if config.way == "titles":
-        return list(titles(asked, per_passage, config.seed, corpus)), []
+        return list(titles(asked, per_passage, config.seed, corpus)), [], []
     if config.way == "mixture":
-        return _mixture(config.seed, asked, corpus, per_passage), []
+        return _mixture(config.seed, asked, corpus, per_passage), [], []
     with Journal.open(journal_path(out), config.settings()) as journal:
         if not finish and config.way == "doc2query":
             ask_doc2query(asked, per_passage, config.seed, journal, config.doc2query, progress)
@@ -181,7 +192,8 @@ def _generate(
             ask_llm(asked, per_passage, journal, config.llm, progress)
         by_key = {passage.key: passage for passage in asked}
         answers = [answer for key, answer in sorted(journal.answers.items()) if key in by_key]
-    return [Generated(by_key[a.key], text, config.way) for a in answers for text in a.queries], answers
+        lost = journal.lost
+    return [Generated(by_key[a.key], text, config.way) for a in answers for text in a.queries], answers, lost
 
 
 def _mixture(seed: int, asked: Sequence[Passage], corpus: Sequence[Passage], per_passage: int) -> list[Generated]:
@@ -195,6 +207,11 @@ def _mixture(seed: int, asked: Sequence[Passage], corpus: Sequence[Passage], per
         made += crops(side, counts[0], seed) if counts[0] else ()
         made += titles(side, counts[1], seed, corpus) if counts[1] else ()
     return made
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} {reason}" for reason, count in ranked) or "none"
 
 
 def _set_aside(passages: Passages) -> dict[str, int]:
@@ -224,8 +241,7 @@ def _notes(
     return tuple(notes)
 
 
-def _cost(config: SynthesisConfig, answers: Sequence[Answer]) -> float:
-    if config.llm is None:
-        return 0.0
-    limits = config.llm.limits
-    return limits.price(sum(a.tokens_in for a in answers), sum(a.tokens_out for a in answers))
+def _lost(lost: Sequence[Lost]) -> tuple[str, ...]:
+    if not lost:
+        return ()
+    return (f"{len(lost)} requests had no usable answer but may be billed; tokens and cost count them.",)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routerretriever.errors import ModelError
+from routerretriever.errors import MissingExtraError, ModelError
 from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis.journal import Answer, Journal
 from routerretriever.synthesis.passages import Passage, stable_hash
@@ -62,6 +62,7 @@ def ask_doc2query(
 
     Raises:
         ModelError: the checkpoint cannot be loaded.
+        MissingExtraError: its tokeniser needs a package that is not installed.
     """
     starts = range(0, len(passages), config.batch_size)
     batches = [passages[start : start + config.batch_size] for start in starts]
@@ -87,6 +88,15 @@ def _batch_seed(batch: Sequence[Passage], seed: int) -> int:
     return int(stable_hash(f"{seed}:" + ":".join(passage.key for passage in batch)), 16) % 2**63
 
 
+def _missing_package() -> str:
+    """What transformers needs to read a ``spiece.model``, if it is not installed; its own error names other things."""
+    from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
+
+    if not is_sentencepiece_available():
+        return "sentencepiece"
+    return "" if is_protobuf_available() else "protobuf"
+
+
 class _Writer:
     """A checkpoint and its tokeniser."""
 
@@ -98,6 +108,8 @@ class _Writer:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(config.model)
             model: Any = AutoModelForSeq2SeqLM.from_pretrained(config.model)
         except (OSError, ValueError, KeyError, ImportError) as error:
+            if not isinstance(error, OSError) and (package := _missing_package()):
+                raise MissingExtraError("doc2query", package) from error
             raise ModelError(
                 f"The query generator '{config.model}' could not be loaded ({type(error).__name__}: {error}). Give the "
                 "hub id or path of a sequence-to-sequence checkpoint (--model), or --with mixture, which needs none."

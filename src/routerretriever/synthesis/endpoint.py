@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible endpoint, until it succeeds: retries, back-off, pace, and what may be spent."""
+"""Requests to an OpenAI-compatible endpoint: pace, back-off, and what a failure says of the next try and the bill."""
 
 from __future__ import annotations
 
@@ -26,68 +26,9 @@ LONGEST_ORDER = 600.0
 
 LARGEST_BODY = 2**20
 _RETRIED = (408, 409, 425, 429)
-_HOPELESS = (401, 402, 403, 404, 405)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a generation may take, all its runs together; ``None`` is no limit.
-
-    Attributes:
-        requests: answered requests.
-        tokens: read and written ones.
-        cost: in the currency of the prices.
-        price_in, price_out: of a million tokens read and written.
-    """
-
-    requests: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
-    price_in: float = 0.0
-    price_out: float = 0.0
-
-    def price(self, tokens_in: int, tokens_out: int) -> float:
-        """What so many tokens cost."""
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
-
-
-class Budget:
-    """What was spent and what is reserved by requests on their way."""
-
-    def __init__(self, limits: Limits, requests: int, tokens_in: int, tokens_out: int) -> None:
-        self.limits, self._reserved, self._under_way = limits, [0, 0, 0], 0
-        self._spent = [requests, tokens_in, tokens_out]
-        self._settled = asyncio.Condition()
-
-    async def reserve(self, tokens_in: int, tokens_out: int) -> bool:
-        """Wait until a request of at most so many tokens fits; false if it never will."""
-        wanted = [1, tokens_in, tokens_out]
-        async with self._settled:
-            while not self._fits(wanted):
-                if not self._under_way:
-                    return False
-                await self._settled.wait()  # requests under way may turn out to be cheaper than they could be
-            self._reserved = [a + b for a, b in zip(self._reserved, wanted, strict=True)]
-            self._under_way += 1
-            return True
-
-    async def settle(self, tokens_in: int, tokens_out: int, spent: tuple[int, int] | None) -> None:
-        """Replace a reservation by what was spent; ``None`` if nothing was."""
-        async with self._settled:
-            self._reserved = [a - b for a, b in zip(self._reserved, [1, tokens_in, tokens_out], strict=True)]
-            if spent is not None:
-                self._spent = [a + b for a, b in zip(self._spent, [1, *spent], strict=True)]
-            self._under_way -= 1
-            self._settled.notify_all()
-
-    def _fits(self, wanted: list[int]) -> bool:
-        requests, tokens_in, tokens_out = (sum(part) for part in zip(self._spent, self._reserved, wanted, strict=True))
-        limits = self.limits
-        return (
-            (limits.requests is None or requests <= limits.requests)
-            and (limits.tokens is None or tokens_in + tokens_out <= limits.tokens)
-            and (limits.cost is None or limits.price(tokens_in, tokens_out) <= limits.cost)
-        )
+_HOPELESS = (401, 402, 404, 405)
+_LATE = (504, 524)
+"""A gateway gave up waiting; what stands behind it may have worked on, and be paid for it."""
 
 
 class Pace:
@@ -124,18 +65,38 @@ class Reply:
     truncated: bool
 
 
-class FaultError(Exception):
-    """A request failed; ``wait`` is what the server asked for, ``final`` that another try would fail too."""
+Usage = tuple[int | None, int | None]
+"""Tokens read and written; ``None`` where the server does not say."""
+UNKNOWN: Usage = (None, None)
 
-    def __init__(self, message: str, wait: float | None = None, *, final: bool = False) -> None:
+
+class FaultError(Exception):
+    """A request failed.
+
+    Attributes:
+        wait: seconds that the server asked to be left alone for.
+        final: whether another try would fail too.
+        billed: what it may have cost; ``None`` if it cannot have cost anything.
+        status: of the response, if one came.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        wait: float | None = None,
+        *,
+        final: bool = False,
+        billed: Usage | None = None,
+        status: int | None = None,
+    ) -> None:
         super().__init__(message)
-        self.wait, self.final = wait, final
+        self.wait, self.final, self.billed, self.status = wait, final, billed, status
 
 
 class Endpoint:
     """A chat endpoint. The key is read from the environment and stands nowhere else."""
 
-    def __init__(self, url: str, *, timeout: float, retries: int, backoff: float, pace: Pace) -> None:
+    def __init__(self, url: str, *, timeout: float, backoff: float, pace: Pace) -> None:
         try:
             import httpx
         except ImportError as error:
@@ -145,8 +106,9 @@ class Endpoint:
         self._key = os.environ.get(KEY_VARIABLE, "")
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout)
-        self._timeout, self._retries, self._backoff, self._pace = timeout, retries, backoff, pace
+        # A connection that is never made ends a little before an answer that never comes, which alone may be billed.
+        self._client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(timeout, connect=0.9 * timeout))
+        self._timeout, self._backoff, self._pace = timeout, backoff, pace
 
     async def __aenter__(self) -> Endpoint:
         return self
@@ -154,37 +116,17 @@ class Endpoint:
     async def __aexit__(self, *details: object) -> None:
         await self._client.aclose()
 
+    async def turn(self) -> None:
+        """Wait until a request may be sent."""
+        await self._pace.turn()
+
     async def ask(self, body: Mapping[str, Any]) -> Reply:
-        """Send a request until it is answered.
+        """Send a request once.
 
         Raises:
-            FaultError: it was not, after all retries.
+            FaultError: it was not answered.
             SynthesisError: the endpoint will answer none.
-            PausedError: it wants to be left alone for long.
         """
-        for attempt in range(self._retries + 1):
-            await self._pace.turn()
-            try:
-                return await self._once(body)
-            except FaultError as fault:
-                if fault.final or attempt == self._retries:
-                    raise
-                if fault.wait is not None:
-                    self._wait_as_told(fault.wait)
-                else:
-                    # Full jitter: tries of several clients spread over the whole time.
-                    longest = min(LONGEST_WAIT, self._backoff * 2**attempt)
-                    await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - not for secrets
-        raise AssertionError
-
-    def _wait_as_told(self, seconds: float) -> None:
-        if seconds > LONGEST_ORDER:
-            raise PausedError(
-                f"{self.url} asks for {seconds:.0f} seconds without requests. Run the same command again after that."
-            )
-        self._pace.hold(seconds)
-
-    async def _once(self, body: Mapping[str, Any]) -> Reply:
         import httpx
 
         try:
@@ -192,23 +134,51 @@ class Endpoint:
             async with asyncio.timeout(self._timeout), self._client.stream("POST", self.url, json=body) as response:
                 content = await _limited(response)
         except TimeoutError:
-            raise FaultError(f"no answer within {self._timeout:g} seconds") from None
+            raise FaultError(f"no answer within {self._timeout:g} seconds", billed=UNKNOWN) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise FaultError(self._safe(f"{type(error).__name__}: {error}")) from None
+            unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+            billed = None if isinstance(error, (*unsent, httpx.InvalidURL)) else UNKNOWN
+            raise FaultError(self._safe(f"{type(error).__name__}: {error}"), billed=billed) from None
         if response.status_code != httpx.codes.OK:
             self._refused(response, content)
         return _reply(content)
+
+    async def rest(self, fault: FaultError, attempt: int) -> None:
+        """Wait after a failed try: as long as the server asks, or longer with every try.
+
+        Raises:
+            PausedError: the server wants to be left alone for long.
+        """
+        if fault.wait is None:
+            # Full jitter: tries of several clients spread over the whole time.
+            longest = min(LONGEST_WAIT, self._backoff * 2**attempt)
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - not for secrets
+            return
+        if fault.wait > LONGEST_ORDER:
+            raise PausedError(
+                f"{self.url} asks for {fault.wait:.0f} seconds without requests. Run the same command again after that."
+            )
+        self._pace.hold(fault.wait)
+
+    def hopeless(self, message: str) -> SynthesisError:
+        """What to say of an endpoint that answers no request."""
+        return SynthesisError(
+            f"{self.url} refuses every request ({message}). Check --endpoint, --model, and the key in {KEY_VARIABLE}."
+        )
 
     def _refused(self, response: httpx.Response, content: bytes) -> None:
         said = self._safe(" ".join(content[:300].decode("utf-8", "replace").split()))
         message = f"status {response.status_code}: {said}"
         if response.status_code in _HOPELESS:
-            raise SynthesisError(
-                f"{self.url} refuses every request ({message}). Check --endpoint, --model, and the key in "
-                f"{KEY_VARIABLE}."
-            )
-        retried = response.status_code in _RETRIED or response.status_code >= 500
-        raise FaultError(message, _retry_after(response.headers), final=not retried)
+            raise self.hopeless(message)
+        status = response.status_code
+        raise FaultError(
+            message,
+            _retry_after(response.headers),
+            final=status not in _RETRIED and status < 500,
+            billed=UNKNOWN if status in _LATE else None,
+            status=status,
+        )
 
     def _safe(self, text: str) -> str:
         return text.replace(self._key, "…") if self._key else text
@@ -219,21 +189,29 @@ async def _limited(response: httpx.Response) -> bytes:
     async for part in response.aiter_bytes():
         content += part
         if len(content) > LARGEST_BODY:
-            raise FaultError(f"an answer of more than {LARGEST_BODY} bytes")
+            raise FaultError(f"an answer of more than {LARGEST_BODY} bytes", billed=UNKNOWN)
     return bytes(content)
 
 
 def _reply(content: bytes) -> Reply:
+    usage = UNKNOWN
     try:
         record = json.loads(content)
+        usage = _usage(record)
         choice = record["choices"][0]
         text = choice["message"].get("content") or ""
-        usage = record.get("usage") or {}
-        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise FaultError(f"an answer that is no chat completion ({type(error).__name__}: {error})") from None
-    known = [count if isinstance(count, int) else None for count in counts]
-    return Reply(str(text), known[0], known[1], choice.get("finish_reason") == "length")
+        message = f"an answer that is no chat completion ({type(error).__name__}: {error})"
+        raise FaultError(message, billed=usage) from None
+    return Reply(str(text), *usage, choice.get("finish_reason") == "length")
+
+
+def _usage(record: Any) -> Usage:
+    usage = record.get("usage")
+    if not isinstance(usage, dict):
+        return UNKNOWN
+    read, written = (usage.get(key) for key in ("prompt_tokens", "completion_tokens"))
+    return read if isinstance(read, int) else None, written if isinstance(written, int) else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

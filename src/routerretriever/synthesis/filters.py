@@ -26,6 +26,9 @@ passage beyond the first two pages of ten is rarely what its query describes."""
 SHORTEST, LONGEST = 3, 400
 """Letters and digits of a query; also counts for languages that do not part words."""
 
+MERGED = "the same as another passage's, which finds both"
+"""Why a query is gone though nothing is lost."""
+
 EXAMPLES = 3
 
 
@@ -53,7 +56,7 @@ class Query:
 
 @dataclass(slots=True)
 class Dropped:
-    """What a filter dropped: reason → how many, and some examples."""
+    """What a filter dropped: reason → how many queries as they were made, and some examples."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -72,7 +75,11 @@ def normalised(text: str) -> str:
 
 
 def distinct(generated: Sequence[Generated], dropped: Dropped) -> list[Query]:
-    """Queries of a sensible length, each once, with all passages it was made for."""
+    """Queries of a sensible length, each once, with all passages it was made for.
+
+    Every query that was made is one of these or counted in ``dropped``: one that was made for several passages stands
+    once, and the others count as ``MERGED``.
+    """
     groups: dict[str, list[Generated]] = {}
     for item in generated:
         key = normalised(item.text)
@@ -91,6 +98,9 @@ def distinct(generated: Sequence[Generated], dropped: Dropped) -> list[Query]:
                 dropped.add(f"made for more than {MAX_COPIES} passages", item.text)
             continue
         first = min(group, key=lambda item: (item.passage.key, item.text))
+        for item in group:
+            if item is not first:
+                dropped.add(MERGED, item.text)
         passages = sorted((item.passage for item in group), key=lambda passage: passage.key)
         queries.append(
             Query(f"{first.way}-{stable_hash(key)}", " ".join(first.text.split()), first.way, tuple(passages))

@@ -39,14 +39,35 @@ class Answer:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A request that may be billed although no usable answer came back; its passage is asked for again.
+
+    Attributes:
+        lost: the key of its passage.
+        tokens_in, tokens_out: as the server counted them, or what was reserved for it.
+        problem: what came instead.
+    """
+
+    lost: str
+    tokens_in: int
+    tokens_out: int
+    problem: str
+
+
 class Journal:
     """The answers of one generation, read from and appended to a file.
 
-    Use :meth:`open`; ``answers`` maps a passage's key to its answer.
+    Use :meth:`open`; ``answers`` maps a passage's key to its answer, ``lost`` is what else may have been paid for.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], answers: dict[str, Answer]) -> None:
-        self.path, self._file, self.answers = path, file, answers
+    def __init__(self, path: Path, file: IO[bytes], answers: dict[str, Answer], lost: list[Lost]) -> None:
+        self.path, self._file, self.answers, self.lost = path, file, answers, lost
+
+    @property
+    def paid(self) -> list[Answer | Lost]:
+        """Everything that has or may have been paid for."""
+        return [*self.answers.values(), *self.lost]
 
     @classmethod
     @contextmanager
@@ -61,7 +82,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b") as file:
                 _lock(file, path)
-                yield cls(path, file, _read(file, path, json.loads(json.dumps(settings))))
+                yield cls(path, file, *_read(file, path, json.loads(json.dumps(settings))))
         except OSError as error:
             raise StorageError(
                 f"{path} cannot be written ({error}). Free some space, or choose another --out."
@@ -74,6 +95,12 @@ class Journal:
         _flush(self._file)
         self.answers.update((answer.key, answer) for answer in answers)
 
+    def lose(self, lost: Lost) -> None:
+        """Put on disk that a request may have been paid for in vain."""
+        _write_line(self._file, asdict(lost))
+        _flush(self._file)
+        self.lost.append(lost)
+
 
 def _lock(file: IO[bytes], path: Path) -> None:
     if not HAS_LOCKS:
@@ -84,7 +111,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise SynthesisError(f"Another process is writing {path}. Wait for it, or choose another --out.") from error
 
 
-def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> dict[str, Answer]:
+def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> tuple[dict[str, Answer], list[Lost]]:
     file.seek(0)
     content = file.read()
     # A kill can leave half a line at the end; it is cut off, and its passage is asked for again.
@@ -94,16 +121,19 @@ def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> dict[str, An
     if not lines:
         _write_line(file, {"settings": settings})
         _flush(file)
-        return {}
+        return {}, []
     try:
         records = [json.loads(line) for line in lines]
         begun = records[0]["settings"]
-        answers = [Answer(**{**record, "queries": tuple(record["queries"])}) for record in records[1:]]
+        lost = [Lost(**record) for record in records[1:] if "lost" in record]
+        answers = [
+            Answer(**{**record, "queries": tuple(record["queries"])}) for record in records[1:] if "lost" not in record
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise SynthesisError(
             f"{path} is damaged ({error}). Restore it from a copy, or delete it to begin again."
         ) from error
-    if begun != settings and not answers:
+    if begun != settings and not answers and not lost:
         file.truncate(0)
         return _read(file, path, settings)
     if begun != settings:
@@ -112,7 +142,7 @@ def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> dict[str, An
             f"{path} was begun with other settings ({', '.join(changed)} changed). Go on with the same ones, choose "
             "another --out, or delete the file and what was paid for it."
         )
-    return {answer.key: answer for answer in answers}
+    return {answer.key: answer for answer in answers}, lost
 
 
 def _write_line(file: IO[bytes], record: dict[str, Any]) -> None:

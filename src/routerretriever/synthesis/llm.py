@@ -15,13 +15,19 @@ from typing import Any
 
 from routerretriever.errors import PausedError, SynthesisError
 from routerretriever.progress import Progress, Silent, Task
-from routerretriever.synthesis.endpoint import Budget, Endpoint, FaultError, Limits, Pace, Reply
-from routerretriever.synthesis.journal import Answer, Journal
+from routerretriever.synthesis.endpoint import Endpoint, FaultError, Pace, Reply
+from routerretriever.synthesis.journal import Answer, Journal, Lost
+from routerretriever.synthesis.limits import Budget, Limits
 from routerretriever.synthesis.passages import Passage, stable_hash
 
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s+")
 _FENCE = re.compile(r"^```\w*\s*|\s*```$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+FORBIDDEN = 403
+REFUSALS = 20
+"""An endpoint that answered, and then refuses so many passages in a row, does not refuse them for what they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,8 @@ class LlmConfig:
         backoff: seconds before the first of them, doubled for each further one, times a random number below 1.
         temperature, answer_tokens: of the model.
         limits: what may be spent.
-        extra: merged into every request; ``None`` takes a field out.
+        extra: merged into every request; ``None`` takes a field out. With limits of tokens or cost an answer needs a
+            bound: ``max_tokens`` or ``max_completion_tokens``.
     """
 
     endpoint: str
@@ -82,6 +89,25 @@ class LlmConfig:
             **self.extra,
         }
         return {key: value for key, value in body.items() if value is not None}
+
+    def most(self, body: Mapping[str, Any]) -> tuple[int, int]:
+        """Tokens that a request may read and write at most; what it reads is estimated at three characters a token.
+
+        Raises:
+            SynthesisError: a limit needs a bound on the answer, and there is none.
+        """
+        bounds = [body[key] for key in ("max_tokens", "max_completion_tokens") if key in body]
+        answers = body.get("n", 1)
+        if any(type(number) is not int or number < 1 for number in (*bounds, answers)):
+            raise SynthesisError("max_tokens, max_completion_tokens and n are whole numbers of at least 1.")
+        if not bounds and (self.limits.tokens is not None or self.limits.cost is not None):
+            raise SynthesisError(
+                "A limit of tokens or cost needs a bound on every answer: leave max_tokens in the request, or put "
+                "max_completion_tokens in its place (--body, extra)."
+            )
+        # More than any language needs that is written in letters; other signs are six characters each in JSON.
+        read = len(json.dumps(body["messages"])) // 3 + 1
+        return read, answers * max(bounds, default=self.answer_tokens)
 
     def _filled(self, title: str, text: str, count: int) -> str:
         return Template(self.prompt or default_prompt()).safe_substitute(title=title, text=text, count=count)
@@ -172,25 +198,20 @@ class _Run:
     ) -> None:
         self._passages: Iterator[Passage] = iter(passages)
         self._total, self._count, self._journal, self._config, self._task = len(passages), count, journal, config, task
-        self._failed = 0
-        self._in_a_row = 0
+        self._failed, self._refused, self._answered, self._in_a_row = 0, 0, 0, 0
+        self._few = max(3, config.concurrency)
         self._last = ""
         self._stopped = False
         self._limited = False
+        self._hopeless = False
         self._paused: PausedError | None = None
 
     async def everything(self) -> None:
         """Ask for all; say at the end what is missing."""
         config = self._config
-        paid = list(self._journal.answers.values())
+        paid = self._journal.paid
         self._budget = Budget(config.limits, len(paid), sum(a.tokens_in for a in paid), sum(a.tokens_out for a in paid))
-        endpoint = Endpoint(
-            config.endpoint,
-            timeout=config.timeout,
-            retries=config.retries,
-            backoff=config.backoff,
-            pace=Pace(config.rate),
-        )
+        endpoint = Endpoint(config.endpoint, timeout=config.timeout, backoff=config.backoff, pace=Pace(config.rate))
         async with endpoint:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -204,33 +225,69 @@ class _Run:
         for passage in self._passages:
             if self._stopped or self._limited:
                 return
-            body = self._config.body(passage, self._count)
-            # Three characters a token is more than any language needs that is written in letters.
-            most = len(json.dumps(body["messages"])) // 3 + 1, self._config.answer_tokens
+            try:
+                await self._ask(endpoint, passage)
+            except FaultError as fault:
+                self._fault(endpoint, fault)
+            except PausedError as error:  # requests under way may still be answered, and are paid for
+                self._paused, self._stopped = error, True
+
+    async def _ask(self, endpoint: Endpoint, passage: Passage) -> None:
+        """Ask for one passage until it is answered, each try within the limits."""
+        body = self._config.body(passage, self._count)
+        most = self._config.most(body)
+        for attempt in range(self._config.retries + 1):
             if not await self._budget.reserve(*most):
                 self._limited = True
                 return
-            spent = None
-            try:
-                reply = await endpoint.ask(body)
-                answer = _answer(passage, reply, self._count, most[0])
-                self._journal.append([answer])
-                spent = answer.tokens_in, answer.tokens_out
-                self._in_a_row = 0
-                self._task.advance()
-            except FaultError as fault:
-                self._fault(fault)
-            except PausedError as error:  # requests under way may still be answered, and are paid for
-                self._paused, self._stopped = error, True
-            finally:
-                await self._budget.settle(*most, spent)
+            fault = await self._try(endpoint, passage, body, most)
+            if fault is None:
+                return
+            if fault.final or attempt == self._config.retries:
+                raise fault
+            await endpoint.rest(fault, attempt)
 
-    def _fault(self, fault: FaultError) -> None:
-        self._failed += 1
+    async def _try(
+        self, endpoint: Endpoint, passage: Passage, body: Mapping[str, Any], most: tuple[int, int]
+    ) -> FaultError | None:
+        """Send a request, and account for what it cost, or may have cost, before anything else is asked."""
+        spent: tuple[int, int] | None = None
+        problem = ""
+        try:
+            await endpoint.turn()
+            spent, problem = most, "interrupted"
+            reply = await endpoint.ask(body)
+            answer = _answer(passage, reply, self._count, most[0])
+            self._journal.append([answer])
+            spent, problem = (answer.tokens_in, answer.tokens_out), ""
+        except FaultError as fault:
+            spent, problem = _billed(fault, most), str(fault)
+            return fault
+        except SynthesisError:
+            self._hopeless = True
+            raise
+        finally:
+            if self._hopeless:  # nothing that is under way will be answered, nor billed
+                spent = None
+            if spent is not None and problem:
+                self._journal.lose(Lost(passage.key, *spent, problem))
+            await self._budget.settle(*most, spent)
+        self._answered += 1
+        self._in_a_row = 0
+        self._task.advance()
+        return None
+
+    def _fault(self, endpoint: Endpoint, fault: FaultError) -> None:
+        self._refused += fault.final
+        self._failed += not fault.final
         self._in_a_row += 1
         self._last = str(fault)
-        # One passage that the server cannot bear must not stop the others; a server that is gone must.
-        self._stopped |= self._in_a_row >= max(3, self._config.concurrency)
+        # One passage that the server cannot bear must not stop the others; a server that is gone must. Gateways say 403
+        # of a key that may not ask at all, and of a passage that they will not let through.
+        if fault.status == FORBIDDEN and not self._answered and self._refused >= self._few and not self._failed:
+            self._hopeless = True
+            raise endpoint.hopeless(self._last)
+        self._stopped |= self._in_a_row >= (REFUSALS if fault.final and self._answered else self._few)
 
     def _conclude(self) -> None:
         there = f"{len(self._journal.answers)} answers are in {self._journal.path}"
@@ -239,9 +296,20 @@ class _Run:
             raise self._paused
         if self._limited:
             raise PausedError(f"The limit is reached; {there}. Run again with a higher limit to go on, {go_on}")
-        if self._stopped or self._failed:
-            what = "The endpoint does not answer" if self._stopped else f"{self._failed} requests failed"
+        if self._stopped or self._failed or self._refused:
+            what = f"{self._failed} requests failed" if self._failed else f"{self._refused} passages were refused"
+            if self._failed and self._refused:
+                what += f" and {self._refused} passages were refused"
+            what = "The endpoint does not answer" if self._stopped else what
             raise PausedError(f"{what} ({self._last}); {there}. Run the same command again to go on, {go_on}")
+
+
+def _billed(fault: FaultError, most: tuple[int, int]) -> tuple[int, int] | None:
+    """What a failed request may have cost: what the server says, else all that was reserved."""
+    if fault.billed is None:
+        return None
+    read, written = fault.billed
+    return most[0] if read is None else read, most[1] if written is None else written
 
 
 def _answer(passage: Passage, reply: Reply, count: int, guess_in: int) -> Answer:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from routerretriever.collection import Collection, Document, read_documents
+from routerretriever.collection import Collection, Document, generated_from, read_documents
 from routerretriever.errors import SynthesisError
 
 READ_CHARACTERS = 4000
@@ -103,17 +103,20 @@ def stable_hash(text: str) -> str:
 def load_documents(source: str | Path) -> tuple[str, list[Document]]:
     """A name and the documents of a JSONL file, of a BEIR folder with or without queries, or of any collection.
 
+    The name is what the documents are known by elsewhere: the whole of a hub name, and of a folder that was synthesised
+    itself the name it was made from.
+
     Raises:
         CollectionError: they cannot be read.
     """
     path = Path(source).expanduser()
     corpus = next((path / name for name in ("corpus.jsonl.gz", "corpus.jsonl") if (path / name).is_file()), None)
     if corpus is not None:
-        return path.resolve().name, list(read_documents(corpus))
+        return generated_from(path) or path.resolve().name, list(read_documents(corpus))
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
         return path.name.split(".")[0], list(read_documents(path))
     collection = Collection.load(source, strict=False)
-    return collection.name, list(collection.documents)
+    return collection.name if path.exists() else str(source), list(collection.documents)
 
 
 def _key(document: Document) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from routerretriever.collection import HELD_OUT_LIMIT, HELD_OUT_SHARE, Document
+from routerretriever.collection import HELD_OUT_LIMIT, HELD_OUT_SHARE, SYNTHESIS_REPORT, Document
 from routerretriever.errors import SynthesisError
 from routerretriever.storage import replacing
 from routerretriever.synthesis.filters import Query
@@ -21,13 +21,15 @@ from routerretriever.synthesis.passages import stable_hash
 if TYPE_CHECKING:
     from rich.table import Table
 
-REPORT = "synthesis.json"
+REPORT = SYNTHESIS_REPORT
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class SynthesisReport:
     """The outcome of one generation.
+
+    It counts queries as they were made, each for one passage: ``generated`` is ``kept`` and all of ``dropped``.
 
     Attributes:
         way: how queries were made.
@@ -36,8 +38,9 @@ class SynthesisReport:
         documents, passages, asked: documents read, distinct texts among them, and those queries were made for.
         set_aside: reason → documents that nothing was made for.
         generated: queries before the filter.
-        dropped: reason → queries that the filter dropped.
+        dropped: reason → queries that the filter dropped, or merged into one that stands for several passages.
         examples: reason → some of these.
+        short_answers: reason → answers of a model with fewer queries than asked for; what they lack was never made.
         train, held_out: queries that were kept.
         notes: what is remarkable.
         tokens_in, tokens_out, cost: what a paid model was paid for, over all runs.
@@ -53,6 +56,7 @@ class SynthesisReport:
     generated: int
     dropped: Mapping[str, int]
     examples: Mapping[str, Sequence[str]]
+    short_answers: Mapping[str, int]
     train: int
     held_out: int
     notes: tuple[str, ...] = ()
@@ -80,7 +84,10 @@ def report_table(report: SynthesisReport) -> Table:
     table.add_row("documents", str(report.documents), "")
     for reason, count in report.set_aside.items():
         table.add_row(f"  {reason}", str(count), "")
-    table.add_row("texts queries were made for", f"{report.asked} of {report.passages}", "", end_section=True)
+    table.add_row("texts queries were made for", f"{report.asked} of {report.passages}", "")
+    table.add_section()
+    for reason, count in report.short_answers.items():
+        table.add_row(f"  answers: {reason}", str(count), "")
     table.add_row("queries made", str(report.generated), "")
     for reason, count in sorted(report.dropped.items(), key=lambda item: -item[1]):
         example = next(iter(report.examples.get(reason, ())), "")
