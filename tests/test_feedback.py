@@ -228,6 +228,32 @@ def test_a_log_is_applied_once(model, index, log, tmp_path):
     assert (report.used, report.applied_before, report.batch) == (1, 60, "")
 
 
+def test_a_repeat_in_a_log_that_has_grown_is_new(model, index, tmp_path):
+    rows = strangers(model, index)
+    far_from_everything(model)
+    first = apply_feedback(model, write(tmp_path / "1", [*rows, rows[0], rows[0]]), index)
+    assert (first.used, first.applied_before) == (62, 0)
+    grown = [*rows, rows[0], rows[0], rows[0], rows[1]]
+    assert len(model.library.feedback[0].lines) == 62
+    second = apply_feedback(model, write(tmp_path / "2", grown), index)
+    assert (second.used, second.applied_before) == (2, 62)
+    again = [*rows[5:], *rows[:5], rows[0], rows[0]]  # the order does not matter
+    with pytest.raises(FeedbackError, match="Every usable line"):
+        apply_feedback(model, write(tmp_path / "3", again), index)
+    undo_feedback(model)
+    assert apply_feedback(model, write(tmp_path / "2", grown), index).used == 64
+
+
+def test_feedback_outlives_experts_but_not_the_base(model, index, tmp_path):
+    line = {"query": "word5", "shown": ["y"], "clicked": [], "fingerprint": model.fingerprint}
+    path = write(tmp_path / "l", [line])
+    model.remove_expert("beta")
+    assert len(read_log(path, model.fingerprint, index.lookup).events) == 1
+    model.prompts["document"] = "passage: "
+    problems = read_log(path, model.fingerprint, index.lookup).problems
+    assert "another base encoder or document prompt" in problems[0].reason
+
+
 def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, built):
     from routerretriever import Collection
 
@@ -269,7 +295,7 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
         ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d1", "grade": true}]}', "whole 'grade'"),
         ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d1", "grade": -1}]}', "whole 'grade'"),
         ('{"query": "a", "shown": ["d1"], "judged": ["d1"]}', "whole 'grade'"),
-        ('{"query": "a", "shown": ["d1"], "clicked": [], "fingerprint": "other"}', "from another model"),
+        ('{"query": "a", "shown": ["d1"], "clicked": [], "fingerprint": "other"}', "another base encoder or document prompt"),
     ],
 )
 def test_a_line_is_refused_for_a_reason(line, reason):
