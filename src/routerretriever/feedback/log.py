@@ -153,8 +153,8 @@ def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
     given = row.get("fingerprint")
     if given is not None and given != fingerprint:
         raise RefusedLine(
-            f"from a model with another base encoder or document prompt (fingerprint {str(given)[:12]}, this model's is "
-            f"{fingerprint[:12]})"
+            "from a model with another base encoder or document prompt "
+            f"(fingerprint {str(given)[:12]}, this model's is {fingerprint[:12]})"
         )
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
