@@ -19,6 +19,7 @@ from routerretriever.feedback.gains import Evidence, estimate, measure, relevanc
 from routerretriever.feedback.groups import Group, make_groups
 from routerretriever.feedback.log import Event, parse_line, read_log
 from routerretriever.feedback.report import commands, summary, to_dict, write_report
+from routerretriever.history import History
 from routerretriever.routing import present_policy
 
 CLICKED = FeedbackConfig(on_error="skip")
@@ -519,6 +520,14 @@ def test_the_command_line(built, model, index, tmp_path, log):
     assert batch["id"] in run("--list").stdout
     assert "applied before" in run(*given, code=1).stderr
     assert json.loads(run("--undo", batch["id"], "--json").stdout)["undone"] == batch["id"]
+    _, applied, undone = History(tmp_path / "model").entries
+    assert [action["what"] for action in applied.actions] == ["feedback"]
+    assert applied.actions[0]["groups"]["far-1"]["gamma"] > 0
+    assert undone.actions == ({"what": "feedback undone", "batch": batch["id"]},)
+    told = CliRunner().invoke(app, ["experts", "log", str(tmp_path / "model")], env={"COLUMNS": "200"}).stdout
+    assert f"learnt from feedback, batch {batch['id']} (far-1: " in told
+    assert f"took back feedback batch {batch['id']}" in told
+    assert "feedback:" not in told and "forgotten" not in told
     assert "Nothing to undo" in run("--undo", code=1).stderr
     assert "Say which log" in run(log, code=1).stderr
     assert "line 1: no query" in run(write(tmp_path / "bad", [{}]), "--index", built / "index", code=1).stderr
