@@ -12,6 +12,7 @@ import pytest
 import typer
 from conftest import make_checkpoint
 
+import routerretriever.base_models
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.cli import app
 from routerretriever.collection import Document
@@ -42,7 +43,8 @@ def prepared(tmp_path_factory):
     tiny = make_checkpoint(root / "tiny", words=tuple(words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROUTERRETRIEVER_CACHE", str(root / "cache"))
-        model = RouterRetriever.create(str(tiny), device="cpu")
+        patch.setattr(routerretriever.base_models, "_packaged_minilm", lambda: tiny)  # experts must fit those of a page
+        model = RouterRetriever.create("all-MiniLM-L6-v2", device="cpu")
         for name in ("ops", "notam"):
             train_expert(model, collections[name], config=TrainingConfig(epochs=1), force=True)
         model.build_library([collections["ops"], collections["notam"]])
@@ -57,7 +59,6 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def session(prepared, tmp_path, monkeypatch):
     """A page's folder, in which training is short and a server goes on beside the page."""
-    import routerretriever.base_models
     import routerretriever.server
     import routerretriever.training as training
 

@@ -1,15 +1,17 @@
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_adapter
+from conftest import make_collection, random_adapter, write_beir
 from safetensors.torch import load_file, save_file
 from test_cli import run, run_json
 from test_history import load, with_library
 
-from routerretriever import RouterRetriever, doctor
+from routerretriever import Collection, RouterRetriever, doctor
 from routerretriever.doctor import examine
 from routerretriever.errors import FormatError
 from routerretriever.lora import Adapter, save_adapter
@@ -95,18 +97,18 @@ ROLLBACK = "routerretriever experts rollback {root} 1"
         (lambda r: weights(r).write_bytes(b"x"), "error", "expert", "e1", "is damaged", ROLLBACK),
         (lambda r: shutil.rmtree(r / "experts" / "e1"), "error", "expert", "e1", "not a PEFT adapter", ROLLBACK),
         (lambda r: weights(r).unlink(), "error", "files", "experts/e1/adapter_model.safetensors", "is missing", ROLLBACK),
-        (another, "error", "stale", "e1", "another version", "routerretriever library {root} c d"),
+        (another, "error", "stale", "e1", "another version", "routerretriever library {root} COLLECTION… (COLLECTION…: the folders or hub names of 'c', 'd')"),
         (another, "warning", "files", "experts/e1/adapter_model.safetensors", "not what was saved", ROLLBACK),
         (lambda r: change(r / "model.safetensors", lambda t: t + 0.01), "error", "base", "base", "fingerprint", "Restore"),
         (lambda r: (r / "model.safetensors").write_bytes(b"x"), "error", "base", "base", "cannot be loaded", "Restore"),
         (copied, "warning", "duplicate", "copy", "that of 'e0' (cosine 1.000)", "experts remove {root} copy"),
-        (copied, "warning", "coverage", "copy", "never measured anywhere", "routerretriever library {root} c d"),
+        (copied, "warning", "coverage", "copy", "never measured anywhere", "routerretriever library {root} COLLECTION… (COLLECTION…: the folders or hub names of 'c', 'd')"),
         (never_winning, "warning", "coverage", "e2", "never wins", "experts remove {root} e2"),
         (without_library, "warning", "library", "library", "no pilot library", "routerretriever library {root}"),
-        (lambda r: (r / "pilots.safetensors").write_bytes(b"x"), "error", "library", "pilots.json", "damaged", "library {root}"),
-        (lambda r: rewrite(r / "pilots.json", base_fingerprint="0" * 32), "error", "library", "pilots.json", "another base", "library {root}"),
+        (lambda r: (r / "pilots.safetensors").write_bytes(b"x"), "error", "library", "pilots.json", "damaged", ROLLBACK),
+        (lambda r: rewrite(r / "pilots.json", base_fingerprint="0" * 32), "error", "library", "pilots.json", "another base", ROLLBACK),
         (stray, "warning", "stray", "old", "does not know", "experts add {root}"),
-        (before_versions, "note", "stale", "e0", "not recorded", "routerretriever library {root} c d"),
+        (before_versions, "note", "stale", "e0", "not recorded", "routerretriever library {root} COLLECTION…"),
         (lambda r: (r / "history/log.jsonl").write_text("{"), "error", "history", "log", "line 1 is damaged", "saved"),
         (lambda r: shutil.rmtree(r / "history"), "note", "history", "log", "no history", "next save"),
     ],
@@ -138,6 +140,110 @@ def test_what_doctor_advises_helps(saved):
     run("experts", "rollback", saved, "1")
     assert examine(saved) == []
     assert list(load(saved).experts) == ["e0", "e1", "e2"]
+
+
+@pytest.fixture(scope="module")
+def measurable(checkpoint, tmp_path_factory):
+    """A model whose collections lie beside it, under other names than their folders."""
+    root = tmp_path_factory.mktemp("measurable")
+    make = make_collection.__wrapped__(root / "data")
+    folders = [make(name, shift) for shift, name in ((1, "c"), (2, "d"))]
+    model = RouterRetriever.create(str(checkpoint), device="cpu")
+    for number in range(3):
+        model.add_expert(f"e{number}", random_adapter(model.encoder.lora_layers, number))
+    model.build_library([Collection.load(folder) for folder in folders])
+    for name, gains in (("e0", (-0.1, -0.1)), ("e1", (0.3, -0.1)), ("e2", (-0.1, 0.3))):
+        model.set_gains(name, dict(zip("cd", gains, strict=True)))
+    model.save_pretrained(root / "my model")
+    return root
+
+
+def followed(fix, root):
+    """The command of a fix, run with its placeholders filled in as it says."""
+    command = re.search(r"routerretriever [^;(]*", fix).group().strip()
+    folders = [str(root.parent / "data" / name) for name in re.findall(r"'(\w+)'", fix) or ("c", "d")]
+    words = []
+    for word in shlex.split(command):
+        filled = {"COLLECTION…": folders, "COPY": [str(root.parent / "COPY")]}
+        if word == "COLLECTION":  # once for each
+            words += [folders[0], *(part for folder in folders[1:] for part in ("--collection", folder))]
+        else:
+            words += filled.get(word, [word])
+    run(*words[1:])
+
+
+def out_of_the_way(root):
+    shutil.copytree(root / "experts" / "e0", root.parent / "COPY")
+    stray(root)
+
+
+@pytest.mark.parametrize(
+    ("damage", "check", "subject"),
+    [
+        (lambda r: change(weights(r), torch.zeros_like), "silent", "e1"),
+        (lambda r: change(weights(r), lambda t: t * torch.nan), "silent", "e1"),
+        (lambda r: weights(r).write_bytes(b"x"), "expert", "e1"),
+        (lambda r: shutil.rmtree(r / "experts" / "e1"), "expert", "e1"),
+        (lambda r: weights(r).unlink(), "files", "experts/e1/adapter_model.safetensors"),
+        (another, "stale", "e1"),
+        (another, "files", "experts/e1/adapter_model.safetensors"),
+        (before_versions, "stale", "e0"),
+        (copied, "duplicate", "copy"),
+        (copied, "coverage", "copy"),
+        (never_winning, "coverage", "e2"),
+        (without_library, "library", "library"),
+        (lambda r: (r / "pilots.safetensors").write_bytes(b"x"), "library", "pilots.json"),
+        (lambda r: rewrite(r / "pilots.json", base_fingerprint="0" * 32), "library", "pilots.json"),
+        (out_of_the_way, "stray", "old"),
+    ],
+)
+def test_each_fix_makes_its_finding_go_away(measurable, tmp_path, monkeypatch, damage, check, subject):
+    monkeypatch.setattr(doctor, "FEW_QUERIES", 5)
+    root = shutil.copytree(measurable, tmp_path / "all") / "my model"
+    assert [(f.check, f.subject) for f in examine(root)] == [("coverage", "e0")]  # it never wins
+    damage(root)
+    (found,) = [f for f in examine(root) if (f.check, f.subject) == (check, subject)]
+    followed(found.fix, root)
+    left = examine(root)
+    assert (check, subject) not in [(f.check, f.subject) for f in left]
+    assert not [f for f in left if f.severity == "error"]
+    load(root)
+
+
+def test_more_queries_make_a_collection_count(measurable, tmp_path):
+    root = shutil.copytree(measurable, tmp_path / "all") / "my model"
+    first, _ = [f for f in examine(root) if "Only" in f.message]
+    assert first.subject == "c"
+    shutil.rmtree(root.parent / "data" / "c")
+    words = {f"{n}": f"word{n} word{n + 1}" for n in range(60)}
+    qrels = {"train": {"t": {"0": 1}}, "dev": {n: {n: 1} for n in words}}
+    write_beir(root.parent / "data" / "c", words, words | {"t": "word150"}, qrels)
+    followed(first.fix, root)
+    assert [f.subject for f in examine(root) if f.check == "coverage" and "Only" in f.message] == ["d"]
+
+
+def test_an_expert_is_taken_from_before_its_damage_was_saved(measurable, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "FEW_QUERIES", 5)
+    root = shutil.copytree(measurable, tmp_path / "all") / "my model"
+    model = load(root)
+    zero = {layer: (a, b * 0) for layer, (a, b) in model.encoder.experts["e1"].factors.items()}
+    model.encoder.experts["e1"] = Adapter(zero, 0.05)
+    model.encoder.set_experts(model.encoder.experts)
+    model.save_experts(root)
+    (silent,) = [f for f in examine(root) if f.check == "silent"]
+    assert "rollback" in silent.fix and silent.fix.split(";")[0].endswith(" 1")
+    followed(silent.fix, root)
+    assert [f.check for f in examine(root)] == ["coverage"]
+
+
+def test_the_history_begins_again(saved):
+    (saved / "history/log.jsonl").write_text("{")
+    (found,) = [f for f in examine(saved) if f.check == "history"]
+    assert "move the folder 'history' away" in found.message
+    (saved / "history").rename(saved.parent / "away")
+    assert [f.check for f in examine(saved)] == ["history"]  # a note: the next save begins one
+    run("experts", "rename", saved, "e0", "f0")
+    assert examine(saved) == []
 
 
 def test_measuring_again_forgets_gains_of_another_version(saved):

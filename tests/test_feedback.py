@@ -1,5 +1,6 @@
 import json
 import math
+import shlex
 from dataclasses import replace
 
 import ir_measures
@@ -11,12 +12,15 @@ from typer.testing import CliRunner
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli import app
 from routerretriever.errors import FeedbackError, FormatError, LibraryError
+from routerretriever.familiarity import PilotSpace
 from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
 from routerretriever.feedback.core import credited
 from routerretriever.feedback.gains import Evidence, estimate, measure, relevance
-from routerretriever.feedback.groups import Group
+from routerretriever.feedback.groups import Group, make_groups
 from routerretriever.feedback.log import Event, parse_line, read_log
-from routerretriever.feedback.report import to_dict, write_report
+from routerretriever.feedback.report import commands, summary, to_dict, write_report
+from routerretriever.history import History
+from routerretriever.routing import present_policy
 
 CLICKED = FeedbackConfig(on_error="skip")
 
@@ -228,6 +232,32 @@ def test_a_log_is_applied_once(model, index, log, tmp_path):
     assert (report.used, report.applied_before, report.batch) == (1, 60, "")
 
 
+def test_a_repeat_in_a_log_that_has_grown_is_new(model, index, tmp_path):
+    rows = strangers(model, index)
+    far_from_everything(model)
+    first = apply_feedback(model, write(tmp_path / "1", [*rows, rows[0], rows[0]]), index)
+    assert (first.used, first.applied_before) == (62, 0)
+    grown = [*rows, rows[0], rows[0], rows[0], rows[1]]
+    assert len(model.library.feedback[0].lines) == 62
+    second = apply_feedback(model, write(tmp_path / "2", grown), index)
+    assert (second.used, second.applied_before) == (2, 62)
+    again = [*rows[5:], *rows[:5], rows[0], rows[0]]  # the order does not matter
+    with pytest.raises(FeedbackError, match="Every usable line"):
+        apply_feedback(model, write(tmp_path / "3", again), index)
+    undo_feedback(model)
+    assert apply_feedback(model, write(tmp_path / "2", grown), index).used == 64
+
+
+def test_feedback_outlives_experts_but_not_the_base(model, index, tmp_path):
+    line = {"query": "word5", "shown": ["y"], "clicked": [], "fingerprint": model.fingerprint}
+    path = write(tmp_path / "l", [line])
+    model.remove_expert("beta")
+    assert len(read_log(path, model.fingerprint, index.lookup).events) == 1
+    model.prompts["document"] = "passage: "
+    problems = read_log(path, model.fingerprint, index.lookup).problems
+    assert "another base encoder or document prompt" in problems[0].reason
+
+
 def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, built):
     from routerretriever import Collection
 
@@ -269,7 +299,10 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
         ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d1", "grade": true}]}', "whole 'grade'"),
         ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d1", "grade": -1}]}', "whole 'grade'"),
         ('{"query": "a", "shown": ["d1"], "judged": ["d1"]}', "whole 'grade'"),
-        ('{"query": "a", "shown": ["d1"], "clicked": [], "fingerprint": "other"}', "from another model"),
+        (
+            '{"query": "a", "shown": ["d1"], "clicked": [], "fingerprint": "other"}',
+            "another base encoder or document prompt",
+        ),
     ],
 )
 def test_a_line_is_refused_for_a_reason(line, reason):
@@ -323,14 +356,149 @@ def test_the_report_says_how_and_where(model, index, tmp_path, log):
     report = apply_feedback(far_from_everything(model), path, index, FeedbackConfig(min_clicks=1000))
     assert "Joachims" in report.estimator
     content = to_dict(report, "my-router")
-    assert content["groups"][0]["command"].startswith("routerretriever synthesize alpha.jsonl")
+    assert content["groups"][0]["commands"][0] == (
+        "routerretriever synthesize DOCUMENTS --out alpha-made --retriever my-router"
+    )
     page = write_report(report, tmp_path / "out", model="my-router").read_text()
     assert "You need an expert here" in page
+    assert "the files that the collection &#39;alpha&#39; was indexed from" in page
+    assert "Do not believe gains on generated queries" in page
     assert "&lt;b&gt;" in page and " <b></li>" not in page
     assert json.loads((tmp_path / "out" / "feedback.json").read_text())["far_share"] == 1.0
     naive = apply_feedback(model, path, index, FeedbackConfig(position_bias=0.0, min_clicks=1000))
     assert "NOT handled" in naive.estimator
     assert "no position bias" in apply_feedback(model, log, index).estimator
+
+
+def test_too_few_far_queries_tell_nothing(model, index, tmp_path):
+    rows = strangers(model, index, n=20)
+    for row in rows:
+        row["clicked"] = [row.pop("judged")[0]["id"]]
+    far_from_everything(model)
+    few = apply_feedback(model, write(tmp_path / "few", rows[1:] * 3), index)  # 57 lines, 19 queries
+    assert to_dict(few, "m")["groups"][0]["commands"] == ()
+    assert "Too few to tell" in " ".join(summary(few)) and "far-1 (19, such as" in " ".join(summary(few))
+    page = write_report(few, tmp_path / "out", model="m").read_text()
+    assert "You need an expert" not in page and "Too few to tell" in page
+    enough = apply_feedback(model, write(tmp_path / "enough", rows), index)
+    assert len(to_dict(enough, "m")["groups"][0]["commands"]) == 3
+    assert "Too few" not in " ".join(summary(enough))
+
+
+def test_the_commands_of_the_report_run(model, index, tmp_path, monkeypatch):
+    """With the placeholder filled in; neither a shell nor an expert's name takes every collection's name."""
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained(tmp_path / "my router")
+    rows = strangers(model, index, n=20)
+    report = apply_feedback(
+        far_from_everything(model), write(tmp_path / "l", rows), index, FeedbackConfig(min_clicks=99)
+    )
+    (group,) = report.groups
+    group = replace(group, shown=("/help desk", *group.shown))
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"word{w}" for w in rng.integers(0, 200, 40)) for _ in range(60)]
+    documents = write(tmp_path / "d.jsonl", [{"_id": str(row), "text": text} for row, text in enumerate(texts)])
+    for command in commands(group, "my router"):
+        words = [str(documents) if word == "DOCUMENTS" else word for word in shlex.split(command)]
+        extra = {"synthesize": ["--queries", "300"], "train": ["--epochs", "1", "--force"], "library": []}[words[1]]
+        result = CliRunner().invoke(app, [*words[1:], *extra])
+        assert result.exit_code == 0, (command, result.output)
+    assert (
+        "help-desk-made" in RouterRetriever.from_pretrained(tmp_path / "my router", device="cpu").library.collections()
+    )
+
+
+def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
+    """The library's own limit: far is what the router abstains from, and a share is one of lines."""
+    library = model.library
+    known = {
+        text: name for text, name, ok in zip(library.examples, library.sources, library.measured, strict=True) if ok
+    }
+    rows = [{"query": query, "shown": ["y"], "clicked": []} for query in known]
+    others = strangers(model, index, n=40)
+    rows += others + others + others
+    path = write(tmp_path / "log", rows)
+    report = apply_feedback(model, path, index)
+    abstained = {route.query for route in model.route(list({row["query"] for row in rows})) if route.abstained}
+    strange = {row["query"] for row in others} & abstained
+    assert len(strange) > 10 and len(set(known) - abstained) > 10
+    far_lines = sum(row["query"] in abstained for row in rows)
+    assert 0.2 < report.far_share < 0.8
+    assert report.far_share == pytest.approx(far_lines / len(rows))
+    assert sum(group.share for group in report.groups) == pytest.approx(1)
+    log = read_log(path, model.fingerprint, index.lookup)
+    evidence = measure(model, log, cosine=True, eta=1.0, clip=10.0)
+    groups = make_groups(present_policy(model.encoder.policy), evidence)
+    members = {group.name: [evidence.queries[row] for row in group.rows] for group in groups}
+    assert {query for group in groups if group.far for query in members[group.name]} == abstained
+    assert {group.name for group in groups if not group.far} <= {"alpha", "beta"}
+    placed = [(name, known[query]) for name in ("alpha", "beta") for query in members.get(name, ()) if query in known]
+    assert np.mean([name == own for name, own in placed]) > 0.8
+
+
+def far_evidence(model, sizes, shown=("alpha",)):
+    """Queries in as many directions as there are sizes, by turns shown documents of the collections."""
+    model.set_library(replace(model.library, space=PilotSpace.plain(len(model.library), 32)))
+    far_from_everything(model)
+    rng = np.random.default_rng(0)
+    points = np.concatenate([np.eye(32)[topic] * 6 + rng.normal(size=(n, 32)) for topic, n in enumerate(sizes)])
+    n, events = len(points), []
+    for row in range(n):
+        events.append((Event(row, row, f"q{row}", ((shown[row % len(shown)], "d"),), np.ones(1), judged=False),))
+    ones = np.ones(n, np.int64)
+    texts = tuple(f"q{row}" for row in range(n))
+    return Evidence(texts, points.astype(np.float32), np.zeros((n, 3)), np.ones(n), ones, ones, tuple(events))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ([150], [150]),  # one topic is not cut up
+        ([60, 90], [90, 60]),
+        ([50, 51], [51, 50]),
+        ([45, 90], [135]),  # too small to be believed
+        ([80, 70, 60], [80, 70, 60]),
+    ],
+)
+def test_far_queries_are_divided_by_topic(model, sizes, found):
+    evidence = far_evidence(model, sizes)
+    groups = make_groups(present_policy(model.encoder.policy), evidence)
+    assert [(group.name, len(group.rows)) for group in groups] == [
+        (f"far-{n}", k) for n, k in enumerate(found, start=1)
+    ]
+    topics = np.repeat(np.arange(len(sizes)), sizes)
+    if len(found) == len(sizes):
+        assert all(len(set(topics[group.rows])) == 1 for group in groups)
+
+
+def test_large_topics_and_other_collections_are_divided_too(model):
+    policy = present_policy(far_from_everything(model).encoder.policy)
+    (one,) = make_groups(policy, far_evidence(model, [799]))
+    assert len(one.rows) == 799
+    policy = present_policy(model.encoder.policy)
+    large = make_groups(policy, far_evidence(model, [1200]))
+    assert len(large) == 3 and sum(len(group.rows) for group in large) == 1200
+    assert sorted(np.concatenate([group.rows for group in large])) == list(range(1200))
+    by_collection = make_groups(policy, far_evidence(model, [100], ("alpha", "beta")))
+    assert sorted(group.shown for group in by_collection) == [("alpha",), ("beta",)]
+
+
+def test_equal_queries_are_one_topic(model):
+    evidence = far_evidence(model, [60])
+    evidence = replace(evidence, route_embeddings=np.tile(evidence.route_embeddings[:1], (60, 1)))
+    assert len(make_groups(present_policy(model.encoder.policy), evidence)) == 1
+
+
+def test_of_a_long_log_the_last_lines_are_used(model, index, tmp_path, monkeypatch):
+    monkeypatch.setattr("routerretriever.feedback.core.MAX_LINES", 40)
+    rows = strangers(model, index, n=70)
+    far_from_everything(model)
+    report = apply_feedback(model, write(tmp_path / "1", rows), index)
+    assert (report.lines, report.used, report.too_old, report.applied_before) == (70, 40, 30, 0)
+    assert "30 too old" in summary(report)[0]
+    assert set(model.library.examples[-report.pilots :]) == {row["query"] for row in rows[30:]}
+    grown = apply_feedback(model, write(tmp_path / "2", [*rows, {**rows[0], "time": "now"}]), index)
+    assert (grown.used, grown.too_old, grown.applied_before) == (31, 0, 40)  # there is room for the old ones now
 
 
 def test_the_command_line(built, model, index, tmp_path, log):
@@ -352,6 +520,14 @@ def test_the_command_line(built, model, index, tmp_path, log):
     assert batch["id"] in run("--list").stdout
     assert "applied before" in run(*given, code=1).stderr
     assert json.loads(run("--undo", batch["id"], "--json").stdout)["undone"] == batch["id"]
+    _, applied, undone = History(tmp_path / "model").entries
+    assert [action["what"] for action in applied.actions] == ["feedback"]
+    assert applied.actions[0]["groups"]["far-1"]["gamma"] > 0
+    assert undone.actions == ({"what": "feedback undone", "batch": batch["id"]},)
+    told = CliRunner().invoke(app, ["experts", "log", str(tmp_path / "model")], env={"COLUMNS": "200"}).stdout
+    assert f"learnt from feedback, batch {batch['id']} (far-1: " in told
+    assert f"took back feedback batch {batch['id']}" in told
+    assert "feedback:" not in told and "forgotten" not in told
     assert "Nothing to undo" in run("--undo", code=1).stderr
     assert "Say which log" in run(log, code=1).stderr
     assert "line 1: no query" in run(write(tmp_path / "bad", [{}]), "--index", built / "index", code=1).stderr

@@ -113,6 +113,19 @@ def test_what_the_command_line_changes_is_followed_and_no_request_fails(pair, ow
     assert pair[0].post("/v1/embeddings", json={"input": "x", "model": "beta"}).status_code == 404
 
 
+def test_a_rollback_is_followed(pair, own, adapter_files):
+    first, second = pair
+    before = vector(second, "routed")
+    assert upload(first, adapter_files).status_code == 201  # the folder's history begins with what stood there
+    eventually(lambda: all(names(client)[-1] == "delta" for client in pair))
+    assert CliRunner().invoke(app, ["experts", "rename", str(own.model), "alpha", "law"]).exit_code == 0
+    eventually(lambda: all("law" in names(client) for client in pair))
+    done = CliRunner().invoke(app, ["experts", "rollback", str(own.model), "1"])
+    assert done.exit_code == 0, done.output
+    eventually(lambda: all(names(client) == ["alpha", "beta", "gamma"] for client in pair))
+    np.testing.assert_allclose(vector(second, "routed"), before, atol=1e-6)
+
+
 def test_changes_at_the_same_time_wait_for_each_other(pair, own, adapter_files):
     """No update is lost; of two with one name, one is refused."""
     with ThreadPoolExecutor(2) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -330,8 +330,12 @@ def _told(entry: Entry) -> str:
 def _sentence(action: Any) -> str:
     what = action["what"]
     if what == "measured":
-        gains = ", ".join(f"{name} {100 * gain:+.1f}" for name, gain in action["gains"].items())
-        return f"measured on {action['collection']}: {gains}"
+        return f"measured on {action['collection']}: {_gains(action['gains'])}"
+    if what == "feedback":
+        groups = "; ".join(f"{group}: {_gains(gains)}" for group, gains in action["groups"].items())
+        return f"learnt from feedback, batch {action['batch']} ({groups})"
+    if what == "feedback undone":
+        return f"took back feedback batch {action['batch']}"
     if what == "renamed":
         return f"renamed {action['was']} to {action['expert']}"
     if what == "rolled back":
@@ -343,6 +347,10 @@ def _sentence(action: Any) -> str:
         else ""
     )
     return f"{what} {about or ', '.join(action.get('experts', ()))}{gain}"
+
+
+def _gains(gains: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * gain:+.1f}" for name, gain in gains.items())
 
 
 @command

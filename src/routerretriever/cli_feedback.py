@@ -95,19 +95,19 @@ def _list(model: RouterRetriever, as_json: bool) -> None:
 
 
 def _show(report: FeedbackReport, model: str, dry_run: bool) -> None:
-    from routerretriever.feedback.report import feedback_table, summary, wanted_expert
+    from routerretriever.feedback.report import advice, commands, feedback_table, missing, summary
 
     out.print(feedback_table(report))
     for line in summary(report):
         say(line)
-    for group in report.groups:
-        command = wanted_expert(group, model)
-        if command is None:
-            continue
+    for group in filter(missing, report.groups):
         say(f"You need an expert here: {group.name}, {group.queries} queries, such as")
         for example in group.examples[:_SHOWN_EXAMPLES]:
             say(f"  {example}")
-        say(f"  {command}")
+        for command in commands(group, model):
+            say(f"  {command}")
+        for line in advice(group):
+            say(line)
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         say(f"Refused: {problem}", err)
     if report.batch and dry_run:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import torch
 
 from routerretriever.encoder import RoutedEncoder
 from routerretriever.errors import HistoryError, RouterRetrieverError
-from routerretriever.history import CARD, History, state_files
+from routerretriever.history import CARD, Entry, History, state_files
 from routerretriever.hub import read_folder
 from routerretriever.library import stale_experts
 from routerretriever.lora import Adapter, load_adapter
-from routerretriever.pilots import PILOT_INFO, PilotLibrary
+from routerretriever.pilots import PILOT_INFO, PILOT_TENSORS, PilotLibrary
 from routerretriever.routing import RoutingPolicy
 from routerretriever.storage import (
     EXPERTS,
@@ -76,7 +77,12 @@ class _Examination:
 
     def __init__(self, root: Path, info: dict[str, Any]) -> None:
         self.root, self.info = root, info
-        self.again = f"routerretriever library {root} COLLECTION…"
+        self.path = shlex.quote(str(root))
+
+    def measure(self, collections: Iterable[str] = ()) -> str:
+        """The command that measures; where the data of collections lies, a model does not know."""
+        names = ", ".join(f"'{name}'" for name in collections) or "what its experts are for"
+        return f"routerretriever library {self.path} COLLECTION… (COLLECTION…: the folders or hub names of {names})"
 
     def findings(self) -> Iterator[Finding]:
         yield from self.history()
@@ -112,7 +118,7 @@ class _Examination:
         last, now = history.entries[-1], state_files(self.root)
         fix = "Restore the file from a copy."
         if not history.missing(last):
-            fix = f"Put back what was saved: routerretriever experts rollback {self.root} {last.number}"
+            fix = f"Put back what was saved: routerretriever experts rollback {self.path} {last.number}"
         for file, digest in last.files.items():
             if now.get(file) != digest and file != CARD:
                 state = "is missing" if file not in now else "is not what was saved"
@@ -141,20 +147,30 @@ class _Examination:
         present = [path.name for path in (self.root / EXPERTS).glob("*") if path.is_dir()]
         for name in sorted(set(present) - set(self.info["experts"])):
             message = f"experts/{name} is a folder that the model does not know; the next save deletes it."
-            fix = f"Copy it elsewhere and add it: routerretriever experts add {self.root} COPY {name}"
+            fix = (
+                f"Copy it elsewhere, to COPY, and add it: routerretriever experts add {self.path} COPY {name} "
+                "--collection COLLECTION (the option once for the folder or hub name of each collection in the library)"
+            )
             yield Finding(WARNING, "stray", name, message, fix)
 
-    def replace(self, name: str) -> str:
-        """The way to a whole expert."""
+    def replace(self, name: str, now: str | None = None) -> str:
+        """The way to a whole expert, which is one of another fingerprint than it has now."""
+        other = (
+            f"train it again: routerretriever train {self.path} COLLECTION --name {name} --force "
+            "(COLLECTION: the folder or hub name of what it is for)"
+        )
+        number = self.whole(lambda entry: entry.experts.get(name) not in (None, now))
+        if number is None:
+            return f"Restore experts/{name} from a copy, or {other}"
+        return f"Return to a whole version: routerretriever experts rollback {self.path} {number}; or {other}"
+
+    def whole(self, fits: Callable[[Entry], bool]) -> int | None:
+        """The last such entry of the history that can be returned to."""
         try:
             history = History(self.root)
-            whole = [e.number for e in history.entries if name in e.experts and not history.missing(e)]
         except HistoryError:
-            whole = []
-        other = f"train it again: routerretriever train {self.root} COLLECTION --name {name} --force"
-        if not whole:
-            return f"Restore experts/{name} from a copy, or {other}"
-        return f"Return to a whole version: routerretriever experts rollback {self.root} {whole[-1]}; or {other}"
+            return None
+        return next((e.number for e in reversed(history.entries) if fits(e) and not history.missing(e)), None)
 
     # -- experts -----------------------------------------------------------------------------------
 
@@ -164,7 +180,7 @@ class _Examination:
             factors = experts[name].parameters()
             broken = not all(bool(torch.isfinite(factor).all()) for factor in factors)
             message = "Its weights are not finite." if broken else "It changes no query vector: its update is zero."
-            yield Finding(ERROR, "silent", name, message, self.replace(name))
+            yield Finding(ERROR, "silent", name, message, self.replace(name, experts[name].fingerprint))
             del experts[name]
 
     def duplicates(self, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
@@ -176,7 +192,7 @@ class _Examination:
             for column in range(row):
                 if float(alike[row, column]) >= DUPLICATE:
                     message = f"Its update is that of '{names[column]}' (cosine {float(alike[row, column]):.3f})."
-                    fix = f"Keep one: routerretriever experts remove {self.root} {name}"
+                    fix = f"Keep one: routerretriever experts remove {self.path} {name}"
                     yield Finding(WARNING, "duplicate", name, message, fix)
 
     # -- library -----------------------------------------------------------------------------------
@@ -185,29 +201,32 @@ class _Examination:
         if self.info["policy"] is None:
             if self.info["experts"]:
                 message = "There is no pilot library, so every query is encoded by the base."
-                yield Finding(WARNING, "library", "library", message, f"Build it: {self.again}")
+                yield Finding(WARNING, "library", "library", message, f"Build it: {self.measure()}")
             return
         try:
             library, _ = PilotLibrary.load(self.root)
             policy = read_policy(self.root, self.info["policy"], encoder.fingerprint, tuple(self.info["experts"]))
         except (RouterRetrieverError, KeyError, TypeError) as error:
-            yield Finding(ERROR, "library", PILOT_INFO, str(error), f"Build it again: {self.again}")
+            number = self.whole(lambda entry: PILOT_INFO in entry.files)
+            fix = f"Restore {PILOT_INFO} and {PILOT_TENSORS} from a copy."
+            if number is not None:
+                fix = f"Put back what was saved: routerretriever experts rollback {self.path} {number}"
+            yield Finding(ERROR, "library", PILOT_INFO, str(error), fix)
             return
         yield from self.stale(library, experts)
         yield from self.coverage(library, policy)
 
     def stale(self, library: PilotLibrary, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
         versions = {name: adapter.fingerprint for name, adapter in experts.items()}
-        collections = " ".join(library.collections())
         for name in stale_experts(library, versions):
             message = "Its gains were measured with another version of it, so that queries are routed by wrong figures."
-            fix = f"Measure it again: routerretriever library {self.root} {collections}"
+            fix = f"Measure it again: {self.measure(library.collections())}"
             yield Finding(ERROR, "stale", name, message, fix)
         measured = [library.experts[k] for k in np.flatnonzero(np.isfinite(library.gains).any(axis=0))]
         unknown = [name for name in measured if name not in library.versions]
         for name in unknown:
             message = "It is not recorded which version of it was measured."
-            fix = f"Measure it again to have that checked: routerretriever library {self.root} {collections}"
+            fix = f"Measure it again to have that checked: {self.measure(library.collections())}"
             yield Finding(NOTE, "stale", name, message, fix)
 
     def coverage(self, library: PilotLibrary, policy: RoutingPolicy) -> Iterator[Finding]:
@@ -215,19 +234,22 @@ class _Examination:
         for name, missing in gaps.items():
             everywhere = len(missing) == len(library.collections())
             where = "anywhere, so nothing is routed to it" if everywhere else f"on {', '.join(missing)}"
-            fix = f"Measure it: routerretriever library {self.root} {' '.join(missing)}"
+            fix = f"Measure it: {self.measure(missing)}"
             yield Finding(WARNING, "coverage", name, f"It was never measured {where}.", fix)
         sources, measured = np.array(library.sources), library.measured
         for collection in library.collections():
             queries = int(library.counts[(sources == collection) & measured].sum())
             if queries < FEW_QUERIES:
                 message = f"Only {queries} held-out queries of it were measured, which says little."
-                fix = f"Give it more queries (at least {FEW_QUERIES} held out) and measure it again: {self.again}"
+                again = self.measure([collection])
+                fix = (
+                    f"Give it more queries, so that at least {FEW_QUERIES} are held out, and measure it again: {again}"
+                )
                 yield Finding(WARNING, "coverage", collection, message, fix)
         chosen = set(policy.decide(torch.from_numpy(library.centroids)).chosen.tolist())
         for column, name in enumerate(library.experts, start=2):
             if column not in chosen and len(gaps.get(name, ())) < len(library.collections()):
                 message = "The router takes it for none of its pilots: it never wins."
-                remove = f"routerretriever experts remove {self.root} {name}"
-                fix = f"Measure it on the collection it is for, or remove it: {remove}"
+                remove = f"routerretriever experts remove {self.path} {name}"
+                fix = f"If the library lacks the collection it is for, measure it there; or remove it: {remove}"
                 yield Finding(WARNING, "coverage", name, message, fix)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from routerretriever.errors import FingerprintError, FormatError, HistoryError, RouterRetrieverError
 from routerretriever.lora import load_adapter
-from routerretriever.pilots import PILOT_INFO, PILOT_TENSORS, PilotLibrary
+from routerretriever.pilots import FEEDBACK, PILOT_INFO, PILOT_TENSORS, PilotLibrary
 from routerretriever.storage import EXPERTS, MODEL_INFO, link_or_copy, read_model_info, replacing
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Entry:
     Attributes:
         number: counts from 1.
         time: when it was saved, UTC.
-        actions: each has ``what`` (created, found, added, removed, replaced, renamed, measured, forgotten, base,
-            changed or rolled back) and its figures.
+        actions: each has ``what`` (created, found, added, removed, replaced, renamed, measured, forgotten, feedback,
+            feedback undone, base, changed or rolled back) and its figures.
         base: fingerprint of the base.
         experts: name → fingerprint of the adapter; ``None`` where it could not be read.
         gains: collection → expert → mean measured gain in nDCG@10.
@@ -213,6 +213,7 @@ def _entry(encoder: RoutedEncoder, files: Mapping[str, str], last: Entry | None)
     gains = _gains(None if encoder.policy is None else encoder.policy.router.library)
     entry = Entry(1 if last is None else last.number + 1, _now(), (), encoder.fingerprint, experts, gains, files)
     actions = _expert_actions(last, entry, encoder.expert_info) + _gain_actions(last, entry)
+    actions += _feedback_actions(_batches(last), _batches(entry))
     if last is None:
         actions.insert(0, {"what": "created", "base": encoder.base.id})
     elif last.base != entry.base:
@@ -261,7 +262,7 @@ def _gain_actions(last: Entry | None, new: Entry) -> list[dict[str, Any]]:
     versions = {} if last is None else last.experts
     by_version = {version: name for name, version in versions.items()}
     actions: list[dict[str, Any]] = []
-    for collection, gains in new.gains.items():
+    for collection, gains in _of_collections(new).items():
         known = {} if last is None else last.gains.get(collection, {})
         fresh = {}
         for name, gain in gains.items():
@@ -271,8 +272,29 @@ def _gain_actions(last: Entry | None, new: Entry) -> list[dict[str, Any]]:
                 fresh[name] = gain
         if fresh:
             actions.append({"what": "measured", "collection": collection, "gains": fresh})
-    gone = [] if last is None else [name for name in last.gains if name not in new.gains]
+    gone = [] if last is None else [name for name in _of_collections(last) if name not in new.gains]
     return actions + [{"what": "forgotten", "collection": name} for name in gone]
+
+
+def _of_collections(entry: Entry) -> dict[str, Mapping[str, float]]:
+    return {name: gains for name, gains in entry.gains.items() if not name.startswith(FEEDBACK)}
+
+
+def _batches(entry: Entry | None) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Batch of feedback → group of its queries → gains."""
+    batches: dict[str, dict[str, Mapping[str, float]]] = {}
+    for name, gains in ({} if entry is None else entry.gains).items():
+        if name.startswith(FEEDBACK):
+            batch, _, group = name.removeprefix(FEEDBACK).partition("/")
+            batches.setdefault(batch, {})[group] = gains
+    return batches
+
+
+def _feedback_actions(
+    old: Mapping[str, Mapping[str, Mapping[str, float]]], new: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    added = [{"what": "feedback", "batch": name, "groups": new[name]} for name in new if name not in old]
+    return added + [{"what": "feedback undone", "batch": name} for name in old if name not in new]
 
 
 def _gains(library: PilotLibrary | None) -> dict[str, dict[str, float]]:

@@ -12,15 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
 
 from routerretriever.familiarity import NEIGHBOURS
 from routerretriever.feedback.gains import Evidence
 from routerretriever.pilots import FEEDBACK
 from routerretriever.routing import RoutingPolicy
 
+APART = 0.11
+"""Mean silhouette (Rousseeuw 1987) in the pilots' space from which on two halves of some far queries are two topics. No
+sample of one real collection's queries reached it, and clearly different collections did."""
+TOPIC_QUERIES = 50
+"""A topic has so many: what it gains has to be told from noise without the others."""
 CLUSTER_QUERIES = 400
-"""Far queries of one collection are divided into clusters of about so many: fewer cannot tell gains from noise."""
+"""A topic of more queries is divided into clusters of about so many: fewer cannot tell gains from noise."""
 MAX_CLUSTERS = 20
+"""Of the far queries of one collection into topics, and of a topic."""
+_SAMPLE = 1000  # queries of each half for the silhouette
 _BLOCK = 2048  # queries compared with the pilots at a time
 _TEMPERATURE = 0.1  # the gain router's own
 
@@ -91,10 +99,35 @@ def _shown(evidence: Evidence, rows: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _clusters(points: NDArray[np.float32], far: NDArray[np.int64], evidence: Evidence) -> Iterator[NDArray[np.int64]]:
-    """Far queries by the collection that they were mostly shown, and large ones of these by k-means."""
+    """Far queries by the collection that they were mostly shown, then by topic, and large topics by k-means."""
     labels = np.array([(_shown(evidence, far[n : n + 1]) or ("",))[0] for n in range(len(far))], dtype=str)
     for label in np.unique(labels):
-        rows = far[labels == label]
-        k = min(MAX_CLUSTERS, max(1, len(rows) // CLUSTER_QUERIES))
-        found = np.zeros(len(rows)) if k == 1 else KMeans(k, n_init=3, random_state=0).fit_predict(points[rows])
-        yield from (rows[found == number] for number in np.unique(found))
+        for rows in _topics(points, far[labels == label]):
+            yield from _divided(points, rows, min(MAX_CLUSTERS, max(1, len(rows) // CLUSTER_QUERIES)))
+
+
+def _topics(points: NDArray[np.float32], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Bisect queries for as long as the halves lie apart and neither is too small to be believed."""
+    waiting, topics = [rows], list[NDArray[np.int64]]()
+    while waiting:
+        rows = waiting.pop()
+        more = len(rows) >= 2 * TOPIC_QUERIES and len(waiting) + len(topics) + 2 <= MAX_CLUSTERS
+        halves = _divided(points, rows, 2) if more else [rows]
+        if len(halves) == 2 and min(map(len, halves)) >= TOPIC_QUERIES and _silhouette(points, halves) >= APART:
+            waiting += halves
+        else:
+            topics.append(rows)
+    return topics
+
+
+def _divided(points: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> list[NDArray[np.int64]]:
+    if k == 1 or not np.ptp(points[rows], axis=0).any():  # other texts may have the same tokens
+        return [rows]
+    found = KMeans(k, n_init=3, random_state=0).fit_predict(points[rows])
+    return [rows[found == number] for number in np.unique(found)]
+
+
+def _silhouette(points: NDArray[np.float32], parts: list[NDArray[np.int64]]) -> float:
+    sampled = [part[:: -(-len(part) // _SAMPLE)] for part in parts]
+    labels = np.repeat(np.arange(len(parts)), [len(part) for part in sampled])
+    return float(silhouette_score(points[np.concatenate(sampled)], labels))

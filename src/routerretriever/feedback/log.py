@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class Event:
 
     Attributes:
         line: number in the log, from 1.
-        digest: of the line.
+        digest: of the line; in a log, of the line and of how many equal ones stand before it.
         query: the text.
         shown: documents in the order shown (m).
         marks: 1 for each clicked document, or its grade (m,).
@@ -86,7 +87,7 @@ def read_log(path: Path, fingerprint: str, lookup: Any) -> Log:
 
     Args:
         path: of the file.
-        fingerprint: of the model; a line that names another is refused.
+        fingerprint: of the base encoder and its document prompt; a line that names another is refused.
         lookup: document ids → vectors by collection and id, as :meth:`routerretriever.Index.lookup`.
 
     Raises:
@@ -95,12 +96,16 @@ def read_log(path: Path, fingerprint: str, lookup: Any) -> Log:
     events: list[Event] = []
     problems: list[Problem] = []
     count, whole = 0, hashlib.blake2b(digest_size=16)
+    seen: Counter[int] = Counter()
     for number, line in _lines(path, whole):
         count += 1
         try:
-            events.append(parse_line(line, number, fingerprint))
+            event = parse_line(line, number, fingerprint)
         except RefusedLine as error:
             problems.append(Problem(number, str(error)))
+            continue
+        events.append(replace(event, digest=_repeated(event.digest, seen[event.digest])))
+        seen[event.digest] += 1
     if not count:
         raise FeedbackError(f"{path} is empty. A line of a log looks like: {EXAMPLE}")
     vectors: dict[Key, Vectors] = lookup(document_id for event in events for _, document_id in event.shown)
@@ -147,7 +152,10 @@ def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
         raise RefusedLine("not a JSON object")
     given = row.get("fingerprint")
     if given is not None and given != fingerprint:
-        raise RefusedLine(f"from another model (fingerprint {str(given)[:12]}, this model has {fingerprint[:12]})")
+        raise RefusedLine(
+            "from a model with another base encoder or document prompt "
+            f"(fingerprint {str(given)[:12]}, this model's is {fingerprint[:12]})"
+        )
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
         raise RefusedLine("no query")
@@ -168,8 +176,16 @@ def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
     else:
         for entry in _list(row, "clicked"):
             marks[_place(entry, shown, "clicked")] = 1.0
-    digest = int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")
-    return Event(number, digest, query.strip(), shown, marks, "judged" in row)
+    return Event(number, _digest(line), query.strip(), shown, marks, "judged" in row)
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _repeated(digest: int, before: int) -> int:
+    """A digest for a line with so many equal ones before it: a repeat in a log that has grown is a new line."""
+    return digest if before == 0 else _digest(f"{digest} {before}".encode())
 
 
 def _list(row: Mapping[str, Any], name: str) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from routerretriever import __version__
 from routerretriever.feedback.core import FeedbackReport, GroupReport
+from routerretriever.feedback.gains import MIN_QUERIES
 
 
 def feedback_table(report: FeedbackReport) -> Table:
@@ -37,15 +40,39 @@ def _gain(group: GroupReport, name: str) -> str:
     return f"{100 * group.gains[name]:+.1f} ± {100 * error:.1f}"
 
 
-def wanted_expert(group: GroupReport, model: str) -> str | None:
-    """What to do about strangers whom no expert serves: the commands that make one."""
-    if not group.far or group.added:
-        return None
-    shown = next((name for name in group.shown if name), "documents")
+def missing(group: GroupReport) -> bool:
+    """No pilot knows these queries, no expert serves them, and they are enough to say so."""
+    return group.far and not group.added and group.queries >= MIN_QUERIES
+
+
+def too_few(group: GroupReport) -> bool:
+    """As :func:`missing`, but of fewer queries."""
+    return group.far and not group.added and group.queries < MIN_QUERIES
+
+
+def commands(group: GroupReport, model: str) -> tuple[str, ...]:
+    """What makes an expert for a group, with a placeholder for the documents that only the user has."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", _served(group)).strip("-_") or "new"  # it becomes the expert's name
+    made, model = f"{plain[:32]}-made", shlex.quote(model)
     return (
-        f"routerretriever synthesize {shown}.jsonl --out {shown}-made && routerretriever train {model} {shown}-made "
-        f"&& routerretriever library {model} {shown}-made"
+        f"routerretriever synthesize DOCUMENTS --out {made} --retriever {model}",
+        f"routerretriever train {model} {made}",
+        f"routerretriever library {model} {made}",
     )
+
+
+def advice(group: GroupReport) -> tuple[str, ...]:
+    """What the placeholder stands for, and how far the result is to be trusted."""
+    return (
+        f"DOCUMENTS stands for the files that the collection '{_served(group)}' was indexed from, of which most "
+        "of what was shown is.",
+        "Do not believe gains on generated queries: judge some of the logged queries instead, make a test split of "
+        "them, and run routerretriever evaluate before you rely on the expert.",
+    )
+
+
+def _served(group: GroupReport) -> str:
+    return next((name for name in group.shown if name), "documents")
 
 
 def summary(report: FeedbackReport) -> list[str]:
@@ -57,6 +84,9 @@ def summary(report: FeedbackReport) -> list[str]:
         f"{100 * report.far_share:.0f}% of the traffic is far from every pilot (familiarity below {report.limit:.3f}, "
         "the library's own limit).",
     ]
+    if few := [group for group in report.groups if too_few(group)]:
+        told = ", ".join(f"{group.name} ({group.queries}, such as '{group.examples[0]}')" for group in few)
+        lines.append(f"Too few to tell whether they need an expert (under {MIN_QUERIES} different queries): {told}.")
     if not report.batch:
         lines.append("Nothing was added: the library is as it was, and these lines may be given again with more.")
     return lines
@@ -66,7 +96,7 @@ def to_dict(report: FeedbackReport, model: str) -> dict[str, Any]:
     """The document that ``--json`` prints."""
     content = report.to_dict()
     for group, row in zip(report.groups, content["groups"], strict=True):
-        row["command"] = wanted_expert(group, model)
+        row["commands"] = commands(group, model) if missing(group) else ()
     return content
 
 
@@ -83,7 +113,7 @@ def write_report(report: FeedbackReport, directory: Path, *, model: str) -> Path
         summary=summary(report),
         experts=list(report.groups[0].gains) if report.groups else [],
         rows=[(group, [_cell(group, name) for name in group.gains]) for group in report.groups],
-        wanted=[(group, wanted_expert(group, model)) for group in report.groups if wanted_expert(group, model)],
+        wanted=[(group, commands(group, model), advice(group)) for group in report.groups if missing(group)],
         plot=_plot(report),
     )
     page.write_text(text, encoding="utf-8")

@@ -146,7 +146,7 @@ class SearchAnswer(BaseModel):
     """Results in the order of the queries."""
 
     fingerprint: str = Field(
-        description="Of the model; a line of feedback that carries it is not taken for another model's.",
+        description="Of base and document prompt, whatever the experts; feedback that carries another is refused.",
         examples=["78e5d4f96b08ee573cbdd67dc89276cf"],
     )
     results: list[SearchResult]
