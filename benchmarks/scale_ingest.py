@@ -4,8 +4,9 @@
 
 SOURCE is a folder of JSONL shards. The same documents are put into fresh indexes by one process on all cores and by
 one-core workers of a local cluster, in turns, for two sizes: the larger minus the smaller is the rate once a job is
-long, the rest its fixed cost. With --large all of SOURCE goes into INDEX on the cluster instead; the driver is killed
-once in the middle and the job resumed, and memory is watched from then on.
+long, the rest its fixed cost. The most memory of each is kept too, to be set beside that of the large job. With --large
+all of SOURCE goes into INDEX on the cluster instead; the driver is killed once in the middle and the job resumed, and
+memory is watched from then on.
 """
 
 from __future__ import annotations
@@ -101,11 +102,13 @@ def head(source: Path, folder: Path, count: int) -> Path:
     return path
 
 
-def timed(model: Path, source: Path, scratch: Path, cluster: str, workers: int) -> float:
+def timed(
+    model: Path, source: Path, scratch: Path, cluster: str, workers: int, peaks: dict[str, float] | None = None
+) -> float:
     """Seconds of a whole build, from start to end of the process."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     begun = time.perf_counter()
-    finished(start(model, folder / "index", source, cluster, workers))
+    finished(start(model, folder / "index", source, cluster, workers), peaks)
     seconds = time.perf_counter() - begun
     shutil.rmtree(folder)
     return seconds
@@ -118,12 +121,14 @@ def throughput(model: Path, source: Path, rounds: int, scratch: Path) -> dict[st
     sizes = {size: head(source, scratch, count) for size, count in counts.items()}
     systems = {"one process": "", f"{cores} workers": "local"}
     seconds: dict[str, dict[str, list[float]]] = {name: {size: [] for size in sizes} for name in systems}
+    peaks: dict[str, dict[str, dict[str, float]]] = {name: {size: {} for size in sizes} for name in systems}
     for _ in range(rounds):
         for size, path in sizes.items():
             for name, cluster in systems.items():
-                seconds[name][size].append(round(timed(model, path, scratch, cluster, cores), 2))
-                print(name, size, seconds[name][size][-1], flush=True)
-    rows = {name: _rate(took, counts) for name, took in seconds.items()}
+                took = timed(model, path, scratch, cluster, cores, peaks[name][size])
+                seconds[name][size].append(round(took, 2))
+                print(name, size, seconds[name][size][-1], peaks[name][size], flush=True)
+    rows = {name: {**_rate(took, counts), "peak_mib": peaks[name]} for name, took in seconds.items()}
     here, there = rows.values()
     ratio = there["documents_per_second"] / here["documents_per_second"]
     return {"documents": counts, "systems": rows, "ratio": round(ratio, 3)}

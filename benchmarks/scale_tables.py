@@ -34,18 +34,32 @@ def throughput(content: Content) -> str:
     return f"{_table(heads, rows)}\n\nRatio {part['ratio']:.2f}; {source}."
 
 
+def memory(content: Content) -> str:
+    """The most memory of jobs of three sizes."""
+    part = content["throughput"]
+    rows = [
+        (name, f"{part['documents'][size]:,}", *_peaks(peaks))
+        for name, row in part["systems"].items()
+        for size, peaks in row.get("peak_mib", {}).items()
+    ]
+    largest = content["large"]
+    rows.append(("the large job", f"{largest['report']['documents']:,}", *_peaks(largest["peak_mib"])))
+    return _table(("", "documents", "driver, MiB", "largest worker, MiB", "all processes, Ray's among them, MiB"), rows)
+
+
+def _peaks(peaks: Content) -> list[str]:
+    return [f"{peaks[name]:,.0f}" if peaks[name] else "–" for name in ("driver", "worker", "job")]
+
+
 def large(content: Content) -> str:
     """The large job: how long it took and what memory."""
     part = content["large"]
-    report, peaks = part["report"], part["peak_mib"]
+    report = part["report"]
     rows = (
         ("documents", f"{report['documents']:,}"),
         ("driver killed after, s", part["killed_after_seconds"]),
         ("documents that were not encoded again", f"{report['recorded']:,}"),
         ("whole job, s", f"{part['seconds']:,}"),
-        ("peak memory of the driver, MiB", f"{peaks['driver']:,.0f}"),
-        ("of the largest worker, MiB", f"{peaks['worker']:,.0f}"),
-        ("of all processes, Ray's among them, MiB", f"{peaks['job']:,.0f}"),
     )
     return _table(("", ""), rows)
 
@@ -67,7 +81,7 @@ def kinds(content: Content) -> str:
 
 def settings(content: Content) -> str:
     """How fast and how exact each kind is at several settings."""
-    heads = ("kind", "nprobes", "refine", "ef", "recall@10", "p50, ms", "p99, ms", "queries a second, batched")
+    heads = ("kind", "nprobes", "refine", "ef", "recall@10", "p50, ms", "p99, ms", "queries a second, all cores")
     exact = content["exact"]
     rows = [("exact", "–", "–", "–", f"{exact['recall@10']:.3f}", *_ms(exact), "–")]
     for kind in content["kinds"]:
@@ -145,6 +159,7 @@ PAGE = "benchmarks/scale/README.md"
 TABLES = (
     (PAGE, "throughput", "scale/ingest.json", throughput),
     (PAGE, "large", "scale/ingest.json", large),
+    (PAGE, "memory", "scale/ingest.json", memory),
     (PAGE, "kinds", "scale/search.json", kinds),
     (PAGE, "settings", "scale/search.json", settings),
     (PAGE, "filters", "scale/search.json", filters),

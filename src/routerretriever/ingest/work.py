@@ -29,8 +29,6 @@ from routerretriever.vectors import Vectors
 
 Encode = Callable[[list[str]], Vectors]
 
-_COMPARED_AT_ONCE = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -193,14 +191,12 @@ class Worker:
     def _new_or_changed(self, rows: Sequence[Row]) -> npt.NDArray[np.bool_]:
         """Which rows (n,) are not in the index with the very same content."""
         new = np.ones(len(rows), np.bool_)
-        if not self.job.compare:
+        if not self.job.compare or not rows:
             return new
-        known: dict[str, bytes] = {}
-        for start in range(0, len(rows), _COMPARED_AT_ONCE):
-            part = rows[start : start + _COMPARED_AT_ONCE]
-            keys = ", ".join(quoted(document_key(self.job.collection, row.document.id)) for row in part)
-            found = self._opened().to_table(columns=["id", "hash"], filter=f"key IN ({keys})")
-            known.update(zip(found["id"].to_pylist(), found["hash"].to_pylist(), strict=True))
+        # All at once: every question is a scan of the keys.
+        keys = ", ".join(quoted(document_key(self.job.collection, row.document.id)) for row in rows)
+        found = self._opened().to_table(columns=["id", "hash"], filter=f"key IN ({keys})")
+        known = dict(zip(found["id"].to_pylist(), found["hash"].to_pylist(), strict=True))
         for number, row in enumerate(rows):
             new[number] = known.get(row.document.id) != content_hash(row.document)
         return new
