@@ -12,7 +12,9 @@ import pytest
 import typer
 from conftest import make_checkpoint
 
+import routerretriever.base_models
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, train_expert
+from routerretriever.additions import HarmReport
 from routerretriever.cli import app
 from routerretriever.collection import Document
 
@@ -41,7 +43,8 @@ def prepared(tmp_path_factory):
     tiny = make_checkpoint(root / "tiny", words=tuple(words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROUTERRETRIEVER_CACHE", str(root / "cache"))
-        model = RouterRetriever.create(str(tiny), device="cpu")
+        patch.setattr(routerretriever.base_models, "_packaged_minilm", lambda: tiny)  # experts must fit those of a page
+        model = RouterRetriever.create("all-MiniLM-L6-v2", device="cpu")
         for name in ("ops", "notam"):
             train_expert(model, collections[name], config=TrainingConfig(epochs=1), force=True)
         model.build_library([collections["ops"], collections["notam"]])
@@ -56,7 +59,6 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def session(prepared, tmp_path, monkeypatch):
     """A page's folder, in which training is short and a server goes on beside the page."""
-    import routerretriever.base_models
     import routerretriever.server
     import routerretriever.training as training
 
@@ -70,6 +72,7 @@ def session(prepared, tmp_path, monkeypatch):
             return original(*arguments, config=short, **options | {"force": True})
 
     monkeypatch.setattr(training, "train_expert", quick)
+    monkeypatch.setattr(HarmReport, "harmed", ())  # such experts gain and cost at random
     monkeypatch.setattr(routerretriever.base_models, "_packaged_minilm", lambda: prepared / "tiny")
     monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(prepared / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
