@@ -14,6 +14,7 @@ from conftest import make_checkpoint
 
 import routerretriever.base_models
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, train_expert
+from routerretriever.additions import HarmReport
 from routerretriever.cli import app
 from routerretriever.collection import Document
 
@@ -72,6 +73,7 @@ def session(prepared, tmp_path, monkeypatch):
             return original(*arguments, config=short, **options | {"force": True})
 
     monkeypatch.setattr(training, "train_expert", quick)
+    monkeypatch.setattr(HarmReport, "harmed", ())  # such experts gain and cost at random
     monkeypatch.setattr(routerretriever.base_models, "_packaged_minilm", lambda: prepared / "tiny")
     monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(prepared / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
