@@ -5,7 +5,7 @@
 DATA holds the collections in BEIR's layout. Every cell, a collection and a way, is a model of its own with a single
 expert. It is written as soon as it is measured; an interrupted run goes on with the next, and a training with its last
 checkpoint. A cell also has what the router makes of the expert when all it knows are gains on generated held-out
-queries: an expert that does not help should be recognised there.
+queries; where the expert does not help, also when it knows gains on true ones.
 """
 
 from __future__ import annotations
@@ -50,9 +50,16 @@ def measured(data: Path, name: str, way: str, queries: int, config: TrainingConf
         source = replace(Collection.load(folder), name=name)
     trained = train_expert(model, source, name=name, config=config, force=True, progress=Bars())
     model.build_library([source], progress=Bars())
-    tested = evaluate(model, [true], limit=limit, seed=SEED, progress=Bars()).to_dict()["collections"][name]
+    tested = _tested(model, true, limit)
     systems = tested["systems"]
     base, expert, routed = (systems[system]["nDCG@10"] for system in ("base", f"expert:{name}", "routed"))
+    if expert <= base:
+        model.build_library([true], progress=Bars())
+        judged = _tested(model, true, limit)
+        made["judged_pilots"] = {
+            "routed_gain": judged["systems"]["routed"]["nDCG@10"] - base,
+            "chosen": judged["chosen"],
+        }
     return {
         **made,
         "train": trained.info.queries,
@@ -74,6 +81,12 @@ def measured(data: Path, name: str, way: str, queries: int, config: TrainingConf
     }
 
 
+def _tested(model: RouterRetriever, collection: Collection, limit: int) -> dict[str, Any]:
+    result = evaluate(model, [collection], limit=limit, seed=SEED, progress=Bars()).to_dict()
+    tested: dict[str, Any] = result["collections"][collection.name]
+    return tested
+
+
 def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Means over collections, and how far held-out gains foretell true ones."""
     result: dict[str, Any] = {}
@@ -90,8 +103,13 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "without gain": harmful,
             "without gain, refused in training": [name for name in harmful if not done[name]["would_be_added"]],
             "without gain, routed not below base": [name for name in harmful if done[name]["routed_gain"] >= 0],
+            "the same with judged pilots": [name for name in harmful if _recognised(done[name])],
         }
     return result
+
+
+def _recognised(cell: dict[str, Any]) -> bool:
+    return "judged_pilots" in cell and bool(cell["judged_pilots"]["routed_gain"] >= 0)
 
 
 def main() -> None:
@@ -119,7 +137,10 @@ def main() -> None:
                 continue
             row[way] = measured(given.data, name, way, given.queries, config, given.limit)
             print(name, way, {key: row[way][key] for key in ("base", "expert", "routed", "held_out_gain")}, flush=True)
-            content |= {"command": "python benchmarks/synthesis.py DATA OUT.json", **surroundings()}
+            content |= {
+                "command": f"python benchmarks/synthesis.py DATA OUT.json --queries {given.queries}",
+                **surroundings(),
+            }
             content["summary"] = summary(content["cells"])
             temporary = given.out.with_suffix(".tmp")
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -114,12 +114,35 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
+def synthesis_table(content: dict[str, Any]) -> str:
+    """Points over base of experts that learnt from generated queries, and of routing to them, beside true queries."""
+    ways = list(content["summary"])
+    true = json.loads((ROOT / "benchmarks" / "real.json").read_text(encoding="utf-8"))["systems"]
+    lines = ["| collection | base | " + " | ".join([*ways, "true queries"]) + " |", "|---|" + "--:|" * (len(ways) + 2)]
+    gains = []
+    for name, cells in content["cells"].items():
+        base = next(iter(cells.values()))["base"]
+        gains.append(true[f"expert:{name}"]["collections"][name]["nDCG@10"] - base)
+        lines.append(f"| {name} | {100 * base:.1f} | {_ways(cells, ways)} | {100 * gains[-1]:+.1f} |")
+    summary = content["summary"]
+    means = {way: row | {"routed_gain": row["routed"] - row["base"]} for way, row in summary.items()}
+    base = next(iter(summary.values()))["base"]
+    lines.append(f"| **mean** | {100 * base:.1f} | {_ways(means, ways)} | {100 * sum(gains) / len(gains):+.1f} |")
+    return "\n".join(lines)
+
+
+def _ways(cells: dict[str, Any], ways: list[str]) -> str:
+    pairs = ((100 * cells[way]["gain"], 100 * cells[way]["routed_gain"]) if way in cells else None for way in ways)
+    return " | ".join("–" if pair is None else "{:+.1f} ({:+.1f})".format(*pair) for pair in pairs)
+
+
 SPEED_PAGE = "benchmarks/speed/README.md"
 SPEED_PARTS = ("queries", "documents", "experts", "routing", "search")
 
 TABLES = (
     ("README.md", "results", "core.json", results_table),
     ("README.md", "systems", "real.json", systems_table),
+    ("docs/unlabelled.md", "synthesis", "synthesis.json", synthesis_table),
     ("docs/server.md", "serving", "serving/load.json", serving_table),
     *((SPEED_PAGE, part, f"speed/{part}.json", speed_table) for part in SPEED_PARTS),
     *SCALE_TABLES,
