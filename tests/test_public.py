@@ -22,6 +22,7 @@ def test_public_names():
         "evaluate",
         "examine",
         "merge_experts",
+        "pull",
         "push_expert",
         "push_model",
         "train_expert",

@@ -186,8 +186,10 @@ def test_only_what_changed_is_new_and_two_versions_are_never_mixed(own, adapter_
 
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(come_and_go)
-        seen = set()
-        for _ in range(60):
+        seen, reads = set(), 0
+        deadline = time.monotonic() + 120
+        while (reads < 60 or len(seen) < 2) and time.monotonic() < deadline:
+            reads += 1
             saved = read_saved(own.model, reader.encoder)
             assert saved.policy.router.library.experts == tuple(saved.experts) == tuple(saved.info)
             assert saved.fresh == tuple(name for name in saved.experts if name == "delta")
