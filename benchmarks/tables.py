@@ -136,6 +136,23 @@ def _ways(cells: dict[str, Any], ways: list[str]) -> str:
     return " | ".join("–" if pair is None else "{:+.1f} ({:+.1f})".format(*pair) for pair in pairs)
 
 
+def feedback_table(content: dict[str, Any]) -> str:
+    """What routing gains from logs of several sizes, on their own domain and on the worst of the others."""
+    heads = ("domain", "its expert", "queries logged", "clicks", "base", "before", "after", "pinned", "worst elsewhere")
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
+    for case in content["cases"]:
+        name, before = case["domain"], case["before"]
+        pinned = f"{100 * case['pinned'][name]:.1f}" if "pinned" in case else "–"
+        for row in case["after"]:
+            other, change = min(
+                ((key, row["ndcg"][key] - before[key]) for key in before if key != name), key=lambda pair: pair[1]
+            )
+            scores = [f"{100 * scores[name]:.1f}" for scores in (case["base"], before, row["ndcg"])]
+            cells = [name, "there, not measured" if case["expert"] else "none", row["queries"], row["clicks"], *scores]
+            lines.append("| " + " | ".join(map(str, [*cells, pinned, f"{other} {100 * change:+.1f}"])) + " |")
+    return "\n".join(lines)
+
+
 SPEED_PAGE = "benchmarks/speed/README.md"
 SPEED_PARTS = ("queries", "documents", "experts", "routing", "search")
 
@@ -143,6 +160,7 @@ TABLES = (
     ("README.md", "results", "core.json", results_table),
     ("README.md", "systems", "real.json", systems_table),
     ("docs/unlabelled.md", "synthesis", "synthesis.json", synthesis_table),
+    ("docs/feedback.md", "feedback", "feedback.json", feedback_table),
     ("docs/server.md", "serving", "serving/load.json", serving_table),
     *((SPEED_PAGE, part, f"speed/{part}.json", speed_table) for part in SPEED_PARTS),
     *SCALE_TABLES,

@@ -131,16 +131,15 @@ def _version() -> str:
     return routerretriever.__version__
 
 
-def worker_count(asked: int | None, resource: str = "CPU") -> int:
-    """How many workers to start: as many as were asked for, or as many as there is room for.
+def worker_count(asked: int | None) -> int:
+    """How many workers to start that all must be there at once: as many as were asked for, or one for each processor.
 
     Raises:
         BuildError: there is no room for so many; Ray would wait for it for ever.
     """
-    there = int(ray.cluster_resources().get(resource, 0))
+    there = int(ray.cluster_resources()["CPU"])
     if asked is not None and asked > there:
-        kind = "accelerators" if resource == "GPU" else "processors"
-        raise BuildError(f"{asked} workers were asked for, but the cluster has {there} {kind}. Ask for fewer.")
+        raise BuildError(f"{asked} workers were asked for, but the cluster has {there} processors. Ask for fewer.")
     return asked or there
 
 
@@ -169,8 +168,10 @@ def _map_pieces(
 ) -> Iterator[Record]:
     import ray.data
 
-    accelerators = int(ray.cluster_resources().get("GPU", 0))
-    count = min(worker_count(workers, "GPU" if accelerators else "CPU"), len(pieces))
+    resources = ray.cluster_resources()
+    accelerators = int(resources.get("GPU", 0))
+    # More than there is room for do no harm here: those that fit begin, and the others do when nodes join.
+    count = min(workers or accelerators or int(resources["CPU"]), len(pieces))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
