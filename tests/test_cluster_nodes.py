@@ -49,7 +49,7 @@ SPREAD = """
 @pytest.mark.cluster  # test_cluster.py has the case of two nodes that `make test` runs
 def test_two_nodes_work_and_one_survives_the_other():
     health = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-    with Nodes.start(2, environment=health) as nodes:
+    with Nodes.start(2, environment=lambda host: health) as nodes:
         assert answer(drive(nodes, SPREAD)) == [[nodes.ip(1), nodes.ip(2)]]
         driver = drive(
             nodes,
@@ -89,7 +89,8 @@ def test_a_node_that_is_cut_off_for_a_moment_goes_on():
 @pytest.mark.cluster
 def test_a_node_that_is_cut_off_for_long_is_given_up_and_another_takes_over():
     health = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
-    with Nodes.start(1, environment={**health, "RAY_health_check_failure_threshold": "3"}) as nodes:
+    health["RAY_health_check_failure_threshold"] = "3"
+    with Nodes.start(1, environment=lambda host: health) as nodes:
         driver = drive(nodes, "say(ray.get(work.options(max_retries=1).remote(5)))")
         wait_for(lambda: nodes.workers(1, "work"))
         nodes.cut(1)

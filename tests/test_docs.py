@@ -27,7 +27,12 @@ def test_tables_are_the_committed_figures(root, monkeypatch):
     rows |= {"search": "| 100000 |", "throughput": "| 2 workers |", "large": "| documents | 1,000,000 |"}
     rows |= {"kinds": "| ivf_rq |", "settings": "| exact |", "filters": "| 0.01% |", "text": "| hybrid |"}
     rows |= {"changes": "| before refresh |", "hybrid": "| hybrid (routed) |", "kills": "| compact | 50 |"}
-    rows |= {"cost": "| vectors |", "memory": "| the large job |", "synthesis": "| scifact |", "feedback": "| bankfaq |"}
+    rows |= {
+        "cost": "| vectors |",
+        "memory": "| the large job |",
+        "synthesis": "| scifact |",
+        "feedback": "| bankfaq |",
+    }
     for page, name, *_ in tables.TABLES:
         text = (root / page).read_text(encoding="utf-8")
         assert tables.renewed(page, text) == text, page
