@@ -10,7 +10,8 @@ import scale_cost
 Content = dict[str, Any]
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown, numbers in all columns but the first."""
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
@@ -31,7 +32,7 @@ def throughput(content: Content) -> str:
     heads = ("", "documents a second", "fixed cost, s")
     rounds = len(next(iter(part["systems"].values()))["seconds"]["small"])
     source = "one round" if rounds == 1 else f"medians of {rounds} rounds"
-    return f"{_table(heads, rows)}\n\nRatio {part['ratio']:.2f}; {source}."
+    return f"{table(heads, rows)}\n\nRatio {part['ratio']:.2f}; {source}."
 
 
 def memory(content: Content) -> str:
@@ -44,7 +45,7 @@ def memory(content: Content) -> str:
     ]
     largest = content["large"]
     rows.append(("the large job", f"{largest['report']['documents']:,}", *_peaks(largest["peak_mib"])))
-    return _table(("", "documents", "driver, MiB", "largest worker, MiB", "all processes, Ray's among them, MiB"), rows)
+    return table(("", "documents", "driver, MiB", "largest worker, MiB", "all processes, Ray's among them, MiB"), rows)
 
 
 def _peaks(peaks: Content) -> list[str]:
@@ -61,7 +62,7 @@ def large(content: Content) -> str:
         ("documents that were not encoded again", f"{report['recorded']:,}"),
         ("whole job, s", f"{part['seconds']:,}"),
     )
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def kinds(content: Content) -> str:
@@ -76,7 +77,7 @@ def kinds(content: Content) -> str:
         )
         for row in content["kinds"]
     ]
-    return _table(("kind", "build, s", "memory to build, MiB", "disk, MiB", "memory to search, MiB"), rows)
+    return table(("kind", "build, s", "memory to build, MiB", "disk, MiB", "memory to search, MiB"), rows)
 
 
 def settings(content: Content) -> str:
@@ -89,7 +90,7 @@ def settings(content: Content) -> str:
             rate = f"{row['queries_per_second_batched']:.0f}"
             where = (row["nprobes"], row["refine"], row["ef"] or "–")
             rows.append((kind["kind"], *where, f"{row['recall@10']:.3f}", *_ms(row), rate))
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def filters(content: Content) -> str:
@@ -107,7 +108,7 @@ def filters(content: Content) -> str:
         for kind in content["kinds"]
         for kept, row in kind["filters"].items()
     ]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def text(content: Content) -> str:
@@ -115,7 +116,7 @@ def text(content: Content) -> str:
     part = content["text"]
     rows = [(mode, part[mode]["p50"], part[mode]["p99"]) for mode in ("text", "hybrid")]
     built = f"The text index took {part['build_seconds']:.0f} s and {part['disk_mib']:,} MiB."
-    return _table(("mode", "p50, ms", "p99, ms"), rows) + "\n\n" + built
+    return table(("mode", "p50, ms", "p99, ms"), rows) + "\n\n" + built
 
 
 def changes(content: Content) -> str:
@@ -130,14 +131,14 @@ def changes(content: Content) -> str:
         f"the refresh took {part['refresh_seconds']:.0f} s. Once old versions were cleaned away the index had "
         f"{part['disk_mib_cleaned']:,} MiB."
     )
-    return _table(("", "recall@10", "p50, ms", "p99, ms", "disk, MiB"), rows) + "\n\n" + note
+    return table(("", "recall@10", "p50, ms", "p99, ms", "disk, MiB"), rows) + "\n\n" + note
 
 
 def hybrid(content: Content) -> str:
     """nDCG@10 × 100 of words, vectors and both."""
     systems = next(iter(content["mean"].values()))
     rows = [(system, *(f"{100 * mean[system]:.1f}" for mean in content["mean"].values())) for system in systems]
-    return _table(("", *content["mean"]), rows)
+    return table(("", *content["mean"]), rows)
 
 
 def kills(content: Content) -> str:
@@ -147,7 +148,7 @@ def kills(content: Content) -> str:
         f"{content['acknowledged']:,} acknowledged writes, {content['documents at the end']:,} documents at the end; "
         f"kills after which something was lost, doubled, torn or unreadable: {content['kills with a fault']}."
     )
-    return _table(("killed during", "times"), rows) + "\n\n" + note
+    return table(("killed during", "times"), rows) + "\n\n" + note
 
 
 def cost(content: Content) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scale_tables import TABLES as SCALE_TABLES
+from scale_tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
 _SYSTEMS = {"base": "base", "routed": "routed", "dataset_oracle": "DatasetOracle"}
@@ -116,30 +117,28 @@ def _cell(value: Any) -> str:
 
 def synthesis_table(content: dict[str, Any]) -> str:
     """Points over base of experts that learnt from generated queries, and of routing to them, beside true queries."""
-    ways = list(content["summary"])
+    ways, summary = list(content["summary"]), content["summary"]
     true = json.loads((ROOT / "benchmarks" / "real.json").read_text(encoding="utf-8"))["systems"]
-    lines = ["| collection | base | " + " | ".join([*ways, "true queries"]) + " |", "|---|" + "--:|" * (len(ways) + 2)]
-    gains = []
+    rows, gains = [], []
     for name, cells in content["cells"].items():
         base = next(iter(cells.values()))["base"]
         gains.append(true[f"expert:{name}"]["collections"][name]["nDCG@10"] - base)
-        lines.append(f"| {name} | {100 * base:.1f} | {_ways(cells, ways)} | {100 * gains[-1]:+.1f} |")
-    summary = content["summary"]
+        rows.append((name, f"{100 * base:.1f}", *_ways(cells, ways), f"{100 * gains[-1]:+.1f}"))
     means = {way: row | {"routed_gain": row["routed"] - row["base"]} for way, row in summary.items()}
-    base = next(iter(summary.values()))["base"]
-    lines.append(f"| **mean** | {100 * base:.1f} | {_ways(means, ways)} | {100 * sum(gains) / len(gains):+.1f} |")
-    return "\n".join(lines)
+    base, true_gain = next(iter(summary.values()))["base"], sum(gains) / len(gains)
+    rows.append(("**mean**", f"{100 * base:.1f}", *_ways(means, ways), f"{100 * true_gain:+.1f}"))
+    return table(("collection", "base", *ways, "true queries"), rows)
 
 
-def _ways(cells: dict[str, Any], ways: list[str]) -> str:
+def _ways(cells: dict[str, Any], ways: list[str]) -> list[str]:
     pairs = ((100 * cells[way]["gain"], 100 * cells[way]["routed_gain"]) if way in cells else None for way in ways)
-    return " | ".join("–" if pair is None else "{:+.1f} ({:+.1f})".format(*pair) for pair in pairs)
+    return ["–" if pair is None else "{:+.1f} ({:+.1f})".format(*pair) for pair in pairs]
 
 
 def feedback_table(content: dict[str, Any]) -> str:
     """What routing gains from logs of several sizes, on their own domain and on the worst of the others."""
     heads = ("domain", "its expert", "queries logged", "clicks", "base", "before", "after", "pinned", "worst elsewhere")
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
+    rows = []
     for case in content["cases"]:
         name, before = case["domain"], case["before"]
         pinned = f"{100 * case['pinned'][name]:.1f}" if "pinned" in case else "–"
@@ -148,9 +147,9 @@ def feedback_table(content: dict[str, Any]) -> str:
                 ((key, row["ndcg"][key] - before[key]) for key in before if key != name), key=lambda pair: pair[1]
             )
             scores = [f"{100 * scores[name]:.1f}" for scores in (case["base"], before, row["ndcg"])]
-            cells = [name, "there, not measured" if case["expert"] else "none", row["queries"], row["clicks"], *scores]
-            lines.append("| " + " | ".join(map(str, [*cells, pinned, f"{other} {100 * change:+.1f}"])) + " |")
-    return "\n".join(lines)
+            expert = "there, not measured" if case["expert"] else "none"
+            rows.append((name, expert, row["queries"], row["clicks"], *scores, pinned, f"{other} {100 * change:+.1f}"))
+    return table(heads, rows)
 
 
 SPEED_PAGE = "benchmarks/speed/README.md"

@@ -367,14 +367,21 @@ def test_one_passage_that_fails_does_not_stop_the_others(serve, model, bare, tmp
     assert len(endpoint.requests) == 30
 
 
-def test_passages_that_a_gateway_forbids_do_not_end_the_run(serve, model, bare, tmp_path):
+def forbidding(serve, forbidden, reason):
+    """An endpoint that refuses some requests, by their number, with a 403."""
+
     def behave(handler, body, number):
-        if 5 <= number < 13:
-            endpoint.reply(handler, b"moderated", 403)
+        if forbidden(number):
+            endpoint.reply(handler, reason, 403)
         else:
             endpoint.answer(handler, body, number)
 
     endpoint = serve(behave)
+    return endpoint
+
+
+def test_passages_that_a_gateway_forbids_do_not_end_the_run(serve, model, bare, tmp_path):
+    endpoint = forbidding(serve, lambda number: 5 <= number < 13, b"moderated")
     with pytest.raises(PausedError, match="8 passages were refused.*status 403: moderated.*22 answers.*--finish"):
         synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint, concurrency=1))
     assert len(endpoint.requests) == 30
@@ -383,7 +390,7 @@ def test_passages_that_a_gateway_forbids_do_not_end_the_run(serve, model, bare, 
 
 
 def test_a_key_that_may_not_ask_is_told_after_a_few_passages(serve, model, bare, tmp_path):
-    endpoint = serve(lambda handler, body, number: endpoint.reply(handler, b"no access", 403))
+    endpoint = forbidding(serve, lambda number: True, b"no access")
     with pytest.raises(SynthesisError, match="refuses every request .status 403: no access.*OPENAI_API_KEY") as error:
         synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint))
     assert not isinstance(error.value, PausedError)
@@ -392,13 +399,7 @@ def test_a_key_that_may_not_ask_is_told_after_a_few_passages(serve, model, bare,
 
 
 def test_an_endpoint_that_refuses_all_from_some_point_on_is_left(serve, model, bare, tmp_path):
-    def behave(handler, body, number):
-        if number > 2:
-            endpoint.reply(handler, b"quota", 403)
-        else:
-            endpoint.answer(handler, body, number)
-
-    endpoint = serve(behave)
+    endpoint = forbidding(serve, lambda number: number > 2, b"quota")
     with pytest.raises(PausedError, match="does not answer .status 403: quota"):
         synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint, concurrency=1))
     assert len(endpoint.requests) == 22

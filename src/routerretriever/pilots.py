@@ -296,7 +296,6 @@ class PilotLibrary:
             tensors |= {"mean": space.mean, "whitening": space.whitening, "density": space.density}
         tensors |= {f"{FEEDBACK}{batch.id}": batch.lines for batch in self.feedback}
         save_file(tensors, directory / PILOT_TENSORS)
-        names = self.groups()
         batches = [{"id": batch.id, "weight": batch.weight, "info": dict(batch.info)} for batch in self.feedback]
         description = {
             "format_version": LIBRARY_FORMAT if batches else 1,
@@ -304,8 +303,8 @@ class PilotLibrary:
             "experts": self.experts,
             "measured_with": dict(self.versions),
             "familiarity": None if space is None else {"unsure": space.unsure, "sure": space.sure},
-            "collections": names,
-            "sources": [names.index(source) for source in self.sources],
+            "collections": self.groups(),
+            "sources": self.group_numbers().tolist(),
             "examples": self.examples,
             **({"feedback": batches} if batches else {}),
             **({"generated": dict(self.generated)} if self.generated else {}),

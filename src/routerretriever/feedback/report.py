@@ -40,14 +40,13 @@ def _gain(group: GroupReport, name: str) -> str:
     return f"{100 * group.gains[name]:+.1f} ± {100 * error:.1f}"
 
 
+def _unserved(group: GroupReport) -> bool:
+    return group.far and not group.added
+
+
 def missing(group: GroupReport) -> bool:
     """No pilot knows these queries, no expert serves them, and they are enough to say so."""
-    return group.far and not group.added and group.queries >= MIN_QUERIES
-
-
-def too_few(group: GroupReport) -> bool:
-    """As :func:`missing`, but of fewer queries."""
-    return group.far and not group.added and group.queries < MIN_QUERIES
+    return _unserved(group) and group.queries >= MIN_QUERIES
 
 
 def commands(group: GroupReport, model: str) -> tuple[str, ...]:
@@ -84,7 +83,7 @@ def summary(report: FeedbackReport) -> list[str]:
         f"{100 * report.far_share:.0f}% of the traffic is far from every pilot (familiarity below {report.limit:.3f}, "
         "the library's own limit).",
     ]
-    if few := [group for group in report.groups if too_few(group)]:
+    if few := [group for group in report.groups if _unserved(group) and not missing(group)]:
         told = ", ".join(f"{group.name} ({group.queries}, such as '{group.examples[0]}')" for group in few)
         lines.append(f"Too few to tell whether they need an expert (under {MIN_QUERIES} different queries): {told}.")
     if not report.batch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from routerretriever.collection import SYNTHESIS_REPORT
 from routerretriever.errors import SynthesisError
 from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis import filters
@@ -19,7 +20,7 @@ from routerretriever.synthesis.language import reads
 from routerretriever.synthesis.llm import LlmConfig, ask_llm
 from routerretriever.synthesis.passages import Passage, Passages, load_documents, stable_hash
 from routerretriever.synthesis.queries import Generated
-from routerretriever.synthesis.report import REPORT, SynthesisReport, held_out_ids, write_collection
+from routerretriever.synthesis.report import SynthesisReport, held_out_ids, write_collection
 from routerretriever.synthesis.titles import titles
 
 if TYPE_CHECKING:
@@ -165,8 +166,9 @@ def _check(config: SynthesisConfig, out: Path, force: bool, finish: bool) -> Non
     if out.exists() and not out.is_dir():
         raise SynthesisError(f"{out} is a file. Choose a folder for the new collection.")
     taken = out.is_dir() and any(out.iterdir())
-    if taken and not (force and (out / REPORT).exists()):
-        hint = "pass force=True (--force) to replace it" if (out / REPORT).exists() else "choose another folder"
+    synthesised = (out / SYNTHESIS_REPORT).exists()
+    if taken and not (force and synthesised):
+        hint = "pass force=True (--force) to replace it" if synthesised else "choose another folder"
         raise SynthesisError(f"{out} is not empty; {hint}.")
 
 

@@ -297,10 +297,9 @@ class _Run:
         if self._limited:
             raise PausedError(f"The limit is reached; {there}. Run again with a higher limit to go on, {go_on}")
         if self._stopped or self._failed or self._refused:
-            what = f"{self._failed} requests failed" if self._failed else f"{self._refused} passages were refused"
-            if self._failed and self._refused:
-                what += f" and {self._refused} passages were refused"
-            what = "The endpoint does not answer" if self._stopped else what
+            failed = [f"{self._failed} requests failed"] if self._failed else []
+            refused = [f"{self._refused} passages were refused"] if self._refused else []
+            what = "The endpoint does not answer" if self._stopped else " and ".join(failed + refused)
             raise PausedError(f"{what} ({self._last}); {there}. Run the same command again to go on, {go_on}")
 
 

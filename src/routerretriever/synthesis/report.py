@@ -21,7 +21,6 @@ from routerretriever.synthesis.passages import stable_hash
 if TYPE_CHECKING:
     from rich.table import Table
 
-REPORT = SYNTHESIS_REPORT
 FORMAT = 1
 
 
@@ -143,7 +142,7 @@ def write_collection(
         for split in ("train", "dev"):
             part = [query for query in queries if (query.id in held_out) == (split == "dev")]
             _write_lines(folder / "qrels" / f"{split}.tsv", _qrels_lines(part))
-        _write_lines(folder / REPORT, [json.dumps(report.to_dict(), indent=2, ensure_ascii=False)])
+        _write_lines(folder / SYNTHESIS_REPORT, [json.dumps(report.to_dict(), indent=2, ensure_ascii=False)])
 
 
 def _corpus_line(document: Document) -> str:
