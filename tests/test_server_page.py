@@ -33,7 +33,7 @@ def open_page(browser):
     """Opens an address; at the end no other host was asked and the console is empty."""
     contexts, foreign, complaints = [], [], []
 
-    def opened(client, path="/", complaining=False, **settings):
+    def opened(client, path="/", complaining=False, before=None, **settings):
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
         contexts.append(context)
         page = context.new_page()
@@ -44,6 +44,8 @@ def open_page(browser):
         if not complaining:
             page.on("console", lambda message: complaints.append(message.text))
             page.on("pageerror", lambda error: complaints.append(str(error)))
+        if before:
+            before(page)
         page.goto(f"{client.base_url}{path}")
         return page
 
@@ -70,6 +72,22 @@ def test_before_the_first_query_it_explains_itself(client, open_page):
     page.click("#examples .example-query >> nth=0")
     page.wait_for_selector("#routed-results > li[data-id]")
     assert not page.is_visible("#empty")
+
+
+def test_what_is_typed_while_the_page_loads_stays(client, open_page):
+    held = []
+    page = open_page(
+        client, "/", before=lambda page: page.route("**/v1/experts", lambda route: held.append(route), times=1)
+    )
+    page.fill("#query", QUERY)
+    expect(page.locator("#query")).to_have_value(QUERY)
+    while not held:
+        page.wait_for_timeout(50)
+    held[0].continue_()
+    page.wait_for_selector("#map-frame.drawn")
+    assert page.input_value("#query") == QUERY
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answers:not([aria-busy]) #bars > .bar")
 
 
 def test_routed_and_base_stand_side_by_side_with_what_moved(client, open_page):

@@ -35,11 +35,17 @@ function ask(query, expert) {
 // -- a query ----------------------------------------------------------------------------------------
 
 function run() {
-  running.abort();
-  running = new AbortController();
   const { query, expert } = asked();
   $("query").value = query;
   $("pin").value = expert ?? "";
+  answer();
+}
+
+/** Answers what the address asks; what is being typed meanwhile stays. */
+function answer() {
+  running.abort();
+  running = new AbortController();
+  const { query, expert } = asked();
   $("empty").hidden = Boolean(query);
   $("answers").hidden = !query;
   if (!query) return showNothing();
@@ -119,7 +125,7 @@ async function locate(signal) {
 async function loadModel() {
   [names, about] = await Promise.all([api.models(), api.experts()]);
   learnNames(names.filter((name) => name !== "routed"));
-  showChoices(names, asked().expert);
+  showChoices(names, asked().expert ?? $("pin").value);
   showExperts(about);
 }
 
@@ -174,7 +180,7 @@ function showExamples(examples) {
 async function start() {
   await loadModel();
   started = true;
-  run();
+  answer();
   const later = window.requestIdleCallback ?? ((task) => setTimeout(task, 200));
   later(() => attempt("map", loadMap));
 }
