@@ -32,6 +32,9 @@ _LOCKS = Path(tempfile.gettempdir()) / "rrn-locks"
 _AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
+FREQUENT_PINGS = {"RAY_grpc_client_keepalive_time_ms": "5000", "RAY_grpc_client_keepalive_timeout_ms": "5000"}
+"""Variables, for nodes and drivers alike, with which a node that says nothing is noticed in 10 s and not in 7 minutes."""
+
 
 class Nodes:
     """A running cluster. Node 0 is the head, 1 … n carry the CPUs; make one with :meth:`start`."""

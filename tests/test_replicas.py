@@ -237,8 +237,14 @@ def test_replicas_follow_the_queue_and_die_with_their_command(own):
             for future in asking:
                 future.result()
         processes = served.all_processes()
+        serving_ones = [process for process in processes if "".join(process.cmdline()).startswith("ray::Serve")]
+        assert len(serving_ones) == 3  # the controller and two replicas
         served.process.kill()
-        eventually(lambda: not any(process.is_running() for process in processes), 60)
+        eventually(lambda: not any(process.is_running() for process in serving_ones), 20)
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", served.port), timeout=1):
+            pass
+        # Ray's own agents look for their node once a minute.
+        eventually(lambda: not any(process.is_running() for process in processes), 120)
 
 
 @pytest.mark.parametrize(
