@@ -37,7 +37,7 @@ from core import mixed_queries, surroundings
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli import quiet_libraries
 from routerretriever.collection import Document
-from routerretriever.index_search import SearchParameters
+from routerretriever.index_search import Mode, SearchParameters
 from routerretriever.vectors import Vectors
 
 QUERIES, K = 200, 10
@@ -218,22 +218,30 @@ def exact(index: Index, queries: Vectors, truth: Truth) -> dict[str, Any]:
 
 
 def by_words(index: Index, model: RouterRetriever, texts: list[str], kind: str) -> dict[str, Any]:
-    """The full-text index, alone and fused with vectors."""
+    """The full-text index, alone and fused with vectors, without and with filters."""
     before = size_of(index)
     seconds = index.build_text_index()
     row: dict[str, Any] = {"build_seconds": seconds, "disk_mib": size_of(index) - before, "kind": kind}
     vectors = model.encode_query(texts)
     for mode in ("text", "hybrid"):
-        with one_core():
-            took = []
-            for text, vector in [*zip(texts, vectors, strict=True)] * 2:
-                start = time.perf_counter()
-                index.search_many([text], K, vectors=vector[None], mode=mode)
-                took.append(1000 * (time.perf_counter() - start))
-        ranked = statistics.quantiles(took[len(texts) :], n=100)
-        row[mode] = {"p50": round(ranked[49], 2), "p99": round(ranked[98], 2)}
+        row[mode] = _worded(index, texts, vectors, mode, None)
+        row[mode]["filters"] = {
+            name: _worded(index, texts, vectors, mode, where) for name, (where, _) in FILTERS.items()
+        }
     print(json.dumps(row), flush=True)
     return row
+
+
+def _worded(index: Index, texts: list[str], vectors: Vectors, mode: Mode, where: str | None) -> dict[str, Any]:
+    took, found = [], []
+    with one_core():
+        for text, vector in [*zip(texts, vectors, strict=True)] * 2:
+            start = time.perf_counter()
+            (hits,) = index.search_many([text], K, vectors=vector[None], mode=mode, where=where)
+            took.append(1000 * (time.perf_counter() - start))
+            found.append(len(hits))
+    ranked = statistics.quantiles(took[len(texts) :], n=100)
+    return {"p50": round(ranked[49], 2), "p99": round(ranked[98], 2), "fewest_results": min(found)}
 
 
 def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:

@@ -112,11 +112,15 @@ def filters(content: Content) -> str:
 
 
 def text(content: Content) -> str:
-    """Searching by words, alone and fused."""
+    """Searching by words, alone and fused, without and with filters."""
     part = content["text"]
-    rows = [(mode, part[mode]["p50"], part[mode]["p99"]) for mode in ("text", "hybrid")]
+    rows = [
+        (mode, kept, *(f"{found[q]:.1f}" for q in ("p50", "p99")), found["fewest_results"])
+        for mode in ("text", "hybrid")
+        for kept, found in {"100%": part[mode], **part[mode]["filters"]}.items()
+    ]
     built = f"The text index took {part['build_seconds']:.0f} s and {part['disk_mib']:,} MiB."
-    return table(("mode", "p50, ms", "p99, ms"), rows) + "\n\n" + built
+    return table(("mode", "kept", "p50, ms", "p99, ms", "fewest results"), rows) + "\n\n" + built
 
 
 def changes(content: Content) -> str:

@@ -220,6 +220,21 @@ def test_the_experts_and_how_much_they_served(client, open_page):
     assert int(served) == next(e for e in listing["experts"] if e["name"] == "gamma")["served_last_hour"] >= 7
 
 
+def test_gains_on_generated_queries_are_marked(client, open_page):
+    def trained_without_labels(route):
+        answer = route.fetch()
+        body = answer.json()
+        for expert in body["experts"]:
+            expert |= {"held_out": 9, "gain": 0.05, "gain_on_generated": expert["name"] == "gamma"}
+        route.fulfill(response=answer, json=body)
+
+    page = open_page(client, before=lambda page: page.route("**/v1/experts", trained_without_labels))
+    gain = page.locator('#experts tr[data-expert="gamma"] .gain')
+    expect(gain).to_have_text("+5.0 (generated)")
+    assert "nobody asked" in gain.get_attribute("title")
+    expect(page.locator('#experts tr[data-expert="alpha"] .gain')).to_have_text("+5.0")
+
+
 def test_an_address_can_be_shared_and_gone_back_to(client, open_page):
     page = open_page(client, "/#q=word3%20word5")
     page.wait_for_selector("#routed-results > li[data-id]")

@@ -275,7 +275,7 @@ def test_a_collection_made_of_a_made_one_keeps_the_first_name(model, bare, tmp_p
 
 
 def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(checkpoint, bare, make_collection, tmp_path):
-    """By train, the list of experts, the library and the card; those on real queries are not."""
+    """By train, the list of experts, the library, the card, the log and the comparison; those on real queries are not."""
     model, made, real = tmp_path / "model", tmp_path / "made", make_collection("real")
     run("synthesize", bare, "--out", made, "--with", "titles", "--base", checkpoint, "-k", "40")
     few = ["--base", checkpoint, "--epochs", "1", "--rank", "4", "--force"]
@@ -295,6 +295,12 @@ def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(checkpoin
     assert card.count("| made (generated) |") == 2 and "real (generated)" not in card
     assert "(generated): measured on generated queries" in card
     assert loaded.library.generated == {"made": "bare"}
+    logged = run("experts", "log", model).stdout
+    assert logged.count("measured on made (generated): ") == 1 and "measured on real: " in logged
+    assert re.search(r"added made \(held-out gain [^()]+\(generated\)\)", logged)
+    assert re.search(r"added real \(held-out gain [^()]+\)", logged)
+    compared = run("experts", "diff", model, "made", "real").stdout
+    assert "gain on made (generated)" in compared and "gain on real " in compared
     rebuilt = loaded.build_library([Collection.load(real, name="made")])  # real ones in their place
     assert rebuilt.generated == {}
 

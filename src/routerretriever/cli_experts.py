@@ -226,7 +226,8 @@ def diff(
     """Compare two experts: cards, hyper-parameters, updates layer by layer, measured gains."""
     from routerretriever.updates import diff_experts
 
-    found = diff_experts(load_model(model, device), a, b, None if other is None else load_model(other, device))
+    loaded = load_model(model, device)
+    found = diff_experts(loaded, a, b, None if other is None else load_model(other, device))
     if as_json:
         print_json(found.to_dict())
         return
@@ -238,7 +239,8 @@ def diff(
     for key, (first, second) in {**found.cards, **found.config}.items():
         facts.add_row(key, _shown(first), _shown(second))
     for collection, gains in found.gains.items():
-        facts.add_row(f"gain on {collection}", *("–" if g is None else f"{100 * g:+.1f}" for g in gains))
+        label = loaded.library.label(collection) if loaded.library else collection
+        facts.add_row(f"gain on {label}", *("–" if g is None else f"{100 * g:+.1f}" for g in gains))
     out.print(facts)
     layers = Table("layer", f"norm of {a}", f"norm of {b}", "cosine", "overlap of inputs")
     for name, layer in found.layers.items():
@@ -328,9 +330,11 @@ def _told(entry: Entry) -> str:
 
 
 def _sentence(action: Any) -> str:
-    what = action["what"]
+    from routerretriever.pilots import GENERATED_MARK
+
+    what, mark = action["what"], f" {GENERATED_MARK}" if action.get("generated") else ""
     if what == "measured":
-        return f"measured on {action['collection']}: {_gains(action['gains'])}"
+        return f"measured on {action['collection']}{mark}: {_gains(action['gains'])}"
     if what == "feedback":
         groups = "; ".join(f"{group}: {_gains(gains)}" for group, gains in action["groups"].items())
         return f"learnt from feedback, batch {action['batch']} ({groups})"
@@ -342,7 +346,7 @@ def _sentence(action: Any) -> str:
         return f"rolled back to {action['to']}"
     about = action.get("expert") or action.get("collection") or action.get("base") or ", ".join(action.get("files", ()))
     gain = (
-        f" (held-out gain {100 * (action['expert_ndcg'] - action['base_ndcg']):+.1f})"
+        f" (held-out gain {100 * (action['expert_ndcg'] - action['base_ndcg']):+.1f}{mark})"
         if "expert_ndcg" in action
         else ""
     )

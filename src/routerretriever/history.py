@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -210,9 +210,11 @@ def state_files(root: Path) -> dict[str, str]:
 
 def _entry(encoder: RoutedEncoder, files: Mapping[str, str], last: Entry | None) -> Entry:
     experts = {name: adapter.fingerprint for name, adapter in encoder.experts.items()}
-    gains = _gains(None if encoder.policy is None else encoder.policy.router.library)
+    library = None if encoder.policy is None else encoder.policy.router.library
+    gains = _gains(library)
     entry = Entry(1 if last is None else last.number + 1, _now(), (), encoder.fingerprint, experts, gains, files)
-    actions = _expert_actions(last, entry, encoder.expert_info) + _gain_actions(last, entry)
+    actions = _expert_actions(last, entry, encoder.expert_info)
+    actions += _gain_actions(last, entry, () if library is None else library.generated)
     actions += _feedback_actions(_batches(last), _batches(entry))
     if last is None:
         actions.insert(0, {"what": "created", "base": encoder.base.id})
@@ -254,10 +256,16 @@ def _figures(info: ExpertInfo) -> dict[str, Any]:
         "held_out": info.held_out,
         "base_ndcg": info.base_ndcg,
         "expert_ndcg": info.expert_ndcg,
+        **_mark(info.gain_on_generated),
     }
 
 
-def _gain_actions(last: Entry | None, new: Entry) -> list[dict[str, Any]]:
+def _mark(generated: bool) -> dict[str, bool]:
+    """Says of an action that its gains were measured on generated queries."""
+    return {"generated": True} if generated else {}
+
+
+def _gain_actions(last: Entry | None, new: Entry, generated: Container[str]) -> list[dict[str, Any]]:
     """What was measured: gains that are new or another; a renamed expert's are neither."""
     versions = {} if last is None else last.experts
     by_version = {version: name for name, version in versions.items()}
@@ -271,7 +279,8 @@ def _gain_actions(last: Entry | None, new: Entry) -> list[dict[str, Any]]:
             if known.get(was) != gain:
                 fresh[name] = gain
         if fresh:
-            actions.append({"what": "measured", "collection": collection, "gains": fresh})
+            mark = _mark(collection in generated)
+            actions.append({"what": "measured", "collection": collection, "gains": fresh, **mark})
     gone = [] if last is None else [name for name in _of_collections(last) if name not in new.gains]
     return actions + [{"what": "forgotten", "collection": name} for name in gone]
 

@@ -104,6 +104,7 @@ async def _listing(engine: Engine) -> ExpertsAnswer:
             base_ndcg=info.base_ndcg,
             expert_ndcg=info.expert_ndcg,
             gain=info.gain,
+            gain_on_generated=info.gain_on_generated,
             measured=[c for c in collections if c not in unmeasured.get(name, ())],
             served_last_hour=served[name],
         )

@@ -20,7 +20,9 @@ function expertRow(expert, collections) {
   const isRouted = expert.measured.length > 0 || collections.length === 0;
   const note = isRouted ? null : ["only pinned", "The router knows no gain of this expert."];
   const known = expert.held_out > 0;
-  const title = known ? `${count(expert.held_out)} held-out queries` : "Not measured on held-out queries";
+  const made = known && expert.gain_on_generated;
+  const measured = made ? "held-out queries, which were generated: nobody asked them" : "held-out queries";
+  const title = known ? `${count(expert.held_out)} ${measured}` : "Not measured on held-out queries";
   return el(
     "tr",
     { "data-expert": expert.name },
@@ -28,7 +30,7 @@ function expertRow(expert, collections) {
     cell("trained on", expert.collection ? nameOf(expert.collection) : "imported"),
     cell("training queries", expert.queries ? count(expert.queries) : "–", { class: "number" }),
     cell("base → expert", known ? `${ndcg(expert.base_ndcg)} → ${ndcg(expert.expert_ndcg)}` : "–", { class: "number", title }),
-    cell("gain", known ? points(expert.gain) : "–", { class: `number gain ${known ? sign(expert.gain) : ""}`, title }),
+    cell("gain", known ? points(expert.gain) + (made ? " (generated)" : "") : "–", { class: `number gain ${known ? sign(expert.gain) : ""}`, title }),
     cell("served, last hour", count(expert.served_last_hour), { class: "number served" }),
   );
 }
