@@ -273,7 +273,9 @@ class ExpertEntry(BaseModel):
     base_ndcg: float = Field(description="nDCG@10 of the base on them.", examples=[0.537])
     expert_ndcg: float = Field(description="nDCG@10 of the expert on them.", examples=[0.7])
     gain: float = Field(examples=[0.163])
-    gain_on_generated: bool = Field(description="Whether queries among those were generated: nobody asked them.")
+    gain_on_generated: bool = Field(
+        description="Whether queries among those were generated: nobody asked them.", examples=[False]
+    )
     measured: list[str] = Field(description="Collections on which the router knows its gain.", examples=[["nl2bash"]])
     served_last_hour: int = Field(description="Queries routed or pinned to it.", examples=[42])
 
