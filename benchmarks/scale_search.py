@@ -110,14 +110,14 @@ def _pin(cores: set[int]) -> None:
         os.sched_setaffinity(thread.id, cores)
 
 
-def asked(search: Callable[[Vectors], list[list[Any]]], queries: Vectors) -> tuple[list[list[Any]], dict[str, float]]:
+def asked(search: Callable[[Any], list[Any]], queries: Vectors | list[Any]) -> tuple[list[list[Any]], dict[str, float]]:
     """What each query finds, and the milliseconds of one after another on one core, once warm."""
     with one_core():
-        found = [search(query[None])[0] for query in queries]
+        found = [search(query) for query in queries]
         took = []
         for query in queries:
             start = time.perf_counter()
-            search(query[None])
+            search(query)
             took.append(1000 * (time.perf_counter() - start))
     ranked = statistics.quantiles(took, n=100)
     return found, {"p50": round(ranked[49], 2), "p95": round(ranked[94], 2), "p99": round(ranked[98], 2)}
@@ -183,7 +183,7 @@ def memory(index: Index, queries: Vectors) -> int:
 
 
 def _setting(index: Index, queries: Vectors, nearest: list[set[str]], parameters: SearchParameters) -> dict[str, Any]:
-    found, took = asked(lambda vectors: index.search_vectors(vectors, K, parameters=parameters), queries)
+    found, took = asked(lambda vector: index.search_vectors(vector[None], K, parameters=parameters)[0], queries)
     start = time.perf_counter()
     index.search_vectors(queries, K, parameters=parameters)
     batched = len(queries) / (time.perf_counter() - start)
@@ -201,7 +201,7 @@ def _filtered(
     index: Index, queries: Vectors, truth: Truth, where: str, matches: Callable[[Any], Any]
 ) -> dict[str, Any]:
     allowed = np.flatnonzero(matches(truth.numbers))
-    found, took = asked(lambda vectors: index.search_vectors(vectors, K, where=where), queries)
+    found, took = asked(lambda vector: index.search_vectors(vector[None], K, where=where)[0], queries)
     return {
         "documents": len(allowed),
         "fewest_results": min(map(len, found)),
@@ -213,7 +213,7 @@ def _filtered(
 def exact(index: Index, queries: Vectors, truth: Truth) -> dict[str, Any]:
     """A scan of all vectors, for comparison; a few queries suffice."""
     few = queries[:20]
-    found, took = asked(lambda vectors: index.search_vectors(vectors, K, exact=True), few)
+    found, took = asked(lambda vector: index.search_vectors(vector[None], K, exact=True)[0], few)
     return {"kind": "exact", "ms": took, "recall@10": recall(found, truth.neighbours()[:20])}
 
 
@@ -222,26 +222,21 @@ def by_words(index: Index, model: RouterRetriever, texts: list[str], kind: str) 
     before = size_of(index)
     seconds = index.build_text_index()
     row: dict[str, Any] = {"build_seconds": seconds, "disk_mib": size_of(index) - before, "kind": kind}
-    vectors = model.encode_query(texts)
+    queries = [*zip(texts, model.encode_query(texts), strict=True)]
     for mode in ("text", "hybrid"):
-        row[mode] = _worded(index, texts, vectors, mode, None)
-        row[mode]["filters"] = {
-            name: _worded(index, texts, vectors, mode, where) for name, (where, _) in FILTERS.items()
-        }
+        row[mode] = _worded(index, queries, mode, None)
+        row[mode]["filters"] = {name: _worded(index, queries, mode, where) for name, (where, _) in FILTERS.items()}
     print(json.dumps(row), flush=True)
     return row
 
 
-def _worded(index: Index, texts: list[str], vectors: Vectors, mode: Mode, where: str | None) -> dict[str, Any]:
-    took, found = [], []
-    with one_core():
-        for text, vector in [*zip(texts, vectors, strict=True)] * 2:
-            start = time.perf_counter()
-            (hits,) = index.search_many([text], K, vectors=vector[None], mode=mode, where=where)
-            took.append(1000 * (time.perf_counter() - start))
-            found.append(len(hits))
-    ranked = statistics.quantiles(took[len(texts) :], n=100)
-    return {"p50": round(ranked[49], 2), "p99": round(ranked[98], 2), "fewest_results": min(found)}
+def _worded(index: Index, queries: list[tuple[str, Any]], mode: Mode, where: str | None) -> dict[str, Any]:
+    def search(query: tuple[str, Any]) -> list[Any]:
+        text, vector = query
+        return index.search_many([text], K, vectors=vector[None], mode=mode, where=where)[0]
+
+    found, took = asked(search, queries)
+    return {**took, "fewest_results": min(map(len, found))}
 
 
 def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:
@@ -273,7 +268,7 @@ def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:
         if when == "after":
             refreshed = index.refresh()
             row["refresh_seconds"] = refreshed.seconds
-        found, took = asked(lambda vectors: index.search_vectors(vectors, K), queries)
+        found, took = asked(lambda vector: index.search_vectors(vector[None], K)[0], queries)
         row[f"{when}_refresh"] = {"recall@10": recall(found, nearest), "ms": took, "disk_mib": size_of(index)}
     index.clean(timedelta(0))
     row["disk_mib_cleaned"] = size_of(index)

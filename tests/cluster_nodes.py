@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 
 import routerretriever
 
@@ -31,9 +32,6 @@ _HEAD_PORT = 6400
 _LOCKS = Path(tempfile.gettempdir()) / "rrn-locks"
 _AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-FREQUENT_PINGS = {"RAY_grpc_client_keepalive_time_ms": "5000", "RAY_grpc_client_keepalive_timeout_ms": "5000"}
-"""Variables, for nodes and drivers alike, with which a node that says nothing is noticed in 10 s and not in 7 minutes."""
 
 
 class Nodes:
@@ -171,6 +169,15 @@ class Nodes:
             "RAY_memory_monitor_refresh_ms": "0",  # it counts the whole machine's memory as the node's
             **self._environment,
         }
+
+
+def ping_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a node that says nothing noticed in 10 s and not in 7 minutes.
+
+    Both nodes and drivers must be started with it: nodes throw out a driver that pings more often than they expect.
+    """
+    for what in ("time", "timeout"):
+        monkeypatch.setenv(f"RAY_grpc_client_keepalive_{what}_ms", "5000")
 
 
 def available() -> str | None:

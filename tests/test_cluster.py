@@ -12,7 +12,7 @@ from pathlib import Path
 import lance
 import numpy as np
 import pytest
-from cluster_nodes import FREQUENT_PINGS, Nodes, available
+from cluster_nodes import Nodes, available, ping_often
 from object_store import object_store, server_command
 from pyarrow.fs import FileSelector, FileSystem, copy_files
 from test_ingest import record, write_jsonl
@@ -135,8 +135,7 @@ def test_a_node_that_is_cut_off_for_a_minute(model_path, source, tmp_path):
 @pytest.mark.cluster
 def test_a_node_that_vanishes_for_good(model_path, source, tmp_path, monkeypatch):
     """No connection to it is closed, as when the power goes."""
-    for name, value in FREQUENT_PINGS.items():
-        monkeypatch.setenv(name, value)  # for the driver too: one that pings more often than nodes expect is thrown out
+    ping_often(monkeypatch)
     with Nodes.start(2, environment=quick_to_notice) as nodes:
         build = Build(nodes.address, model_path, source, tmp_path / "index")
         build.wait_for_pieces(10)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster_nodes import FREQUENT_PINGS, Nodes, available
+from cluster_nodes import Nodes, available, ping_often
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=f"no cluster here: {available()}")
 
@@ -88,8 +88,7 @@ def test_a_node_that_is_cut_off_for_a_moment_goes_on():
 
 @pytest.mark.cluster
 def test_a_node_that_is_cut_off_for_long_is_given_up_and_another_takes_over(monkeypatch):
-    for name, value in FREQUENT_PINGS.items():
-        monkeypatch.setenv(name, value)
+    ping_often(monkeypatch)
     health = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
     health["RAY_health_check_failure_threshold"] = "3"
     with Nodes.start(1, environment=lambda host: health) as nodes:

@@ -67,11 +67,11 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
     if as_json:
         print_json({"base": loaded.encoder.base.id, "experts": _rows(loaded)})
         return
-    from routerretriever.pilots import GENERATED_MARK
+    from routerretriever.pilots import marked
 
     table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
     for key, info in loaded.experts.items():
-        gain = f"{100 * info.gain:+.1f}{f' {GENERATED_MARK}' if info.gain_on_generated else ''}"
+        gain = marked(f"{100 * info.gain:+.1f}", info.gain_on_generated)
         scores = (f"{100 * info.base_ndcg:.1f}", f"{100 * info.expert_ndcg:.1f}", gain)
         table.add_row(key, info.trained_on, str(info.queries or "–"), *(scores if info.held_out else ("–",) * 3))
     out.print(table)
@@ -330,11 +330,11 @@ def _told(entry: Entry) -> str:
 
 
 def _sentence(action: Any) -> str:
-    from routerretriever.pilots import GENERATED_MARK
+    from routerretriever.pilots import marked
 
-    what, mark = action["what"], f" {GENERATED_MARK}" if action.get("generated") else ""
+    what, generated = action["what"], action.get("generated", False)
     if what == "measured":
-        return f"measured on {action['collection']}{mark}: {_gains(action['gains'])}"
+        return f"measured on {marked(action['collection'], generated)}: {_gains(action['gains'])}"
     if what == "feedback":
         groups = "; ".join(f"{group}: {_gains(gains)}" for group, gains in action["groups"].items())
         return f"learnt from feedback, batch {action['batch']} ({groups})"
@@ -345,11 +345,10 @@ def _sentence(action: Any) -> str:
     if what == "rolled back":
         return f"rolled back to {action['to']}"
     about = action.get("expert") or action.get("collection") or action.get("base") or ", ".join(action.get("files", ()))
-    gain = (
-        f" (held-out gain {100 * (action['expert_ndcg'] - action['base_ndcg']):+.1f}{mark})"
-        if "expert_ndcg" in action
-        else ""
-    )
+    gain = ""
+    if "expert_ndcg" in action:
+        points = f"held-out gain {100 * (action['expert_ndcg'] - action['base_ndcg']):+.1f}"
+        gain = f" ({marked(points, generated)})"
     return f"{what} {about or ', '.join(action.get('experts', ()))}{gain}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from routerretriever.pilots import GENERATED_GAIN, GENERATED_MARK
+from routerretriever.pilots import GENERATED_GAIN, GENERATED_MARK, marked
 
 if TYPE_CHECKING:
     from routerretriever.encoder import RoutedEncoder
@@ -28,7 +28,7 @@ HERE = "PATH"
 def expert_row(name: str, info: ExpertInfo) -> str:
     """What is known of an expert, as a row below ``EXPERT_COLUMNS``."""
     scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
-    held_out = f"{info.held_out}{' (generated)' if info.held_out and info.gain_on_generated else ''}"
+    held_out = marked(str(info.held_out), info.held_out > 0 and info.gain_on_generated)
     return f"| {name} | {info.trained_on} | {info.queries} | {held_out} | {scores} |"
 
 

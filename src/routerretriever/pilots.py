@@ -35,6 +35,11 @@ GENERATED_GAIN = (
 PILOT_TENSORS, PILOT_INFO = "pilots.safetensors", "pilots.json"
 
 
+def marked(text: str, generated: bool) -> str:
+    """A text, marked if it tells of gains on generated queries."""
+    return f"{text} {GENERATED_MARK}" if generated else text
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeedbackBatch:
     """What one log of use added.
@@ -121,7 +126,7 @@ class PilotLibrary:
 
     def label(self, name: str) -> str:
         """A collection's name, marked where its gains were measured on generated queries."""
-        return f"{name} {GENERATED_MARK}" if name in self.generated else name
+        return marked(name, name in self.generated)
 
     @property
     def from_feedback(self) -> NDArray[np.bool_]:
