@@ -108,7 +108,7 @@ def test_the_scores_are_those_of_routed_vectors(model, made, monkeypatch):
     before = routed()
     model.import_expert(root / "model-z" / "experts" / "z")
     report = check_expert(model, "z", [known["x"], known["z"]])
-    model.use_library(report.library)
+    model.set_library(report.library)
     assert report.effects[0].before == pytest.approx(before, abs=1e-6)
     assert report.effects[0].after == pytest.approx(routed(), abs=1e-6)
 

@@ -156,7 +156,7 @@ def add_expert_from(
     except BaseException:
         model.remove_expert(name)
         raise
-    model.use_library(report.library)
+    model.set_library(report.library)
     return name, report
 
 

@@ -26,6 +26,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from routerretriever import attention
 from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection, SlicedPlan
 from routerretriever.routing import BASE, MERGED, ROUTED, RoutingPolicy
@@ -47,6 +48,7 @@ BEGINNING = 32
 """Characters a token, at first, that a long text is cut after before it is tokenised; most have four or five."""
 _SPACE = re.compile(r"(?<=\S)\s")
 _BLOCK = 64  # experts probed at a time
+_NUMPY: Any = {"common": {"return_tensors": "np"}}  # transformers makes torch tensors from lists, number by number
 
 RoutePolicy = Callable[[Tensor], Tensor]
 """Route embeddings (n, d) → shares (n, 2 + E) of the updates of base (none), merged and each expert."""
@@ -124,6 +126,7 @@ class RoutedEncoder(InputModule):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.transformer = transformer.requires_grad_(False)
+        attention.install(transformer.model.config)
         self.head = nn.ModuleList(head).requires_grad_(False)
         layers = self._find_layers()
         self.num_layers = len(layers)
@@ -267,7 +270,8 @@ class RoutedEncoder(InputModule):
         deferred = _Deferred(self._choose_base, features["attention_mask"], stop_at_branch=True)
         self.state.deferred = deferred
         try:
-            self.transformer(dict(features))
+            with attention.over_queries():
+                self.transformer(dict(features))
         finally:
             self.state.deferred = None
         assert deferred.hidden is not None
@@ -298,7 +302,7 @@ class RoutedEncoder(InputModule):
         if hidden is not None:
             self.state.resume = _pad_like(hidden, features["attention_mask"])
         try:
-            with self.selection.use(plan):
+            with self.selection.use(plan), attention.over_queries():
                 vectors: Tensor = self._encode(dict(features))["sentence_embedding"]
         finally:
             self.state.resume = None
@@ -378,7 +382,10 @@ class RoutedEncoder(InputModule):
         return features
 
     def _pinned(self, features: dict[str, Any], expert: str) -> dict[str, Any]:
-        with self.selection.use(self.pinned_plan(expert)):
+        plan = self.pinned_plan(expert)
+        if plan is None:
+            return self._encode(features)
+        with self.selection.use(plan), attention.over_queries():
             return self._encode(features)
 
     def _choose_base(self, route_embeddings: Tensor) -> Tensor:
@@ -397,7 +404,8 @@ class RoutedEncoder(InputModule):
                 return {**first, "route_embedding": deferred.route_embeddings}
         self.state.deferred = deferred
         try:
-            features = self.transformer(features)
+            with attention.over_queries():
+                features = self.transformer(features)
         finally:
             self.state.deferred = None
         features["route_embedding"] = deferred.route_embeddings
@@ -486,8 +494,8 @@ class RoutedEncoder(InputModule):
     def tokenized(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
         """Tokenise onto the model's device."""
         device = next(self.transformer.parameters()).device
-        features = self.preprocess(texts, prompt)
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
+        features = self.preprocess(texts, prompt, processing_kwargs=_NUMPY)
+        return {k: torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v for k, v in features.items()}
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """How many tokens are read of each text, apart from a prompt."""

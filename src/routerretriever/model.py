@@ -349,20 +349,11 @@ class RouterRetriever(SentenceTransformer):
         versions = {**filled.versions, name: self.encoder.experts[name].fingerprint}
         self._set_library(replace_fields(filled, versions=versions))
 
-    def use_library(self, library: PilotLibrary) -> None:
-        """Route by another library with the rule that is in force.
+    def set_library(self, library: PilotLibrary) -> None:
+        """Route by another pilot library with the rule that is in force.
 
         Raises:
             LibraryError: the model has no library yet, so there is no rule; see :meth:`build_library`.
-        """
-        present_policy(self.encoder.policy)
-        self._set_library(library)
-
-    def set_library(self, library: PilotLibrary) -> None:
-        """Route with another pilot library, by the same rule.
-
-        Raises:
-            LibraryError: the model has none yet.
         """
         present_policy(self.encoder.policy)
         self._set_library(library)
