@@ -13,7 +13,7 @@ from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from speed_models import route_to_all, saved_adapters, texts_of, with_experts
 from speed_setting import Setting, said
-from speed_timing import Machine, encoder_flops, paired, summary, using_threads
+from speed_timing import Machine, encoder_flops, linear_weights, paired, summary, using_threads
 from torch.nn import functional as F
 
 from routerretriever import RouterRetriever
@@ -126,7 +126,11 @@ class Systems:
         compared = [name for name in work if name.startswith("peft")]
         difference = max((agree(ours, work[name](), name) for name in compared), default=None)
         length = len(encoder.tokenizer(texts[0])["input_ids"])
-        floor = encoder_flops(encoder.transformer.model, batch * length, length) / machine.fp32_per_second
+        transformer = encoder.transformer.model
+        floor = max(
+            encoder_flops(transformer, batch * length, length) / machine.fp32_per_second,
+            4 * linear_weights(transformer) / machine.bytes_per_second,
+        )
         return {
             "different experts": len(set(experts)),
             "largest difference to PEFT": difference,

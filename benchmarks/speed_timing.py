@@ -14,6 +14,7 @@ import torch
 from routerretriever.precision import has_bfloat16
 
 ROUNDS = 5
+_MORE = 6.0  # seconds that more rounds may take where they are short, up to three times as many
 _AT_LEAST = 0.05  # seconds of one measurement; short work is repeated
 
 
@@ -86,8 +87,11 @@ def _synchronise() -> None:
 
 
 def paired(systems: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each system in every round: A B C A B C …, after one round that only warms up."""
-    repeats = {name: max(1, round(_AT_LEAST / max(_seconds(work, 1), 1e-9))) for name, work in systems.items()}
+    """Seconds of each system in every round: A B C A B C …, after one round that only warms up; short ones get more."""
+    first = {name: max(_seconds(work, 1), 1e-9) for name, work in systems.items()}
+    repeats = {name: max(1, round(_AT_LEAST / seconds)) for name, seconds in first.items()}
+    one_round = sum(seconds * repeats[name] for name, seconds in first.items())
+    rounds = max(rounds, min(3 * rounds, int(_MORE / one_round)))
     times: dict[str, list[float]] = {name: [] for name in systems}
     for _ in range(rounds):
         for name, work in systems.items():
@@ -113,9 +117,14 @@ def summary(times: Mapping[str, list[float]], ours: str, floor: float | None = N
     return result
 
 
+def linear_weights(model: torch.nn.Module) -> int:
+    """How many numbers the weights of a model's linear layers are."""
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+
+
 def encoder_flops(model: torch.nn.Module, tokens: int, length: int) -> float:
     """Operations to encode so many tokens in texts of some length: the linear layers and attention."""
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    linear = linear_weights(model)
     config: Any = model.config
     attention = 2 * int(config.num_hidden_layers) * length * int(config.hidden_size)
     return 2.0 * tokens * (linear + attention)
