@@ -153,7 +153,7 @@ def feedback_table(content: dict[str, Any]) -> str:
 
 
 SPEED_PAGE = "benchmarks/speed/README.md"
-SPEED_PARTS = ("queries", "documents", "experts", "routing", "search")
+SPEED_PARTS = ("queries", "documents", "experts", "routing", "search", "library", "training")
 
 TABLES = (
     ("README.md", "results", "core.json", results_table),

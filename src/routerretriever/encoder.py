@@ -447,6 +447,9 @@ class RoutedEncoder(InputModule):
         groups: list[tuple[Tensor, Plan | None]] = []
         shares = weights.cpu().numpy()  # small: a dozen steps on it cost less than one layer's product
         columns, rows_at = _leading(shares), partial(torch.as_tensor, device=weights.device)
+        first = int(columns[0]) if len(columns) else 0
+        if first not in (-1, 1) and (columns == first).all():
+            return [(rows_at(np.arange(len(columns))), self._merged_plan(first))]
         gathered: list[NDArray[Any]] = []
         small: dict[int, NDArray[Any]] = {}
         for column in np.unique(columns).tolist():
@@ -454,7 +457,7 @@ class RoutedEncoder(InputModule):
             if column == 1:
                 for share in np.unique(shares[rows, 1]).tolist():
                     groups.append((rows_at(rows[shares[rows, 1] == share]), self._merged_plan(1, share)))
-            elif column == 0 or (column > 1 and (len(rows) * tokens >= MIN_MERGED_TOKENS or len(rows) == len(columns))):
+            elif column == 0 or (column > 1 and len(rows) * tokens >= MIN_MERGED_TOKENS):
                 groups.append((rows_at(rows), self._merged_plan(column)))
             elif column > 1:
                 small[column] = rows
@@ -599,9 +602,8 @@ def _blocks(names: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(torch.float32)[..., None]
-    mean = (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
-    return F.normalize(mean, dim=-1)
+    """The mean of each row's tokens at unit length, which the sum has too."""
+    return F.normalize(torch.bmm(mask[:, None].float(), hidden.float())[:, 0], dim=-1)
 
 
 def _pad_like(hidden: list[Tensor], mask: Tensor) -> Tensor:

@@ -405,14 +405,16 @@ class RouterRetriever(SentenceTransformer):
         Raises:
             ExpertError: there is no such candidate.
         """
-        encoder, policy = self.encoder, self.encoder.policy
+        encoder, policy, candidates = self.encoder, self.encoder.policy, self.encoder.candidates
         columns = [-1 if expert is None else encoder.column(expert) for expert in experts or [None] * len(queries)]
         pinned = torch.tensor(columns, device=self.device)
         decisions: list[Decision | None] = []
 
         def decide(route_embeddings: Tensor) -> Tensor:
             decisions.append(None if policy is None else policy.decide(route_embeddings))
-            fixed = one_hot(pinned.clamp(min=0), len(encoder.candidates)).to(route_embeddings.dtype)
+            if decisions[0] is not None and experts is None:
+                return decisions[0].weights
+            fixed = one_hot(pinned.clamp(min=0), len(candidates)).to(route_embeddings.dtype)
             routed = fixed if decisions[0] is None else decisions[0].weights
             return torch.where(pinned[:, None] >= 0, fixed, routed)
 
@@ -420,11 +422,11 @@ class RouterRetriever(SentenceTransformer):
         tokens = features["attention_mask"].sum(dim=1).cpu().numpy()
         with torch.inference_mode():
             result = encoder.forward_by(features, decide)
-        shares = result["route_weights"][:, 1:]
-        leading = torch.where((shares > 0).any(dim=1), shares.argmax(dim=1) + 1, 0)
+        shares = result["route_weights"][:, 1:].cpu().numpy()
+        leading = np.where((shares > 0).any(axis=1), shares.argmax(axis=1) + 1, 0)
         return RoutedVectors(
             result["sentence_embedding"].float().cpu().numpy(),
-            tuple(encoder.candidates[column] for column in leading.tolist()),
+            tuple(candidates[column] for column in leading.tolist()),
             tokens,
             decisions[0],
             result["route_embedding"],
