@@ -1,4 +1,4 @@
-"""Searching 10k, 100k and 1M vectors against faiss, and one query from text to results."""
+"""Searching 10k and 100k vectors against faiss, and one query from text to results; scale_search.py has a million."""
 
 from __future__ import annotations
 
