@@ -105,6 +105,14 @@ def test_refresh_stays_within_its_bound(index, monkeypatch, limit):
     assert (done.vectors, done.texts, done.rebuilt) == (40, 40, limit == 2)
 
 
+def test_many_fragments_are_merged_before_the_first_index_is_built(index, monkeypatch):
+    monkeypatch.setattr(index_kinds, "EXACT_LIMIT", 300)
+    for number in range(7):
+        write(index, 50, 50 * number)
+    info = index.describe()
+    assert (info.kind.kind, info.documents, info.fragments, info.unindexed) == ("ivf_rq", 350, 1, 0)
+
+
 def test_segments_do_not_keep_fragments_apart(index, monkeypatch):
     monkeypatch.setattr(index_kinds, "EXACT_LIMIT", 500)
     write(index, 600)

@@ -193,6 +193,42 @@ def test_adding_and_removing_touch_only_their_own_rows_and_columns():
         first.extended(wider)
 
 
+def test_experts_are_added_without_copying_what_is_known_of_the_others():
+    first = library([[1, 0], [0, 1]], [[0.1, 0.2], [0.3, 0.4]]).with_experts(("a", "b", "c"))
+    one, two = first.with_experts(("a", "b", "c", "d")), first.with_experts(("a", "b", "c", "e", "f"))
+    assert np.shares_memory(one.gains, first.gains)
+    assert np.shares_memory(two.gains, first.gains)
+    filled = one.with_gains("d", {"c": 0.5})
+    assert filled.gains[:, 3].tolist() == [0.5, 0.5]
+    assert np.isnan(one.gains[:, 2:]).all()
+    assert np.isnan(two.gains[:, 2:]).all()
+    many = first.with_experts(("a", "b", *(f"x{k}" for k in range(100))))
+    assert many.gains.shape == (2, 102)
+    np.testing.assert_array_equal(many.gains[:, :2], first.gains[:, :2])
+
+
+def test_measured_columns_behind_a_library_are_not_taken_for_its_own():
+    whole = np.array([[0.1, 0.2, 0.9], [0.3, 0.4, 0.9]], np.float32)
+    wider = replace(library([[1, 0], [0, 1]], np.zeros((2, 2))), gains=whole[:, :2]).with_experts(("a", "b", "c"))
+    np.testing.assert_array_equal(wider.gains, [[*row[:2], np.nan] for row in whole])
+
+
+@pytest.mark.parametrize("rule", ["gain", "pilot-mean", "pilot-max"])
+def test_a_router_taken_over_to_more_experts_scores_as_a_new_one(rule):
+    lib = library([[1, 0], [0, 1], [1, 1]], [[0.4, -0.2], [0.0, 0.8], [0.1, 0.2]], sources=["x", "y", "x"])
+    lib = lib.with_experts(("a", "b", "c"))
+    router = make_router(rule, lib)
+    for other in (
+        lib.with_experts(("a", "b", "c", "d")),
+        lib.with_experts(("a", "b", "c", "d")).with_gains("d", {"x": 0.7}),
+        lib.with_experts(("b", "c")),
+        lib.with_experts(("c", "a", "b")),
+        lib.renamed("a", "z").with_experts(("z", "b", "c", "d")),
+    ):
+        expected = make_router(rule, other).scores(QUERY)
+        torch.testing.assert_close(router.over(other).scores(QUERY), expected, rtol=0, atol=0)
+
+
 def test_unknown_router_and_empty_library():
     with pytest.raises(LibraryError, match="gain, pilot-mean, pilot-max"):
         make_router("oracle", library([[1, 0]], [[0, 0]]))

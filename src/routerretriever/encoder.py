@@ -237,14 +237,18 @@ class RoutedEncoder(InputModule):
 
     def set_experts(self, experts: OrderedDict[str, Adapter]) -> None:
         """Replace the whole set of experts; documents are not affected."""
-        weight = next(iter(self.lora_layers.values())).weight.detach()
-        self.experts = OrderedDict((name, adapter.placed(weight)) for name, adapter in experts.items())
+        known = {id(adapter) for adapter in self.experts.values()}  # to place thousands of factors again takes long
+        self.experts = OrderedDict((name, a if id(a) in known else self._placed(a)) for name, a in experts.items())
         self._merged = OrderedDict()
+
+    def _placed(self, adapter: Adapter) -> Adapter:
+        return adapter.placed(next(iter(self.lora_layers.values())).weight.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What torch calls to move or cast a module; the experts are no parameters, but go along."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.set_experts(self.experts)
+        self.experts = OrderedDict((name, self._placed(adapter)) for name, adapter in self.experts.items())
+        self._merged = OrderedDict()
         return self
 
     def silent_experts(self, names: Sequence[str] | None = None, tolerance: float = 1e-6) -> list[str]:

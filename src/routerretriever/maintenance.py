@@ -33,6 +33,10 @@ UNINDEXED_LIMIT = 5_000
 FRAGMENT_LIMIT = 64
 """Every write makes a fragment; so many slow a scan down noticeably."""
 
+BUILD_FRAGMENTS = 4
+"""More are merged before the first index is built: a search re-scores vectors from all of them, and reading 100 of 25
+fragments takes twice as long as of one."""
+
 SEGMENT_LIMIT = 8
 """Taking rows in adds a segment to the vector index, and each is searched apart; then it is built anew."""
 
@@ -294,6 +298,8 @@ class Upkeep:
             return
         with progress.task("index vectors", 1) as task:
             if build:
+                if _fragments(self._table) > BUILD_FRAGMENTS:
+                    self._optimize()
                 self.build_index("auto")
             else:
                 self.refresh()

@@ -35,6 +35,9 @@ GENERATED_GAIN = (
 PILOT_TENSORS, PILOT_INFO = "pilots.safetensors", "pilots.json"
 
 
+_ROOM = 16  # columns of NaN behind the gains, into which a library grows without being copied
+
+
 def marked(text: str, generated: bool) -> str:
     """A text, marked if it tells of gains on generated queries."""
     return f"{text} {GENERATED_MARK}" if generated else text
@@ -169,15 +172,26 @@ class PilotLibrary:
         return gaps
 
     def with_experts(self, experts: Sequence[str]) -> Self:
-        """The same pilots with exactly these columns; new ones are not measured yet (NaN)."""
-        place = {name: column for column, name in enumerate(self.experts)}
-        columns = [place.setdefault(name, len(place)) for name in experts]
-        unmeasured = np.full((len(self), len(place) - len(self.experts)), np.nan, np.float32)
-        gains = np.concatenate([self.gains, unmeasured], axis=1)
-        if columns != list(place.values()):  # none are taken away or moved as a rule, and there may be many
-            gains = gains.take(columns, axis=1)
-        versions = {name: version for name, version in self.versions.items() if name in experts}
-        return replace(self, experts=tuple(experts), gains=gains, versions=versions)
+        """The same pilots with exactly these columns; new ones are not measured yet (NaN).
+
+        Where columns are only added, the gains are shared with this library as a rule, not copied.
+        """
+        known, wanted = len(self.experts), tuple(experts)
+        if wanted[:known] == self.experts:
+            gains = _widened(self.gains, len(wanted))
+        else:
+            place = {name: column for column, name in enumerate(self.experts)}
+            columns = [place.setdefault(name, len(place)) for name in wanted]
+            gains = _widened(self.gains, len(place)).take(columns, axis=1)
+        measured_with = self.versions
+        versions = {name: measured_with[name] for name in wanted if name in measured_with}
+        return replace(self, experts=wanted, gains=gains, versions=versions)
+
+    def only_adds_to(self, other: PilotLibrary) -> bool:
+        """Whether this is the other library's gains, in the same memory, and experts whose gain nobody measured."""
+        known = len(other.experts)
+        same = _at(self.gains) == _at(other.gains) and self.experts[:known] == other.experts
+        return same and bool(np.isnan(self.gains[:, known:]).all())
 
     def renamed(self, old: str, new: str) -> Self:
         """The same columns, one of them under another name."""
@@ -198,7 +212,7 @@ class PilotLibrary:
         Raises:
             LibraryError: a collection is not in the library, or the gains are too few, too many or no gains.
         """
-        filled, sources, measured = self.gains.copy(), np.array(self.sources), self.measured
+        filled, sources, measured = _with_room(self.gains, len(self.experts)), np.array(self.sources), self.measured
         for name, given in gains.items():
             rows = np.flatnonzero((sources == name) & measured)
             if not len(rows):
@@ -341,7 +355,7 @@ class PilotLibrary:
             library = cls(
                 tuple(info["experts"]),
                 tensors["centroids"],
-                tensors["gains"],
+                _with_room(tensors["gains"], tensors["gains"].shape[1]),
                 tensors["counts"],
                 tuple(info["collections"][number] for number in info["sources"]),
                 tuple(info["examples"]),
@@ -356,3 +370,34 @@ class PilotLibrary:
                 "again with: routerretriever library MODEL COLLECTION…"
             ) from error
         return library, info
+
+
+def _widened(gains: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """Gains (P, E) with columns of NaN after them: those that stand behind them in memory, or a copy's."""
+    known = gains.shape[1]
+    if columns == known:
+        return gains
+    # Nobody writes into a library, so several may share what lies behind their columns.
+    whole = _whole(gains)
+    if whole.shape[1] >= columns and np.isnan(whole[:, known:columns]).all():
+        return whole[:, :columns]
+    return _with_room(gains, columns)
+
+
+def _whole(gains: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The array whose first columns gains (P, E) are, or they themselves."""
+    whole = gains.base
+    first = isinstance(whole, np.ndarray) and whole.shape[:1] == gains.shape[:1] and _at(whole) == _at(gains)
+    return whole if first and whole is not None else gains
+
+
+def _at(gains: NDArray[np.float32]) -> tuple[int, tuple[int, ...]]:
+    """Where an array begins in memory, and how far apart its rows and columns are."""
+    return gains.ctypes.data, gains.strides
+
+
+def _with_room(gains: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """A copy of gains (P, E) with so many columns, those added NaN, and more such behind them."""
+    whole = np.full((len(gains), columns + _ROOM), np.nan, np.float32)
+    whole[:, : gains.shape[1]] = gains
+    return whole[:, :columns]

@@ -106,8 +106,12 @@ class Router(ABC):
         if library.centroids is not self.library.centroids or library.space is not self.library.space:
             return type(self)(library, **self.settings())
         other = copy.copy(self)
-        other.library, other.gains = library, self.make_gains(library).to(self.density.device)
+        other.library, other.gains = library, self.gains_over(library).to(self.density.device)
         return other
+
+    def gains_over(self, library: PilotLibrary) -> _Gains:
+        """As :meth:`make_gains`, for another library with the same pilots."""
+        return self.make_gains(library)
 
     @abstractmethod
     def make_gains(self, library: PilotLibrary) -> _Gains:
@@ -171,6 +175,11 @@ class ShrunkGains:
         own, collections = torch.from_numpy(library.gains), torch.from_numpy(library.group_numbers())
         return cls(own, torch.from_numpy(means), collections, locality)
 
+    def widened(self, library: PilotLibrary) -> Self:
+        """Those of a library that :meth:`only adds <PilotLibrary.only_adds_to>` experts to the one these are of."""
+        added = len(library.experts) - self.means.shape[1]
+        return replace(self, own=torch.from_numpy(library.gains), means=F.pad(self.means, (0, added)))
+
     def to(self, device: torch.device) -> Self:
         """The same elsewhere."""
         return replace(
@@ -205,6 +214,10 @@ class GainRouter(Router):
 
     def make_gains(self, library: PilotLibrary) -> ShrunkGains:
         return ShrunkGains.of(library, self.locality)
+
+    def gains_over(self, library: PilotLibrary) -> ShrunkGains:
+        # An expert more costs the same however many there are.
+        return self.gains.widened(library) if library.only_adds_to(self.library) else self.make_gains(library)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)
