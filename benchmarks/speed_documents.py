@@ -1,9 +1,10 @@
-"""Documents: our bulk encoding against sentence-transformers' own, and what bfloat16 costs in quality."""
+"""Documents: our bulk encoding against sentence-transformers' own, and what bfloat16 and 8 bits cost in quality."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ def run(setting: Setting) -> dict[str, Any]:
             encoders.read_up_to(max(LENGTHS))
             for length in LENGTHS:
                 texts = texts_of(model, setting.queries, TOKENS // length, length)
-                rows.append(said({"threads": threads, "documents": str(length)} | encoders.measured(texts, machine)))
+                rows += encoders.measured({"threads": threads, "documents": str(length)}, texts, machine)
             encoders.read_up_to(longest)
             for name in COLLECTIONS:
                 contents = setting.collection(name).contents
                 texts = [contents[n] for n in np.random.default_rng(0).choice(len(contents), SAMPLE, replace=False)]
-                rows.append(said({"threads": threads, "documents": name} | encoders.measured(texts, machine)))
+                rows += encoders.measured({"threads": threads, "documents": name}, texts, machine)
     left_out = None if encoders.half is not None else "bf16: this processor has no instructions for it"
     return {"rows": rows, "left out": left_out, "quality": [said(_quality(setting, model, n)) for n in COLLECTIONS]}
 
@@ -60,35 +61,40 @@ class Encoders:
             if plain is not None:
                 plain.max_seq_length = tokens
 
-    def measured(self, texts: list[str], machine: Machine) -> dict[str, Any]:
-        """The same documents through all of them in turn."""
-        model, base, half = self.model, self.base, self.half
-        systems: dict[str, Callable[[], Any]] = {
-            "ours": lambda: encode_documents(model, texts),
-            "sentence-transformers": lambda: base.encode_document(texts),
-        }
+    def measured(self, facts: dict[str, Any], texts: list[str], machine: Machine) -> list[dict[str, Any]]:
+        """The same documents through all of them in turn; a row for each of our precisions."""
+        base, half = self.base, self.half
+        peers: dict[str, Callable[[], Any]] = {"sentence-transformers": lambda: base.encode_document(texts)}
         if half is not None:
-            systems["ours, bf16"] = lambda: encode_documents(model, texts, precision="bf16")
-            systems["sentence-transformers, bf16"] = lambda: half.encode_document(texts, convert_to_tensor=True)
-        difference = float(np.abs(systems["ours"]() - systems["sentence-transformers"]()).max())
+            peers["sentence-transformers, bf16"] = lambda: half.encode_document(texts, convert_to_tensor=True)
+        ours = {name: partial(encode_documents, self.model, texts, precision=name) for name in precisions(self.model)}
+        difference = float(np.abs(ours["fp32"]() - peers["sentence-transformers"]()).max())
         if difference > TOLERANCE:
             raise SystemExit(f"Our document vectors differ by {difference:.2g}.")
-        encoder = model.encoder
+        encoder, times = self.model.encoder, paired(ours | peers)
         flops = sum(encoder_flops(encoder.transformer.model, n, n) for n in encoder.token_counts(texts))
-        facts = {"texts": len(texts), "largest difference": difference}
-        ours = "ours" if half is None else "ours, bf16"
-        return facts | summary(paired(systems), ours, flops / machine.fp32_per_second)
+        rows = []
+        for name in ours:
+            compared = {system: times[system] for system in (name, *peers)}
+            about = facts | {"texts": len(texts), "precision": name, "largest difference": difference}
+            rows.append(said(about | summary(compared, name, flops / machine.fp32_per_second)))
+        return rows
+
+
+def precisions(model: RouterRetriever) -> list[str]:
+    """Those in which the device computes fast."""
+    half = ["bf16"] if has_bfloat16(model.device) else []
+    return ["fp32", *half, *(["int8"] if model.device.type == "cpu" else [])]
 
 
 def _quality(setting: Setting, model: RouterRetriever, name: str) -> dict[str, Any]:
-    """nDCG@10 × 100 of test queries with documents in fp32 and, where it is fast, in bf16."""
+    """nDCG@10 × 100 of test queries with documents in every precision."""
     collection = setting.collection(name)
     split = collection.split("test").sample(500)
     texts = list(split.queries.values())
     queries = {e: model.encode_query(texts, expert=e) for e in ("base", name) if e in model.encoder.candidates}
     result: dict[str, Any] = {"collection": name, "queries": len(split)}
-    precisions = ("fp32", "bf16") if has_bfloat16(model.device) else ("fp32",)
-    for precision in precisions:
+    for precision in precisions(model):
         documents = model.embed_texts(collection.contents, precision=precision)
         for expert, vectors in queries.items():
             score = ndcg_at_10(vectors, split, documents, collection).mean()

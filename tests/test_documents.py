@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -63,6 +65,36 @@ def test_bfloat16_is_close_and_has_a_cache_of_its_own(model, monkeypatch):
     assert np.array_equal(model.embed_texts(TEXTS, precision="bf16"), half)
 
 
+def test_int8_is_close_and_leaves_everything_else_alone(model):
+    exact, pinned = encode_documents(model, TEXTS), model.encode_query(TEXTS)
+    rounded = encode_documents(model, TEXTS, precision="int8")
+    cosines = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
+    assert cosines.min() > 0.99
+    assert np.abs(exact - rounded).max() > 1e-5
+    assert np.array_equal(encode_documents(model, TEXTS), exact)
+    assert np.array_equal(model.encode_query(TEXTS), pinned)
+    assert np.array_equal(encode_documents(pickle.loads(pickle.dumps(model)), TEXTS, precision="int8"), rounded)
+
+
+def test_int8_holds_for_one_thread(model):
+    exact = encode_documents(model, TEXTS)
+    with model.encoder.in_int8(), ThreadPoolExecutor() as pool:
+        assert np.array_equal(pool.submit(encode_documents, model, TEXTS).result(), exact)
+
+
+def test_int8_is_refused_where_it_cannot_be_computed(model, monkeypatch):
+    with pytest.raises(ModelError, match="is on 'cuda'. Choose bf16"):
+        resolved_precision("int8", torch.device("cuda"))
+
+    def gone(*args):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(torch, "quantize_per_channel", gone)
+    with pytest.raises(ModelError, match="cannot multiply in 8 bits"):
+        encode_documents(model, TEXTS, precision="int8")
+    encode_documents(model, TEXTS)
+
+
 @pytest.mark.parametrize("capable", [True, False])
 def test_auto_asks_the_device(monkeypatch, capable):
     monkeypatch.setattr("routerretriever.documents.has_bfloat16", lambda device: capable)
@@ -70,5 +102,5 @@ def test_auto_asks_the_device(monkeypatch, capable):
 
 
 def test_an_unknown_precision_is_refused(model):
-    with pytest.raises(ModelError, match="fp32, bf16, auto"):
+    with pytest.raises(ModelError, match="fp32, bf16, int8, auto"):
         model.embed_texts(TEXTS, precision="fp8")

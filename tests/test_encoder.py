@@ -57,6 +57,17 @@ def test_documents_are_bit_identical_to_the_base(base_path):
     assert model.fingerprint == before
 
 
+def test_every_architecture_computes_in_8_bits(base_path):
+    model = RouterRetriever.create(str(base_path), device="cpu")
+    exact = model.encode_document(TEXTS)
+    with model.encoder.in_int8():
+        rounded = model.encode_document(TEXTS)
+    cosines = torch.nn.functional.cosine_similarity(torch.as_tensor(exact), torch.as_tensor(rounded), dim=1)
+    assert cosines.min() > 0.98
+    assert cosines.max() < 1 - 1e-7
+    assert (model.encode_document(TEXTS) == exact).all()
+
+
 # The base, the merged expert, and experts with many rows and few, in one batch; and experts alone, in no order.
 MIXTURES = ([0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 5, 6, 6, 0, 1, 2, 3, 6, 6, 6, 4, 5, 0], [6, 2, 5, 3, 4, 2] * 4)
 

@@ -152,7 +152,7 @@ def run_on(address: str, model: RouterRetriever, *, precision: str, workers: int
     Args:
         address: of the cluster, or ``local``.
         model: what encodes; it travels to the workers.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``int8``.
         workers: default one for each accelerator, or for each processor where there are none.
     """
 

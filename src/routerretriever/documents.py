@@ -1,4 +1,4 @@
-"""Encoding documents in bulk: batches of a fixed number of tokens, in bfloat16 where that is asked for.
+"""Encoding documents in bulk: batches of a fixed number of tokens, in bfloat16 or 8 bits where that is asked for.
 
 A batch of thirty-two long documents moves more memory than a processor's caches hold, and one of thirty-two short
 ones does not keep it busy. Batches of about as many tokens each do neither.
@@ -20,19 +20,21 @@ from routerretriever.vectors import Vectors
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
-PRECISIONS = ("fp32", "bf16", "auto")
+PRECISIONS = ("fp32", "bf16", "int8", "auto")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 """Tokens of one batch, padding included."""
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16``: what ``auto`` means on a device that may have instructions for products in bfloat16.
+    """``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 on a device that has instructions for products in bfloat16.
 
     Raises:
-        ModelError: there is no such precision.
+        ModelError: there is no such precision, or not on this device.
     """
     if precision not in PRECISIONS:
         raise ModelError(f"There is no precision '{precision}'. Choose one of: {', '.join(PRECISIONS)}.")
+    if precision == "int8" and device.type != "cpu":
+        raise ModelError(f"int8 is for processors, and this model is on '{device.type}'. Choose bf16 or auto.")
     if precision == "auto":
         return "bf16" if has_bfloat16(device) else "fp32"
     return precision
@@ -51,12 +53,13 @@ def encode_documents(
         model: its base encodes.
         texts: any number of them.
         precision: ``fp32``; ``bf16`` computes products and attention in bfloat16; ``auto`` does where the device has
-            instructions for it.
+            instructions for it; ``int8``, for processors, computes the layers' products in 8 bits, which is faster
+            than fp32 everywhere and costs accuracy: a document's vector then depends a little on its batch.
         done: is told after each batch how many texts it had.
     """
     vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
     lengths = model.encoder.token_counts(texts)
-    with _computing_in(resolved_precision(precision, model.device), model.device):
+    with _computing_in(resolved_precision(precision, model.device), model):
         for rows in batches(lengths, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])):
             part = model.encode_document([texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False)
             vectors[rows] = part
@@ -77,7 +80,7 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _computing_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+def _computing_in(precision: str, model: RouterRetriever) -> AbstractContextManager[object]:
+    if precision == "int8":
+        return model.encoder.in_int8()
+    return nullcontext() if precision == "fp32" else torch.autocast(model.device.type, dtype=torch.bfloat16)

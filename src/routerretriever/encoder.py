@@ -8,12 +8,14 @@ alike. Documents, and queries pinned to the base, run through the untouched base
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -29,6 +31,7 @@ from torch.nn import functional as F
 from routerretriever import attention
 from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora import Adapter, GatheredPlan, LoraLinear, MergedPlan, Plan, Selection, SlicedPlan
+from routerretriever.precision import Int8Linear
 from routerretriever.routing import BASE, MERGED, ROUTED, RoutingPolicy
 from routerretriever.storage import BaseInfo, ExpertInfo, read_encoder, write_encoder
 
@@ -72,19 +75,31 @@ class _State(threading.local):
 
     deferred: _Deferred | None = None
     resume: Tensor | None = None
+    layers: Sequence[nn.Module] | None = None
 
     def __reduce__(self) -> tuple[type[_State], tuple[()]]:
         return _State, ()
 
 
+class _Int8Layers:
+    """Copies of the layers whose products are computed in 8 bits, made when they are first asked for."""
+
+    layers: Sequence[nn.Module] | None = None
+
+    def __reduce__(self) -> tuple[type[_Int8Layers], tuple[()]]:
+        return _Int8Layers, ()
+
+
 class _LayerForward:
-    """Stands in for ``layer.forward``: runs it at once, skips it, or defers it."""
+    """Stands in for ``layer.forward``: runs it at once, skips it, defers it, or has another layer run."""
 
     def __init__(self, encoder: RoutedEncoder, layer: nn.Module, index: int) -> None:
         self.encoder, self.layer, self.index = encoder, layer, index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state, branch = self.encoder.state, self.encoder.branch_layer
+        if state.layers is not None:
+            return state.layers[self.index](*args, **kwargs)
         if "hidden_states" in kwargs:
             args = (kwargs.pop("hidden_states"), *args)
         hidden, *rest = args
@@ -141,6 +156,7 @@ class RoutedEncoder(InputModule):
         self.policy: RoutingPolicy | None = None
         self.selection, self.state = Selection(), _State()
         self._merged: OrderedDict[tuple[tuple[str, ...], float], MergedPlan] = OrderedDict()
+        self._int8 = _Int8Layers()
         self._fingerprint: str | None = None
         self.returns_tuple = self._probe_layer_output(layers[0])
         self.lora_layers = self._install(layers)
@@ -200,10 +216,8 @@ class RoutedEncoder(InputModule):
                 if not isinstance(module, nn.Linear):
                     continue
                 full_name = f"{prefixes[id(layer)]}.{name}"
-                parent, _, attribute = name.rpartition(".")
-                wrapped = LoraLinear(module, full_name, self.selection)
-                setattr(layer.get_submodule(parent), attribute, wrapped)
-                installed[full_name] = wrapped
+                installed[full_name] = LoraLinear(module, full_name, self.selection)
+                _set_submodule(layer, name, installed[full_name])
         return installed
 
     # -- experts -----------------------------------------------------------------------------------
@@ -248,7 +262,7 @@ class RoutedEncoder(InputModule):
         """What torch calls to move or cast a module; the experts are no parameters, but go along."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.experts = OrderedDict((name, self._placed(adapter)) for name, adapter in self.experts.items())
-        self._merged = OrderedDict()
+        self._merged, self._int8 = OrderedDict(), _Int8Layers()
         return self
 
     def silent_experts(self, names: Sequence[str] | None = None, tolerance: float = 1e-6) -> list[str]:
@@ -391,6 +405,30 @@ class RoutedEncoder(InputModule):
             return self._encode(features)
         with self.selection.use(plan), attention.over_queries():
             return self._encode(features)
+
+    @contextmanager
+    def in_int8(self) -> Iterator[None]:
+        """Within the block, all that this thread encodes goes through layers that multiply in 8 bits, without experts.
+
+        Raises:
+            ModelError: this torch cannot.
+        """
+        int8 = self._int8
+        if int8.layers is None:
+            int8.layers = [self._in_int8(layer) for layer in self._find_layers()]
+        self.state.layers = int8.layers
+        try:
+            yield
+        finally:
+            self.state.layers = None
+
+    def _in_int8(self, layer: nn.Module) -> nn.Module:
+        twin = copy.deepcopy(layer, {id(self): self})
+        del twin.forward  # what stands in for the layer's own
+        for name, module in list(twin.named_modules()):
+            if isinstance(module, nn.Linear):
+                _set_submodule(twin, name, Int8Linear(module))
+        return twin
 
     def _choose_base(self, route_embeddings: Tensor) -> Tensor:
         weights = route_embeddings.new_zeros(len(route_embeddings), len(self.candidates))
@@ -599,6 +637,11 @@ def _leading(shares: NDArray[Any]) -> NDArray[Any]:
     alone = ~(shares[:, 2:] > 0).any(axis=1)
     whole = np.where(shares.max(axis=1) >= 1.0, shares.argmax(axis=1), -1)
     return np.where(alone, shares[:, 1] > 0, whole)
+
+
+def _set_submodule(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, new)
 
 
 def _blocks(names: Sequence[str]) -> list[Sequence[str]]:

@@ -168,8 +168,8 @@ class Index(Upkeep):
             documents: any number; they are encoded and written in blocks.
             collection: that they belong to.
             encode: texts → vectors (n, d) of the index's model; default the model itself, with its cache.
-            precision: in which the model computes: ``fp32``, ``bf16``, or ``auto``, which takes bf16 where the
-                device has instructions for it.
+            precision: in which the model computes: ``fp32``, ``bf16``, ``int8`` or ``auto``; see
+                :func:`routerretriever.documents.encode_documents`.
             progress: where to report.
             durable: write everything through to the disk at the end; see :meth:`flush`.
 

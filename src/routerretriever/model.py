@@ -449,7 +449,7 @@ class RouterRetriever(SentenceTransformer):
 
         Args:
             texts: any number of them.
-            precision: ``fp32``, ``bf16`` or ``auto``; see :func:`routerretriever.documents.encode_documents`.
+            precision: ``fp32``, ``bf16``, ``int8`` or ``auto``; see :func:`routerretriever.documents.encode_documents`.
             progress: where to report.
         """
         precision = resolved_precision(precision, self.device)

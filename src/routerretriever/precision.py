@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from routerretriever.errors import ModelError
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -25,13 +27,8 @@ def int8_product(points: Tensor) -> Callable[[Tensor], Tensor] | None:
 
     Every point has a scale of its own, the queries of a batch share one (dynamic quantisation).
     """
-    scales = points.abs().amax(dim=1).clamp(min=1e-12).double() / 127
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces that a later release will not have these
-            zeros = torch.zeros(len(points), dtype=torch.int64)
-            rounded = torch.quantize_per_channel(points.float(), scales, zeros, 0, torch.qint8)
-            packed = torch.ops.quantized.linear_prepack(rounded, None)
+        packed = _packed(points, None, 127)
 
         def product(queries: Tensor) -> Tensor:
             # Without VNNI's instructions sums of two full bytes overflow, so the queries get 7 bits.
@@ -42,3 +39,38 @@ def int8_product(points: Tensor) -> Callable[[Tensor], Tensor] | None:
     except (AttributeError, RuntimeError):
         return None
     return product
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose product is computed in integers of 8 bits.
+
+    Every output has a scale of its own for its weights, the inputs of a call share one (dynamic quantisation). Weights
+    get 7 bits, so that sums of two products do not overflow where a processor lacks VNNI's instructions; inputs, whose
+    range is wider, need all 8.
+
+    Raises:
+        ModelError: this torch cannot.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        bias = None if layer.bias is None else layer.bias.detach().float()
+        try:
+            self.packed = _packed(layer.weight.detach(), bias, 63)
+        except (AttributeError, RuntimeError) as error:
+            raise ModelError(f"This release of torch cannot multiply in 8 bits ({error}). Choose fp32.") from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs (…, in) → outputs (…, out), float32."""
+        result: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, False)
+        return result
+
+
+def _packed(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
+    """Weights (out, in) rounded to whole numbers up to ``largest``, as torch's integer product wants them."""
+    scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / largest
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that a later release will not have these
+        rounded = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+        return torch.ops.quantized.linear_prepack(rounded, bias)
