@@ -102,7 +102,10 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return flat | {f"× {peer}": ratio for peer, ratio in row.get("speed against", {}).items()}
 
 
-_IN_FILE = ("floor ms", "largest difference", "largest difference to PEFT", "largest difference of a mean gain")
+_IN_FILE = (
+    "floor ms",
+    *(f"largest difference{what}" for what in ("", " to PEFT", " of a query vector", " of a mean gain")),
+)
 
 
 def _plain(value: Any) -> bool:

@@ -7,13 +7,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import random_adapter
 
 from routerretriever import RouterRetriever
 from routerretriever.documents import batches, encode_documents, resolved_precision
 from routerretriever.errors import ModelError
+from routerretriever.precision import int8_product
 
 LONG, SHORT = " ".join(f"word{n % 90}" for n in range(60)), "word1 word2"
 TEXTS = [LONG if number % 5 == 0 else f"{SHORT} word{number % 70}" for number in range(40)]
+
+
+needs_int8 = pytest.mark.skipif(int8_product(torch.eye(8)) is None, reason="torch multiplies no integers here")
 
 
 @pytest.fixture
@@ -65,6 +70,7 @@ def test_bfloat16_is_close_and_has_a_cache_of_its_own(model, monkeypatch):
     assert np.array_equal(model.embed_texts(TEXTS, precision="bf16"), half)
 
 
+@needs_int8
 def test_int8_is_close_and_leaves_everything_else_alone(model):
     exact, pinned = encode_documents(model, TEXTS), model.encode_query(TEXTS)
     rounded = encode_documents(model, TEXTS, precision="int8")
@@ -76,10 +82,25 @@ def test_int8_is_close_and_leaves_everything_else_alone(model):
     assert np.array_equal(encode_documents(pickle.loads(pickle.dumps(model)), TEXTS, precision="int8"), rounded)
 
 
-def test_int8_holds_for_one_thread(model):
-    exact = encode_documents(model, TEXTS)
+@needs_int8
+def test_int8_holds_for_one_thread_and_for_documents(model):
+    model.add_expert("one", random_adapter(model.encoder.lora_layers, 1))
+    exact, pinned = encode_documents(model, TEXTS), model.encode_query(TEXTS, expert="one")
     with model.encoder.in_int8(), ThreadPoolExecutor() as pool:
         assert np.array_equal(pool.submit(encode_documents, model, TEXTS).result(), exact)
+        assert np.array_equal(model.encode_query(TEXTS, expert="one"), pinned)
+        rounded = encode_documents(model, TEXTS, precision="int8")
+        assert np.array_equal(encode_documents(model, TEXTS), rounded)  # the outer block still holds
+
+
+@needs_int8
+def test_int8_computes_without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    model.train()
+    first = encode_documents(model, TEXTS, precision="int8")
+    assert np.array_equal(encode_documents(model, TEXTS, precision="int8"), first)
 
 
 def test_int8_is_refused_where_it_cannot_be_computed(model, monkeypatch):
@@ -90,7 +111,7 @@ def test_int8_is_refused_where_it_cannot_be_computed(model, monkeypatch):
         raise AttributeError("no such operator")
 
     monkeypatch.setattr(torch, "quantize_per_channel", gone)
-    with pytest.raises(ModelError, match="cannot multiply in 8 bits"):
+    with pytest.raises(ModelError, match="cannot multiply in 8 bits here"):
         encode_documents(model, TEXTS, precision="int8")
     encode_documents(model, TEXTS)
 

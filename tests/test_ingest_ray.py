@@ -119,3 +119,9 @@ def leave_a_claim(index):
     )
     done = subprocess.run([sys.executable, "-c", program, f"{index}/documents.lance"], check=False)
     assert done.returncode == -signal.SIGKILL
+
+
+def test_int8_is_refused_where_workers_have_accelerators(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(BuildError, match="workers have accelerators"):
+        next(cluster._map_pieces(None, [], None, "int8", None))

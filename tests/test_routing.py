@@ -218,6 +218,7 @@ def test_a_router_taken_over_to_more_experts_scores_as_a_new_one(rule):
     lib = library([[1, 0], [0, 1], [1, 1]], [[0.4, -0.2], [0.0, 0.8], [0.1, 0.2]], sources=["x", "y", "x"])
     lib = lib.with_experts(("a", "b", "c"))
     router = make_router(rule, lib)
+    assert lib.with_experts(("a", "b", "c", "d")).only_adds_to(lib)
     for other in (
         lib.with_experts(("a", "b", "c", "d")),
         lib.with_experts(("a", "b", "c", "d")).with_gains("d", {"x": 0.7}),

@@ -83,7 +83,7 @@ def add(
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32, bf16 (where the device has instructions for it), auto, or int8 (a third faster, less exact)."
+            help="fp32, bf16 (where the device has instructions for it), auto, or int8 (for x86; less exact)."
         ),
     ] = "fp32",
     lenient: Lenient = False,

@@ -170,6 +170,10 @@ def _map_pieces(
 
     resources = ray.cluster_resources()
     accelerators = int(resources.get("GPU", 0))
+    if accelerators and precision == "int8":
+        raise BuildError(
+            "int8 is for processors, and this cluster's workers have accelerators. Choose --precision auto."
+        )
     # More than there is room for do no harm here: those that fit begin, and the others do when nodes join.
     count = min(workers or accelerators or int(resources["CPU"]), len(pieces))
     context = ray.data.DataContext.get_current()

@@ -53,8 +53,8 @@ def encode_documents(
         model: its base encodes.
         texts: any number of them.
         precision: ``fp32``; ``bf16`` computes products and attention in bfloat16; ``auto`` does where the device has
-            instructions for it; ``int8``, for processors, computes the layers' products in 8 bits, which is faster
-            than fp32 everywhere and costs accuracy: a document's vector then depends a little on its batch.
+            instructions for it; ``int8``, for processors, computes the layers' products in 8 bits, which costs
+            accuracy: a document's vector then depends a little on its batch.
         done: is told after each batch how many texts it had.
     """
     vectors = np.empty((len(texts), model.encoder.dimension), np.float32)

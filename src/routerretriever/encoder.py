@@ -98,7 +98,7 @@ class _LayerForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state, branch = self.encoder.state, self.encoder.branch_layer
-        if state.layers is not None:
+        if state.layers is not None and self.encoder.passes_plainly():
             return state.layers[self.index](*args, **kwargs)
         if "hidden_states" in kwargs:
             args = (kwargs.pop("hidden_states"), *args)
@@ -408,19 +408,23 @@ class RoutedEncoder(InputModule):
 
     @contextmanager
     def in_int8(self) -> Iterator[None]:
-        """Within the block, all that this thread encodes goes through layers that multiply in 8 bits, without experts.
+        """Within the block, what this thread encodes by the base alone, documents above all, is computed in 8 bits.
 
         Raises:
-            ModelError: this torch cannot.
+            ModelError: torch cannot here; see :class:`routerretriever.precision.Int8Linear`.
         """
         int8 = self._int8
         if int8.layers is None:
             int8.layers = [self._in_int8(layer) for layer in self._find_layers()]
-        self.state.layers = int8.layers
+        previous, self.state.layers = self.state.layers, int8.layers
         try:
             yield
         finally:
-            self.state.layers = None
+            self.state.layers = previous
+
+    def passes_plainly(self) -> bool:
+        """Whether this thread's pass is the base's own, without a router or an expert."""
+        return self.state.deferred is None and self.state.resume is None and self.selection.plan is None
 
     def _in_int8(self, layer: nn.Module) -> nn.Module:
         twin = copy.deepcopy(layer, {id(self): self})
@@ -428,7 +432,7 @@ class RoutedEncoder(InputModule):
         for name, module in list(twin.named_modules()):
             if isinstance(module, nn.Linear):
                 _set_submodule(twin, name, Int8Linear(module))
-        return twin
+        return twin.eval()  # no part of the model, so nothing else would tell it
 
     def _choose_base(self, route_embeddings: Tensor) -> Tensor:
         weights = route_embeddings.new_zeros(len(route_embeddings), len(self.candidates))

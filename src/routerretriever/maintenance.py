@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,8 +35,7 @@ FRAGMENT_LIMIT = 64
 """Every write makes a fragment; so many slow a scan down noticeably."""
 
 BUILD_FRAGMENTS = 4
-"""More are merged before the first index is built: a search re-scores vectors from all of them, and reading 100 of 25
-fragments takes twice as long as of one."""
+"""More small ones are merged before the first index is built: a search re-scores vectors from all of them."""
 
 SEGMENT_LIMIT = 8
 """Taking rows in adds a segment to the vector index, and each is searched apart; then it is built anew."""
@@ -298,8 +298,9 @@ class Upkeep:
             return
         with progress.task("index vectors", 1) as task:
             if build:
-                if _fragments(self._table) > BUILD_FRAGMENTS:
-                    self._optimize()
+                if _small_fragments(self._table) > BUILD_FRAGMENTS:
+                    with suppress(StorageError):  # no room for the merged ones: the index works without
+                        self._optimize()
                 self.build_index("auto")
             else:
                 self.refresh()
@@ -314,7 +315,7 @@ class Upkeep:
     def _is_due(self) -> bool:
         table = self._table
         behind = max(_unindexed(table, "vector"), _unindexed(table, "text"))
-        return behind > UNINDEXED_LIMIT or int(table.stats()["fragment_stats"]["num_small_fragments"]) > FRAGMENT_LIMIT
+        return behind > UNINDEXED_LIMIT or _small_fragments(table) > FRAGMENT_LIMIT
 
     def _optimize(self, older_than: timedelta = KEEP_VERSIONS) -> None:
         """Merge and take in, then remove old versions.
@@ -343,6 +344,10 @@ def _bound(before: int | None) -> int | None:
 
 def _fragments(table: Any) -> int:
     return int(table.stats()["fragment_stats"]["num_fragments"])
+
+
+def _small_fragments(table: Any) -> int:
+    return int(table.stats()["fragment_stats"]["num_small_fragments"])
 
 
 def _segments(table: Any) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -398,6 +399,7 @@ def _at(gains: NDArray[np.float32]) -> tuple[int, tuple[int, ...]]:
 
 def _with_room(gains: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
     """A copy of gains (P, E) with so many columns, those added NaN, and more such behind them."""
-    whole = np.full((len(gains), columns + _ROOM), np.nan, np.float32)
+    # Torch's memory: numpy asks for huge pages, which may take several times as long to get.
+    whole: NDArray[np.float32] = torch.full((len(gains), columns + _ROOM), torch.nan).numpy()
     whole[:, : gains.shape[1]] = gains
     return whole[:, :columns]

@@ -49,7 +49,7 @@ class Int8Linear(nn.Module):
     range is wider, need all 8.
 
     Raises:
-        ModelError: this torch cannot.
+        ModelError: torch cannot, as on processors that are not x86.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -58,19 +58,20 @@ class Int8Linear(nn.Module):
         try:
             self.packed = _packed(layer.weight.detach(), bias, 63)
         except (AttributeError, RuntimeError) as error:
-            raise ModelError(f"This release of torch cannot multiply in 8 bits ({error}). Choose fp32.") from error
+            raise ModelError(f"Torch cannot multiply in 8 bits here ({error}). Choose fp32.") from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (…, in) → outputs (…, out), float32."""
-        result: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, False)
-        return result
+        """Inputs (…, in) → outputs (…, out), in their precision."""
+        result: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, False)
+        return result.to(x.dtype)
 
 
 def _packed(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
     """Weights (out, in) rounded to whole numbers up to ``largest``, as torch's integer product wants them."""
+    weight = weight.float()
     scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / largest
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces that a later release will not have these
-        rounded = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         return torch.ops.quantized.linear_prepack(rounded, bias)

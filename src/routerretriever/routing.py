@@ -216,7 +216,7 @@ class GainRouter(Router):
         return ShrunkGains.of(library, self.locality)
 
     def gains_over(self, library: PilotLibrary) -> ShrunkGains:
-        # An expert more costs the same however many there are.
+        # On a processor, an expert more then costs the same however many there are.
         return self.gains.widened(library) if library.only_adds_to(self.library) else self.make_gains(library)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
