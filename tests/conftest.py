@@ -26,11 +26,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from routerretriever.lora import Adapter
+from routerretriever.precision import int8_product
 
 pytest_plugins = ["object_store", "serving"]
 
 DATA = Path(os.environ.get("ROUTERRETRIEVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WORDS = [f"word{n}" for n in range(200)] + ["zap", "cord", "lamp", "tide"]
+needs_int8 = pytest.mark.skipif(int8_product(torch.eye(8)) is None, reason="torch multiplies no integers here")
 ARCHITECTURES = ("bert", "roberta", "mpnet", "xlm-roberta", "modernbert")
 
 

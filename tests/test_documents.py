@@ -7,18 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import random_adapter
+from conftest import needs_int8, random_adapter
 
 from routerretriever import RouterRetriever
 from routerretriever.documents import batches, encode_documents, resolved_precision
 from routerretriever.errors import ModelError
-from routerretriever.precision import int8_product
 
 LONG, SHORT = " ".join(f"word{n % 90}" for n in range(60)), "word1 word2"
 TEXTS = [LONG if number % 5 == 0 else f"{SHORT} word{number % 70}" for number in range(40)]
-
-
-needs_int8 = pytest.mark.skipif(int8_product(torch.eye(8)) is None, reason="torch multiplies no integers here")
 
 
 @pytest.fixture

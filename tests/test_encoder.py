@@ -2,13 +2,12 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, WORDS, make_checkpoint, random_adapter
+from conftest import ARCHITECTURES, WORDS, make_checkpoint, needs_int8, random_adapter
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import RouterRetriever
 from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora import Adapter
-from routerretriever.precision import int8_product
 
 TEXTS = [" ".join(WORDS[(7 * row + k) % 200] for k in range(1 + row % 9)) for row in range(24)]
 
@@ -58,7 +57,7 @@ def test_documents_are_bit_identical_to_the_base(base_path):
     assert model.fingerprint == before
 
 
-@pytest.mark.skipif(int8_product(torch.eye(8)) is None, reason="torch multiplies no integers here")
+@needs_int8
 def test_every_architecture_computes_in_8_bits(base_path):
     model = RouterRetriever.create(str(base_path), device="cpu")
     exact = model.encode_document(TEXTS)

@@ -388,8 +388,9 @@ def _widened(gains: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
 def _whole(gains: NDArray[np.float32]) -> NDArray[np.float32]:
     """The array whose first columns gains (P, E) are, or they themselves."""
     whole = gains.base
-    first = isinstance(whole, np.ndarray) and whole.shape[:1] == gains.shape[:1] and _at(whole) == _at(gains)
-    return whole if first and whole is not None else gains
+    if isinstance(whole, np.ndarray) and whole.shape[:1] == gains.shape[:1] and _at(whole) == _at(gains):
+        return whole
+    return gains
 
 
 def _at(gains: NDArray[np.float32]) -> tuple[int, tuple[int, ...]]:
