@@ -20,9 +20,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, RouterRetriever, __version__, evaluate, train_expert
-from routerretriever.base_models import load_base
-from routerretriever.cli import quiet_libraries
-from routerretriever.embedding_cache import default_directory
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.encoder.base_models import load_base
+from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
 
 SEEN = ("nl2bash", "scifact", "nfcorpus", "finqa10k", "mitre_attack", "obliqa", "bankfaq")

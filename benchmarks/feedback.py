@@ -24,10 +24,10 @@ import numpy as np
 from core import surroundings
 
 from routerretriever import Collection, Index, RouterRetriever
-from routerretriever.collection import Split
-from routerretriever.evaluation import measure_run
+from routerretriever.data.splits import Split
+from routerretriever.evaluation.runs import measure_run
 from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
-from routerretriever.routing import present_policy
+from routerretriever.routing.policy import present_policy
 
 NOISE, SHOWN, SEED = 0.1, 10, 0
 

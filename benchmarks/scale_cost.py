@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from routerretriever.index_kinds import partitions
+from routerretriever.index.kinds import partitions
 
 HERE = Path(__file__).resolve().parent
 DIMENSION, FLOAT_BYTES = 384, 4

@@ -25,10 +25,11 @@ from core import surroundings
 from numpy.typing import NDArray
 
 from routerretriever import Collection, Index, RouterRetriever
-from routerretriever.cli import quiet_libraries
-from routerretriever.collection import Split
-from routerretriever.evaluation import GAIN_MEASURE, Run, measure_run, paired_p_value
-from routerretriever.fusion import BASE_WEIGHT, DEPTH, EXPERT_WEIGHT, fuse, vector_weight
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.data.splits import Split
+from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run
+from routerretriever.evaluation.statistics import paired_p_value
+from routerretriever.index.fusion import BASE_WEIGHT, DEPTH, EXPERT_WEIGHT, fuse, vector_weight
 
 NAMES = ("bankfaq", "mitre_attack", "nl2bash", "scifact")
 UNSEEN = ("cranfield", "cacm", "fiqa_mini")

@@ -33,8 +33,8 @@ PIECE = 8192
 _DRIVER = """
 import json, os, sys
 from routerretriever import Index, RouterRetriever
-from routerretriever.cli import quiet_libraries
-from routerretriever.ingest.build import Settings
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.index.build.settings import Settings
 from routerretriever.progress import Bars
 quiet_libraries()
 model, index, source, cluster, workers, resume = sys.argv[1:]

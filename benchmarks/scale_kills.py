@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routerretriever.collection import Document
-from routerretriever.index import Index
-from routerretriever.index_kinds import has_text, present
+from routerretriever.data.document import Document
+from routerretriever.index.index import Index
+from routerretriever.index.kinds import has_text, present
 
 if TYPE_CHECKING:
-    from routerretriever.vectors import Vectors
+    from routerretriever.kernels.exact_search import Vectors
 
 BLOCK = 20
 VERBS = ("upsert", "delete", "compact", "build")

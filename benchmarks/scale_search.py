@@ -35,10 +35,10 @@ import pyarrow.compute as pc
 from core import mixed_queries, surroundings
 
 from routerretriever import Index, RouterRetriever
-from routerretriever.cli import quiet_libraries
-from routerretriever.collection import Document
-from routerretriever.index_search import Mode, SearchParameters
-from routerretriever.vectors import Vectors
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.data.document import Document
+from routerretriever.index.search import Mode, SearchParameters
+from routerretriever.kernels.exact_search import Vectors
 
 QUERIES, K = 200, 10
 _READER = """

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from speed_setting import Setting, write_part
 
-from routerretriever.cli import quiet_libraries
-from routerretriever.embedding_cache import default_directory
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.encoder.embedding_cache import default_directory
 
 PARTS = ("queries", "documents", "experts", "routing", "search", "library", "training")
 

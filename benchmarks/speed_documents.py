@@ -14,9 +14,9 @@ from speed_setting import Setting, said
 from speed_timing import Machine, encoder_flops, paired, summary, using_threads
 
 from routerretriever import RouterRetriever
-from routerretriever.documents import encode_documents
-from routerretriever.evaluation import ndcg_at_10
-from routerretriever.precision import has_bfloat16
+from routerretriever.encoder.bulk_documents import encode_documents
+from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.kernels.quantization import has_bfloat16
 
 LENGTHS = (64, 256, 512)
 TOKENS = 6144  # of all texts of one measurement

@@ -18,7 +18,8 @@ from speed_queries import Peft
 from speed_setting import Setting, said
 
 from routerretriever import RouterRetriever
-from routerretriever.routing import RoutingPolicy, make_router
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.routers import make_router
 
 COUNTS = (8, 64, 512)
 PEFT_COUNTS = (8, 64)  # it takes the square of their number: more than ten minutes for 512
@@ -97,7 +98,7 @@ def _one(what: str, folder: Path, setting: Setting) -> dict[str, float]:
 if __name__ == "__main__":
     import tempfile
 
-    from routerretriever.cli import quiet_libraries
+    from routerretriever.cli.app import quiet_libraries
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:

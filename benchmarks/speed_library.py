@@ -17,7 +17,7 @@ from speed_models import saved_adapters, with_experts
 from speed_setting import Setting, said
 
 from routerretriever import Collection, RouterRetriever
-from routerretriever.library import build_library
+from routerretriever.evaluation.gains import build_library
 
 EXPERTS = 8
 COLLECTIONS = ("bankfaq", "mitre_attack")

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from routerretriever import RouterRetriever
-from routerretriever.familiarity import PilotSpace
-from routerretriever.lora import Adapter, save_adapter
-from routerretriever.pilots import PilotLibrary
-from routerretriever.routing import RoutingPolicy, make_router
-from routerretriever.storage import ExpertInfo
-from routerretriever.vectors import Vectors
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.peft_files import save_adapter
+from routerretriever.routing.abstention import PilotSpace
+from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.routers import make_router
 
 PILOTS = 12_000  # of a library, at least: nine collections have about as many
 PILOTS_EACH = 100

@@ -20,7 +20,8 @@ from speed_setting import Setting, said
 from speed_timing import paired, summary, using_threads
 
 from routerretriever import RouterRetriever
-from routerretriever.routing import RoutingPolicy, make_router
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.routers import make_router
 
 EXPERTS = (8, 64)
 BATCHES = (1, 64)

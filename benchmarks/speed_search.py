@@ -14,8 +14,8 @@ from speed_setting import Setting, said
 from speed_timing import paired, summary, using_threads
 
 from routerretriever import Index, RouterRetriever
-from routerretriever.collection import Document
-from routerretriever.vectors import Vectors, top_k
+from routerretriever.data.document import Document
+from routerretriever.kernels.exact_search import Vectors, top_k
 
 SIZES = (10_000, 100_000, 1_000_000)
 QUERIES, K = 200, 10

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from speed_timing import Machine
 
 from routerretriever import Collection
-from routerretriever.base_models import load_base
+from routerretriever.encoder.base_models import load_base
 
 BASE = "all-MiniLM-L6-v2"
 DIRECTORY = Path(__file__).parent / "speed"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from routerretriever.precision import has_bfloat16
+from routerretriever.kernels.quantization import has_bfloat16
 
 ROUNDS = 5
 _MORE = 6.0  # seconds that more rounds may take where they are short, up to three times as many

@@ -20,8 +20,8 @@ from speed_setting import Setting, said
 from transformers import TrainerCallback
 
 from routerretriever import Collection, RouterRetriever, train_expert
-from routerretriever.evaluation import ndcg_at_10
-from routerretriever.training import TrainingConfig
+from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.experts.training_config import TrainingConfig
 
 COLLECTIONS = ("bankfaq",)
 MAX_QUERIES = 1600

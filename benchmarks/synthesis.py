@@ -20,8 +20,8 @@ from typing import Any
 from core import surroundings
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, evaluate, train_expert
-from routerretriever.cli import quiet_libraries
-from routerretriever.embedding_cache import default_directory
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
 from routerretriever.synthesis import SynthesisConfig, synthesize
 

@@ -11,9 +11,9 @@ from make_collections import UNSEEN, write_all
 from rich.console import Console
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
-from routerretriever.cli import quiet_libraries
+from routerretriever.cli.app import quiet_libraries
+from routerretriever.evaluation.report import evaluation_table, write_report
 from routerretriever.progress import Bars
-from routerretriever.report import evaluation_table, write_report
 
 QUESTIONS = (
     "G2P1 LBP, COPD, d/c am",

@@ -10,7 +10,7 @@ from typing import Any
 import griffe
 import typer
 
-from routerretriever.cli import app
+from routerretriever.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "routerretriever"

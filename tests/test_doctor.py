@@ -6,15 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import make_collection, random_adapter, write_beir
+from commands import run, run_json
+from models import load, with_library
 from safetensors.torch import load_file, save_file
-from test_cli import run, run_json
-from test_history import load, with_library
+from tiny import collection_maker, random_adapter, write_beir
 
 from routerretriever import Collection, RouterRetriever, doctor
 from routerretriever.doctor import examine
 from routerretriever.errors import FormatError
-from routerretriever.lora import Adapter, save_adapter
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.peft_files import save_adapter
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_what_doctor_advises_helps(saved):
 def measurable(checkpoint, tmp_path_factory):
     """A model whose collections lie beside it, under other names than their folders."""
     root = tmp_path_factory.mktemp("measurable")
-    make = make_collection.__wrapped__(root / "data")
+    make = collection_maker(root / "data")
     folders = [make(name, shift) for shift, name in ((1, "c"), (2, "d"))]
     model = RouterRetriever.create(str(checkpoint), device="cpu")
     for number in range(3):
@@ -247,7 +248,7 @@ def test_the_history_begins_again(saved):
 
 
 def test_measuring_again_forgets_gains_of_another_version(saved):
-    from routerretriever.library import versions_of, without_stale
+    from routerretriever.routing.form_pilots import versions_of, without_stale
 
     another(saved)
     model = load(saved)

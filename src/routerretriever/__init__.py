@@ -5,40 +5,42 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from routerretriever.version import __version__
+
 if TYPE_CHECKING:  # what type checkers and editors see
-    from routerretriever.additions import add_expert_from, check_expert
-    from routerretriever.collection import Collection
+    from routerretriever.data.collection import Collection
     from routerretriever.doctor import examine
     from routerretriever.errors import RouterRetrieverError
-    from routerretriever.evaluation import evaluate
-    from routerretriever.history import History
-    from routerretriever.hub import pull, push_expert, push_model
-    from routerretriever.index import Index
+    from routerretriever.evaluation.evaluate import evaluate
+    from routerretriever.experts.add import add_expert_from
+    from routerretriever.experts.check_harm import check_expert
+    from routerretriever.experts.compare import diff_experts, merge_experts
+    from routerretriever.experts.train import train_expert
+    from routerretriever.experts.training_config import TrainingConfig
+    from routerretriever.index.index import Index
     from routerretriever.model import RouterRetriever
-    from routerretriever.routing import Route
-    from routerretriever.training import TrainingConfig, train_expert
-    from routerretriever.updates import diff_experts, merge_experts
-
-__version__ = "0.1.0"
+    from routerretriever.routing.explain import Route
+    from routerretriever.sharing.hub_upload import pull, push_expert, push_model
+    from routerretriever.storage.history import History
 
 _EXPORTS = {
     "RouterRetriever": "model",
-    "Collection": "collection",
-    "TrainingConfig": "training",
-    "train_expert": "training",
-    "Index": "index",
-    "evaluate": "evaluation",
+    "Collection": "data.collection",
+    "TrainingConfig": "experts.training_config",
+    "train_expert": "experts.train",
+    "Index": "index.index",
+    "evaluate": "evaluation.evaluate",
     "RouterRetrieverError": "errors",
-    "Route": "routing",
-    "History": "history",
-    "add_expert_from": "additions",
-    "check_expert": "additions",
-    "diff_experts": "updates",
+    "Route": "routing.explain",
+    "History": "storage.history",
+    "add_expert_from": "experts.add",
+    "check_expert": "experts.check_harm",
+    "diff_experts": "experts.compare",
     "examine": "doctor",
-    "merge_experts": "updates",
-    "pull": "hub",
-    "push_expert": "hub",
-    "push_model": "hub",
+    "merge_experts": "experts.compare",
+    "pull": "sharing.hub_upload",
+    "push_expert": "sharing.hub_upload",
+    "push_model": "sharing.hub_upload",
 }
 
 __all__ = [

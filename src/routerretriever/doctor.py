@@ -12,23 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from routerretriever.encoder import RoutedEncoder
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import HistoryError, RouterRetrieverError
-from routerretriever.history import CARD, Entry, History, state_files
-from routerretriever.hub import read_folder
-from routerretriever.library import stale_experts
-from routerretriever.lora import Adapter, load_adapter
-from routerretriever.pilots import PILOT_INFO, PILOT_TENSORS, PilotLibrary
-from routerretriever.routing import RoutingPolicy
-from routerretriever.storage import (
-    EXPERTS,
-    check_expert_name,
-    read_base,
-    read_expert_info,
-    read_model_info,
-    read_policy,
-)
-from routerretriever.updates import cosines
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.arithmetic import cosines
+from routerretriever.lora.expert_info import check_expert_name
+from routerretriever.lora.peft_files import load_adapter
+from routerretriever.routing.form_pilots import stale_experts
+from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS, PilotLibrary
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.storage.history import CARD, Entry, History, state_files
+from routerretriever.storage.hub_download import read_folder
+from routerretriever.storage.model_folder import EXPERTS, read_base, read_expert_info, read_model_info, read_policy
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 FEW_QUERIES = 30

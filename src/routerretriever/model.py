@@ -15,40 +15,30 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from routerretriever import library as library_building
-from routerretriever.base_models import base_info, load_base, stated_licence
-from routerretriever.collection import Collection
-from routerretriever.documents import encode_documents, resolved_precision
-from routerretriever.embedding_cache import EmbeddingCache
-from routerretriever.encoder import RoutedEncoder
+from routerretriever.data.collection import Collection
+from routerretriever.encoder.base_models import base_info, load_base, stated_licence
+from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
+from routerretriever.encoder.embedding_cache import EmbeddingCache
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
-from routerretriever.history import recording
-from routerretriever.hub import read_folder
-from routerretriever.lora import Adapter, load_adapter, read_adapter_config
-from routerretriever.model_card import model_card
-from routerretriever.pilots import PilotLibrary
+from routerretriever.evaluation import gains as library_building
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import ExpertInfo, check_expert_name
+from routerretriever.lora.peft_files import load_adapter, read_adapter_config
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing import (
-    ROUTED,
-    ROUTERS,
-    Decision,
-    Route,
-    RoutedVectors,
-    RoutingPolicy,
-    make_router,
-    present_policy,
-)
-from routerretriever.storage import (
-    ExpertInfo,
-    check_expert_name,
-    check_fingerprint,
-    read_expert_info,
-    read_model_info,
-    write_experts,
-)
-from routerretriever.vectors import Vectors
+from routerretriever.routing.candidates import ROUTED
+from routerretriever.routing.explain import Route
+from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.policy import Decision, RoutedVectors, RoutingPolicy, present_policy
+from routerretriever.routing.routers import ROUTERS, make_router
+from routerretriever.sharing.model_card import model_card
+from routerretriever.storage.history import recording
+from routerretriever.storage.hub_download import read_folder
+from routerretriever.storage.model_folder import check_fingerprint, read_expert_info, read_model_info, write_experts
 
-ENCODER_CLASS = f"{RoutedEncoder.__module__}.{RoutedEncoder.__name__}"
+ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
+"""What saved models name in ``modules.json``; older ones do so too, so it never changes."""
 
 
 class RouterRetriever(SentenceTransformer):
@@ -270,7 +260,7 @@ class RouterRetriever(SentenceTransformer):
             ModelError: ``path`` holds something.
             StorageError: it could not be written; nothing is left there.
         """
-        from routerretriever.export import export_expert
+        from routerretriever.sharing.export import export_expert
 
         return export_expert(self, name, path, licence=licence)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from routerretriever.bench import routers, systems
 from routerretriever.bench.data import FALLBACK
 from routerretriever.bench.systems import BM25, MULTI_TASK, Always, System
-from routerretriever.routing import BASE, MERGED
+from routerretriever.routing.candidates import BASE, MERGED
 
 MULTI_TASKS = (MULTI_TASK, f"{MULTI_TASK}-small", f"{MULTI_TASK}-rank")
 """One LoRA for all collections: all data; cut to the smallest collection (the paper's); rank × experts."""

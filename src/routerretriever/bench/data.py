@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from routerretriever.collection import Collection, Split
-from routerretriever.evaluation import GAIN_MEASURE, MEASURES, measure_run, search_run
-from routerretriever.library import Measurement
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split
+from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES, measure_run, search_run
+from routerretriever.kernels.exact_search import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
-from routerretriever.queries import EncodedQueries
-from routerretriever.routing import BASE, FALLBACK_SHARE, MERGED
-from routerretriever.vectors import Vectors
+from routerretriever.routing.candidates import BASE, MERGED
+from routerretriever.routing.form_pilots import Measurement
+from routerretriever.routing.policy import FALLBACK_SHARE
 
 if TYPE_CHECKING:
-    from routerretriever.encoder import RoutedEncoder
+    from routerretriever.encoder.routed_encoder import RoutedEncoder
 
 FALLBACK = "merged-part"
 """The candidate for queries that no expert knows: the share ``FALLBACK_SHARE`` of the merged update."""

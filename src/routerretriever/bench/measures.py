@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from routerretriever.evaluation import paired_p_value
+from routerretriever.evaluation.statistics import paired_p_value
 
 Values = NDArray[np.float64]
 """One figure per query (n,)."""

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from routerretriever.bench.data import QuerySet
 from routerretriever.bench.systems import Routed, outcome
-from routerretriever.familiarity import PilotSpace, Rehearsed
-from routerretriever.library import Measurement, extend_library
-from routerretriever.pilots import PilotLibrary
-from routerretriever.routing import BASE, RoutingPolicy, make_router
+from routerretriever.routing.abstention import PilotSpace, Rehearsed
+from routerretriever.routing.candidates import BASE
+from routerretriever.routing.form_pilots import Measurement, extend_library
+from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.routers import make_router
 
 if TYPE_CHECKING:
     from routerretriever.bench.runner import Bench

@@ -9,10 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from routerretriever import __version__
 from routerretriever.bench.catalogue import ROUTED
 from routerretriever.bench.runner import Bench, SeedResult
-from routerretriever.routing import BASE
+from routerretriever.routing.candidates import BASE
+from routerretriever.version import __version__
 
 _SIGNIFICANT = 0.05
 
@@ -178,7 +178,7 @@ def _escaped(text: str) -> str:
 
 def html(document: Mapping[str, Any]) -> str:
     """One self-contained page; plots need the ``plots`` extra."""
-    environment = Environment(loader=PackageLoader("routerretriever"), autoescape=True)
+    environment = Environment(loader=PackageLoader("routerretriever.bench"), autoescape=True)
     groups = _groups(document)
     return environment.get_template("bench.html.j2").render(
         document=document,

@@ -16,8 +16,9 @@ from routerretriever.bench.catalogue import ROUTED, SYSTEMS
 from routerretriever.bench.runner import Bench, SeedResult
 from routerretriever.bench.studies import StudyResult
 from routerretriever.bench.systems import Oracle
-from routerretriever.evaluation import GAIN_MEASURE, MEASURES, bootstrap_interval, paired_p_value
-from routerretriever.routing import BASE
+from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES
+from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
+from routerretriever.routing.candidates import BASE
 
 _PACKAGES = ("routerretriever", "torch", "transformers", "sentence-transformers", "peft", "scikit-learn", "ir-measures")
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from routerretriever.bench.data import Queries
 from routerretriever.bench.systems import Known, System, Weights, one_hot
-from routerretriever.routing import BASE
+from routerretriever.routing.candidates import BASE
 
 _SEED = 0
 

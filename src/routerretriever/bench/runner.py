@@ -19,14 +19,16 @@ from routerretriever.bench.data import Candidate, Queries, QuerySet, prepare
 from routerretriever.bench.studies import STUDIES, StudyResult
 from routerretriever.bench.suite import Suite
 from routerretriever.bench.systems import BM25, MULTI_TASK, Known, Oracle, Routed, outcome
-from routerretriever.collection import Collection, Split
-from routerretriever.library import training_sample
-from routerretriever.lora import Adapter
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split
+from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.evaluation.gains import training_sample
+from routerretriever.experts.train import train_expert
+from routerretriever.experts.training_config import TrainingConfig
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
-from routerretriever.queries import EncodedQueries
-from routerretriever.training import TrainingConfig, train_expert
-from routerretriever.vectors import Vectors
 
 _TRAIN_SAMPLE = 100  # training queries a collection that DatasetRouter keeps (arXiv 2409.02685, A.1)
 

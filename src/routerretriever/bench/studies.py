@@ -16,18 +16,19 @@ from sklearn.cluster import KMeans
 
 from routerretriever.bench.data import QuerySet
 from routerretriever.bench.systems import DatasetOracle, Routed, outcome
-from routerretriever.collection import Collection, Split
-from routerretriever.evaluation import ndcg_at_10
-from routerretriever.routing import BASE
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split
+from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.routing.candidates import BASE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from routerretriever.bench.runner import Bench
     from routerretriever.bench.systems import Known
-    from routerretriever.encoder import RoutedEncoder
+    from routerretriever.encoder.routed_encoder import RoutedEncoder
+    from routerretriever.kernels.exact_search import Vectors
     from routerretriever.model import RouterRetriever
-    from routerretriever.vectors import Vectors
 
 _BLOCK = 64  # queries encoded at once
 

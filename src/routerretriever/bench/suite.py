@@ -11,9 +11,9 @@ import yaml
 
 from routerretriever.bench.catalogue import SYSTEMS
 from routerretriever.bench.studies import STUDIES
-from routerretriever.collection import Collection
+from routerretriever.data.collection import Collection
 from routerretriever.errors import RouterRetrieverError, SuiteError
-from routerretriever.training import PRESETS, TrainingConfig
+from routerretriever.experts.training_config import PRESETS, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from routerretriever.bench.data import FALLBACK, Candidate, Queries, QuerySet
-from routerretriever.library import PILOTS_PER_COLLECTION, TRAINING_PILOTS, Measurement, extend_library
-from routerretriever.pilots import PilotLibrary
-from routerretriever.routing import BASE, FALLBACK_SHARE, MERGED, Decision, RoutingPolicy, make_router
-from routerretriever.vectors import Vectors
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.routing.candidates import BASE, MERGED
+from routerretriever.routing.form_pilots import PILOTS_PER_COLLECTION, TRAINING_PILOTS, Measurement, extend_library
+from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.policy import FALLBACK_SHARE, Decision, RoutingPolicy
+from routerretriever.routing.routers import make_router
 
 Weights = dict[str, NDArray[np.float64]]
 """Candidate → its weight for every query (n,)."""

@@ -15,13 +15,13 @@ from routerretriever.errors import FeedbackError
 from routerretriever.feedback.gains import Estimate, Evidence, estimate, measure
 from routerretriever.feedback.groups import Group, make_groups
 from routerretriever.feedback.log import Log, Problem, read_log
-from routerretriever.library import Measurement, measured_pilots
-from routerretriever.pilots import FeedbackBatch, PilotLibrary
 from routerretriever.progress import Progress
-from routerretriever.routing import present_policy
+from routerretriever.routing.form_pilots import Measurement, measured_pilots
+from routerretriever.routing.pilot_library import FeedbackBatch, PilotLibrary
+from routerretriever.routing.policy import present_policy
 
 if TYPE_CHECKING:
-    from routerretriever.index import Index
+    from routerretriever.index.index import Index
     from routerretriever.model import RouterRetriever
 
 ON_ERROR = ("stop", "skip")

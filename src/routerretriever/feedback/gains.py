@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.feedback.log import Event, Log
 from routerretriever.progress import Progress, Silent
-from routerretriever.queries import EncodedQueries
-from routerretriever.routing import BASE
+from routerretriever.routing.candidates import BASE
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
-from routerretriever.familiarity import NEIGHBOURS
 from routerretriever.feedback.gains import Evidence
-from routerretriever.pilots import FEEDBACK
-from routerretriever.routing import RoutingPolicy
+from routerretriever.routing.abstention import NEIGHBOURS
+from routerretriever.routing.pilot_library import FEEDBACK
+from routerretriever.routing.policy import RoutingPolicy
 
 APART = 0.11
 """Mean silhouette (Rousseeuw 1987) in the pilots' space from which on two halves of some far queries are two topics. No

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.errors import FeedbackError
-from routerretriever.vectors import Vectors
+from routerretriever.kernels.exact_search import Vectors
 
 MAX_SHOWN, MAX_QUERY_CHARS, MAX_LINE_BYTES, MAX_GRADE = 1000, 100_000, 2**20, 1000
 

@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
-from routerretriever import __version__
 from routerretriever.feedback.core import FeedbackReport, GroupReport
 from routerretriever.feedback.gains import MIN_QUERIES
+from routerretriever.version import __version__
 
 
 def feedback_table(report: FeedbackReport) -> Table:
@@ -104,7 +104,7 @@ def write_report(report: FeedbackReport, directory: Path, *, model: str) -> Path
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(to_dict(report, model), ensure_ascii=False, indent=2)
     (directory / "feedback.json").write_text(content + "\n", encoding="utf-8")
-    environment = Environment(loader=PackageLoader("routerretriever"), autoescape=True)
+    environment = Environment(loader=PackageLoader("routerretriever.feedback"), autoescape=True)
     page = directory / "feedback.html"
     text = environment.get_template("feedback.html.j2").render(
         report=report,

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import field_validator
 
 from routerretriever.errors import MissingExtraError
-from routerretriever.filters import Condition
-from routerretriever.index import Index
+from routerretriever.index.filters import Condition
+from routerretriever.index.index import Index
 from routerretriever.integrations.shared import (
     described,
     document_vectors,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.errors import MissingExtraError
-from routerretriever.filters import Condition
-from routerretriever.index import Index
+from routerretriever.index.filters import Condition
+from routerretriever.index.index import Index
 from routerretriever.integrations.shared import (
     described,
     document_vectors,

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from routerretriever import __version__
 from routerretriever.errors import MissingExtraError, RouterRetrieverError
-from routerretriever.index import Index
+from routerretriever.index.index import Index
 from routerretriever.integrations.shared import find
 from routerretriever.model import RouterRetriever
+from routerretriever.version import __version__
 
 try:
     from mcp.server import MCPServer

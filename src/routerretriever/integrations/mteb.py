@@ -16,7 +16,7 @@ from torch import Tensor
 
 from routerretriever.errors import MissingExtraError
 from routerretriever.model import RouterRetriever
-from routerretriever.routing import BASE
+from routerretriever.routing.candidates import BASE
 
 try:
     import mteb

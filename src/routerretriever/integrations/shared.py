@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from routerretriever.documents import encode_documents
-from routerretriever.filters import Condition
-from routerretriever.index import Index
-from routerretriever.index_search import Hit
+from routerretriever.encoder.bulk_documents import encode_documents
+from routerretriever.index.filters import Condition
+from routerretriever.index.index import Index
+from routerretriever.index.search import Hit
 from routerretriever.model import RouterRetriever
-from routerretriever.routing import ROUTED
+from routerretriever.routing.candidates import ROUTED
 
 
 @dataclass(frozen=True, slots=True)

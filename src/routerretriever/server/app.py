@@ -15,22 +15,19 @@ from fastapi.responses import FileResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-import routerretriever
 from routerretriever.errors import RouterRetrieverError
-from routerretriever.server import (
-    api_documents,
-    api_embeddings,
-    api_experts,
-    api_feedback,
-    api_search,
-    memory,
-    problems,
-)
+from routerretriever.server import memory, problems
+from routerretriever.server.api import documents as api_documents
+from routerretriever.server.api import embeddings as api_embeddings
+from routerretriever.server.api import experts as api_experts
+from routerretriever.server.api import feedback as api_feedback
+from routerretriever.server.api import search as api_search
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import Guard, client_may_read
 from routerretriever.server.problems import ApiError, responses
 from routerretriever.server.schemas import Status
 from routerretriever.server.settings import Settings
+from routerretriever.version import __version__
 
 LOG = logging.getLogger("routerretriever.server")
 PAGE = Path(__file__).parent / "page"
@@ -44,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     engine = Engine(settings)
     app = FastAPI(
         title="RouterRetriever",
-        version=routerretriever.__version__,
+        version=__version__,
         summary="One frozen base encoder, one index, an expert for every domain, and a router between them.",
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's page loads scripts from another host

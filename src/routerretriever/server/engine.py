@@ -16,21 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from routerretriever.collection import Document
+from routerretriever.data.document import Document
 from routerretriever.errors import ExpertError
-from routerretriever.filters import Condition
-from routerretriever.index import Index
-from routerretriever.index_search import Hit, Mode
-from routerretriever.lora import Adapter
-from routerretriever.routing import BASE, Route, RoutingPolicy, present_policy
+from routerretriever.index.filters import Condition
+from routerretriever.index.index import Index
+from routerretriever.index.search import Hit, Mode
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.routing.candidates import BASE
+from routerretriever.routing.explain import Route
+from routerretriever.routing.policy import RoutingPolicy, present_policy
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.follow import SharedModel, load_model, to_the_end
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
 from routerretriever.server.problems import ApiError
 from routerretriever.server.settings import Settings
-from routerretriever.storage import ExpertInfo, append_line
-from routerretriever.vectors import Vectors
+from routerretriever.storage.atomic import append_line
 
 LOG = logging.getLogger("routerretriever.server")
 _CHARS_PER_TOKEN = 4

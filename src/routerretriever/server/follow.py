@@ -21,26 +21,24 @@ from typing import Any, TypeVar
 import torch
 from filelock import AsyncFileLock, FileLock, Timeout
 
-from routerretriever.encoder import RoutedEncoder
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ModelError, RouterRetrieverError, SilentExpertError, StorageError
-from routerretriever.hub import is_download
-from routerretriever.lora import Adapter, load_adapter
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import ExpertInfo, check_expert_name
+from routerretriever.lora.peft_files import load_adapter
 from routerretriever.model import RouterRetriever
-from routerretriever.routing import RoutingPolicy
+from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.server.batching import Closed
 from routerretriever.server.problems import ApiError
-from routerretriever.storage import (
+from routerretriever.storage.atomic import LOCK_SECONDS, lock_file, remove_leftovers
+from routerretriever.storage.hub_download import is_download
+from routerretriever.storage.model_folder import (
     EXPERTS,
-    LOCK_SECONDS,
     MODEL_INFO,
-    ExpertInfo,
-    check_expert_name,
     check_fingerprint,
-    lock_file,
     read_expert_info,
     read_model_info,
     read_policy,
-    remove_leftovers,
 )
 
 LOG = logging.getLogger("routerretriever.server")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from routerretriever.routing import RoutingPolicy
+from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.server.schemas import MapPoint
 
 MAX_POINTS = 1200

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from routerretriever.errors import BuildError, MissingExtraError, ServerError
-from routerretriever.index_store import exists
+from routerretriever.index.connection import exists
 from routerretriever.server.app import create_app
 from routerretriever.server.run import log_to_stderr
 from routerretriever.server.settings import Settings
-from routerretriever.storage import read_model_info
+from routerretriever.storage.model_folder import read_model_info
 
 try:
     import ray
@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("replicas", error.name or "ray") from error
 
-from routerretriever.cluster import LOCAL, connected
+from routerretriever.cluster.encode import LOCAL, connected
 
 APPLICATION = "routerretriever"
 TARGET_ONGOING_REQUESTS = 16

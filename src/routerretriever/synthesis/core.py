@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routerretriever.collection import SYNTHESIS_REPORT
+from routerretriever.data.files import SYNTHESIS_REPORT
 from routerretriever.errors import SynthesisError
 from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis import filters

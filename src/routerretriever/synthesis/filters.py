@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from routerretriever.kernels.exact_search import Vectors, top_k
 from routerretriever.synthesis.passages import MAX_COPIES, Passage, stable_hash
 from routerretriever.synthesis.queries import Generated
-from routerretriever.vectors import Vectors, top_k
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from routerretriever.errors import StorageError, SynthesisError
-from routerretriever.storage import HAS_LOCKS
+from routerretriever.storage.atomic import HAS_LOCKS
 
 if HAS_LOCKS:
     import fcntl

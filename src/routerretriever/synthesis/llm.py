@@ -115,7 +115,7 @@ class LlmConfig:
 
 def default_prompt() -> str:
     """The prompt that is used unless another is given."""
-    return (files("routerretriever") / "templates" / "synthesis-prompt.txt").read_text(encoding="utf-8")
+    return (files("routerretriever.synthesis") / "default_prompt.txt").read_text(encoding="utf-8")
 
 
 def read_prompt(path: Path) -> str:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from routerretriever.collection import Collection, Document, generated_from, read_documents
+from routerretriever.data.collection import Collection
+from routerretriever.data.document import Document
+from routerretriever.data.files import generated_from, read_documents
 from routerretriever.errors import SynthesisError
 
 READ_CHARACTERS = 4000

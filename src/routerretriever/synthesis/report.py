@@ -12,9 +12,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from routerretriever.collection import HELD_OUT_LIMIT, HELD_OUT_SHARE, SYNTHESIS_REPORT, Document
+from routerretriever.data.document import Document
+from routerretriever.data.files import SYNTHESIS_REPORT
+from routerretriever.data.splits import HELD_OUT_LIMIT, HELD_OUT_SHARE
 from routerretriever.errors import SynthesisError
-from routerretriever.storage import replacing
+from routerretriever.storage.atomic import replacing
 from routerretriever.synthesis.filters import Query
 from routerretriever.synthesis.passages import stable_hash
 

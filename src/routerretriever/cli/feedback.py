@@ -1,0 +1,116 @@
+"""``routerretriever feedback``: what people clicked or judged becomes pilots, and can be taken back."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from routerretriever.cli.common import AsJson, Device, Model, changed_model, err, load_model, out, print_json, say
+from routerretriever.errors import FeedbackError
+from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from routerretriever.feedback import FeedbackReport
+    from routerretriever.model import RouterRetriever
+
+_SHOWN_PROBLEMS, _SHOWN_EXAMPLES = 5, 3
+
+
+def feedback(
+    model: Model,
+    log: Annotated[
+        str | None, typer.Argument(metavar="[LOG.jsonl]", help="The log; with --undo a batch.", show_default=False)
+    ] = None,
+    index: Annotated[str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")] = None,
+    position_bias: Annotated[
+        float,
+        typer.Option(min=0.0, max=3.0, help="eta: a document at rank r is looked at with 1 / r^eta. 0: no correction."),
+    ] = 1.0,
+    clip: Annotated[float, typer.Option(min=1.0, help="Most that the correction lets a click weigh.")] = 10.0,
+    min_clicks: Annotated[
+        int, typer.Option(min=1, help="A group of queries with fewer clicks (or relevant documents) changes nothing.")
+    ] = 30,
+    weight: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Of a logged query; one measured with judgements weighs 1.")
+    ] = 0.5,
+    on_error: Annotated[str, typer.Option(help="At a line that cannot be used: stop, or skip it.")] = "stop",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and leave MODEL as it is.")] = False,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Write an HTML page and JSON here.")] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take back the batch named after it; the last by default.")
+    ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show the batches that MODEL has.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Update MODEL's pilot library with what users clicked or judged, and report what drifts away from it.
+
+    The experts stay as they are. What a log added can be undone to the last bit.
+    """
+    from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
+    from routerretriever.feedback.report import to_dict, write_report
+    from routerretriever.index.index import Index
+
+    config = FeedbackConfig(position_bias, clip, min_clicks, weight, on_error)
+    if undo and listed:
+        raise FeedbackError("Say either --undo or --list.")
+    if not (undo or listed) and (log is None or index is None):
+        raise FeedbackError("Say which log and which index: routerretriever feedback MODEL LOG.jsonl --index INDEX")
+    if listed:
+        _list(load_model(model, device), as_json)
+        return
+    if undo:
+        with changed_model(model, device) as loaded:
+            gone = undo_feedback(loaded, log)
+        if as_json:
+            print_json({"model": str(model), "undone": gone})
+        else:
+            say(f"Batch {gone} is taken back: the library is as it was without it.")
+        return
+    with nullcontext(load_model(model, device)) if dry_run else changed_model(model, device) as loaded:
+        report = apply_feedback(loaded, str(log), Index.open(str(index), loaded), config, progress=Bars())
+    page = None if out_dir is None else write_report(report, out_dir, model=str(model))
+    if as_json:
+        print_json(to_dict(report, str(model)) | {"model": str(model), "dry_run": dry_run})
+        return
+    _show(report, str(model), dry_run)
+    if page is not None:
+        say(str(page))
+
+
+def _list(model: RouterRetriever, as_json: bool) -> None:
+    batches = model.library.feedback if model.library is not None else ()
+    if as_json:
+        print_json({"batches": [{"id": batch.id, "weight": batch.weight, **batch.info} for batch in batches]})
+        return
+    table = Table("batch", "applied", "lines", "pilots", "groups")
+    for batch in batches:
+        info = batch.info
+        table.add_row(batch.id, info["time"], str(info["lines"]), str(info["pilots"]), ", ".join(info["groups"]))
+    out.print(table)
+
+
+def _show(report: FeedbackReport, model: str, dry_run: bool) -> None:
+    from routerretriever.feedback.report import advice, commands, feedback_table, missing, summary
+
+    out.print(feedback_table(report))
+    for line in summary(report):
+        say(line)
+    for group in filter(missing, report.groups):
+        say(f"You need an expert here: {group.name}, {group.queries} queries, such as")
+        for example in group.examples[:_SHOWN_EXAMPLES]:
+            say(f"  {example}")
+        for command in commands(group, model):
+            say(f"  {command}")
+        for line in advice(group):
+            say(line)
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        say(f"Refused: {problem}", err)
+    if report.batch and dry_run:
+        say(f"{report.pilots} pilots would be added.")
+    elif report.batch:
+        say(f"{report.pilots} pilots added. Take them back: routerretriever feedback {model} --undo {report.batch}")

@@ -1,0 +1,1 @@
+"""Encoding, index builds and search on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Documents, queries and relevance judgements, from wherever users keep them."""

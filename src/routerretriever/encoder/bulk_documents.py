@@ -1,0 +1,86 @@
+"""Encoding documents in bulk: batches of a fixed number of tokens, in bfloat16 or 8 bits where that is asked for.
+
+A batch of thirty-two long documents moves more memory than a processor's caches hold, and one of thirty-two short
+ones does not keep it busy. Batches of about as many tokens each do neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from routerretriever.errors import ModelError
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.quantization import has_bfloat16
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
+
+PRECISIONS = ("fp32", "bf16", "int8", "auto")
+BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
+"""Tokens of one batch, padding included."""
+
+
+def resolved_precision(precision: str, device: torch.device) -> str:
+    """``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 on a device that has instructions for products in bfloat16.
+
+    Raises:
+        ModelError: there is no such precision, or not on this device.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(f"There is no precision '{precision}'. Choose one of: {', '.join(PRECISIONS)}.")
+    if precision == "int8" and device.type != "cpu":
+        raise ModelError(f"int8 is for processors, and this model is on '{device.type}'. Choose bf16 or auto.")
+    if precision == "auto":
+        return "bf16" if has_bfloat16(device) else "fp32"
+    return precision
+
+
+def encode_documents(
+    model: RouterRetriever,
+    texts: Sequence[str],
+    *,
+    precision: str = "fp32",
+    done: Callable[[int], None] | None = None,
+) -> Vectors:
+    """Document vectors (n, d), float32: those of ``encode_document`` up to rounding, in less time.
+
+    Args:
+        model: its base encodes.
+        texts: any number of them.
+        precision: ``fp32``; ``bf16`` computes products and attention in bfloat16; ``auto`` does where the device has
+            instructions for it; ``int8``, for processors, computes the layers' products in 8 bits, which costs
+            accuracy: a document's vector then depends a little on its batch.
+        done: is told after each batch how many texts it had.
+    """
+    vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
+    lengths = model.encoder.token_counts(texts)
+    with _computing_in(resolved_precision(precision, model.device), model):
+        for rows in batches(lengths, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])):
+            part = model.encode_document([texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False)
+            vectors[rows] = part
+            if done is not None:
+                done(len(rows))
+    return vectors
+
+
+def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, of at most so many tokens, or of a single row."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _computing_in(precision: str, model: RouterRetriever) -> AbstractContextManager[object]:
+    if precision == "int8":
+        return model.encoder.in_int8()
+    return nullcontext() if precision == "fp32" else torch.autocast(model.device.type, dtype=torch.bfloat16)

@@ -1,0 +1,110 @@
+"""Document embeddings on disk, shared by training, pilots, evaluation and the index.
+
+One SQLite file per base fingerprint maps a hash of the text to its vector. SQLite's transactions
+make every entry whole or absent, also after a kill, and let several processes share the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from routerretriever.errors import StorageError
+from routerretriever.kernels.exact_search import Vectors
+
+Encode = Callable[[list[str]], Vectors]
+"""Texts → float32 vectors (n, d)."""
+
+_WRITE_BLOCK = 512  # texts encoded between two commits: what a kill can cost
+_READ_BLOCK = 500  # below SQLite's oldest limit on the number of parameters
+
+
+def default_directory() -> Path:
+    """``$ROUTERRETRIEVER_CACHE``, or ``routerretriever`` in the user's cache folder."""
+    if configured := os.environ.get("ROUTERRETRIEVER_CACHE"):
+        return Path(configured).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "routerretriever"
+
+
+def encoded_blocks(texts: Iterable[str], encode: Encode) -> Iterator[tuple[list[str], Vectors]]:
+    """Distinct texts and their vectors (n, d), a block at a time.
+
+    Whoever encodes the same texts makes the same blocks, and so the same vectors to the last bit, cached or not.
+    """
+    # Long texts first: an encoder that sorts within a block wastes least padding that way.
+    ordered = sorted(dict.fromkeys(texts), key=lambda text: -len(text))
+    for start in range(0, len(ordered), _WRITE_BLOCK):
+        block = ordered[start : start + _WRITE_BLOCK]
+        yield block, encode(block).astype(np.float32, copy=False)
+
+
+class EmbeddingCache:
+    """Vectors of texts under one base encoder.
+
+    Args:
+        fingerprint: of the base; another base has another file, so vectors never mix.
+        dimension: length of the vectors.
+        directory: where the files live; default :func:`default_directory`.
+
+    Raises:
+        StorageError: the directory cannot be written or the disk is full.
+    """
+
+    def __init__(self, fingerprint: str, dimension: int, directory: Path | None = None) -> None:
+        self.path = (directory or default_directory()) / f"{fingerprint}.sqlite"
+        self.dimension = dimension
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=60)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
+                yield connection
+            finally:
+                connection.close()
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"The embedding cache {self.path} cannot be used ({error}). Free some space, delete the "
+                "file if it is damaged, or point ROUTERRETRIEVER_CACHE to another folder."
+            ) from error
+
+    def vectors(self, texts: Sequence[str], encode: Encode) -> Vectors:
+        """The vectors of ``texts`` (n, d), encoding only those that are not stored yet."""
+        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        with self._connection() as connection:
+            found = self._read(connection, set(keys))
+            missing = {text: key for key, text in zip(keys, texts, strict=True) if key not in found}
+            for block, fresh in encoded_blocks(missing, encode):
+                rows = [(missing[text], vector.tobytes()) for text, vector in zip(block, fresh, strict=True)]
+                with connection:
+                    connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                found.update(rows)
+        if not keys:
+            return np.empty((0, self.dimension), np.float32)
+        joined = bytearray().join(found[key] for key in keys)
+        return np.frombuffer(joined, np.float32).reshape(len(keys), -1)
+
+    def _read(self, connection: sqlite3.Connection, keys: set[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        pending = list(keys)
+        for start in range(0, len(pending), _READ_BLOCK):
+            block = pending[start : start + _READ_BLOCK]
+            marks = ",".join("?" * len(block))
+            query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"  # noqa: S608 - only marks
+            found.update(connection.execute(query, block))
+        return {key: vector for key, vector in found.items() if len(vector) == 4 * self.dimension}
+
+    def count_missing(self, texts: Sequence[str]) -> int:
+        """How many distinct texts would have to be encoded."""
+        keys = {hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts}
+        with self._connection() as connection:
+            return len(keys) - len(self._read(connection, keys))

@@ -1,0 +1,1 @@
+"""Rankings, measures, significance, gains of experts, and reports."""

@@ -1,0 +1,113 @@
+"""Build the pilot library: measure what every expert gains on held-out queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split
+from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.errors import LibraryError
+from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.progress import Progress, Silent
+from routerretriever.routing.form_pilots import (
+    PILOTS_PER_COLLECTION,
+    TRAINING_PILOTS,
+    Measurement,
+    extend_library,
+    versions_of,
+    without_stale,
+)
+from routerretriever.routing.pilot_library import PilotLibrary
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
+
+
+def build_library(
+    model: RouterRetriever,
+    collections: Sequence[Collection],
+    *,
+    partition: str = "cluster",
+    pilots_per_collection: int = PILOTS_PER_COLLECTION,
+    progress: Progress | None = None,
+) -> PilotLibrary:
+    """Measure every expert on the collections' held-out queries and form pilots.
+
+    Pilots of these collections are replaced; pilots of others stay as they are.
+
+    Args:
+        model: its experts are the columns.
+        collections: each needs a train split; dev, or a held-out part of train, is measured.
+        partition: ``"cluster"`` (k-means, at most ``pilots_per_collection`` pilots, a pilot per query where
+            there are fewer; and up to ``TRAINING_PILOTS`` training queries) or ``"best-expert"`` (the
+            paper's Algorithm 1: one centroid for the queries of a collection whose best expert is the
+            same; ties go to the first).
+
+    Raises:
+        LibraryError: the model has no experts, or two collections share a name.
+        CollectionError: a collection has no train split.
+    """
+    progress = progress or Silent()
+    if not model.experts:
+        raise LibraryError("The model has no experts yet. Train one first: routerretriever train MODEL COLLECTION")
+    names = [collection.name for collection in collections]
+    if len(set(names)) < len(names):
+        raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
+    library = model.library or PilotLibrary.empty(model.encoder.route_dimension, tuple(model.experts))
+    library = without_stale(library, versions_of(model)).with_experts(tuple(model.experts))
+    measurements = [measure_gains(model, collection, progress=progress) for collection in collections]
+    built = extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
+    return replace(built, versions=versions_of(model))
+
+
+def measure_gains(
+    model: RouterRetriever,
+    collection: Collection,
+    *,
+    split: Split | None = None,
+    queries: EncodedQueries | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """What every expert gains on queries that it was not trained on (default: the held-out ones).
+
+    ``queries`` are those of the split, where they have been encoded already.
+    """
+    progress = progress or Silent()
+    documents = model.embed_collection(collection, progress=progress)
+    split = split or collection.train_and_held_out()[1]
+    texts = list(split.queries.values())
+    queries = queries or EncodedQueries.of(model.encoder, texts, model.query_prompt)
+
+    def measure(expert: str) -> NDArray[np.float64]:
+        vectors = queries.vectors(model.encoder.pinned_plan(expert))
+        return ndcg_at_10(vectors, split, documents, collection, model.similarity_fn_name)
+
+    with progress.task(f"measure {collection.name}", 1 + len(model.experts)) as task:
+        base = measure("base")
+        task.advance()
+        gains = np.empty((len(texts), len(model.experts)), np.float32)
+        for column, expert in enumerate(model.experts):
+            gains[:, column] = measure(expert) - base
+            task.advance(1, expert)
+    training = training_sample(collection)
+    return Measurement(
+        collection.name,
+        tuple(texts),
+        queries.route_embeddings(),
+        gains,
+        training,
+        model.route_embeddings(training),
+        any(query_id in collection.generated for query_id in split.queries),
+        collection.source,
+    )
+
+
+def training_sample(collection: Collection) -> tuple[str, ...]:
+    """The training queries that become pilots without gains."""
+    return tuple(collection.train_and_held_out()[0].sample(TRAINING_PILOTS).queries.values())

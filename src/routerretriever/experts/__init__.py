@@ -1,0 +1,1 @@
+"""Train experts, add them with a check for harm, compare and combine them."""

@@ -1,0 +1,1 @@
+"""The document index, which all experts share."""

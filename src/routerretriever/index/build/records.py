@@ -1,0 +1,80 @@
+"""Small files beside the index, on a local disk or in an object store."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+from routerretriever.errors import StorageError
+from routerretriever.index.build.shards import open_path
+from routerretriever.index.connection import sync
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder, or a prefix of an object store; names are relative to it.
+
+    All methods raise :class:`StorageError` where the place cannot be used.
+    """
+
+    uri: str
+
+    def write(self, name: str, content: bytes) -> None:
+        """Whole or not at all, and durable on a local disk; a file of that name is replaced."""
+        system, root = open_path(self.uri)
+        try:
+            if not isinstance(system, fs.LocalFileSystem):
+                with system.open_output_stream(f"{root}/{name}") as stream:  # objects appear when they are complete
+                    stream.write(content)
+                return
+            target = Path(root, name)
+            new = [folder for folder in target.parents if not folder.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            try:
+                with staging.open("wb") as file:
+                    file.write(content)
+                sync(staging)
+                staging.replace(target)
+            finally:
+                staging.unlink(missing_ok=True)
+            for folder in (target.parent, *(made.parent for made in new)):
+                sync(folder)
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{name} cannot be written ({error}). Free some space or mend it.") from error
+
+    def read(self, name: str) -> bytes | None:
+        """The content; None where there is no such file."""
+        system, root = open_path(self.uri)
+        try:
+            with system.open_input_file(f"{root}/{name}") as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{name} cannot be read ({error}). Run the same command again.") from error
+
+    def names(self) -> set[str]:
+        """The files in it."""
+        system, root = open_path(self.uri)
+        try:
+            found = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        except OSError as error:
+            raise StorageError(f"{self.uri} cannot be listed ({error}). Run the same command again.") from error
+        return {item.base_name for item in found if item.is_file and not item.base_name.startswith(".")}
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file, or the folder with all that is in it."""
+        system, root = open_path(self.uri)
+        try:
+            if name:
+                system.delete_file(f"{root}/{name}")
+            else:
+                system.delete_dir(root)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{name} cannot be removed ({error}).") from error

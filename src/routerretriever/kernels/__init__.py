@@ -1,0 +1,1 @@
+"""Arithmetic that everything else stands on: exact search, reduced precision, attention over short queries."""

@@ -1,0 +1,1 @@
+"""Experts as LoRA adapters: their factors, the layers that apply them, PEFT's files."""

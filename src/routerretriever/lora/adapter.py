@@ -1,0 +1,94 @@
+"""An adapter: the low-rank factors of one expert."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The LoRA factors of one expert.
+
+    Attributes:
+        factors: module name → (A, B), shapes (r, in_features) and (out_features, r).
+        scaling: the factor applied to every ``B @ A`` (PEFT's ``lora_alpha / r``).
+    """
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of any factor pair."""
+        return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the update's factors, the scaling folded into B: it survives saving and loading."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, (a, b) in sorted(self.factors.items()):
+            digest.update(f"{name} {tuple(a.shape)} {tuple(b.shape)}".encode())
+            for factor in (a, b * self.scaling):
+                digest.update(factor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def parameters(self) -> list[Tensor]:
+        """All factors, in a stable order."""
+        return [tensor for pair in self.factors.values() for tensor in pair]
+
+    def detached(self) -> Adapter:
+        """A copy of the factors on the CPU that no optimiser touches."""
+        return Adapter(
+            {name: (a.detach().clone().cpu(), b.detach().clone().cpu()) for name, (a, b) in self.factors.items()},
+            self.scaling,
+        )
+
+    def scaled(self, strength: float) -> Adapter:
+        """The same factors with a smaller or larger update."""
+        return Adapter(self.factors, self.scaling * strength)
+
+    def placed(self, like: Tensor) -> Adapter:
+        """The factors on a tensor's device and in its precision."""
+        if all(factor.device == like.device and factor.dtype == like.dtype for factor in self.parameters()):
+            return self
+        return self.mapped(lambda factor: factor.to(like))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Adapter:
+        """The factors after something was done to each."""
+        return Adapter({name: (change(a), change(b)) for name, (a, b) in self.factors.items()}, self.scaling)
+
+    def pair(self, name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """Return A and B for a layer, padded with zeros to a rank.
+
+        Args:
+            name: of the layer.
+            weight: its own weight (out_features, in_features).
+            rank: at least the adapter's own.
+
+        Returns:
+            A (rank, in_features) and B (out_features, rank); all zeros where the adapter leaves the layer alone.
+        """
+        if name not in self.factors:
+            out_features, in_features = weight.shape
+            return weight.new_zeros(rank, in_features), weight.new_zeros(out_features, rank)
+        a, b = self.factors[name]
+        missing = rank - a.shape[0]
+        return (F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))) if missing else (a, b)
+
+    @classmethod
+    def initial(cls, layers: Mapping[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
+        """PEFT's initialisation: A Kaiming-uniform, B zero, so that training starts at the base."""
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, layer in layers.items():
+            a = torch.empty(rank, layer.in_features)
+            nn.init.kaiming_uniform_(a, a=5**0.5, generator=generator)
+            b = torch.zeros(layer.out_features, rank)
+            device = layer.weight.device
+            factors[name] = (a.to(device).requires_grad_(), b.to(device).requires_grad_())
+        return cls(factors, alpha / rank)

@@ -1,0 +1,192 @@
+"""Linear layers that apply an adapter, and the plans that say how for a batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routerretriever.lora.adapter import Adapter
+
+
+class Plan(Protocol):
+    """How a linear layer treats the rows it is given."""
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor: ...
+
+
+class Selection(threading.local):
+    """The plan in force in this thread; ``None`` means the plain base."""
+
+    plan: Plan | None = None
+
+    def __reduce__(self) -> tuple[type[Selection], tuple[()]]:
+        return Selection, ()
+
+    @contextmanager
+    def use(self, plan: Plan | None) -> Iterator[None]:
+        """Apply ``plan`` within the block."""
+        previous, self.plan = self.plan, plan
+        try:
+            yield
+        finally:
+            self.plan = previous
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer that can apply the experts' low-rank updates.
+
+    It shares the base layer's own parameters under their own names, so the state dict of the
+    surrounding model stays that of the plain base. The experts' factors come with the plan.
+    """
+
+    def __init__(self, base: nn.Linear, name: str, selection: Selection) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.name, self.selection = name, selection
+        self.half_weight: tuple[Tensor, Tensor | None] | None = None
+
+    def merged_weight(self, adapters: Sequence[Adapter], share: float) -> Tensor:
+        """The weight with a share of the mean update of some experts added."""
+        pairs = [adapter.pair(self.name, self.weight, adapter.rank) for adapter in adapters]
+        a = torch.cat([a for a, _ in pairs])
+        b = torch.cat([b * adapter.scaling for adapter, (_, b) in zip(adapters, pairs, strict=True)], dim=1)
+        return torch.addmm(self.weight.detach(), b, a, alpha=share / len(adapters))
+
+    def in_half_precision(self, x: Tensor) -> Tensor:
+        """The base's own product, computed in bfloat16; gradients reach ``x`` alone."""
+        if self.half_weight is None or self.half_weight[0].device != x.device:
+            bias = None if self.bias is None else self.bias.detach().bfloat16()
+            self.half_weight = self.weight.detach().bfloat16(), bias
+        product: Tensor = _HalfProduct.apply(x, *self.half_weight)  # type: ignore[no-untyped-call]
+        return product
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own parameter name
+        """Apply the plan in force; without one this is ``nn.Linear`` exactly."""
+        plan = self.selection.plan
+        if plan is None:
+            return F.linear(input, self.weight, self.bias)
+        return plan(self, input)
+
+
+class _HalfProduct(torch.autograd.Function):
+    """``x @ weight.T + bias`` in bfloat16 for a frozen weight, its result and gradient in x's precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x.bfloat16(), weight, bias).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return (gradient.bfloat16() @ ctx.weight).to(gradient.dtype), None, None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """All rows use one adapter whose factors may need gradients.
+
+    Attributes:
+        dropout: of the adapter's input.
+        half: multiply by the frozen weights in bfloat16; the adapter's own products keep their precision.
+    """
+
+    adapter: Adapter
+    dropout: float = 0.0
+    half: bool = False
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        base = layer.in_half_precision(x) if self.half else F.linear(x, layer.weight, layer.bias)
+        if layer.name not in self.adapter.factors:
+            return base
+        a, b = self.adapter.factors[layer.name]
+        x = F.dropout(x, self.dropout) if self.dropout else x
+        return base + F.linear(F.linear(x, a), b * self.adapter.scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedPlan:
+    """All rows use a share of the mean of some experts, folded into the weight: as fast as the base.
+
+    The weights are made when a layer first asks for them, and live as long as the plan does.
+    """
+
+    adapters: tuple[Adapter, ...]
+    share: float = 1.0
+    weights: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        weight = self.weights.get(layer.name)
+        if weight is None or (weight.device, weight.dtype) != (layer.weight.device, layer.weight.dtype):
+            weight = self.weights[layer.name] = layer.merged_weight(self.adapters, self.share)
+        return F.linear(x, weight, layer.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredPlan:
+    """Row i uses the sum of a few experts' updates, by two batched products over stacked factors.
+
+    Attributes:
+        adapters: k of each row, row after row (n · k).
+        rank: the largest of theirs.
+        shares: how much of each (n, k), their scaling included; ``None`` is all of it.
+    """
+
+    adapters: tuple[Adapter, ...]
+    rank: int
+    shares: Tensor | None = None
+
+    @classmethod
+    def of(cls, experts: Sequence[Adapter], chosen: Tensor, shares: Tensor | None = None) -> GatheredPlan:
+        """The plan in which rows use the experts ``chosen`` (n, k), and ``shares`` (n, k) of their updates."""
+        numbers = chosen.flatten().tolist()
+        adapters = tuple(experts[number] for number in numbers)
+        rank = max(experts[number].rank for number in set(numbers))
+        if any(adapter.scaling != 1.0 for adapter in adapters):
+            scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(chosen.shape)
+            shares = scaling if shares is None else shares * scaling
+        return cls(adapters, rank, shares)
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        n, rank = len(x), self.rank
+        k = len(self.adapters) // n
+        pairs = [adapter.pair(layer.name, layer.weight, rank) for adapter in self.adapters]
+        a = torch.stack([a for a, _ in pairs]).view(n, k * rank, -1)
+        b = torch.stack([b for _, b in pairs])
+        if k > 1:
+            b = b.view(n, k, -1, rank).transpose(1, 2).reshape(n, -1, k * rank)
+        low = torch.bmm(x, a.transpose(1, 2))
+        if self.shares is not None:
+            low = low * self.shares.repeat_interleave(rank, dim=1)[:, None].to(low.dtype)
+        return F.linear(x, layer.weight, layer.bias).baddbmm_(low, b.transpose(1, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class SlicedPlan:
+    """Rows stand group by group, and each group uses the whole update of one expert.
+
+    Attributes:
+        adapters: one a group.
+        sizes: rows of each group.
+    """
+
+    adapters: tuple[Adapter, ...]
+    sizes: tuple[int, ...]
+
+    def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        output = F.linear(x, layer.weight, layer.bias)
+        groups = zip(self.adapters, x.split(self.sizes), output.split(self.sizes), strict=True)
+        for adapter, rows, result in groups:
+            if layer.name in adapter.factors:
+                a, b = adapter.factors[layer.name]
+                low = F.linear(rows.reshape(-1, layer.in_features), a)
+                result.view(-1, layer.out_features).addmm_(low, b.T, alpha=adapter.scaling)
+        return output

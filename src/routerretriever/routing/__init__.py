@@ -1,0 +1,1 @@
+"""Pilots with measured gains, and the decision which candidate encodes a query."""

@@ -1,0 +1,132 @@
+"""Form pilots of measured queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.routing.pilot_library import PilotLibrary
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
+
+
+PILOTS_PER_COLLECTION = 500
+TRAINING_PILOTS = 1000
+"""Training queries of a collection that are kept as pilots without gains."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """One collection's held-out queries, as the router will see them.
+
+    Attributes:
+        collection: its name.
+        queries: texts (n,).
+        embeddings: route embeddings (n, d).
+        gains: nDCG@10 of every expert minus that of the base (n, E).
+        training_queries: texts of a sample of the training queries (m,).
+        training_embeddings: their route embeddings (m, d).
+        generated: whether there are generated queries among ``queries``.
+        source: what those were generated from, if that is known.
+    """
+
+    collection: str
+    queries: tuple[str, ...]
+    embeddings: Vectors
+    gains: NDArray[np.float32]
+    training_queries: tuple[str, ...]
+    training_embeddings: Vectors
+    generated: bool = False
+    source: str = ""
+
+
+def versions_of(model: RouterRetriever) -> dict[str, str]:
+    """Expert → fingerprint of its adapter."""
+    return {name: adapter.fingerprint for name, adapter in model.encoder.experts.items()}
+
+
+def stale_experts(library: PilotLibrary, versions: Mapping[str, str]) -> list[str]:
+    """The experts whose gains were measured with another adapter than the one they have now."""
+    return [name for name, version in library.versions.items() if versions.get(name, version) != version]
+
+
+def without_stale(library: PilotLibrary, versions: Mapping[str, str]) -> PilotLibrary:
+    """The library without the columns that no longer hold."""
+    stale = stale_experts(library, versions)
+    return library.with_experts(tuple(name for name in library.experts if name not in stale))
+
+
+def extend_library(
+    library: PilotLibrary,
+    measurements: Sequence[Measurement],
+    *,
+    partition: str = "cluster",
+    pilots_per_collection: int = PILOTS_PER_COLLECTION,
+    training_pilots: int = TRAINING_PILOTS,
+) -> PilotLibrary:
+    """Form pilots of measured queries; see :func:`build_library`."""
+    for measured in measurements:
+        library = library.without_collection(measured.collection)
+        if measured.generated:
+            library = replace(library, generated={**library.generated, measured.collection: measured.source})
+        if partition == "best-expert":
+            library = library.extended(pilots_of(library.experts, measured, best_expert(measured)))
+            continue
+        pilots = measured_pilots(library.experts, measured, pilots_per_collection)
+        library = library.extended(pilots).extended(_training_pilots(library.experts, measured, training_pilots))
+    return library.fitted()
+
+
+def measured_pilots(
+    experts: tuple[str, ...], measured: Measurement, limit: int = PILOTS_PER_COLLECTION
+) -> PilotLibrary:
+    """At most ``limit`` pilots of measured queries: a pilot for each, or k-means centroids."""
+    return pilots_of(experts, measured, cluster(measured, limit))
+
+
+def cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:
+    if len(measured.queries) <= limit:
+        return np.arange(len(measured.queries))
+    clusters = KMeans(limit, n_init=1, random_state=0).fit_predict(measured.embeddings)
+    return np.asarray(clusters, np.int64)
+
+
+def best_expert(measured: Measurement) -> NDArray[np.int64]:
+    return np.asarray(measured.gains.argmax(axis=1), np.int64)
+
+
+def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[np.int64]) -> PilotLibrary:
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    nearest = [
+        rows[int(np.argmax(measured.embeddings[rows] @ centroid))]
+        for rows, centroid in zip(members, centroids, strict=True)
+    ]
+    return PilotLibrary(
+        experts,
+        centroids.astype(np.float32),
+        np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
+        np.array([len(rows) for rows in members], np.int64),
+        (measured.collection,) * len(members),
+        tuple(measured.queries[row] for row in nearest),
+    )
+
+
+def _training_pilots(experts: tuple[str, ...], measured: Measurement, limit: int) -> PilotLibrary:
+    rows = min(limit, len(measured.training_queries))
+    return PilotLibrary(
+        experts,
+        measured.training_embeddings[:rows],
+        np.full((rows, len(experts)), np.nan, np.float32),
+        np.ones(rows, np.int64),
+        (measured.collection,) * rows,
+        measured.training_queries[:rows],
+    )

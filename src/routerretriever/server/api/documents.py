@@ -1,0 +1,41 @@
+"""Documents that come and go."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter, Depends, Request
+
+from routerretriever.data.document import Document
+from routerretriever.server.engine import Engine
+from routerretriever.server.guard import client_may_change
+from routerretriever.server.problems import ApiError, responses
+from routerretriever.server.schemas import DeleteAnswer, DeleteRequest, DocumentsAnswer, DocumentsRequest
+
+router = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(client_may_change)])
+
+
+@router.post("/documents", summary="Add or replace documents", responses=responses(400, 401, 403, 413, 422, 429))
+async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
+    """Encodes documents with the base and stores them, in the place of those of the same collection and id."""
+    engine: Engine = request.app.state.engine
+    most = engine.settings.limits.documents
+    if len(body.documents) > most:
+        raise ApiError(413, f"{len(body.documents)} documents are over the limit of {most}.", param="documents")
+    names = {name for document in body.documents for name in document.metadata}
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+            raise ApiError(
+                400, "A metadata field's name may have letters, digits and '_' only.", param="documents.metadata"
+            )
+    documents = {d.id: Document(d.id, d.text, d.title, dict(d.metadata)) for d in body.documents}
+    written, total = await engine.upsert(list(documents.values()), body.collection)
+    return DocumentsAnswer(written=written, documents=total)
+
+
+@router.delete("/documents", summary="Delete documents", responses=responses(400, 401, 403, 413, 422))
+async def delete(body: DeleteRequest, request: Request) -> DeleteAnswer:
+    """Deletes by id; unknown ids are ignored."""
+    engine: Engine = request.app.state.engine
+    deleted, total = await engine.delete(body.ids, body.collection)
+    return DeleteAnswer(deleted=deleted, documents=total)

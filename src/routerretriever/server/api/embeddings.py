@@ -1,0 +1,101 @@
+"""OpenAI's endpoints."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.routing.candidates import BASE, ROUTED
+from routerretriever.server.engine import Encoded, Engine
+from routerretriever.server.problems import ApiError, responses
+from routerretriever.server.schemas import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelsAnswer
+
+router = APIRouter(prefix="/v1", tags=["embeddings"])
+
+
+@router.post(
+    "/embeddings",
+    summary="Vectors of queries or documents",
+    response_model=EmbeddingsAnswer,
+    responses=responses(400, 401, 404, 413, 422, 429),
+)
+async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+    """OpenAI's endpoint. `model` says what encodes queries; documents are always the base's."""
+    engine: Engine = request.app.state.engine
+    texts = _texts(engine, body.input)
+    pinned = None if body.model == ROUTED else body.model
+    await engine.check_candidate(pinned)
+    if body.dimensions is not None and body.dimensions > engine.model.encoder.dimension:
+        most = engine.model.encoder.dimension
+        raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
+    expert = pinned if body.input_type == "query" else BASE
+    encoded = await engine.encode(texts, body.input_type, expert)
+    rows = _rows(encoded, body)
+    tokens = sum(item.tokens for item in encoded)
+    content = {
+        "object": "list",
+        "data": rows,
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+@router.get("/models", summary="What may encode queries", responses=responses(401))
+async def models(request: Request) -> ModelsAnswer:
+    """`routed`, `base`, `merged` and every expert."""
+    engine: Engine = request.app.state.engine
+    await engine.shared.follow()
+    names = (ROUTED, *engine.model.encoder.candidates)
+    owner = "routerretriever"
+    return ModelsAnswer(data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names])
+
+
+def _texts(engine: Engine, given: str | Sequence[Any]) -> list[str]:
+    """The texts of a request; token ids are turned back into text."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], str):
+        return list(given)
+    lists = [list(given)] if isinstance(given[0], int) else list(given)
+    tokenizer = engine.model.encoder.tokenizer
+    highest = max(map(max, lists))
+    if highest >= len(tokenizer):
+        raise ApiError(
+            400,
+            f"Token {highest} is not among the base's {len(tokenizer)}. Send text, or ids of its own tokeniser.",
+            param="input",
+            code="invalid_token",
+        )
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in lists]
+    if not all(texts):
+        raise ApiError(400, "A list of token ids stands for no text.", param="input", code="invalid_token")
+    return texts
+
+
+def _rows(encoded: Sequence[Encoded], body: EmbeddingsRequest) -> list[dict[str, Any]]:
+    matrix = np.stack([item.vector for item in encoded])
+    if body.dimensions is not None and body.dimensions < matrix.shape[1]:
+        matrix = _shortened(matrix, body.dimensions)
+    vectors = [_base64(vector) for vector in matrix] if body.encoding_format == "base64" else list(matrix)
+    return [
+        {"object": "embedding", "index": number, "embedding": vector, "expert": item.expert}
+        for number, (vector, item) in enumerate(zip(vectors, encoded, strict=True))
+    ]
+
+
+def _shortened(matrix: Vectors, dimensions: int) -> Vectors:
+    kept = matrix[:, :dimensions]
+    lengths = np.linalg.norm(kept, axis=1, keepdims=True)
+    return np.ascontiguousarray(kept / np.maximum(lengths, 1e-12), np.float32)
+
+
+def _base64(vector: Vectors) -> str:
+    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode("ascii")

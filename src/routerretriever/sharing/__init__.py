@@ -1,0 +1,1 @@
+"""Models and experts for others: cards, export, the hub."""

@@ -1,0 +1,143 @@
+"""Models and single experts put on the hub, and copied from there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi
+
+from routerretriever.errors import HubError, ModelError
+from routerretriever.lora.peft_files import ADAPTER_CONFIG
+from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS
+from routerretriever.routing.self_check import routing_quality
+from routerretriever.sharing.model_card import expert_card, model_card
+from routerretriever.storage.atomic import replacing
+from routerretriever.storage.hub_download import NAME, downloaded, reported
+from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, read_model_info, write_expert
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
+
+
+def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
+    """Copy a model, or an expert that stands alone, from the hub into a folder of its own, where it can be changed.
+
+    Args:
+        name: ``user/name`` or ``user/name@revision``.
+        folder: is made; it may be there if it is empty.
+        revision: a branch, tag or commit; default the name's own, else the newest.
+
+    Returns:
+        The folder.
+
+    Raises:
+        HubError: it could not be fetched, or is neither a model nor an expert.
+        ModelError: the folder is not empty.
+        FormatError: the model was written by a newer version.
+        StorageError: it could not be written; nothing is left there.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(f"{target} is not empty. Choose another folder.")
+    source = downloaded(name, revision=revision)
+    if (source / MODEL_INFO).exists():
+        read_model_info(source)
+    elif not (source / ADAPTER_CONFIG).exists():
+        raise HubError(f"'{name}' is neither a RouterRetriever model nor an expert in PEFT's format. Check the name.")
+    with replacing(target, renewed=STATE_FILES) as staging:  # the cache's files are links
+        shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".gitattributes"))
+    return target
+
+
+def push_model(
+    model: RouterRetriever,
+    name: str,
+    *,
+    licence: str | None = None,
+    data_licences: Mapping[str, str] | None = None,
+    private: bool | None = None,
+    message: str = "Upload RouterRetriever model",
+) -> str:
+    """Upload base, experts, pilots and a card; what an earlier version had and this one has not is removed there.
+
+    Args:
+        model: as it is now; nothing needs to be saved before.
+        name: ``user/name``; made if it is not there.
+        licence: of the whole, as hubs abbreviate it (``apache-2.0``); default not stated.
+        data_licences: expert → licence of what it was trained on; kept in ``model`` with what is known of the expert.
+        private: for a new repository; default what the account says.
+        message: of the commit.
+
+    Returns:
+        Where it can be seen.
+
+    Raises:
+        HubError: the token may not write there, or the hub cannot be reached.
+        ExpertError: a licence is stated for an expert that is not there.
+    """
+    _state_licences(model, data_licences)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        policy = model.encoder.policy
+        quality = routing_quality(policy) if policy is not None else ()
+        (folder / "README.md").write_text(model_card(model.encoder, name, licence, quality), encoding="utf-8")
+
+    gone = [f"{EXPERTS}/*", PILOT_INFO, PILOT_TENSORS]
+    return _uploaded(name, write, private, message, gone)
+
+
+def push_expert(
+    model: RouterRetriever,
+    expert: str,
+    name: str,
+    *,
+    licence: str | None = None,
+    data_licences: Mapping[str, str] | None = None,
+    private: bool | None = None,
+    message: str = "Upload RouterRetriever expert",
+) -> str:
+    """Upload one expert alone, in PEFT's format with a card; arguments, result and errors as for :func:`push_model`.
+
+    Raises:
+        ExpertError: there is no such expert.
+    """
+    model.encoder.expert(expert)
+    _state_licences(model, data_licences)
+
+    def write(folder: Path) -> None:
+        write_expert(model.encoder, expert, folder)
+        (folder / "README.md").write_text(expert_card(model.encoder, expert, name, licence), encoding="utf-8")
+
+    return _uploaded(name, write, private, message, [])
+
+
+def _state_licences(model: RouterRetriever, licences: Mapping[str, str] | None) -> None:
+    encoder = model.encoder
+    for name in licences or {}:
+        encoder.expert(name)
+    for name, licence in (licences or {}).items():
+        encoder.expert_info[name] = replace(encoder.expert_info[name], data_licence=licence)
+
+
+def _uploaded(name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]) -> str:
+    if not NAME.fullmatch(name):
+        raise HubError(f"'{name}' is no name on the hub. Give one such as user/name.")
+    with tempfile.TemporaryDirectory() as scratch, reported(f"'{name}' could not be uploaded to the hub"):
+        folder = Path(scratch) / "upload"
+        write(folder)
+        api = HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=message,
+            delete_patterns=delete,
+            ignore_patterns=["history/*"],
+        )
+        return f"{api.endpoint}/{name}"

@@ -1,0 +1,232 @@
+"""The README of a saved model, and of an expert that stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
+
+from routerretriever.routing.pilot_library import GENERATED_GAIN, GENERATED_MARK, marked
+
+if TYPE_CHECKING:
+    from routerretriever.encoder.routed_encoder import RoutedEncoder
+    from routerretriever.lora.expert_info import ExpertInfo
+    from routerretriever.routing.pilot_library import PilotLibrary
+    from routerretriever.routing.policy import RoutingPolicy
+    from routerretriever.routing.self_check import RoutingQuality
+
+EXPERT_COLUMNS = (
+    "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
+    "|---|---|--:|--:|--:|--:|",
+)
+HERE = "PATH"
+"""Stands in a card for where the model is, until it is known."""
+
+
+def expert_row(name: str, info: ExpertInfo) -> str:
+    """What is known of an expert, as a row below ``EXPERT_COLUMNS``."""
+    scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
+    held_out = marked(str(info.held_out), info.held_out > 0 and info.gain_on_generated)
+    return f"| {name} | {info.trained_on} | {info.queries} | {held_out} | {scores} |"
+
+
+def model_card(
+    encoder: RoutedEncoder,
+    where: str = HERE,
+    licence: str | None = None,
+    quality: Sequence[RoutingQuality] = (),
+) -> str:
+    """Markdown with the metadata block that hubs read: base, experts, data, measured gains, routing, limits, use.
+
+    Args:
+        encoder: of the model.
+        where: what ``from_pretrained`` takes.
+        licence: of the whole, as hubs abbreviate it; default not stated.
+        quality: what :func:`routerretriever.routing_quality.routing_quality` measured.
+    """
+    experts = encoder.expert_info
+    lines = [
+        *_metadata(
+            encoder, experts, "RouterRetriever" if where == HERE else where, licence, "sentence-transformers", "peft"
+        ),
+        "# RouterRetriever",
+        "",
+        f"The frozen base encoder {_base(encoder)} with {len(experts)} LoRA experts on the query side. "
+        "Documents are encoded by the base alone, so one index serves all experts.",
+        "",
+        *EXPERT_COLUMNS,
+        *(expert_row(name, experts[name]) for name in encoder.experts),
+        *(line for name, info in experts.items() if info.generated for line in _generated(name, info)),
+        *_routing(encoder.policy, quality),
+        *_limits(encoder, experts, licence),
+        "",
+        "```python",
+        "from routerretriever import RouterRetriever",
+        "",
+        f'model = RouterRetriever.from_pretrained("{where}")',
+        'model.encode_query(["…"])      # every query by the expert it needs',
+        'model.encode_document(["…"])   # always the base',
+        'model.route(["…"])             # which expert, and why',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | None = None) -> str:
+    """The same for one expert in PEFT's format."""
+    info = encoder.expert_info[name]
+    lines = [
+        *_metadata(encoder, {name: info}, where, licence, "peft"),
+        f"# {name}: an expert for queries",
+        "",
+        f"A LoRA adapter of {_base(encoder)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It changes "
+        "queries alone: documents are encoded by the base.",
+        "",
+        *EXPERT_COLUMNS,
+        expert_row(name, info),
+        *(_generated(name, info) if info.generated else ()),
+        "",
+        _terms(encoder, {name: info}, licence),
+        "",
+        "```",
+        f"routerretriever experts add MODEL {where}",
+        "```",
+        "",
+        f'`PeftModel.from_pretrained(base, "{where}")` loads it without a router.',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(
+    encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], name: str, licence: str | None, *loaders: str
+) -> list[str]:
+    datasets = [part for info in experts.values() for part in info.collection.split(", ") if part]
+    data = ModelCardData(
+        base_model=encoder.base.id,
+        base_model_relation="adapter",
+        datasets=list(dict.fromkeys(datasets)) or None,
+        library_name=loaders[0],
+        license=licence,
+        pipeline_tag="sentence-similarity",
+        tags=["routerretriever", *loaders, "lora"],
+        model_name=name,
+        eval_results=_results(experts) or None,
+    )
+    if data.eval_results is None:
+        data.pop("model_name")
+    return ["---", *data.to_yaml().splitlines(), "---", ""]
+
+
+def _results(experts: Mapping[str, ExpertInfo]) -> list[EvalResult]:
+    """Held-out figures, as fractions of 1, for the hub's ``model-index``."""
+    return [
+        EvalResult(
+            task_type="information-retrieval",
+            task_name="Information Retrieval",
+            dataset_type=info.collection,
+            dataset_name=f"{info.collection}{' (generated queries)' if info.generated else ''}",
+            dataset_split="held-out",
+            metric_type="ndcg_at_10",
+            metric_name=f"nDCG@10 by {by}",
+            metric_value=round(value, 4),
+        )
+        for name, info in experts.items()
+        if info.held_out and info.collection
+        for by, value in (("the base", info.base_ndcg), (f"the expert {name}", info.expert_ndcg))
+    ]
+
+
+def _base(encoder: RoutedEncoder) -> str:
+    revision = encoder.base.revision
+    return f"`{encoder.base.id}`" + (f" at revision `{revision}`" if revision else "")
+
+
+def _generated(name: str, info: ExpertInfo) -> list[str]:
+    ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())
+    return [
+        "",
+        f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} were "
+        f"generated ({ways}){f' from {info.source}' if info.source else ''}. {_measured_on(info)}",
+    ]
+
+
+def _measured_on(info: ExpertInfo) -> str:
+    if info.held_out_generated is None:
+        return "Unless its collection has real ones in its dev split, so are those its scores above are measured on."
+    if not info.held_out_generated:
+        return "Its scores above are measured on real ones." if info.held_out else "It was not measured itself."
+    return (
+        f"So were {info.held_out_generated} of the {info.held_out} that its scores above are measured on: they show "
+        "that something was learnt, not that people's queries profit."
+    )
+
+
+def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) -> list[str]:
+    if policy is None:
+        return ["", "The pilot library has not been built: queries are encoded by the base."]
+    library = policy.router.library
+    used = f" and, of {int(library.from_feedback.sum())} pilots, in use." if library.feedback else "."
+    return [
+        "",
+        "## Routing",
+        "",
+        f"Router: `{policy.router.name}`, {len(library)} pilots from {', '.join(library.collections())}. "
+        f"Gains were measured on held-out queries{used} Mean gains over base, nDCG@10 × 100:",
+        "",
+        *_gains(library),
+        *_quality(library, quality),
+        *(["", f"{GENERATED_MARK}: {GENERATED_GAIN}"] if library.generated else []),
+    ]
+
+
+def _gains(library: PilotLibrary) -> list[str]:
+    lines = ["| queries of | " + " | ".join(library.experts) + " |", "|---|" + "--:|" * len(library.experts)]
+    for name, means in library.mean_gains().items():
+        cells = ("–" if np.isnan(mean) else f"{100 * mean:+.1f}" for mean in means)
+        lines.append(f"| {library.label(name)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _quality(library: PilotLibrary, quality: Sequence[RoutingQuality]) -> list[str]:
+    if not quality:
+        return []
+    return [
+        "",
+        "What routing gives of that, each fifth of the pilots being routed by the others; a part of an update counts "
+        "as that part of its gain:",
+        "",
+        "| queries of | pilots' queries | to an expert | routed gain | best single expert | its gain |",
+        "|---|--:|--:|--:|---|--:|",
+        *(
+            f"| {library.label(row.collection)} | {row.queries} | {100 * row.share:.0f}% | {100 * row.gain:+.1f} | "
+            f"{row.best_expert} | {100 * row.best_gain:+.1f} |"
+            for row in quality
+        ),
+    ]
+
+
+def _limits(encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], licence: str | None) -> list[str]:
+    length = encoder.max_seq_length
+    return [
+        "",
+        "## Limits",
+        "",
+        f"Texts are cut after {length} tokens. The figures above are of held-out queries of the collections named "
+        "there; queries of other domains are encoded by the base, or partly, where the pilots do not know them. "
+        "Vectors belong into an index whose documents this base encoded.",
+        "",
+        _terms(encoder, experts, licence),
+    ]
+
+
+def _terms(encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], licence: str | None) -> str:
+    data = "; ".join(f"{name}: {info.data_licence or 'not stated'}" for name, info in experts.items())
+    return (
+        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {_base(encoder)} (licence: "
+        f"{encoder.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
+        + (f" (licence of each expert's data: {data})." if data else ".")
+    )

@@ -1,0 +1,1 @@
+"""Models on disk: atomic saves, locks, the log of versions, downloads."""

@@ -1,0 +1,389 @@
+"""The versions of a model's folder: a log of what was added, removed, renamed and measured, and the way back.
+
+    MODEL/history/log.jsonl       an entry a line: time, actions, fingerprints, figures, and the files of that state
+    MODEL/history/files/DIGEST    those files, each content once
+
+An entry is written by the save that makes it, into the same staged folder, so that state and log change in one step.
+The base is not kept: it never changes. Files are kept as copies, so that damage to the model leaves them whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from routerretriever.errors import FingerprintError, FormatError, HistoryError, RouterRetrieverError
+from routerretriever.lora.peft_files import load_adapter
+from routerretriever.routing.pilot_library import FEEDBACK, PILOT_INFO, PILOT_TENSORS, PilotLibrary
+from routerretriever.storage.atomic import link_or_copy, replacing
+from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, read_model_info
+
+if TYPE_CHECKING:
+    from routerretriever.encoder.routed_encoder import RoutedEncoder
+    from routerretriever.lora.expert_info import ExpertInfo
+
+HISTORY, LOG, FILES = "history", "log.jsonl", "files"
+CARD = "README.md"
+_DIGITS = 6  # of gains in the log
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One state of a model's folder, and what led to it.
+
+    Attributes:
+        number: counts from 1.
+        time: when it was saved, UTC.
+        actions: each has ``what`` (created, found, added, removed, replaced, renamed, measured, forgotten, feedback,
+            feedback undone, base, changed or rolled back) and its figures.
+        base: fingerprint of the base.
+        experts: name → fingerprint of the adapter; ``None`` where it could not be read.
+        gains: collection → expert → mean measured gain in nDCG@10.
+        files: path below the model's folder → digest of the content.
+    """
+
+    number: int
+    time: str
+    actions: tuple[Mapping[str, Any], ...]
+    base: str
+    experts: Mapping[str, str | None]
+    gains: Mapping[str, Mapping[str, float]]
+    files: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What pruning dropped: files, their bytes, and the entries that can no longer be returned to."""
+
+    files: int
+    bytes: int
+    entries: tuple[int, ...]
+
+
+class History:
+    """The versions of the model in a folder.
+
+    Args:
+        path: of the model.
+
+    Raises:
+        HistoryError: the log is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.root = Path(path).expanduser()
+        self.folder = self.root / HISTORY
+        self.entries = _read_log(self.folder / LOG)
+
+    def __getitem__(self, number: int) -> Entry:
+        """The entry of a number.
+
+        Raises:
+            HistoryError: there is none.
+        """
+        for entry in self.entries:
+            if entry.number == number:
+                return entry
+        known = f"Choose one of 1 to {self.entries[-1].number}" if self.entries else "It begins with the next save"
+        raise HistoryError(
+            f"The history of {self.root} has no entry {number}. {known}: routerretriever experts log MODEL"
+        )
+
+    def size(self) -> int:
+        """Bytes that the kept files take."""
+        return sum(file.stat().st_size for file in self._kept())
+
+    def missing(self, entry: Entry) -> list[str]:
+        """The files of a state that are not kept any more."""
+        return [path for path, digest in entry.files.items() if not (self.folder / FILES / digest).exists()]
+
+    def prune(self, keep: int) -> Pruned:
+        """Drop files that only older entries need; the log itself stays whole.
+
+        Args:
+            keep: the newest entries that can still be returned to; at least 1.
+        """
+        if keep < 1:
+            raise HistoryError("The newest entry is what the model is: keep at least 1.")
+        needed = {digest for entry in self.entries[-keep:] for digest in entry.files.values()}
+        before = [entry for entry in self.entries if not self.missing(entry)]
+        dropped = [(file, file.stat().st_size) for file in self._kept() if file.name not in needed]
+        for file, _ in dropped:
+            file.unlink(missing_ok=True)
+        gone = tuple(entry.number for entry in before if self.missing(entry))
+        return Pruned(len(dropped), sum(size for _, size in dropped), gone)
+
+    def rollback(self, number: int) -> Entry:
+        """Return experts, pilots and card to the state of an entry, bit for bit, and log that.
+
+        The model need not load for it. What stood there is an entry as well, so this can be undone.
+
+        Raises:
+            HistoryError: there is no such entry, or its files were pruned or damaged.
+            FingerprintError: the model has another base since.
+            StorageError: it could not be written; what stood there is unchanged.
+        """
+        entry, last = self[number], self.entries[-1]
+        if entry.base != last.base:
+            raise FingerprintError(
+                f"Entry {number} belongs to another base encoder (fingerprint {entry.base[:12]}, the model has "
+                f"{last.base[:12]}), whose weights are not kept. Create a model with that base for them."
+            )
+        self._check_files(entry)
+        new = Entry(
+            last.number + 1,
+            _now(),
+            ({"what": "rolled back", "to": number},),
+            entry.base,
+            entry.experts,
+            entry.gains,
+            entry.files,
+        )
+        with replacing(self.root, renewed=STATE_FILES) as staging:
+            for path, digest in entry.files.items():
+                (staging / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / FILES / digest, staging / path)
+            _write(staging, self.folder, [*self.entries, new])
+        self.entries.append(new)
+        return new
+
+    def _kept(self) -> list[Path]:
+        folder = self.folder / FILES
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def _check_files(self, entry: Entry) -> None:
+        if missing := self.missing(entry):
+            whole = [str(other.number) for other in self.entries if not self.missing(other)]
+            raise HistoryError(
+                f"{len(missing)} files of entry {entry.number} were pruned, the first is {missing[0]}. Those that "
+                f"can be returned to: {', '.join(whole) or 'none'}."
+            )
+        for path, digest in entry.files.items():
+            if _digest(self.folder / FILES / digest) != digest:
+                raise HistoryError(
+                    f"The kept copy of {path} of entry {entry.number} is damaged ({self.folder / FILES / digest}). "
+                    "Restore it from a copy, or return to another entry."
+                )
+
+
+@contextmanager
+def recording(encoder: RoutedEncoder, target: Path) -> Iterator[Path]:
+    """As :func:`routerretriever.storage.replacing`, with an entry of the history where anything changed.
+
+    Raises:
+        HistoryError: the log at ``target`` is damaged; nothing is written.
+        StorageError: the disk is full or the folder is not writable; ``target`` is as it was.
+    """
+    target = target.resolve()
+    with replacing(target, renewed=STATE_FILES) as staging:
+        yield staging
+        entries = History(target).entries
+        known, files = len(entries), state_files(staging)
+        if not entries and (target / MODEL_INFO).exists():  # written before there was a history
+            entries = [_found(encoder, target)]
+            _store(target, staging / HISTORY, entries[0].files)
+        last = entries[-1] if entries else None
+        if last is None or last.base != encoder.fingerprint or _without_card(files) != _without_card(last.files):
+            entries.append(_entry(encoder, files, last))
+            _store(staging, staging / HISTORY, files)
+        if len(entries) > known:
+            _write(staging, target / HISTORY, entries)
+
+
+def state_files(root: Path) -> dict[str, str]:
+    """Path → digest of the files that experts, pilots and card are."""
+    paths = [root / name for name in (MODEL_INFO, CARD, PILOT_INFO, PILOT_TENSORS)]
+    paths += sorted((root / EXPERTS).rglob("*")) if (root / EXPERTS).is_dir() else []
+    return {path.relative_to(root).as_posix(): _digest(path) for path in paths if path.is_file()}
+
+
+def _entry(encoder: RoutedEncoder, files: Mapping[str, str], last: Entry | None) -> Entry:
+    experts = {name: adapter.fingerprint for name, adapter in encoder.experts.items()}
+    library = None if encoder.policy is None else encoder.policy.router.library
+    gains = _gains(library)
+    entry = Entry(1 if last is None else last.number + 1, _now(), (), encoder.fingerprint, experts, gains, files)
+    actions = _expert_actions(last, entry, encoder.expert_info)
+    actions += _gain_actions(last, entry, () if library is None else library.generated)
+    actions += _feedback_actions(_batches(last), _batches(entry))
+    if last is None:
+        actions.insert(0, {"what": "created", "base": encoder.base.id})
+    elif last.base != entry.base:
+        actions.insert(0, {"what": "base", "base": encoder.base.id, "was": last.base})
+    if not actions and last is not None:
+        changed = {path for path, _ in files.items() ^ last.files.items()} - {CARD}
+        actions = [{"what": "changed", "files": sorted(changed)}]
+    return Entry(entry.number, entry.time, tuple(actions), entry.base, experts, gains, files)
+
+
+def _expert_actions(last: Entry | None, new: Entry, infos: Mapping[str, ExpertInfo]) -> list[dict[str, Any]]:
+    old = {} if last is None else dict(last.experts)
+    actions: list[dict[str, Any]] = []
+    for name, version in new.experts.items():
+        figures = {"expert": name, "fingerprint": version, **_figures(infos[name])}
+        if name in old:
+            if old[name] != version:
+                actions.append({"what": "replaced", **figures, "was": old[name]})
+        elif was := _renamed(old, new.experts, version):
+            actions.append({"what": "renamed", "expert": name, "was": was})
+            del old[was]
+        else:
+            actions.append({"what": "added", **figures})
+    removed = [name for name in old if name not in new.experts]
+    return actions + [{"what": "removed", "expert": name, "fingerprint": old[name]} for name in removed]
+
+
+def _renamed(old: Mapping[str, str | None], new: Mapping[str, str | None], version: str | None) -> str | None:
+    return next((name for name, known in old.items() if known == version and name not in new), None)
+
+
+def _figures(info: ExpertInfo) -> dict[str, Any]:
+    if not info.held_out:
+        return {"collection": info.collection}
+    return {
+        "collection": info.collection,
+        "queries": info.queries,
+        "held_out": info.held_out,
+        "base_ndcg": info.base_ndcg,
+        "expert_ndcg": info.expert_ndcg,
+        **_mark(info.gain_on_generated),
+    }
+
+
+def _mark(generated: bool) -> dict[str, bool]:
+    """Says of an action that its gains were measured on generated queries."""
+    return {"generated": True} if generated else {}
+
+
+def _gain_actions(last: Entry | None, new: Entry, generated: Container[str]) -> list[dict[str, Any]]:
+    """What was measured: gains that are new or another; a renamed expert's are neither."""
+    versions = {} if last is None else last.experts
+    by_version = {version: name for name, version in versions.items()}
+    actions: list[dict[str, Any]] = []
+    for collection, gains in _of_collections(new).items():
+        known = {} if last is None else last.gains.get(collection, {})
+        fresh = {}
+        for name, gain in gains.items():
+            version = new.experts[name]
+            was = name if versions.get(name) == version else by_version.get(version, "")
+            if known.get(was) != gain:
+                fresh[name] = gain
+        if fresh:
+            mark = _mark(collection in generated)
+            actions.append({"what": "measured", "collection": collection, "gains": fresh, **mark})
+    gone = [] if last is None else [name for name in _of_collections(last) if name not in new.gains]
+    return actions + [{"what": "forgotten", "collection": name} for name in gone]
+
+
+def _of_collections(entry: Entry) -> dict[str, Mapping[str, float]]:
+    return {name: gains for name, gains in entry.gains.items() if not name.startswith(FEEDBACK)}
+
+
+def _batches(entry: Entry | None) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Batch of feedback → group of its queries → gains."""
+    batches: dict[str, dict[str, Mapping[str, float]]] = {}
+    for name, gains in ({} if entry is None else entry.gains).items():
+        if name.startswith(FEEDBACK):
+            batch, _, group = name.removeprefix(FEEDBACK).partition("/")
+            batches.setdefault(batch, {})[group] = gains
+    return batches
+
+
+def _feedback_actions(
+    old: Mapping[str, Mapping[str, Mapping[str, float]]], new: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    added = [{"what": "feedback", "batch": name, "groups": new[name]} for name in new if name not in old]
+    return added + [{"what": "feedback undone", "batch": name} for name in old if name not in new]
+
+
+def _gains(library: PilotLibrary | None) -> dict[str, dict[str, float]]:
+    if library is None:
+        return {}
+    return {
+        collection: {
+            name: round(float(mean), _DIGITS)
+            for name, mean in zip(library.experts, means, strict=True)
+            if not math.isnan(mean)
+        }
+        for collection, means in library.mean_gains().items()
+    }
+
+
+def _found(encoder: RoutedEncoder, root: Path) -> Entry:
+    """What stood in a folder that has no history yet."""
+    try:
+        info = read_model_info(root)
+        base, names = info["base"]["fingerprint"], info["experts"]
+    except (FormatError, KeyError, TypeError):
+        base, names = "", []
+    experts = {name: _version(encoder, root / EXPERTS / name) for name in names}
+    try:
+        gains = _gains(PilotLibrary.load(root)[0]) if (root / PILOT_INFO).exists() else {}
+    except RouterRetrieverError:
+        gains = {}
+    return Entry(1, _now(), ({"what": "found", "experts": list(names)},), base, experts, gains, state_files(root))
+
+
+def _version(encoder: RoutedEncoder, folder: Path) -> str | None:
+    try:
+        return load_adapter(folder, encoder.lora_layers).fingerprint
+    except RouterRetrieverError:
+        return None
+
+
+def _store(root: Path, history: Path, files: Mapping[str, str]) -> None:
+    (history / FILES).mkdir(parents=True, exist_ok=True)
+    for path, digest in files.items():
+        if not (history / FILES / digest).exists():
+            shutil.copyfile(root / path, history / FILES / digest)
+
+
+def _write(staging: Path, before: Path, entries: Sequence[Entry]) -> None:
+    """Put the files kept so far and the log into a staged model."""
+    folder = staging / HISTORY
+    (folder / FILES).mkdir(parents=True, exist_ok=True)
+    for file in (before / FILES).iterdir() if (before / FILES).is_dir() else ():
+        if not (folder / FILES / file.name).exists():
+            link_or_copy(str(file), str(folder / FILES / file.name))
+    lines = [json.dumps(entry.to_dict(), ensure_ascii=False) for entry in entries]
+    (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _read_log(path: Path) -> list[Entry]:
+    if not path.exists():
+        return []
+    entries: list[Entry] = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            entries.append(Entry(**record | {"actions": tuple(record["actions"])}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise HistoryError(
+            f"{path}, line {len(entries) + 1} is damaged ({error}). Restore it from a copy, or move the folder "
+            f"'{HISTORY}' away: a new history then begins with what the model is now."
+        ) from error
+    return entries
+
+
+def _without_card(files: Mapping[str, str]) -> dict[str, str]:
+    return {path: digest for path, digest in files.items() if path != CARD}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,278 @@
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import collection_maker
+from typer.testing import CliRunner
+
+from routerretriever.bench import measures, report, results
+from routerretriever.bench.catalogue import SYSTEMS
+from routerretriever.bench.runner import Bench, make_known
+from routerretriever.bench.suite import Suite
+from routerretriever.bench.systems import Oracle, outcome, reciprocal_rank_fusion
+from routerretriever.cli.app import app
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split
+from routerretriever.errors import CollectionError, SuiteError
+
+TRAINING = "{epochs: 4, batch_size: 16, learning_rate: 0.01, temperature: 0.1, rank: 4}"
+
+
+def write_suite(folder, checkpoint, make):
+    for shift, name in enumerate(("x", "y", "z"), start=1):
+        make(name, shift)
+    make("stranger", 9, with_train=False)
+    path = folder / "suite.yaml"
+    path.write_text(
+        f"""name: tiny
+base: {checkpoint}
+data: .
+experts: [x, y, z]
+unseen: [stranger]
+seeds: [0, 1]
+training: {TRAINING}
+studies:
+  experts: {{}}
+  pilots: {{counts: [1, 500]}}
+  caution: {{settings: [[0.0, 0.0], [0.1, 0.3]]}}
+  route-layer: {{}}
+  leave-one-out: {{}}
+  second-expert: {{collections: [x]}}
+  topics: {{experts: 5, max_queries: 20}}
+  training-queries: {{counts: [10, null], collections: [x]}}
+  branch-layer: {{layers: [1, 3], collections: [x]}}
+  lora: {{ranks: [2], collections: [x]}}
+  multi-task: {{}}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def suite_file(tmp_path, checkpoint, make_collection):
+    return write_suite(tmp_path, checkpoint, make_collection)
+
+
+@pytest.fixture(scope="module")
+def prepared(checkpoint, tmp_path_factory):
+    """Two seeds of the tiny suite, trained and encoded; no test changes them."""
+    folder = tmp_path_factory.mktemp("suite")
+    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    suite = Suite.load(write_suite(folder, checkpoint, collection_maker(folder)))
+    bench = Bench(replace(suite, studies={}), folder / "out")
+    return bench, {seed: bench.prepare(seed) for seed in bench.suite.seeds}
+
+
+def test_the_whole_suite_and_its_resumption(suite_file, tmp_path, monkeypatch):
+    run = CliRunner().invoke(app, ["bench", str(suite_file), "--out", str(tmp_path / "out"), "--json"])
+    assert run.exit_code == 0, run.output
+    document = json.loads(run.stdout)
+    assert set(SYSTEMS) <= set(document["systems"])
+    assert {"expert:x", "expert:y", "expert:z"} <= set(document["systems"])
+    assert [len(study["points"]) for study in document["studies"]] == [3, 3, 2, 5, 3, 2, 2, 2, 2, 2, 4]
+    means = {name: system["seen"]["mean"] for name, system in document["systems"].items()}
+    hard = ("base", "routed", "random", "pilot-max", "dataset-oracle", "expert:x", "expert:y", "expert:z")
+    assert means["instance-oracle"] >= max(means[name] for name in hard)
+    assert means["instance-oracle-controlled"] < means["instance-oracle"]  # its surplus was selection noise
+    assert means["dataset-oracle"] > max(means["base"], means["random"])
+    for name in ("report.html", "report.md", "report.tex", "report.json"):
+        assert "instance-oracle" in (tmp_path / "out" / name).read_text()
+    assert "http" not in (tmp_path / "out" / "report.md").read_text()
+    assert len(list((tmp_path / "out" / "runs").glob("x.*.trec"))) == len(document["systems"])
+
+    # A part is lost, everything else is read: nothing is trained twice and the table is the same.
+    shutil.rmtree(tmp_path / "out" / "vectors")
+    monkeypatch.setattr("routerretriever.bench.runner.train_expert", None)
+    again = CliRunner().invoke(app, ["bench", str(suite_file), "--out", str(tmp_path / "out"), "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == document
+
+
+def test_another_training_setting_trains_again(suite_file, tmp_path):
+    suite = replace(Suite.load(suite_file), studies={})
+    config = suite.training_config(0)
+    job = {"x": ([Collection.load(tmp_path / "x")], config)}
+    changed = {"x": (job["x"][0], replace(config, rank=2))}
+    bench = Bench(suite, tmp_path / "out")
+    first, again = (bench.trained("m", job).encoder.experts["x"] for _ in range(2))
+    assert all(torch.equal(again.factors[layer][0], a) for layer, (a, _) in first.factors.items())
+    assert bench.trained("m", changed).encoder.experts["x"].rank == 2 != first.rank
+
+
+def test_routers_do_not_see_test_judgements(prepared, monkeypatch):
+    """Every system but the oracles decides the same when the test judgements are turned around."""
+    bench, seeds = prepared
+    own, rng = seeds[0], np.random.default_rng(0)
+    known = make_known(own, bench.suite.experts)
+    shuffled = {}
+    for name, queries in own.test.items():
+        values = {
+            c: replace(v, values={m: rng.permutation(x) for m, x in v.values.items()})
+            for c, v in queries.candidates.items()
+        }
+        shuffled[name] = replace(queries, candidates=values)
+    again = make_known(replace(own, test=shuffled), bench.suite.experts)
+    differs = []
+    for name, make in SYSTEMS.items():
+        for queries, other in zip(own.test.values(), shuffled.values(), strict=True):
+            first, second = make(), make()
+            first.fit(known)
+            second.fit(again)
+            if isinstance(first, Oracle):
+                weights = [s.judged_weights(q, [seeds[1].test[q.name]]) for s, q in ((first, queries), (second, other))]
+            else:
+                weights = [s.weights(q.queries) for s, q in ((first, queries), (second, other))]
+            same = set(weights[0]) == set(weights[1]) and all(
+                np.array_equal(weights[0][c], weights[1][c]) for c in weights[0]
+            )
+            if not same:
+                differs.append(name)
+    assert set(differs) <= {"dataset-oracle", "instance-oracle"}
+    assert "instance-oracle" in differs
+
+
+def test_candidates_are_what_the_model_encodes(prepared):
+    bench, seeds = prepared
+    model, queries = bench.model(0), seeds[0].test["y"]
+    texts = list(queries.queries.texts)
+    for name in ("base", "merged", "x"):
+        np.testing.assert_allclose(queries.candidates[name].vectors, model.encode_query(texts, expert=name), atol=1e-5)
+    part = bench.with_adapters(model, {"part": model.encoder.experts["x"].scaled(0.5)})
+    rows = np.array([3, 0])
+    blended = queries.blender.blend({"x": np.full(len(texts), 0.5)}, rows)
+    np.testing.assert_allclose(blended, part.encode_query(texts, expert="part")[rows], atol=1e-5)
+
+
+def test_the_routed_row_is_the_products_own_routing(prepared):
+    """Cached vectors and the real forward pass under the real library give the same values."""
+    from routerretriever.evaluation.evaluate import evaluate
+
+    bench, seeds = prepared
+    model = bench.model(0)
+    model.build_library(bench.experts)
+    system = SYSTEMS["routed"]()
+    system.fit(make_known(seeds[0], bench.suite.experts))
+    for name in ("x", "stranger"):
+        real = evaluate(model, [bench.collections[name]]).collections[0].systems["routed"]
+        cached = outcome(system, seeds[0].test[name])
+        np.testing.assert_allclose(cached.ndcg, real.values["nDCG@10"], atol=1e-6)
+
+
+def test_oracles_bound_what_they_choose_from(prepared):
+    bench, seeds = prepared
+    known = make_known(seeds[0], bench.suite.experts)
+    for name, queries in seeds[0].test.items():
+        values = {}
+        for oracle in ("dataset-oracle", "instance-oracle", "instance-oracle-controlled"):
+            system = SYSTEMS[oracle]()
+            system.fit(known)
+            values[oracle] = outcome(system, queries, [seeds[1].test[name]]).ndcg.mean()
+        assert values["instance-oracle"] >= values["dataset-oracle"] - 1e-12
+        assert values["instance-oracle"] >= values["instance-oracle-controlled"] - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("colour: red", "line 8: unknown key 'colour'"),
+        ("systems:\n  - base\n  - magic", "line 10: unknown system 'magic'"),
+        ("studies: {nonsense: {}}", "unknown study 'nonsense'"),
+        ("training: {speed: 3}", "unknown training option 'speed'"),
+        ("whole: [nowhere]", "unknown collection 'nowhere'"),
+        ("unseen: [stranger, x]", "line 8: the collection 'x' is named twice"),
+        ("experts: x", "'experts' must be a list"),
+        ("preset: slow", "unknown preset 'slow'"),
+        ("name: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_suite_fails_before_any_work(tmp_path, checkpoint, change, message):
+    lines = {"name": "name: n", "base": f"base: {checkpoint}", "experts": "experts: [x]", "data": "data: ."}
+    key = change.partition(":")[0]
+    lines = {k: v for k, v in lines.items() if k != key}
+    text = "\n".join(lines.values()) + "\n" + "\n" * (7 - len(lines)) + change + "\n"
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(SuiteError, match="s.yaml") as caught:
+        Suite.load(tmp_path / "s.yaml")
+    assert message in str(caught.value)
+
+
+def test_missing_collections_and_splits_are_named(suite_file, tmp_path):
+    suite = Suite.load(suite_file)
+    with pytest.raises(SuiteError, match="'gone' of the suite 'tiny'"):
+        Bench(replace(suite, sources={**suite.sources, "gone": "gone"}), tmp_path / "o")
+    with pytest.raises(SuiteError, match="'stranger'.*no split 'train'"):
+        Bench(replace(suite, experts=("x", "stranger")), tmp_path / "o")
+    with pytest.raises(SuiteError, match="cannot be read"):
+        Suite.load(tmp_path / "nothing.yaml")
+
+
+def test_the_suites_that_come_with_the_project_are_valid(request):
+    folder = request.config.rootpath / "suites"
+    names = {path.stem: Suite.load(path) for path in folder.glob("*.yaml")}
+    assert {"paper", "real", "demo"} <= set(names)
+    assert len(names["real"].experts) == 9
+    assert len(names["paper"].experts) == len(names["paper"].unseen) == 7
+    assert names["paper"].training_config(0).in_batch
+
+
+def test_a_split_that_is_tested_on_is_not_held_out(make_collection):
+    collection = Collection.load(make_collection("c"))
+    moved = collection.tested_on("dev")
+    assert moved.split("test").queries == collection.split("dev").queries
+    assert "dev" not in moved.splits
+    assert not set(moved.train_and_held_out()[1].queries) & set(collection.split("dev").queries)
+    with pytest.raises(CollectionError, match="no split 'gone'"):
+        collection.tested_on("gone")
+
+
+def test_generated_queries_become_the_train_split(make_collection, tmp_path):
+    collection = Collection.load(make_collection("c", with_train=False))
+    path = tmp_path / "generated.jsonl"
+    rows = [{"_id": "d1", "query": "first"}, {"_id": "unknown", "query": "no"}, {"_id": "d2", "query": "second"}]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    train = collection.with_generated_queries(str(path)).split("train")
+    assert sorted(train.queries.values()) == ["first", "second"]
+    assert isinstance(train, Split)
+    path.write_text(json.dumps(rows[1]))
+    with pytest.raises(CollectionError, match="no generated query"):
+        collection.with_generated_queries(str(path))
+
+
+def test_measures():
+    assert measures.recovered_share(0.6, 0.5, 0.7) == pytest.approx(0.5)
+    assert measures.recovered_share(0.6, 0.5, 0.5) is None
+    assert measures.hurt_and_helped(np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.5, 0.5])) == pytest.approx(
+        (1 / 3, 1 / 3)
+    )
+    assert measures.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert measures.abstention_auroc([np.array([2.0, 3.0])], [np.array([0.0, 1.0])]) == 1.0
+    assert measures.abstention_auroc([np.array([2.0])], []) is None
+    rng = np.random.default_rng(0)
+    predicted = rng.uniform(0, 1, 4000)
+    good = measures.calibration(predicted, predicted + rng.normal(0, 0.1, 4000))
+    bad = measures.calibration(predicted, predicted - 0.3)
+    assert good.error < 0.02
+    assert bad.error == pytest.approx(0.3)
+    assert sum(good.counts) == 4000
+    assert measures.calibration(np.array([]), np.array([])) is None
+
+
+def test_reciprocal_rank_fusion():
+    one, two = np.array([[3, 1, 2, -1]], np.int32), np.array([[1, 4, -1, -1]], np.int32)
+    assert reciprocal_rank_fusion(one, two, depth=5).tolist() == [[1, 3, 4, 2, -1]]
+
+
+def test_latex_and_markdown_escape_and_mark(prepared, tmp_path):
+    bench, seeds = prepared
+    result = {seed: bench.evaluate(seed, seeds) for seed in seeds}
+    document = results.summarise(bench, result, [])
+    assert r"\textbf{routed}" in report.latex(document)
+    assert "| **routed** |" in report.markdown(document)
+    assert "*instance-oracle*" in report.markdown(document)
+    assert document["notes"] == []
+    assert document["collections"]["x"]["held_out"] == "dev"
+    assert sum(document["collections"]["x"]["chosen"].values()) == document["collections"]["x"]["queries"]

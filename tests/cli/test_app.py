@@ -1,0 +1,272 @@
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from commands import run, run_json
+
+from routerretriever.cli.app import app
+
+QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4"]
+
+
+@pytest.fixture
+def trained(checkpoint, make_collection, tmp_path):
+    x, y = make_collection("x", 1), make_collection("y", 2)
+    model = tmp_path / "model"
+    for collection in (x, y):
+        run("train", model, collection, "--base", checkpoint, "--force", *QUICK)
+    run("library", model, x, y)
+    return model, x, y
+
+
+def test_the_whole_path(trained, tmp_path):
+    model, x, y = trained
+    listed = run_json("experts", model)
+    assert list(listed["experts"]) == ["x", "y"]
+    assert listed["experts"]["x"]["gain"] == pytest.approx(
+        listed["experts"]["x"]["expert_ndcg"] - listed["experts"]["x"]["base_ndcg"]
+    )
+    route = run_json("route", model, "word105 word105 word75", "word1")["routes"]
+    assert set(route[0]["gains"]) == {"base", "x", "y"}
+    assert len(route[0]["pilots"]) == 3
+    written = run_json("index", model, tmp_path / "index", x)
+    assert written["encoded"] == written["documents"] == written["total"] == 60
+    assert run_json("index", model, tmp_path / "index", y)["total"] == 120
+    found = run_json("search", tmp_path / "index", "word105 word105", "-k", "3", "--where", "collection = 'y'")
+    assert [hit["collection"] for hit in found["hits"]] == ["y"] * 3
+    pinned = run_json("search", tmp_path / "index", "word105", "--expert", "x")
+    assert pinned["expert"] == "x"
+    result = run_json("evaluate", model, x, y, "--out", tmp_path / "out")
+    assert set(result["collections"]) == {"x", "y"}
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "routed" in run("evaluate", model, x).stdout
+
+
+def test_experts_come_and_go(trained, tmp_path):
+    model, x, y = trained
+    copied = tmp_path / "copied"
+    shutil.copytree(model / "experts" / "y", copied)
+    assert run_json("experts", "remove", model, "x")["experts"].keys() == {"y"}
+    both = ["--collection", x, "--collection", y]
+    added = run_json("experts", "add", model, copied, "copy", *both)
+    assert set(added["experts"]) == {"y", "copy"}
+    assert [effect["collection"] for effect in added["harm"]["effects"]] == ["x", "y"]
+    assert all(abs(effect["change"]) < 0.005 for effect in added["harm"]["effects"])
+    assert run_json("experts", "check", model, "copy", x, y)["harmed"] == []
+    assert "without 'copy' and with it" in run("experts", "check", model, "copy", x, y).stdout
+    assert run_json("experts", "rename", model, "copy", "twin")["experts"].keys() == {"y", "twin"}
+    found = run_json("experts", "diff", model, "y", "twin")
+    assert found["same"] and found["cosine"] == pytest.approx(1.0)
+    assert found["gains"]["x"][0] == pytest.approx(found["gains"]["x"][1], abs=1e-6)
+    assert "the same, factor by factor" in run("experts", "diff", model, "y", "twin").stdout
+    merged = run_json("experts", "merge", model, "y", "twin", "--out", "mean", "--weights", "0.5,0.5")
+    assert merged["kept_norm"] == pytest.approx(1.0)
+    assert run_json("experts", "diff", model, "y", "mean")["cosine"] == pytest.approx(1.0)
+    log = run_json("experts", "log", model)
+    numbers = {action["what"]: entry["number"] for entry in log["entries"] for action in entry["actions"]}
+    assert {"created", "added", "measured", "removed", "renamed"} <= set(numbers)
+    before = next(entry["number"] for entry in log["entries"] if entry["actions"][0]["what"] == "removed") - 1
+    assert "renamed copy to twin" in run("experts", "log", model).stdout
+    assert set(run_json("experts", "rollback", model, before)["experts"]) == {"x", "y"}
+    assert set(run_json("experts", model)["experts"]) == {"x", "y"}
+    assert f"rolled back to {before}" in run("experts", "log", model, "--prune", "1").stdout
+    assert [entry["restorable"] for entry in run_json("experts", "log", model)["entries"]][-1]
+
+
+def test_plain_output_speaks_to_people(trained, tmp_path):
+    model, x, _ = trained
+    assert (
+        "predicted" in run("route", model, "word105 word105 word75").stdout
+        or "fallback" in run("route", model, "word105 word105 word75").stdout
+    )
+    assert "held-out" in run("experts", model).stdout
+    assert "60 documents of 'x': 60 new or changed, 0 unchanged" in run("index", model, tmp_path / "index", x).stdout
+    assert "expert:" in run("search", tmp_path / "index", "word1").stdout
+
+
+def test_documents_file(trained, tmp_path):
+    model, *_ = trained
+    (tmp_path / "notes.jsonl").write_text(
+        '{"_id": "1", "text": "word1"}\n{"_id": "2", "text": "word2", "year": 2020}\n'
+    )
+    assert run_json("index", model, tmp_path / "index", tmp_path / "notes.jsonl")["collection"] == "notes"
+    assert len(run_json("search", tmp_path / "index", "word1", "--where", "year = 2020")["hits"]) == 1
+
+
+def test_what_cannot_be_indexed_is_told(trained, tmp_path):
+    model, *_ = trained
+    shard, index = tmp_path / "notes.jsonl", tmp_path / "index"
+    shard.write_text('{"_id": "1", "text": "word1"}\n{broken\n{"_id": "3", "text": "word3"}\n')
+    stopped = run("index", model, index, shard, code=1).stderr
+    assert "notes.jsonl, line 2: not valid JSON" in stopped
+    assert "--on-error skip" in stopped
+    going_on = run("index", model, index, shard, "--on-error", "quarantine")
+    assert "2 documents of 'notes': 2 new or changed" in going_on.stdout
+    assert "line 2: not valid JSON" in going_on.stderr
+    assert "1 left out. Their lines are in" in going_on.stderr
+    shard.write_text('{"_id": "1", "text": "word1"}\n')
+    assert "1 documents are not in the source any more: kept; --prune" in run("index", model, index, shard).stdout
+    assert run_json("index", model, index, shard, "--prune", "--collection", "notes")["total"] == 1
+
+
+def test_upkeep_of_an_index(trained, tmp_path):
+    model, x, y = trained
+    index = tmp_path / "index"
+    assert run_json("index", "add", model, index, x)["encoded"] == 60
+    assert run_json("index", "--precision", "fp32", model, index, y)["total"] == 120  # `add` need not be said
+    info = run_json("index", "info", index)
+    assert info["collections"] == {"x": 60, "y": 60}
+    assert (info["kind"]["kind"], info["text"]) == ("flat", False)
+    assert "no text index yet" in run("search", index, "word1", "--mode", "text", code=1).stderr.replace("\n", " ")
+    assert run_json("index", "build", index, "--text")["vectors"] is None
+    assert run_json("index", "build", index)["vectors"]["kind"] == "flat"
+    both = run_json("index", "build", index, "--kind", "ivf_flat", "--text")
+    assert both["vectors"]["reason"] == "asked for"
+    assert both["text_seconds"] >= 0
+    found = run_json("search", index, "word105 word1", "--mode", "text", "-k", "2")
+    assert (found["expert"], len(found["hits"])) == (None, 2)
+    hybrid = run_json("search", index, "word105 word1", "--mode", "hybrid", "--where", "collection = 'y'")
+    assert {hit["collection"] for hit in hybrid["hits"]} == {"y"}
+    assert run_json("index", "compact", index)["fragments_after"] == 1
+    assert run_json("index", "refresh", index)["vectors"] == 0
+    assert run_json("index", "clean", index, "--older-than", "0")["versions_after"] == 1
+    assert "ivf_flat (asked for)" in run("index", "info", index).stdout
+    for verb, says in (("build", "flat"), ("compact", "pieces"), ("refresh", "0 documents"), ("clean", "versions")):
+        assert says in run("index", verb, index).stdout
+    assert "by words alone" in run("search", index, "word1", "--mode", "text").stdout
+
+
+def test_lines_are_whole_and_no_sign_in_them_is_markup(trained, tmp_path):
+    query = "[bold]word1[/] [x] " + "word2 " * 40
+    assert f"{query} → " in run("route", trained[0], query).stdout
+    index = tmp_path / ("long-" * 20) / "index"
+    shard = tmp_path / "notes.jsonl"
+    shard.write_text(json.dumps({"_id": "[b]a[/b]", "text": "word1"}) + "\n", encoding="utf-8")
+    assert f"{index} now" in run("index", trained[0], index, shard).stdout
+    assert "[b]a[/b]" in run("search", index, "word1").stdout
+
+
+def test_the_verbs_of_an_index_are_shown():
+    shown = run("index", "--help").stdout
+    for verb in ("add", "build", "compact", "refresh", "clean", "info"):
+        assert verb in shown
+    assert "MODEL INDEX COLLECTION" in shown
+    assert "Missing argument" in run("index", "just-a-model", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "{model}", "{tmp}/i", "{tmp}/nothing"], "no collection at"),
+        (["index", "info", "{tmp}/i"], "no index at"),
+        (["index", "build", "{tmp}/i"], "no index at"),
+        (["train", "{tmp}/m", "{tmp}/nothing"], "no collection at"),
+        (["train", "{tmp}/m", "{x}", "--preset", "best"], "no preset 'best'"),
+        (["library", "{tmp}/m", "{x}"], "no model at"),
+        (["route", "{tmp}/m", "query"], "no model at"),
+        (["search", "{tmp}/i", "query"], "no index at"),
+        (["evaluate", "{model}", "{x}", "--split", "exam"], "no split 'exam'"),
+        (["experts", "remove", "{model}", "nobody"], "no expert 'nobody'"),
+        (["experts", "add", "{model}", "{model}/experts/x", "z"], "without the data of the library's collections x, y"),
+        (["experts", "add", "{model}", "{model}"], "Name one expert's folder"),
+        (["experts", "rename", "{model}", "x", "y"], "already has an expert 'y'"),
+        (["experts", "diff", "{model}", "x", "z"], "no expert 'z'"),
+        (["experts", "merge", "{model}", "x", "--out", "z"], "at least two"),
+        (["experts", "merge", "{model}", "x", "y", "--out", "z", "--weights", "a,b"], "not numbers"),
+        (["experts", "rollback", "{model}", "99"], "no entry 99"),
+        (["experts", "log", "{tmp}/m"], "not a RouterRetriever model"),
+        (["doctor", "{tmp}/m"], "not a RouterRetriever model"),
+        (["train", "{model}", "{x}", "--name", "x"], "already has an expert 'x'"),
+        (["train", "{model}", "{x}", "--name", "z", "--base", "other/base"], "has the base"),
+        (["library", "{model}", "{x}", "--router", "best"], "no router 'best'"),
+    ],
+)
+def test_errors_are_one_sentence_and_exit_1(trained, tmp_path, arguments, message):
+    model, x, _ = trained
+    filled = [a.format(tmp=tmp_path, model=model, x=x) for a in arguments]
+    result = run(*filled, code=1)
+    assert message in re.sub(r"\s+", " ", result.stderr)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    error = run_json(*filled, code=1)["error"]
+    assert error["type"].endswith("Error")
+    assert message in error["message"]
+
+
+def test_every_option_is_explained():
+    import typer
+
+    group = typer.main.get_command(app)
+    assert set(group.commands) == {
+        "synthesize",
+        "train",
+        "library",
+        "experts",
+        "doctor",
+        "route",
+        "index",
+        "search",
+        "serve",
+        "feedback",
+        "mcp",
+        "export",
+        "push",
+        "pull",
+        "evaluate",
+        "bench",
+    }
+    index = group.commands["index"]
+    assert set(index.commands) == {"add", "build", "compact", "refresh", "clean", "info"}
+    experts = group.commands["experts"]
+    assert set(experts.commands) == {"list", "add", "check", "remove", "rename", "diff", "merge", "log", "rollback"}
+    verbs = [(n, c) for n, c in group.commands.items() if c not in (index, experts)]
+    for name, command in [*verbs, *index.commands.items(), *experts.commands.items()]:
+        assert command.help, name
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert parameter.help, (name, parameter.name)
+        assert "--json" in {option for p in command.params for option in p.opts}
+
+
+def test_help_and_version_are_quick_and_load_nothing_heavy():
+    code = "import sys; from routerretriever.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+def test_progress_goes_to_a_terminal_and_nowhere_else(checkpoint, make_collection, tmp_path):
+    """With a pipe nothing but the JSON document is printed; on a terminal there is a bar with rate and time."""
+    x = make_collection("x", 1)
+    command = [
+        sys.executable,
+        "-m",
+        "routerretriever",
+        "train",
+        str(tmp_path / "m"),
+        str(x),
+        "--base",
+        str(checkpoint),
+    ]
+    command += ["--force", "--json", *QUICK]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(piped.stdout)["expert"] == "x"
+    assert piped.stderr == ""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=child, env={**os.environ, "TERM": "xterm", "COLUMNS": "150"}
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 65536)
+        except OSError:
+            break
+    assert json.loads(process.communicate()[0])["expert"] == "x"
+    assert b"train x" in shown
+    assert b"/s" in shown

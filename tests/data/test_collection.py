@@ -1,0 +1,225 @@
+import gzip
+import json
+
+import pytest
+from tiny import write_beir
+
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import HELD_OUT_LIMIT
+from routerretriever.errors import CollectionError, RouterRetrieverError
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_beir(
+        tmp_path / "small",
+        {"d1": "one", "d2": "two"},
+        {"q1": "first", "q2": "second"},
+        {"train": {"q1": {"d1": 2}}, "test": {"q2": {"d2": 1}}},
+    )
+
+
+def test_beir_directory(small):
+    collection = Collection.load(small)
+    assert collection.name == "small"
+    assert collection.document_ids == ["d1", "d2"]
+    assert collection.split("train").qrels == {"q1": {"d1": 2}}
+    assert list(collection.splits) == ["test", "train"]
+
+
+def test_title_and_metadata(small):
+    row = {"_id": "d3", "title": "Title", "text": "body", "year": 2020, "metadata": {"lang": "en", "tags": ["a"]}}
+    with (small / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    document = Collection.load(small).documents[-1]
+    assert document.content == "Title body"
+    assert document.metadata == {"year": 2020, "lang": "en"}
+
+
+def test_gzipped_corpus(small):
+    text = (small / "corpus.jsonl").read_bytes()
+    (small / "corpus.jsonl").unlink()
+    (small / "corpus.jsonl.gz").write_bytes(gzip.compress(text))
+    assert len(Collection.load(small).documents) == 2
+    (small / "corpus.jsonl.gz").write_bytes(gzip.compress(text)[:-12])
+    with pytest.raises(CollectionError, match="cannot be read"):
+        Collection.load(small)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("corpus.jsonl", b"", "has no documents"),
+        ("queries.jsonl", b"", "queries.jsonl is empty"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "one"}\n{"_id": "d2", "te', r"line 2: not valid JSON.*truncated"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "one"}\n{"_id": "d1", "text": "x"}\n', r"line 2: the id 'd1' stands twice"),
+        ("corpus.jsonl", b'{"_id": "d1"}\n', r"line 1: the record has no field 'text'"),
+        ("corpus.jsonl", b'{"text": "x"}\n', r"line 1: the record has no field '_id'"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "x", "metadata": "foo"}\n', r"line 1: 'metadata' is str"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "x", "n": 9223372036854775808}\n', r"line 1: the field 'n' is beyond"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "\\ud800"}\n', r"line 1: it holds half of a surrogate pair"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "\\ud800"}\n', r"line 1: it holds half of a surrogate pair"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "x", "metadata": 5}\n', r"line 1: 'metadata' is int"),
+        ("corpus.jsonl", b"[1]\n", r"line 1: expected a JSON object"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "caf\xe9"}\n', "not UTF-8"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "x"}\n{"_id": "q1", "text": "y"}\n', r"line 2: the query id 'q1' stands"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq2\tnowhere\t1\n", r"line 2: the judgement points to document"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nnobody\td1\t1\n", r"line 2: the judgement points to query"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq2\td1\n", r"line 2: expected 'query-id<TAB>"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq2\td1\t0\n", "1 queries have no positive document"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_named_with_their_line(small, file, content, message):
+    (small / file).write_bytes(content)
+    with pytest.raises(CollectionError, match=message):
+        Collection.load(small)
+
+
+@pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
+def test_missing_file(small, file):
+    (small / file).unlink()
+    with pytest.raises(CollectionError, match=f"{file} is missing"):
+        Collection.load(small)
+
+
+def test_lenient_drops_what_points_nowhere(small):
+    with (small / "qrels" / "test.tsv").open("a") as file:
+        file.write("q2\tnowhere\t1\nnobody\td1\t1\nq1\td1\t0\n")
+    split = Collection.load(small, strict=False).split("test")
+    assert split.qrels == {"q2": {"d2": 1}}
+
+
+def test_unknown_source_says_what_is_possible(tmp_path):
+    with pytest.raises(CollectionError, match="BEIR directory"):
+        Collection.load(tmp_path / "nothing")
+
+
+def test_unknown_split(small):
+    with pytest.raises(CollectionError, match="no split 'dev'. It has: test, train"):
+        Collection.load(small).split("dev")
+
+
+def test_held_out_part_is_disjoint_fixed_and_keeps_equal_questions_together(tmp_path):
+    queries = {f"q{n}": f"question {n // 2}" for n in range(200)}
+    folder = write_beir(tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}})
+    train, held_out = Collection.load(folder).train_and_held_out()
+    assert len(train) + len(held_out) == 200
+    assert not set(train.queries.values()) & set(held_out.queries.values())
+    assert 30 <= len(held_out) <= 50
+    assert Collection.load(folder).train_and_held_out()[1].queries == held_out.queries
+
+
+def test_dev_split_is_held_out_without_what_train_has(tmp_path):
+    queries = {"a": "same", "b": "Same ", "c": "other"}
+    folder = write_beir(
+        tmp_path / "c", {"d": "x"}, queries, {"train": {"a": {"d": 1}}, "dev": {"b": {"d": 1}, "c": {"d": 1}}}
+    )
+    train, held_out = Collection.load(folder).train_and_held_out()
+    assert list(train.queries) == ["a"]
+    assert list(held_out.queries) == ["c"]
+
+
+def test_sample_is_fixed_and_bounded(tmp_path):
+    queries = {f"q{n}": f"question {n}" for n in range(700)}
+    folder = write_beir(tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}, "dev": {}})
+    split = Collection.load(folder).split("train")
+    assert split.sample(50).queries == split.sample(50).queries
+    assert split.sample(50, seed=1).queries != split.sample(50).queries
+    assert len(split.sample(HELD_OUT_LIMIT)) == HELD_OUT_LIMIT
+
+
+PAIRS = [("how to list files", "ls"), ("list a folder", "ls"), ("say hello, world", 'echo "hello"')]
+
+
+def check_pairs(collection):
+    assert sorted(d.text for d in collection.documents) == ['echo "hello"', "ls"]
+    assert sorted(collection.split("train").queries.values()) == sorted(query for query, _ in PAIRS)
+
+
+def test_pairs_jsonl(tmp_path):
+    path = tmp_path / "shell.jsonl"
+    path.write_text("".join(json.dumps({"query": q, "positive": p}) + "\n" for q, p in PAIRS))
+    assert Collection.load(path).name == "shell"
+    check_pairs(Collection.load(path))
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
+def test_pairs_tables(tmp_path, suffix, delimiter):
+    import csv
+
+    path = tmp_path / f"shell{suffix}"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([("question", "answer"), *PAIRS])
+    check_pairs(Collection.load(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", '{"query": "x"}\n', "line 1: no text in a column named positive"),
+        ("a.csv", "query,positive\nx,\n", "line 2: no text in a column named positive"),
+        ("a.txt", "x", "unknown kind of file"),
+    ],
+)
+def test_bad_pairs(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CollectionError, match=message):
+        Collection.load(tmp_path / name)
+
+
+def test_hub_collection_in_beirs_layout(tmp_path, monkeypatch):
+    """The real ``datasets`` library reads parquet files laid out as BEIR's are on the hub."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    tables = {
+        "org/mini/corpus/corpus.parquet": {"_id": ["d1"], "title": ["T"], "text": ["body"]},
+        "org/mini/queries/queries.parquet": {"_id": ["q1"], "title": [""], "text": ["ask"]},
+        "org/mini-qrels/validation.parquet": {"query-id": ["q1"], "corpus-id": ["d1"], "score": [1]},
+    }
+    for path, columns in tables.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / path)
+    card = "---\nconfigs:\n" + "".join(
+        f"- config_name: {n}\n  data_files:\n  - split: {n}\n    path: {n}/*.parquet\n" for n in ("corpus", "queries")
+    )
+    (tmp_path / "org/mini/README.md").write_text(card + "---\n")
+    # A folder of that relative name would be taken for a BEIR directory, so the reader is called itself.
+    from routerretriever.data.remote import read_hub
+
+    raw = read_hub("org/mini")
+    assert raw.documents["d1"].content == "T body"
+    assert raw.judgements["dev"][0][1:] == ("q1", "d1", 1)
+
+
+def test_unreachable_hub_name_is_a_named_error():
+    with pytest.raises(RouterRetrieverError, match="could not be read from the hub"):
+        Collection.load("nobody/nothing")
+
+
+def test_ir_datasets_collection(tmp_path):
+    """A data set registered with the real ``ir_datasets`` library."""
+    import ir_datasets
+    from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
+    from ir_datasets.util import Download, LocalDownload
+
+    assert Download
+    files = {"docs": "d1\tbody\n", "queries": "q1\task\n", "qrels": "q1 0 d1 1\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    def local(name):
+        return LocalDownload(str(tmp_path / name), mkdir=False)
+
+    docs, queries = TsvDocs(local("docs"), namespace="tiny"), TsvQueries(local("queries"), namespace="tiny")
+    qrels = TrecQrels(local("qrels"), {1: "relevant"})
+    ir_datasets.registry.register("rr-tiny", ir_datasets.Dataset(docs))
+    ir_datasets.registry.register("rr-tiny/test", ir_datasets.Dataset(docs, queries, qrels))
+    collection = Collection.load("ir_datasets:rr-tiny")
+    assert collection.documents[0].text == "body"
+    assert collection.split("test").qrels == {"q1": {"d1": 1}}
+    with pytest.raises(CollectionError, match="knows no data set"):
+        Collection.load("ir_datasets:no-such-thing")

@@ -1,0 +1,264 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import write_beir
+from training import QUICK
+
+from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever.errors import CollectionError, ExpertError, NoGainError
+from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.experts.training_config import PRESETS
+from routerretriever.experts.training_data import ranking_loss
+
+
+@pytest.fixture
+def model(checkpoint):
+    return RouterRetriever.create(str(checkpoint), device="cpu")
+
+
+def held_out_score(model, collection, expert):
+    _, held_out = collection.train_and_held_out()
+    vectors = model.encode_query(list(held_out.queries.values()), expert=expert)
+    return ndcg_at_10(vectors, held_out, model.embed_collection(collection), collection).mean()
+
+
+def test_expert_learns_and_reports_what_it_gained(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    report = train_expert(model, collection, config=QUICK)
+    info = model.experts["aliases"]
+    assert info.gain > 0.05
+    assert info == report.info
+    assert report.p_value < 0.05
+    assert info.base_ndcg == pytest.approx(held_out_score(model, collection, "base"), abs=1e-6)
+    assert info.expert_ndcg == pytest.approx(held_out_score(model, collection, "aliases"), abs=1e-6)
+    assert max(report.history) == pytest.approx(info.expert_ndcg)
+
+
+def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    full = train_expert(model, collection, name="full", config=QUICK)
+    report = train_expert(model, collection, name="small", config=replace(QUICK, strengths=(1.0, 0.01, 0.9)))
+    assert report.strength in (0.9, 1.0)  # a hundredth changes no ranking
+    assert report.info.gain >= 0.98 * full.info.gain
+    assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, "small"), abs=1e-6)
+    again = train_expert(model, collection, name="tiny", config=replace(QUICK, strengths=(0.9,)), force=True)
+    ratio = model.encoder.experts["tiny"].scaling / model.encoder.experts["full"].scaling
+    assert ratio == pytest.approx(again.strength)
+
+
+def test_experts_of_crops_alone_stay_nearer_to_the_base(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    queries = collection.split("train").queries
+    config = replace(QUICK, strengths=(0.9, 1.0))
+    for way, strengths in (("crops", {0.5}), ("titles", {0.9, 1.0})):
+        marked = replace(collection, generated=dict.fromkeys(queries, way))
+        report = train_expert(model, marked, name=way, config=config)
+        assert report.strength in strengths
+        assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, way), abs=1e-6)
+    part = replace(collection, generated={next(iter(queries)): "crops"})
+    assert train_expert(model, part, name="part", config=config).strength in (0.9, 1.0)
+
+
+def test_a_generalist_learns_from_several_collections(model, make_collection):
+    collections = [Collection.load(make_collection(name, shift)) for name, shift in (("x", 1), ("y", 5))]
+    report = train_expert(model, collections, config=QUICK)
+    assert (report.expert, report.info.collection) == ("generalist", "x, y")
+    assert report.info.queries == sum(len(c.train_and_held_out()[0]) for c in collections)
+    gains = [held_out_score(model, c, "generalist") - held_out_score(model, c, "base") for c in collections]
+    assert min(gains) > 0.02
+    assert report.info.gain == pytest.approx(np.mean(gains), abs=1e-6)
+
+
+def test_max_queries_limits_the_training(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    report = train_expert(model, collection, config=replace(QUICK, epochs=1, max_queries=20), force=True)
+    assert report.info.queries == 20
+    assert report.steps == 2
+
+
+def test_second_training_on_a_collection_embeds_nothing(model, make_collection, monkeypatch):
+    collection = Collection.load(make_collection("aliases"))
+    train_expert(model, collection, config=QUICK)
+    embedded = []
+    monkeypatch.setattr(model, "encode_document", lambda texts, **_: embedded.extend(texts))
+    train_expert(model, collection, name="second", config=replace(QUICK, epochs=1), force=True)
+    assert embedded == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dropout": 0.2}, {"in_batch": True}, {"corpus_limit": 10, "sampled_negatives": 8}]
+)
+def test_seed_decides_everything(model, make_collection, options):
+    collection = Collection.load(make_collection("aliases"))
+    config = replace(QUICK, epochs=2, **options)
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(weights))  # the surroundings must not matter
+        train_expert(model, collection, name=name, config=replace(config, seed=seed), force=True)
+        weights.append(torch.cat([tensor.flatten() for tensor in model.encoder.experts[name].parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    "options", [{"in_batch": True}, {"corpus_limit": 10, "hard_negatives": 4, "sampled_negatives": 8}]
+)
+def test_smaller_sets_of_negatives_also_learn(model, make_collection, options):
+    report = train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, **options))
+    assert report.info.gain > 0.05
+
+
+def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_collection):
+    model = RouterRetriever.create_like_paper(str(checkpoint), device="cpu")
+    config = replace(PRESETS["paper"], epochs=2, batch_size=16, learning_rate=5e-3)
+    train_expert(model, Collection.load(make_collection("aliases")), config=config, force=True)
+    changed = set(model.encoder.experts["aliases"].factors)
+    assert changed == {f"encoder.layer.{n}.attention.self.{part}" for n in range(4) for part in ("query", "value")}
+    assert model.similarity_fn_name == "dot"
+    assert model.encoder.route_layer == 4
+
+
+def test_cached_hidden_states_do_not_change_the_vectors(model, make_collection):
+    from routerretriever.encoder.query_batch import EncodedQueries
+    from routerretriever.lora.adapter import Adapter
+    from routerretriever.lora.layers import TrainingPlan
+
+    texts = [f"word{n} word{n + 1} " * (1 + n % 4) for n in range(20)]
+    queries = EncodedQueries.of(model.encoder, texts, None)
+    plan = TrainingPlan(Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        features, hidden = queries.batch(range(20))
+        resumed = model.encoder.finish(plan, features, hidden)
+        whole = model.encoder.finish(plan, features, None)
+    assert (resumed - whole).abs().max() < 1e-6
+    assert abs(resumed.numpy() - model.encode_query(texts)).max() < 1e-5
+    assert abs(queries.vectors(plan) - resumed.numpy()).max() < 1e-5
+    assert abs(queries.route_embeddings() - model.route_embeddings(texts)).max() < 1e-5
+    uncached = EncodedQueries.of(model.encoder, texts, None, budget=0)
+    assert uncached.hidden is None
+    assert abs(uncached.vectors(plan) - resumed.numpy()).max() < 1e-5
+    assert abs(uncached.route_embeddings() - queries.route_embeddings()).max() < 1e-5
+
+
+def test_half_precision_learns_nearly_the_same(model, make_collection):
+    from routerretriever.encoder.query_batch import EncodedQueries
+    from routerretriever.lora.adapter import Adapter
+    from routerretriever.lora.layers import TrainingPlan
+
+    adapter = Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0))
+    queries = EncodedQueries.of(model.encoder, [f"word{n} word{2 * n}" for n in range(20)], None)
+    gradients = []
+    for half in (False, True):
+        vectors = model.encoder.finish(TrainingPlan(adapter, half=half), *queries.batch(range(20)))
+        gradients.append(torch.autograd.grad(vectors[:, :4].sum(), adapter.parameters()))
+    for whole, half in zip(*gradients, strict=True):
+        assert (whole - half).norm() <= 0.05 * whole.norm()
+    for precision, expected in (("fp32", False), ("bf16", True)):
+        assert replace(QUICK, precision=precision).uses_half(torch.device("cpu")) is expected
+    report = train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, precision="bf16"))
+    assert report.info.gain > 0.05
+
+
+def test_an_expert_without_gain_is_refused_and_reported(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    hopeless = replace(QUICK, epochs=1, learning_rate=0.0)
+    with pytest.raises(NoGainError, match=r"did not beat the base on \d+ held-out queries.*--force"):
+        train_expert(model, collection, config=hopeless)
+    assert model.experts == {}
+    assert not list((model_cache() / "training").glob("*.pt"))
+
+
+def model_cache():
+    from routerretriever.encoder.embedding_cache import default_directory
+
+    return default_directory()
+
+
+def test_names_that_are_taken_need_force(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    train_expert(model, collection, config=QUICK)
+    with pytest.raises(ExpertError, match="already has an expert 'aliases'"):
+        train_expert(model, collection, config=QUICK)
+    train_expert(model, collection, config=replace(QUICK, seed=3), force=True)
+    assert model.experts["aliases"].config["seed"] == 3
+
+
+def test_test_only_and_tiny_collections_are_refused(model, make_collection, tmp_path):
+    with pytest.raises(CollectionError, match="no split 'train'. It has: test"):
+        train_expert(model, Collection.load(make_collection("tests", with_train=False)))
+    folder = write_beir(tmp_path / "tiny", {"d": "word1"}, {"q": "word2"}, {"train": {"q": {"d": 1}}})
+    with pytest.raises(CollectionError, match="too few to train on"):
+        train_expert(model, Collection.load(folder))
+
+
+def test_unknown_targets_name_the_choices(model, make_collection):
+    with pytest.raises(ExpertError, match="No layer of the base is named nothing.*query"):
+        train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, targets=("nothing",)))
+
+
+def test_all_positives_count():
+    scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0]])
+    positive = torch.tensor([[True, True, False], [False, False, True]])
+    first = [torch.log(torch.exp(s) + 1) - s for s in scores[0, :2]]  # against the one that is not positive
+    wanted = ((first[0] + first[1]) / 2 - scores[1].log_softmax(0)[2]) / 2
+    assert ranking_loss(scores, positive) == pytest.approx(float(wanted))
+
+
+def test_killed_training_resumes_to_the_same_expert(checkpoint, make_collection, tmp_path):
+    """A process is killed between two checkpoints; going on gives the weights of an undisturbed run."""
+    folder = make_collection("aliases")
+    program = textwrap.dedent(
+        """
+        import sys, time
+        from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
+        from routerretriever.experts import training_config as training
+        save = training._Training._save_checkpoint
+        def slow(self):
+            save(self)
+            print("saved", flush=True)
+            time.sleep(0.05)
+        training._Training._save_checkpoint = slow
+        model = RouterRetriever.create(sys.argv[1], device="cpu")
+        config = TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100, strengths=())
+        report = train_expert(model, Collection.load(sys.argv[2]), config=config)
+        print("resumed", report.resumed, flush=True)
+        model.save_pretrained(sys.argv[3])
+        """
+    )
+
+    def start(out):
+        command = [sys.executable, "-c", program, str(checkpoint), str(folder), str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    undisturbed = start(tmp_path / "a")
+    assert "resumed False" in undisturbed.communicate()[0]
+    killed = start(tmp_path / "b")
+    for _ in range(3):
+        killed.stdout.readline()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert "resumed True" in start(tmp_path / "b").communicate()[0]
+    one, other = (tmp_path / name / "experts/aliases/adapter_model.safetensors" for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_damaged_checkpoint_only_costs_its_work(model, make_collection, monkeypatch):
+    from routerretriever.experts import training_config as training
+
+    collection = Collection.load(make_collection("aliases"))
+    monkeypatch.setattr(training._Training, "forget", lambda self: None)
+    first = train_expert(model, collection, config=QUICK)
+    checkpoint = next((model_cache() / "training").glob("*.pt"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    model.remove_expert("aliases")
+    monkeypatch.setattr(training._Training, "forget", lambda self: self.checkpoint.unlink())
+    second = train_expert(model, collection, config=QUICK)
+    assert not second.resumed
+    np.testing.assert_array_equal(first.history, second.history)

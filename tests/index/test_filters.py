@@ -1,0 +1,92 @@
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routerretriever import Index, RouterRetriever
+from routerretriever.data.document import Document
+from routerretriever.errors import FilterError
+from routerretriever.index.filters import to_sql
+
+SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "id": pa.string(),
+        "vector": pa.list_(pa.float32(), 4),
+        "year": pa.int64(),
+        "score": pa.float64(),
+        "draft": pa.bool_(),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "sql"),
+    [
+        ({"id": "a"}, "`id` = 'a'"),
+        ({"id": "it's"}, "`id` = 'it''s'"),
+        ({"year": {"gte": 2000, "lt": 2010}}, "`year` >= 2000 AND `year` < 2010"),
+        ({"draft": False, "score": 1}, "`draft` = FALSE AND `score` = 1.0"),
+        ({"or": [{"id": {"in": ["a", "b"]}}, {"not": {"year": 1}}]}, "((`id` IN ('a', 'b')) OR ((NOT (`year` = 1))))"),
+    ],
+)
+def test_conditions_become_sql(condition, sql):
+    assert to_sql(condition, SCHEMA) == sql
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({}, "mapping"),
+        ([], "mapping"),
+        ({"key": "a"}, "no field 'key'"),
+        ({"vector": 1.0}, "no field 'vector'"),
+        ({"id": {}}, "empty"),
+        ({"id": {"like": "a%"}}, "no operator 'like'"),
+        ({"id": 5}, "type string"),
+        ({"year": True}, "type int64"),
+        ({"year": 1.5}, "type int64"),
+        ({"year": 2**70}, "type int64"),
+        ({"score": float("nan")}, "type double"),
+        ({"draft": 1}, "type bool"),
+        ({"id": "a\0b"}, "type string"),
+        ({"id": {"in": "abc"}}, "'in' needs a list"),
+        ({"id": {"in": ["a"] * 1001}}, "1000"),
+        ({"and": {"id": "a"}}, "'and' needs a list"),
+        ({"not": None}, "mapping"),
+    ],
+)
+def test_what_cannot_be_understood_is_named(condition, message):
+    with pytest.raises(FilterError, match=message):
+        to_sql(condition, SCHEMA)
+
+
+def test_nesting_has_a_bound():
+    condition = {"id": "a"}
+    for _ in range(100):
+        condition = {"not": condition}
+    with pytest.raises(FilterError, match="nested"):
+        to_sql(condition, SCHEMA)
+
+
+HOSTILE = ["a' OR '1'='1", "\\", "\\'", "'; DROP TABLE documents; --", "%", "`id`", "\n", "é 東京", '"', "''"]
+
+
+@pytest.fixture(scope="module")
+def index(checkpoint, tmp_path_factory):
+    model = RouterRetriever.create(str(checkpoint), device="cpu")
+    index = Index.create(tmp_path_factory.mktemp("hostile") / "index", model)
+    index.upsert([Document(text, "word1", "", {"tag": text}) for text in [*HOSTILE, "plain"]])
+    return index
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_value_is_only_a_value(index, text):
+    for condition in ({"id": text}, {"tag": {"in": [text]}}):
+        assert [hit.id for hit in index.search("word1", k=50, where=condition)] == [text]
+
+
+@given(value=st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20))
+def test_any_text_is_a_value(index, value):
+    found = [hit.id for hit in index.search("word1", k=50, where={"id": {"ne": value}})]
+    assert set(found) == {*HOSTILE, "plain"} - {value}
