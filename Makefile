@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs test test-real test-cluster lint bench bench-real bench-speed bench-scale clean
+.PHONY: demo docs test test-real test-cluster lint style bench bench-real bench-speed bench-scale clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+style: $(VENV)/.installed  ## the habits of the source code, against their targets
+	$(BIN)/python benchmarks/style.py --by-folder
 
 bench: $(VENV)/.installed  ## the experiment suite on the project's own collections
 	$(BIN)/python demo/make_collections.py demo-output/collections
