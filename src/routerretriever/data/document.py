@@ -52,6 +52,7 @@ def as_document(record: Mapping[str, Any], where: str) -> Document:
 
 
 def identifier(record: Mapping[str, Any], where: str) -> str:
+    """Return the record's id, or raise naming ``where``."""
     for key in _ID_COLUMNS:
         if record.get(key) is not None:
             return str(record[key])
@@ -59,6 +60,7 @@ def identifier(record: Mapping[str, Any], where: str) -> str:
 
 
 def metadata_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields of a record that are metadata: its own, and those below ``metadata``."""
     own = {"text", "title", "metadata", *_ID_COLUMNS}
     given = record.get("metadata") or {}
     if not isinstance(given, Mapping):
@@ -89,6 +91,7 @@ def _is_text(value: str) -> bool:
 
 
 def sound_text(text: str, where: str) -> str:
+    """Return the text, or raise naming ``where`` if it cannot be stored."""
     if not _is_text(text):
         raise CollectionError(f"{where}: {_NO_TEXT}")
     return text

@@ -40,6 +40,7 @@ def _first_existing(directory: Path, stem: str) -> Path:
 
 
 def read_beir_directory(directory: Path) -> RawCollection:
+    """Read a folder in the layout of BEIR: corpus, queries, qrels."""
     documents = {document.id: document for document in read_documents(_first_existing(directory, "corpus"))}
     queries: dict[str, str] = {}
     generated: dict[str, str] = {}
@@ -95,6 +96,7 @@ def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:
 
 
 def read_pairs(path: Path) -> RawCollection:
+    """Read a file of pairs: a query and its relevant text on every line."""
     raw = RawCollection({}, {}, {})
     document_ids: dict[str, str] = {}
     query_ids: dict[tuple[str, str], str] = {}

@@ -37,6 +37,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each line's place (file and line number) and its JSON object."""
     for where, line in read_lines(path):
         try:
             record = json.loads(line)

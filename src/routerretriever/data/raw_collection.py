@@ -22,6 +22,7 @@ class RawCollection:
 
 
 def check_collection(raw: RawCollection, source: str, strict: bool) -> tuple[tuple[Document, ...], dict[str, Split]]:
+    """Return the documents and the splits, after checking that the judgements fit them."""
     if not raw.documents:
         raise CollectionError(f"{source} has no documents. Check that corpus.jsonl is not empty.")
     splits: dict[str, Split] = {}

@@ -38,6 +38,7 @@ def read_hub(name: str) -> RawCollection:
 
 
 def hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
+    """Return the rows of a data set on the Hugging Face hub."""
     try:
         import datasets
     except ImportError as error:
@@ -53,6 +54,7 @@ def hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
 
 
 def read_ir_datasets(dataset_id: str) -> RawCollection:
+    """Read a data set of ir_datasets with its splits."""
     try:
         import ir_datasets
     except ImportError as error:

@@ -38,4 +38,5 @@ class Split:
 
 
 def stable_hash(text: str) -> bytes:
+    """Return 8 bytes that depend on the text alone, in every process."""
     return hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -258,6 +258,7 @@ def _effect(
 
 
 def harm(report: HarmReport) -> str:
+    """Return the message that says what the expert harms."""
     losses = ", ".join(
         f"{effect.collection} {100 * effect.change:+.1f} ({100 * effect.before:.1f} → {100 * effect.after:.1f} on "
         f"{effect.queries} queries)"

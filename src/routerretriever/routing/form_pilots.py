@@ -92,6 +92,7 @@ def measured_pilots(
 
 
 def cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:
+    """Return a group for each query: k-means on the embeddings, at most ``limit`` groups."""
     if len(measured.queries) <= limit:
         return np.arange(len(measured.queries))
     clusters = KMeans(limit, n_init=1, random_state=0).fit_predict(measured.embeddings)
@@ -99,10 +100,12 @@ def cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:
 
 
 def best_expert(measured: Measurement) -> NDArray[np.int64]:
+    """Return a group for each query: the expert with the largest gain."""
     return np.asarray(measured.gains.argmax(axis=1), np.int64)
 
 
 def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[np.int64]) -> PilotLibrary:
+    """Return the library whose pilots are the means of the groups."""
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)

@@ -96,6 +96,7 @@ def is_download(folder: str | Path) -> bool:
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
+    """Turn errors of the hub's client into a :class:`HubError` that names ``what``."""
     try:
         yield
     except RepositoryNotFoundError as error:

@@ -91,6 +91,7 @@ def check_workers(cluster: str | None, workers: int | None) -> None:
 
 
 def stopped(problem: Problem) -> CollectionError:
+    """Return the error of a build that stops at a problem."""
     return CollectionError(
         f"{problem} Mend it and run the same command again: what was encoded is kept. To go on without it: "
         "--on-error skip, or quarantine."
