@@ -45,7 +45,7 @@ def test_identical_ids_are_ignored_only_where_asked():
     split = Split("test", {"q1": "same text"}, {"q1": {"d2": 1}})
     vectors = np.array([[1, 0], [0.8, 0.6]], np.float32)
     for ignore, wanted in ((False, ["q1"]), (True, ["d2"])):
-        collection = Collection("c", documents, {"test": split}, ignore_identical_ids=ignore)
+        collection = Collection(name="c", documents=documents, splits={"test": split}, ignore_identical_ids=ignore)
         assert list(search_run(vectors[:1], split, vectors, collection, depth=1)["q1"]) == wanted
 
 

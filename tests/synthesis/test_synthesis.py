@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.cli.app import app
 from routerretriever.data.document import Document
+from routerretriever.data.text import text_key
 from routerretriever.errors import CollectionError, ExpertError, SynthesisError
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.routing.self_check import routing_quality
@@ -19,7 +20,7 @@ from routerretriever.sharing.model_card import model_card
 from routerretriever.storage.model_folder import read_expert_info
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.crops import LONGEST, crops
-from routerretriever.synthesis.filters import MERGED, Dropped, distinct, normalised
+from routerretriever.synthesis.filters import MERGED, Dropped, distinct
 from routerretriever.synthesis.passages import MIN_PASSAGES, READ_CHARACTERS, Passages, load_documents
 from routerretriever.synthesis.queries import Generated
 from routerretriever.synthesis.report import held_out_ids
@@ -146,7 +147,7 @@ def test_ways_are_decided_by_seed_and_content_alone(way):
 
 
 def test_normalised_queries():
-    assert normalised(" What IS  ＡＴＰ? ") == normalised("what is atp")
+    assert text_key(" What IS  ＡＴＰ? ") == text_key("what is atp")
 
 
 def test_distinct_queries_and_why_the_others_went():

@@ -1,8 +1,4 @@
-"""Collections: documents, queries and relevance judgements, from wherever users keep them.
-
-``Collection.load`` reads a BEIR directory, a hub data set in BEIR's layout (``BeIR/scifact``), an
-``ir_datasets:`` id, or a file of pairs (JSONL, CSV or TSV with a query and a positive text).
-"""
+"""Collections: documents, queries and relevance judgements, from wherever they are kept."""
 
 from __future__ import annotations
 
@@ -11,27 +7,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from routerretriever.data.document import Document, sound_text
-from routerretriever.data.files import read_beir_directory, read_pairs
+from routerretriever.data.beir import read_beir_folder
+from routerretriever.data.document import Document, record_id
+from routerretriever.data.hub import hub_rows, read_hub
+from routerretriever.data.ir_datasets_source import read_ir_datasets
 from routerretriever.data.jsonl import read_jsonl
-from routerretriever.data.raw_collection import check_collection
-from routerretriever.data.remote import hub_rows, read_hub, read_ir_datasets
-from routerretriever.data.splits import HELD_OUT_LIMIT, HELD_OUT_SHARE, Split, stable_hash
+from routerretriever.data.names import collection_name
+from routerretriever.data.pairs import Records, read_pairs_file
+from routerretriever.data.raw_collection import RawCollection, check_collection
+from routerretriever.data.splits import HELD_OUT_LIMIT, Split, part_held_out
+from routerretriever.data.text import check_text
 from routerretriever.errors import CollectionError
 
+_IR_DATASETS = "ir_datasets:"
+_QUERIES_ARE_DOCUMENTS = ("arguana", "quora")
+"""Collections of BEIR whose queries are documents of the collection themselves."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """Documents and judged queries of one domain.
 
     Attributes:
-        name: short name; an expert trained on the collection bears it by default.
+        name: short name; an expert that is trained on the collection has it by default.
         documents: in a stable order.
         splits: split name → judged queries.
-        ignore_identical_ids: BEIR's rule: a document whose id equals the query's is not a result
-            (ArguAna and Quora ask with texts that are themselves documents).
-        generated: query id → how it was made, for queries that nobody asked (``metadata.generated``).
-        source: of a synthesised collection, the one whose documents its queries were made from; else empty.
+        ignore_identical_ids: BEIR's rule: a document with the id of the query is neither a
+            result nor a negative, as in ArguAna and Quora, whose queries are documents.
+        generated: query id → how it was made, for queries that nobody asked
+            (``metadata.generated``).
+        source: of a synthesised collection, the one its queries were made from; else empty.
     """
 
     name: str
@@ -42,40 +47,45 @@ class Collection:
     source: str = ""
 
     @classmethod
-    def load(cls, source: str | Path, *, name: str | None = None, strict: bool = True) -> Self:
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        strict: bool = True,
+        ignore_identical_ids: bool | None = None,
+    ) -> Self:
         """Read a collection.
 
         Args:
-            source: a BEIR directory, a pairs file, a hub name, or ``ir_datasets:ID``.
-            name: overrides the name derived from the source.
-            strict: ``False`` drops judgements of unknown documents or queries, and queries
-                without a positive, instead of raising.
+            source: a folder in BEIR's layout, a pairs file (JSONL, CSV or TSV), a hub name
+                such as ``BeIR/scifact``, or ``ir_datasets:ID``.
+            name: replaces the name derived from the source.
+            strict: ``False`` drops judgements that contradict each other or name an unknown
+                document or query, queries without a positive document, and columns of
+                pairs that are not understood, instead of raising.
+            ignore_identical_ids: whether documents with the id of the query are left out;
+                default yes for ArguAna and Quora, as in BEIR, and no for all others.
 
         Raises:
-            CollectionError: the source does not exist, cannot be read, or contradicts itself.
+            CollectionError: the source does not exist, cannot be read, or contradicts
+                itself.
         """
-        text = str(source)
-        path = Path(text).expanduser()
-        if text.startswith("ir_datasets:"):
-            reader = read_ir_datasets(text.removeprefix("ir_datasets:"))
-        elif path.is_dir():
-            reader = read_beir_directory(path)
-        elif path.is_file():
-            reader = read_pairs(path)
-        elif text.count("/") == 1 and not text.startswith((".", "/", "~")):
-            reader = read_hub(text)
-        else:
-            raise CollectionError(
-                f"There is no collection at '{text}'. Give a BEIR directory (corpus.jsonl, queries.jsonl, "
-                "qrels/), a pairs file (.jsonl, .csv, .tsv), a hub name such as BeIR/scifact, or "
-                "ir_datasets:ID."
-            )
-        default_name = path.resolve().stem if path.exists() else text.replace(":", "/").split("/")[-1]
-        documents, splits = check_collection(reader, text, strict)
-        return cls(name or default_name, documents, splits, generated=reader.generated, source=reader.source)
+        raw = _read(str(source), strict)
+        documents, splits = check_collection(raw, str(source), strict)
+        if ignore_identical_ids is None:
+            ignore_identical_ids = _has_queries_that_are_documents(str(source))
+        return cls(
+            name=name or collection_name(source),
+            documents=documents,
+            splits=splits,
+            ignore_identical_ids=ignore_identical_ids,
+            generated=raw.generated,
+            source=raw.source,
+        )
 
     def split(self, name: str) -> Split:
-        """One split by name.
+        """Return one split by name.
 
         Raises:
             CollectionError: there is no such split.
@@ -86,34 +96,39 @@ class Collection:
         return self.splits[name]
 
     def tested_on(self, split: str) -> Self:
-        """This collection with another split as ``test``; under its own name it is gone.
+        """Return this collection with another split as ``test``.
+
+        The split is no longer available under its own name.
 
         Raises:
             CollectionError: there is no such split.
         """
-        others = {name: part for name, part in self.splits.items() if name not in (split, "test")}
+        others = {n: part for n, part in self.splits.items() if n not in (split, "test")}
         return replace(self, splits={**others, "test": self.split(split)})
 
     def with_generated_queries(self, source: str) -> Self:
-        """This collection with generated queries as its train split.
+        """Return this collection with generated queries as its train split.
 
         Args:
-            source: a hub name in the layout of ``BeIR/…-generated-queries``, or a JSONL file of the same:
-                ``_id`` of the document and ``query``.
+            source: a hub name in the layout of ``BeIR/…-generated-queries``, or a JSONL
+                file with the same fields: ``_id`` of the document and ``query``.
 
         Raises:
-            CollectionError: the source cannot be read, or names no document of this collection.
+            CollectionError: the source cannot be read, or names no document of this
+                collection.
         """
         path = Path(source).expanduser()
-        records = (record for _, record in read_jsonl(path)) if path.is_file() else hub_rows(source)
+        records: Records = read_jsonl(path) if path.is_file() else hub_rows(source)
         known = set(self.document_ids)
-        queries, qrels = {}, {}
-        for number, record in enumerate(records):
-            if str(record.get("_id")) in known and record.get("query"):
-                queries[f"generated-{number}"] = sound_text(str(record["query"]), source)
-                qrels[f"generated-{number}"] = {str(record["_id"]): 1}
+        queries: dict[str, str] = {}
+        qrels: dict[str, dict[str, int]] = {}
+        for number, (where, record) in enumerate(records):
+            document_id, query = record_id(record, where), record.get("query")
+            if document_id in known and query:
+                queries[f"generated-{number}"] = check_text(str(query), where)
+                qrels[f"generated-{number}"] = {document_id: 1}
         if not queries:
-            raise CollectionError(f"'{source}' holds no generated query for a document of '{self.name}'.")
+            raise CollectionError(f"'{source}' has no generated query for a document of '{self.name}'.")
         return replace(
             self,
             splits={**self.splits, "train": Split("train", queries, qrels)},
@@ -121,24 +136,15 @@ class Collection:
         )
 
     def train_and_held_out(self) -> tuple[Split, Split]:
-        """Queries to train on, and disjoint ones to stop early and to measure gains on.
+        """Return queries to train on, and others to stop early and to measure gains on.
 
-        The held-out queries are the dev split, or a fixed share of train chosen by a hash of the
-        query id, so that training and the pilot library agree on them without sharing state.
+        The held-out queries are the dev split, or a fixed share of train that is chosen by
+        a hash of the text. No text is in both, however it is written.
         """
         train = self.split("train")
-        if "dev" in self.splits:
-            seen = {text.strip().lower() for text in train.queries.values()}
-            dev = self.splits["dev"]
-            fresh = dev.restrict(q for q, text in dev.queries.items() if text.strip().lower() not in seen)
-            return train, Split("dev", fresh.queries, fresh.qrels).sample(HELD_OUT_LIMIT)
-        # Hashing the text keeps copies of one question on the same side.
-        ranked = sorted(train.queries, key=lambda q: stable_hash(train.queries[q].strip().lower()))
-        cut = min(HELD_OUT_LIMIT, max(1, round(HELD_OUT_SHARE * len(ranked))))
-        while cut < len(ranked) and train.queries[ranked[cut]] == train.queries[ranked[cut - 1]]:
-            cut += 1
-        held_out = train.restrict(ranked[:cut])
-        return train.restrict(ranked[cut:]), Split("train (held out)", held_out.queries, held_out.qrels)
+        if "dev" not in self.splits:
+            return part_held_out(train)
+        return train, self.splits["dev"].without_copies_of(train).sample(HELD_OUT_LIMIT)
 
     @property
     def contents(self) -> list[str]:
@@ -149,3 +155,28 @@ class Collection:
     def document_ids(self) -> list[str]:
         """The id of every document, in order."""
         return [document.id for document in self.documents]
+
+
+def _read(source: str, strict: bool) -> RawCollection:
+    path = Path(source).expanduser()
+    if source.startswith(_IR_DATASETS):
+        return read_ir_datasets(source.removeprefix(_IR_DATASETS))
+    if path.is_dir():
+        return read_beir_folder(path)
+    if path.is_file():
+        return read_pairs_file(path, strict)
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return read_hub(source, strict)
+    raise CollectionError(
+        f"There is no collection at '{source}'. Give a BEIR folder (corpus.jsonl, "
+        "queries.jsonl, qrels/), a pairs file (.jsonl, .csv, .tsv), a hub name such as "
+        "BeIR/scifact, or ir_datasets:ID."
+    )
+
+
+def _has_queries_that_are_documents(source: str) -> bool:
+    if source.startswith(_IR_DATASETS):
+        names = source.removeprefix(_IR_DATASETS).split("/")
+    else:
+        names = [collection_name(source)]
+    return any(name.casefold() in _QUERIES_ARE_DOCUMENTS for name in names)

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from routerretriever.data.text import HALF_CHARACTER, is_text
 from routerretriever.errors import CollectionError
 
-_NO_TEXT = "it holds half of a surrogate pair (such as \\ud800), which is no character. Remove it."
-_ID_COLUMNS = ("_id", "id", "doc_id")
+ID_FIELDS = ("_id", "id", "doc_id")
+"""Fields that can hold an id, in the order in which they are looked for."""
+
+_OWN_FIELDS = frozenset({"text", "title", "metadata", *ID_FIELDS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,69 +32,87 @@ class Document:
         return f"{self.title} {self.text}".strip()
 
 
-def content_hash(document: Document) -> bytes:
-    """16 bytes of everything that is stored of a document; another content has others."""
-    content = [document.id, document.title, document.text, sorted(document.metadata.items())]
-    return hashlib.blake2b(json.dumps(content, ensure_ascii=False).encode(), digest_size=16).digest()
-
-
 def as_document(record: Mapping[str, Any], where: str) -> Document:
-    """A record's id, title, text and scalar fields; ``where`` it stands is for the error.
+    """Return the document that a record describes.
+
+    Args:
+        record: has an id, ``text``, optionally ``title`` and ``metadata``, and any other
+            scalar fields, which become metadata as well.
+        where: place of the record, for the error.
 
     Raises:
-        CollectionError: it has no id or no text, or a value that cannot be stored.
+        CollectionError: the record has no id or no text, or a value that cannot be stored.
     """
-    document_id = identifier(record, where)
-    if not isinstance(record.get("text"), str):
-        raise CollectionError(f"{where}: the record has no field 'text'. Every document needs one.")
-    title = str(record.get("title") or "")
-    document = Document(document_id, record["text"], title, metadata_of(record, where))
-    if fault := fault_of(document):
-        raise CollectionError(f"{where}: {fault}")
+    document = Document(
+        id=record_id(record, where),
+        text=text_of(record, where),
+        title=str(record.get("title") or ""),
+        metadata=metadata_of(record, where),
+    )
+    check_document(document, where)
     return document
 
 
-def identifier(record: Mapping[str, Any], where: str) -> str:
-    """Return the record's id, or raise naming ``where``."""
-    for key in _ID_COLUMNS:
-        if record.get(key) is not None:
-            return str(record[key])
+def check_document(document: Document, where: str) -> None:
+    """Check that a document can be stored.
+
+    Raises:
+        CollectionError: a text holds what is no character, or a number is beyond 64 bits.
+    """
+    fields = document.metadata
+    values = (document.id, document.title, document.text, *fields, *fields.values())
+    if not all(is_text(value) for value in values if isinstance(value, str)):
+        raise CollectionError(f"{where}: {HALF_CHARACTER}")
+
+    for name, value in fields.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise CollectionError(f"{where}: the field '{name}' is beyond 64 bits. Write it as a text or as a float.")
+
+
+def record_id(record: Mapping[str, Any], where: str) -> str:
+    """Return the id of a record.
+
+    Raises:
+        CollectionError: there is none, or it is neither a text nor a number.
+    """
+    for name in ID_FIELDS:
+        value = record.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise CollectionError(
+                f"{where}: the field '{name}' holds {type(value).__name__}. An id is a text or a number."
+            )
+        return str(value)
     raise CollectionError(f"{where}: the record has no field '_id'. Every record needs one.")
 
 
+def text_of(record: Mapping[str, Any], where: str) -> str:
+    """Return the field ``text`` of a record.
+
+    Raises:
+        CollectionError: there is none, or it is not a text.
+    """
+    text = record.get("text")
+    if isinstance(text, str):
+        return text
+    raise CollectionError(f"{where}: the record has no field 'text'. Every record needs one.")
+
+
 def metadata_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields of a record that are metadata: its own, and those below ``metadata``."""
-    own = {"text", "title", "metadata", *_ID_COLUMNS}
+    """Return the scalar fields of a record that can be filtered by."""
     given = record.get("metadata") or {}
     if not isinstance(given, Mapping):
         raise CollectionError(f"{where}: 'metadata' is {type(given).__name__}. Make it an object of fields.")
-    fields = {key: value for key, value in record.items() if key not in own} | dict(given)
-    return {key: value for key, value in fields.items() if isinstance(value, str | int | float | bool)}
+    fields = {name: value for name, value in record.items() if name not in _OWN_FIELDS}
+    return {
+        name: value for name, value in (fields | dict(given)).items() if isinstance(value, str | int | float | bool)
+    }
 
 
-def fault_of(document: Document) -> str | None:
-    """What keeps a document from being stored; None if nothing does."""
-    fields = document.metadata
-    texts = (document.id, document.title, document.text, *fields, *fields.values())
-    if not all(_is_text(text) for text in texts if isinstance(text, str)):
-        return _NO_TEXT
-    for name, value in fields.items():
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            return f"the field '{name}' is beyond 64 bits. Write it as a text or as a float."
-    return None
-
-
-def _is_text(value: str) -> bool:
-    """JSON can spell half of a surrogate pair, which nothing can store or show."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def sound_text(text: str, where: str) -> str:
-    """Return the text, or raise naming ``where`` if it cannot be stored."""
-    if not _is_text(text):
-        raise CollectionError(f"{where}: {_NO_TEXT}")
-    return text
+def content_hash(document: Document) -> bytes:
+    """Return 16 bytes that differ whenever anything stored of a document differs."""
+    fields = sorted(document.metadata.items())
+    content = [document.id, document.title, document.text, fields]
+    written = json.dumps(content, ensure_ascii=False).encode()
+    return hashlib.blake2b(written, digest_size=16).digest()

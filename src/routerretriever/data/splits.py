@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from routerretriever.data.text import stable_hash, text_key
+
 HELD_OUT_SHARE = 0.2
-"""Share of the train queries held out where a collection has no dev split."""
+"""Share of the train queries that is held out where a collection has no dev split."""
 HELD_OUT_LIMIT = 500
-"""Most held-out queries used: enough for a stable mean, cheap to encode with every expert."""
+"""Most held-out queries: enough for a stable mean, cheap to encode with every expert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,45 @@ class Split:
         return len(self.queries)
 
     def sample(self, limit: int | None, seed: int = 0) -> Split:
-        """At most ``limit`` queries, the same ones for the same seed whatever else is there."""
+        """Return at most ``limit`` queries, the same ones for the same seed."""
         if limit is None or len(self) <= limit:
             return self
-        chosen = set(sorted(self.queries, key=lambda query_id: stable_hash(f"{seed}:{query_id}"))[:limit])
-        return self.restrict(chosen)
+        ranked = sorted(self.queries, key=lambda query_id: stable_hash(f"{seed}:{query_id}"))
+        return self.restrict(ranked[:limit])
 
     def restrict(self, query_ids: Iterable[str]) -> Split:
-        """Only these queries, in their original order."""
+        """Return only these queries, in their original order."""
         wanted = set(query_ids)
         kept = {query_id: text for query_id, text in self.queries.items() if query_id in wanted}
         return Split(self.name, kept, {query_id: self.qrels[query_id] for query_id in kept})
 
+    def without_copies_of(self, other: Split) -> Split:
+        """Return only the queries whose text is not among those of another split."""
+        seen = {text_key(text) for text in other.queries.values()}
+        return self.restrict(query_id for query_id, text in self.queries.items() if text_key(text) not in seen)
 
-def stable_hash(text: str) -> bytes:
-    """Return 8 bytes that depend on the text alone, in every process."""
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+def part_held_out(train: Split) -> tuple[Split, Split]:
+    """Divide train queries into those to train on and a fixed share that is held out.
+
+    A hash of the text decides, so that training and the pilot library agree without
+    sharing state. Copies of one question stay on the same side.
+    """
+    copies: dict[str, list[str]] = {}
+    for query_id, text in train.queries.items():
+        copies.setdefault(text_key(text), []).append(query_id)
+
+    def rank(query_ids: list[str]) -> str:
+        return min(stable_hash(train.queries[q].strip().lower()) for q in query_ids)
+
+    wanted = min(HELD_OUT_LIMIT, max(1, round(HELD_OUT_SHARE * len(train))))
+    held_out: list[str] = []
+    for query_ids in sorted(copies.values(), key=rank):
+        if len(held_out) >= wanted:
+            break
+        held_out += query_ids
+
+    chosen = set(held_out)
+    remaining = train.restrict(q for q in train.queries if q not in chosen)
+    part = train.restrict(chosen)
+    return remaining, Split("train (held out)", part.queries, part.qrels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from routerretriever.data.jsonl import LineError, numbered_lines, parse_object
 from routerretriever.errors import FeedbackError
 from routerretriever.kernels.exact_search import Vectors
 
@@ -128,12 +128,16 @@ EXAMPLE = '{"query": "…", "shown": ["d3", "d1"], "clicked": ["d1"]}'
 def _lines(path: Path, whole: Any) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                whole.update(line)
-                if line.strip():
-                    yield number, line.strip()
+            for number, line in numbered_lines(_updating(whole, file)):
+                yield number, line.strip()
     except OSError as error:
         raise FeedbackError(f"The log {path} cannot be read ({type(error).__name__}). Give a JSONL file.") from error
+
+
+def _updating(whole: Any, lines: Iterable[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        whole.update(line)
+        yield line
 
 
 def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
@@ -145,11 +149,9 @@ def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
     if len(line) > MAX_LINE_BYTES:
         raise RefusedLine(f"over {MAX_LINE_BYTES} bytes")
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RefusedLine("not valid JSON") from error
-    if not isinstance(row, dict):
-        raise RefusedLine("not a JSON object")
+        row = parse_object(line)
+    except LineError as error:
+        raise RefusedLine(str(error)) from error
     given = row.get("fingerprint")
     if given is not None and given != fingerprint:
         raise RefusedLine(

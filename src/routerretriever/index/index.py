@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from routerretriever.data.document import Document, fault_of
+from routerretriever.data.document import Document, check_document
 from routerretriever.encoder.bulk_documents import resolved_precision
-from routerretriever.errors import CollectionError, FingerprintError, StorageError, VectorIndexError
+from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
 from routerretriever.index import kinds as index_kinds
 from routerretriever.index.build.build import build
 from routerretriever.index.build.settings import BuildReport, Run, Settings, check_workers, run_here
@@ -185,8 +185,7 @@ class Index(Upkeep):
         count = 0
         for block in _blocks(documents, _ADD_BLOCK):
             for number, document in enumerate(block, start=count + 1):
-                if fault := fault_of(document):
-                    raise CollectionError(f"Document {number}: {fault}")
+                check_document(document, f"Document {number}")
             texts = [document.content for document in block]
             embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
             vectors = embed(texts)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routerretriever.data.files import SYNTHESIS_REPORT
+from routerretriever.data.beir import SYNTHESIS_REPORT
+from routerretriever.data.text import stable_hash
 from routerretriever.errors import SynthesisError
 from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis import filters
@@ -18,7 +19,7 @@ from routerretriever.synthesis.doc2query import Doc2QueryConfig, ask_doc2query
 from routerretriever.synthesis.journal import Answer, Journal, Lost
 from routerretriever.synthesis.language import reads
 from routerretriever.synthesis.llm import LlmConfig, ask_llm
-from routerretriever.synthesis.passages import Passage, Passages, load_documents, stable_hash
+from routerretriever.synthesis.passages import Passage, Passages, load_documents
 from routerretriever.synthesis.queries import Generated
 from routerretriever.synthesis.report import SynthesisReport, held_out_ids, write_collection
 from routerretriever.synthesis.titles import titles

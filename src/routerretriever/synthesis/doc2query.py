@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from routerretriever.data.text import stable_hash
 from routerretriever.errors import MissingExtraError, ModelError
 from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis.journal import Answer, Journal
-from routerretriever.synthesis.passages import Passage, stable_hash
+from routerretriever.synthesis.passages import Passage
 
 DOC2QUERY_MODEL = "BeIR/query-gen-msmarco-t5-base-v1"
 

@@ -6,14 +6,14 @@ query only if a retriever finds its passage.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from routerretriever.data.text import stable_hash, text_key
 from routerretriever.kernels.exact_search import Vectors, top_k
-from routerretriever.synthesis.passages import MAX_COPIES, Passage, stable_hash
+from routerretriever.synthesis.passages import MAX_COPIES, Passage
 from routerretriever.synthesis.queries import Generated
 
 if TYPE_CHECKING:
@@ -69,11 +69,6 @@ class Dropped:
             examples.append(text[:200])
 
 
-def normalised(text: str) -> str:
-    """What two queries that are the same share: case, widths, spaces and closing punctuation aside."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?\"'")
-
-
 def distinct(generated: Sequence[Generated], dropped: Dropped) -> list[Query]:
     """Queries of a sensible length, each once, with all passages it was made for.
 
@@ -82,7 +77,7 @@ def distinct(generated: Sequence[Generated], dropped: Dropped) -> list[Query]:
     """
     groups: dict[str, list[Generated]] = {}
     for item in generated:
-        key = normalised(item.text)
+        key = text_key(item.text)
         if reason := _unusable(key, item):
             dropped.add(reason, item.text)
             continue
@@ -149,4 +144,4 @@ def _unusable(key: str, item: Generated) -> str:
         return f"shorter than {SHORTEST} letters"
     if size > LONGEST:
         return f"longer than {LONGEST} letters"
-    return "a copy of its passage" if key == normalised(item.passage.content) else ""
+    return "a copy of its passage" if key == text_key(item.passage.content) else ""

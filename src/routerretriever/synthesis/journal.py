@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from routerretriever.data.jsonl import parse_object
 from routerretriever.errors import StorageError, SynthesisError
 from routerretriever.storage.atomic import HAS_LOCKS
 
@@ -123,7 +124,7 @@ def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> tuple[dict[s
         _flush(file)
         return {}, []
     try:
-        records = [json.loads(line) for line in lines]
+        records = [parse_object(line) for line in lines]
         begun = records[0]["settings"]
         lost = [Lost(**record) for record in records[1:] if "lost" in record]
         answers = [

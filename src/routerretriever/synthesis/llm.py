@@ -13,12 +13,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from routerretriever.data.text import stable_hash
 from routerretriever.errors import PausedError, SynthesisError
 from routerretriever.progress import Progress, Silent, Task
 from routerretriever.synthesis.endpoint import Endpoint, FaultError, Pace, Reply
 from routerretriever.synthesis.journal import Answer, Journal, Lost
 from routerretriever.synthesis.limits import Budget, Limits
-from routerretriever.synthesis.passages import Passage, stable_hash
+from routerretriever.synthesis.passages import Passage
 
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s+")
 _FENCE = re.compile(r"^```\w*\s*|\s*```$")

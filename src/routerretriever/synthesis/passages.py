@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from routerretriever.data.beir import corpus_file, generated_from, read_documents
 from routerretriever.data.collection import Collection
 from routerretriever.data.document import Document
-from routerretriever.data.files import generated_from, read_documents
+from routerretriever.data.names import JSONL_SUFFIXES, collection_name, data_suffix
+from routerretriever.data.text import stable_hash
 from routerretriever.errors import SynthesisError
 
 READ_CHARACTERS = 4000
@@ -97,11 +98,6 @@ class Passages:
         return tuple(ranked[:limit])
 
 
-def stable_hash(text: str) -> str:
-    """Sixteen hex digits that no other run or machine makes differently."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def load_documents(source: str | Path) -> tuple[str, list[Document]]:
     """A name and the documents of a JSONL file, of a BEIR folder with or without queries, or of any collection.
 
@@ -112,11 +108,10 @@ def load_documents(source: str | Path) -> tuple[str, list[Document]]:
         CollectionError: they cannot be read.
     """
     path = Path(source).expanduser()
-    corpus = next((path / name for name in ("corpus.jsonl.gz", "corpus.jsonl") if (path / name).is_file()), None)
-    if corpus is not None:
-        return generated_from(path) or path.resolve().name, list(read_documents(corpus))
-    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
-        return path.name.split(".")[0], list(read_documents(path))
+    if corpus := corpus_file(path):
+        return generated_from(path) or collection_name(path), list(read_documents(corpus))
+    if path.is_file() and data_suffix(path.name) in JSONL_SUFFIXES:
+        return collection_name(path), list(read_documents(path))
     collection = Collection.load(source, strict=False)
     return collection.name if path.exists() else str(source), list(collection.documents)
 

@@ -12,13 +12,13 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from routerretriever.data.beir import SYNTHESIS_REPORT
 from routerretriever.data.document import Document
-from routerretriever.data.files import SYNTHESIS_REPORT
 from routerretriever.data.splits import HELD_OUT_LIMIT, HELD_OUT_SHARE
+from routerretriever.data.text import stable_hash
 from routerretriever.errors import SynthesisError
 from routerretriever.storage.atomic import replacing
 from routerretriever.synthesis.filters import Query
-from routerretriever.synthesis.passages import stable_hash
 
 if TYPE_CHECKING:
     from rich.table import Table

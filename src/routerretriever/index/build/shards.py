@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from routerretriever.data.collection import Collection
-from routerretriever.data.document import Document, as_document, content_hash, fault_of
+from routerretriever.data.document import Document, as_document, check_document, content_hash
+from routerretriever.data.jsonl import LineError, parse_object
+from routerretriever.data.names import collection_name
 from routerretriever.errors import CollectionError
 
 PIECE_ROWS = 8192
@@ -113,7 +114,7 @@ def list_pieces(source: str | Path, *, strict: bool = True) -> Listing:
         _cut_shard(shard, pieces, problems)
     if not pieces and not problems:
         raise CollectionError(f"{source} holds no documents. Give a file with one JSON object a line, or Parquet.")
-    return Listing(_name(str(source)), tuple(pieces), tuple(problems))
+    return Listing(collection_name(source), tuple(pieces), tuple(problems))
 
 
 def pieces_of(documents: Iterable[Document]) -> Iterator[Piece]:
@@ -123,14 +124,9 @@ def pieces_of(documents: Iterable[Document]) -> Iterator[Piece]:
         part = kept[start : start + PIECE_ROWS]
         digest = hashlib.blake2b(digest_size=16)
         for number, document in enumerate(part, start=start + 1):
-            if fault := fault_of(document):
-                raise CollectionError(f"Document {number}: {fault}")
+            check_document(document, f"Document {number}")
             digest.update(content_hash(document))
         yield Piece("documents", start, start + len(part), digest.hexdigest(), documents=part)
-
-
-def _name(source: str) -> str:
-    return source.rstrip("/").split("/")[-1].split(".")[0]
 
 
 def open_path(uri: str) -> tuple[fs.FileSystem, str]:
@@ -265,14 +261,9 @@ def _lines(system: fs.FileSystem, path: str, piece: Piece) -> Iterator[bytes]:
 def _parsed(raw: bytes) -> tuple[dict[str, Any] | str, str]:
     shown = raw.decode(errors="replace").rstrip("\r\n")
     try:
-        record = json.loads(raw)
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 ({error.reason}). Convert the shard, for example with iconv.", shown
-    except (ValueError, RecursionError) as error:
-        return f"not valid JSON ({error}).", shown
-    if not isinstance(record, dict):
-        return f"expected a JSON object, found {type(record).__name__}.", shown
-    return record, shown
+        return parse_object(raw), shown
+    except LineError as error:
+        return str(error), shown
 
 
 def _parquet_records(piece: Piece) -> Iterator[_Record]:
