@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,6 @@ import lancedb
 from routerretriever.index.schema import metadata_columns
 
 TABLE = "documents"
-_CONFLICT_RETRIES = 6
 
 INDEX_CACHE_MIB = 1024
 """Most memory for parts of indexes, for each opened index; Lance's own bound is 6 GiB. A million vectors of 384
@@ -143,30 +142,3 @@ def bytes_on_disk(uri: str) -> int | None:
         except FileNotFoundError:  # a writer's temporary file
             continue
     return total
-
-
-def sync(path: Path) -> None:
-    """Write a file, or the names in a folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_conflict(error: Exception) -> bool:
-    """Whether Lance refused a commit because another came between."""
-    return "conflict" in str(error).lower()
-
-
-def retrying(work: Callable[[], Any]) -> None:
-    """Run; again if another writer came between, which Lance notices and then leaves everything as it was."""
-    for attempt in range(_CONFLICT_RETRIES):
-        try:
-            work()
-        except (OSError, RuntimeError) as error:
-            if not is_conflict(error) or attempt + 1 == _CONFLICT_RETRIES:
-                raise
-            time.sleep(0.1 * 2**attempt)
-        else:
-            return

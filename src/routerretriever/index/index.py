@@ -24,7 +24,8 @@ from routerretriever.index import kinds as index_kinds
 from routerretriever.index.build.build import build
 from routerretriever.index.build.settings import BuildReport, Run, Settings, check_workers, run_here
 from routerretriever.index.build.shards import Listing, list_pieces, pieces_of
-from routerretriever.index.connection import TABLE, View, connect, exists, located, retrying
+from routerretriever.index.conflicts import retrying_conflicts
+from routerretriever.index.connection import TABLE, View, connect, exists, located
 from routerretriever.index.filters import Condition, to_sql
 from routerretriever.index.kinds import Metric
 from routerretriever.index.maintenance import Upkeep
@@ -207,7 +208,7 @@ class Index(Upkeep):
 
     def _written(self, work: Callable[[], Any]) -> None:
         try:
-            retrying(work)
+            retrying_conflicts(work)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.uri} could not be written: {error}") from error
         finally:
@@ -236,7 +237,7 @@ class Index(Upkeep):
 
         while fields := missing():
             try:
-                retrying(partial(self._table.add_columns, pa.schema(fields)))
+                retrying_conflicts(partial(self._table.add_columns, pa.schema(fields)))
             except (OSError, RuntimeError, ValueError) as error:
                 self._table.checkout_latest()
                 if missing() == fields:  # nobody else added any

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lancedb.index import FTS, HnswSq, IvfFlat, IvfPq, IvfRq
 
 from routerretriever.errors import StorageError, VectorIndexError
-from routerretriever.index.connection import retrying
+from routerretriever.index.conflicts import retrying_conflicts
 
 EXACT_LIMIT = 20_000
 """Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""
@@ -102,7 +102,7 @@ def _make_here(table: Any, metric: Metric, kind: str) -> None:
 def remember(table: Any, built: IndexKind, *, by_size: bool) -> None:
     """Note in the table how its index came to be; ``by_size`` where ``auto`` chose, so that it may choose again."""
     note = json.dumps(built.to_dict() | {"auto": by_size})
-    retrying(lambda: table.update_field_metadata({"path": "vector", "metadata": {_NOTE: note}}))
+    retrying_conflicts(lambda: table.update_field_metadata({"path": "vector", "metadata": {_NOTE: note}}))
 
 
 def rebuild(table: Any, metric: Metric) -> None:
@@ -200,7 +200,7 @@ def pq_parts(dimension: int) -> int | None:
 
 def _guarded(work: Callable[[], Any], what: str) -> None:
     try:
-        retrying(work)
+        retrying_conflicts(work)
     except OSError as error:
         raise StorageError(f"{what}: {error}. Free some space, or check who may write there.") from error
     except (ValueError, RuntimeError) as error:

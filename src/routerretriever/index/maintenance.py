@@ -21,6 +21,7 @@ import lance
 from routerretriever.errors import BuildError, StorageError, VectorIndexError
 from routerretriever.index import kinds as index_kinds
 from routerretriever.index.build.settings import check_workers
+from routerretriever.index.conflicts import retrying_conflicts
 from routerretriever.index.connection import (
     TABLE,
     View,
@@ -28,11 +29,10 @@ from routerretriever.index.connection import (
     dataset_uri,
     files,
     local_folder,
-    retrying,
-    sync,
 )
 from routerretriever.index.kinds import IndexKind, Metric
 from routerretriever.progress import Progress
+from routerretriever.storage.atomic import sync
 
 KEEP_VERSIONS = timedelta(days=7)
 """Old versions younger than this stay, so that no reader loses the version it reads."""
@@ -332,7 +332,7 @@ class Upkeep:
         LanceDB would do it all at once, and remove the old before the new is safe from a power cut.
         """
         try:
-            retrying(lambda: self._table.optimize(cleanup_older_than=_NEVER))
+            retrying_conflicts(lambda: self._table.optimize(cleanup_older_than=_NEVER))
             self._view.expire()
             self.flush()
             dataset = lance.dataset(dataset_uri(self.uri))

@@ -1,4 +1,4 @@
-"""Atomic replacement of folders, appended lines, and the lock of a saved model."""
+"""Atomic replacement of folders, appended lines, fsync, and the lock of what is changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ except ImportError:  # Windows: leftovers stay
 
 _STAGING = ".tmp"
 LOCK_SECONDS = 30.0
-"""How long a change of a model waits for another."""
+"""How long a change of a model or an index waits for another."""
 
 
 @contextmanager
@@ -80,26 +80,27 @@ def append_line(path: Path, line: bytes, most: int) -> bool:
     return True
 
 
-def lock_file(model: Path) -> Path:
-    """What a process locks while it reads a model, changes it, and saves it again; it stays when it is unlocked."""
-    target = model.expanduser().resolve()
+def lock_file(path: Path) -> Path:
+    """Return the file that a process locks while it changes ``path``; it stays when it is unlocked."""
+    target = path.expanduser().resolve()
     return target.with_name(f".{target.name}.lock")
 
 
 @contextmanager
-def changing(model: Path) -> Iterator[None]:
-    """Hold a model against servers that change its experts, from before it is read until it has been saved.
+def changing(path: Path) -> Iterator[None]:
+    """Hold a saved model or an index, from before it is read until its change is written.
 
     Raises:
-        StorageError: the lock file cannot be written, or another process holds it for too long.
+        StorageError: the lock file cannot be written, or another process or thread holds it
+            for more than :data:`LOCK_SECONDS`.
     """
-    lock = FileLock(lock_file(model), timeout=LOCK_SECONDS)
+    lock = FileLock(lock_file(path), timeout=LOCK_SECONDS)
     try:
-        lock.acquire()
+        lock.acquire(poll_interval=0.01)
     except Timeout as error:
-        raise StorageError(f"Another process is changing {model}. Try again when it has finished.") from error
+        raise StorageError(f"Another process is changing {path}. Try again when it has finished.") from error
     except OSError as error:
-        raise StorageError(f"{model} cannot be changed: {error}") from error
+        raise StorageError(f"{path} cannot be changed: {error}") from error
     try:
         yield
     finally:
@@ -154,15 +155,24 @@ def link_or_copy(source: str, destination: str) -> None:
         shutil.copy2(source, destination, follow_symlinks=False)
 
 
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, through to the disk.
+
+    Raises:
+        OSError: the disk reports that it could not write.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_tree(root: Path) -> None:
     for folder, _, files in os.walk(root):
         for name in (*files, "."):
             with suppress(OSError):  # some file systems cannot sync folders
-                descriptor = os.open(Path(folder, name), os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                sync(Path(folder, name))
 
 
 def _swap(staging: Path, target: Path) -> None:

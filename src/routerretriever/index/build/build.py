@@ -20,7 +20,8 @@ from routerretriever.index.build.records import Folder
 from routerretriever.index.build.settings import BuildReport, Run, Settings, stopped
 from routerretriever.index.build.shards import Listing, Piece, Problem, metadata_fields
 from routerretriever.index.build.worker import Job, read_record
-from routerretriever.index.connection import dataset_uri, is_conflict
+from routerretriever.index.conflicts import is_conflict
+from routerretriever.index.connection import dataset_uri
 from routerretriever.index.schema import OWN_COLUMNS, quoted
 from routerretriever.progress import Progress, Silent
 
@@ -173,7 +174,7 @@ class _Work:
             try:
                 commit(dataset, records, stale, self.claim.build, self.flush)
             except StorageError as error:
-                if not is_conflict(error):
+                if error.__cause__ is None or not is_conflict(error.__cause__):
                     raise
                 continue  # somebody changed rows of the same fragments
             return stale

@@ -16,7 +16,7 @@ import lance
 import psutil
 
 from routerretriever.errors import BuildError, StorageError
-from routerretriever.index.connection import is_conflict
+from routerretriever.index.conflicts import is_conflict
 
 _CLAIM = "routerretriever.build"
 

@@ -10,7 +10,7 @@ from pyarrow import fs
 
 from routerretriever.errors import StorageError
 from routerretriever.index.build.shards import open_path
-from routerretriever.index.connection import sync
+from routerretriever.storage.atomic import sync
 
 
 @dataclass(frozen=True, slots=True)

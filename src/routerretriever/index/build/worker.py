@@ -23,9 +23,10 @@ from routerretriever.data.document import content_hash
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.build.records import Folder
 from routerretriever.index.build.shards import SAMPLED_ROWS, Piece, Problem, Row, read_piece
-from routerretriever.index.connection import local_folder, sync
+from routerretriever.index.connection import local_folder
 from routerretriever.index.schema import document_key, document_table, metadata_columns, quoted
 from routerretriever.kernels.exact_search import Vectors
+from routerretriever.storage.atomic import sync
 
 Encode = Callable[[list[str]], Vectors]
 
