@@ -1,0 +1,63 @@
+"""Where a module imports the package's own modules; `lint-imports` checks which of them it may import."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = "routerretriever"
+SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+# (module, imported): imports inside functions that are still to go.
+OPEN = {
+    ("bench.studies", "bench.catalogue"),
+    ("bench.studies", "bench.rehearsal"),
+    ("bench.studies", "bench.runner"),
+    ("feedback.core", "feedback.gains"),
+    ("index.index", "cluster.encode"),
+    ("index.index", "model"),
+    ("index.maintenance", "cluster.vector_index"),
+    ("model", "sharing.export"),
+}
+
+
+def modules():
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield ".".join(path.relative_to(SOURCE).with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree):
+    """The package's own modules that are imported anywhere below a node, by their names within the package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (module_of(name) for name in names if name.split(".")[0] == PACKAGE)
+
+
+def module_of(name):
+    """The module that a name means: itself, or the one that defines it."""
+    parts = name.split(".")[1:]
+    path = SOURCE.joinpath(*parts)
+    is_module = path.is_dir() or path.with_suffix(".py").is_file()
+    return ".".join(parts if is_module else parts[:-1])
+
+
+def in_functions(tree):
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {name for function in functions for name in imported(function)}
+
+
+def test_only_the_command_line_imports_the_package_inside_functions():
+    """It does so because each costs the start of the command line; everything else shows its imports at the top."""
+    found = {(name, other) for name, tree in modules() if name.split(".")[0] != "cli" for other in in_functions(tree)}
+    assert found <= OPEN
+
+
+def test_no_module_imports_from_a_folder_that_it_is_in():
+    """The ``__init__`` of a folder imports from its modules; the way back would be a circle."""
+    for name, tree in modules():
+        parts = name.split(".")
+        folders = {".".join(parts[:depth]) for depth in range(len(parts))}
+        assert folders.isdisjoint(imported(tree)), name
