@@ -39,6 +39,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 style: $(VENV)/.installed  ## the habits of the source code, against their targets
 	$(BIN)/python benchmarks/style.py --by-folder
