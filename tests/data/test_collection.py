@@ -6,7 +6,7 @@ from tiny import write_beir
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import HELD_OUT_LIMIT
-from routerretriever.errors import CollectionError, RouterRetrieverError
+from routerretriever.errors import CollectionError
 
 
 @pytest.fixture
@@ -67,6 +67,16 @@ def test_gzipped_corpus(small):
         ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nnobody\td1\t1\n", r"line 2: the judgement names query"),
         ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq2\td1\n", r"line 2: expected 'query-id<TAB>"),
         ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq2\td1\t0\n", "1 queries have no positive document"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq2\td1\t0.5\n", r"line 2: the grade '0.5' is not a whole number"),
+        ("qrels/test.tsv", b"q2\td1\t1\n\nq2\td1\t1.9\n", r"line 3: the grade '1.9' is not a whole number"),
+        ("qrels/test.tsv", b"q2\td1\tinf\n", r"line 1: the grade 'inf' is not a whole number"),
+        ("qrels/test.tsv", b"q2\td1\tnan\n", r"line 1: the grade 'nan' is not a whole number"),
+        ("qrels/test.tsv", b"q2\td1\t2\nq2\td1\t0\n", r"line 2: document 'd1' has grade 0 for query 'q2' here and grade 2"),
+        ("qrels/test.tsv", b"q2\td1\twords\n", r"line 1: expected the columns"),
+        ("qrels/test.tsv", b"query-id,corpus-id,score\nq2,d1,1\n", r"line 1: expected 'query-id<TAB>"),
+        ("qrels/test.tsv", b"q2 0 d1 1\n", r"line 1: expected 'query-id<TAB>"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": null}\n', r"line 1: 'text' holds None"),
+        ("corpus.jsonl", b'{"_id": {"$oid": "5f"}, "text": "x"}\n', r"line 1: the field '_id' holds dict"),
     ],
 )  # fmt: skip
 def test_bad_files_are_named_with_their_line(small, file, content, message):
@@ -82,9 +92,41 @@ def test_missing_file(small, file):
         Collection.load(small)
 
 
-def test_lenient_drops_what_points_nowhere(small):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffquery-id\tcorpus-id\tscore\nq2\td1\t2\n",
+        "\ufeffq2\td1\t2\n",
+        "query_id\tdoc_id\trelevance\r\nq2\td1\t2\r\n",
+        "Score\tcorpus-id\tquery-id\n2\td1\tq2\n",
+        "q2\td1\t2.0\n",
+        "q2\td1\t2e0\nq2\td1\t2\n",
+    ],
+)
+def test_judgements_are_read_as_they_are_written(small, content):
+    (small / "qrels" / "test.tsv").write_text(content)
+    assert Collection.load(small).split("test").qrels == {"q2": {"d1": 2}}
+
+
+@pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
+def test_a_byte_order_mark_is_skipped(small, file):
+    (small / file).write_bytes(b"\xef\xbb\xbf" + (small / file).read_bytes())
+    assert len(Collection.load(small).documents) == 2
+
+
+def test_identical_ids_are_ignored_where_beir_does_so_or_on_request(small, tmp_path):
+    assert not Collection.load(small).ignore_identical_ids
+    assert Collection.load(small, ignore_identical_ids=True).ignore_identical_ids
+    for name in ("arguana", "quora", "ArguAna"):
+        folder = small.rename(tmp_path / name)
+        assert Collection.load(folder, name="other").ignore_identical_ids
+        assert not Collection.load(folder, ignore_identical_ids=False).ignore_identical_ids
+        small = folder
+
+
+def test_lenient_drops_what_names_nothing_and_contradictions(small):
     with (small / "qrels" / "test.tsv").open("a") as file:
-        file.write("q2\tnowhere\t1\nnobody\td1\t1\nq1\td1\t0\n")
+        file.write("q2\tnowhere\t1\nnobody\td1\t1\nq1\td1\t0\nq2\td1\t1\nq2\td1\t0\n")
     split = Collection.load(small, strict=False).split("test")
     assert split.qrels == {"q2": {"d2": 1}}
 
@@ -107,6 +149,28 @@ def test_held_out_part_is_disjoint_fixed_and_keeps_equal_questions_together(tmp_
     assert not set(train.queries.values()) & set(held_out.queries.values())
     assert 30 <= len(held_out) <= 50
     assert Collection.load(folder).train_and_held_out()[1].queries == held_out.queries
+
+
+def test_near_copies_of_a_question_stay_on_one_side(tmp_path):
+    """Case, spaces, widths and closing punctuation make no other question."""
+    spellings = ["how to {}", "How to  {} ?", "HOW TO {}!", "how to {}."]
+    queries = {f"q{n}-{k}": text.format(f"fold {n}") for n in range(60) for k, text in enumerate(spellings)}
+    folder = write_beir(tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}})
+    train, held_out = Collection.load(folder).train_and_held_out()
+    assert len(train) + len(held_out) == 240
+    assert len(held_out) >= 48
+    numbers = [{query_id.split("-")[0] for query_id in part.queries} for part in (train, held_out)]
+    assert numbers[0].isdisjoint(numbers[1])
+
+
+HELD_OUT_BEFORE = ["q10", "q13", "q17", "q19", "q23", "q25", "q26", "q27", "q29", "q40"]
+
+
+def test_held_out_queries_without_near_copies_are_those_of_the_first_version(tmp_path):
+    queries = {f"q{n}": f"Question  {n} of Straße" for n in range(50)}
+    folder = write_beir(tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}})
+    _, held_out = Collection.load(folder).train_and_held_out()
+    assert list(held_out.queries) == HELD_OUT_BEFORE
 
 
 def test_dev_split_is_held_out_without_what_train_has(tmp_path):
@@ -167,37 +231,6 @@ def test_bad_pairs(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(CollectionError, match=message):
         Collection.load(tmp_path / name)
-
-
-def test_hub_collection_in_beirs_layout(tmp_path, monkeypatch):
-    """The real ``datasets`` library reads parquet files laid out as BEIR's are on the hub."""
-    import datasets
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    tables = {
-        "org/mini/corpus/corpus.parquet": {"_id": ["d1"], "title": ["T"], "text": ["body"]},
-        "org/mini/queries/queries.parquet": {"_id": ["q1"], "title": [""], "text": ["ask"]},
-        "org/mini-qrels/validation.parquet": {"query-id": ["q1"], "corpus-id": ["d1"], "score": [1]},
-    }
-    for path, columns in tables.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / path)
-    card = "---\nconfigs:\n" + "".join(
-        f"- config_name: {n}\n  data_files:\n  - split: {n}\n    path: {n}/*.parquet\n" for n in ("corpus", "queries")
-    )
-    (tmp_path / "org/mini/README.md").write_text(card + "---\n")
-    # A folder of that relative name would be taken for a BEIR folder, so the reader is called itself.
-    from routerretriever.data.hub import read_hub
-
-    raw = read_hub("org/mini", strict=True)
-    assert raw.documents["d1"].content == "T body"
-    assert raw.judgements["dev"][0][1:] == ("q1", "d1", 1)
-
-
-def test_unreachable_hub_name_is_a_named_error():
-    with pytest.raises(RouterRetrieverError, match="could not be read from the hub"):
-        Collection.load("nobody/nothing")
 
 
 def test_ir_datasets_collection(tmp_path):

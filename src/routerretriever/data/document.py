@@ -96,6 +96,8 @@ def text_of(record: Mapping[str, Any], where: str) -> str:
     text = record.get("text")
     if isinstance(text, str):
         return text
+    if "text" in record:
+        raise CollectionError(f"{where}: 'text' holds {text!r:.60}. It must be a text.")
     raise CollectionError(f"{where}: the record has no field 'text'. Every record needs one.")
 
 

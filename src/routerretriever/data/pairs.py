@@ -130,16 +130,15 @@ def _check_columns(record: Mapping[str, Any], where: str) -> None:
     ]
     if unknown:
         raise CollectionError(
-            f"{where}: no column of a pairs file is called {_quoted(unknown)}. Pairs have "
+            f"{where}: not understood: {_quoted(unknown)}. The columns of a pairs file are "
             f"{_COLUMNS}. Rename or remove the others, or leave them out with strict=False "
             "(command line: --lenient)."
         )
 
 
 _COLUMNS = (
-    f"a query ({', '.join(QUERY_COLUMNS)}) and a positive text "
-    f"({', '.join(POSITIVE_COLUMNS)}), and may have title, negative, split and a grade "
-    f"({', '.join(_GRADE_COLUMNS)})"
+    f"a query ({', '.join(QUERY_COLUMNS)}), a positive text ({', '.join(POSITIVE_COLUMNS)}), "
+    f"and optionally title, negative, split and a grade ({', '.join(_GRADE_COLUMNS)})"
 )
 
 
