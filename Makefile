@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Paces the thread pools on small machines; every library reads it.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs test test-real test-cluster lint style bench bench-real bench-speed bench-scale clean
+.PHONY: demo docs test test-all test-real test-cluster lint style bench bench-real bench-speed bench-scale clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,8 +26,13 @@ docs: $(VENV)/.installed  ## this documentation as a site: build/site/index.html
 	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5
 	touch $@
 
-test: $(VENV)/.installed .venv-s3/.installed lint  ## everything that needs no data beside the repository
-	$(BIN)/python -m pytest -m "not real and not cluster" --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test: $(VENV)/.installed lint  ## lint, types, imports, and every test that is not slow
+	$(PYTEST) -m "not real and not slow"
+
+test-all: test .venv-s3/.installed  ## also what kills, serves, trains real weights or needs large packages
+	$(PYTEST) -m "slow and not real and not cluster"
 
 test-real: $(VENV)/.installed  ## the same on real collections, where ../shared/data is present
 	$(BIN)/python -m pytest -m real

@@ -20,7 +20,26 @@ from tiny import collection_maker, make_checkpoint
 
 pytest_plugins = ["object_store", "serving"]
 
+TESTS = Path(__file__).parent
+# These import frameworks, Ray or a browser's driver, which only `make test-all` installs.
+LARGE = ["cluster", "integrations", "server/test_page.py", "server/test_replicas.py"]
 DATA = Path(os.environ.get("ROUTERRETRIEVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def is_large(path):
+    """Whether a file of tests, or a folder that it is in, is listed in ``LARGE``."""
+    return any(path.is_relative_to(TESTS / name) for name in LARGE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out what ``-m "not slow"`` would deselect and could not even import."""
+    return True if "not slow" in config.option.markexpr and is_large(collection_path) else None
+
+
+def pytest_itemcollected(item):
+    """Whatever needs large packages is slow."""
+    if is_large(item.path):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -67,6 +67,7 @@ def prepared(checkpoint, tmp_path_factory):
     return bench, {seed: bench.prepare(seed) for seed in bench.suite.seeds}
 
 
+@pytest.mark.slow
 def test_the_whole_suite_and_its_resumption(suite_file, tmp_path, monkeypatch):
     run = CliRunner().invoke(app, ["bench", str(suite_file), "--out", str(tmp_path / "out"), "--json"])
     assert run.exit_code == 0, run.output

@@ -239,6 +239,7 @@ def test_help_and_version_are_quick_and_load_nothing_heavy():
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
 
 
+@pytest.mark.slow
 def test_progress_goes_to_a_terminal_and_nowhere_else(checkpoint, make_collection, tmp_path):
     """With a pipe nothing but the JSON document is printed; on a terminal there is a bar with rate and time."""
     x = make_collection("x", 1)

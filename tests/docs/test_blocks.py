@@ -92,6 +92,7 @@ def session(prepared, tmp_path, monkeypatch):
         yield start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if any(b.runs for b in blocks(text))])
 @pytest.mark.filterwarnings("ignore:.*get_sentence_embedding_dimension:FutureWarning")  # MTEB calls it
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's client, of its own transport

@@ -45,6 +45,7 @@ def test_entry_of_another_length_is_not_returned(tmp_path):
     np.testing.assert_array_equal(wider, np.ones((1, 3)))
 
 
+@pytest.mark.slow
 def test_survives_kill_at_any_moment(tmp_path):
     """A process is killed while it writes; what the next one reads is whole."""
     program = textwrap.dedent(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mteb_task import retrieval_task
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
@@ -40,6 +39,7 @@ def demo(tmp_path_factory):
     return root / "model", model, collections
 
 
+@pytest.mark.slow
 def test_demo_collections_are_sound(demo):
     _, _, collections = demo
     for name, collection in collections.items():
@@ -59,6 +59,7 @@ def test_base_is_the_published_model(demo):
     assert (model.encoder.branch_layer, model.encoder.num_layers) == (3, 6)
 
 
+@pytest.mark.slow
 def test_routing_pays_and_leaves_strangers_alone(demo):
     _, model, collections = demo
     result = evaluate(model, [collections[name] for name in ("notam", "ops", "garden")])
@@ -69,6 +70,7 @@ def test_routing_pays_and_leaves_strangers_alone(demo):
     assert garden.systems["routed"].mean() >= garden.systems["base"].mean() - 0.01
 
 
+@pytest.mark.slow
 def test_search_finds_what_the_shorthand_means(demo, tmp_path):
     _, model, collections = demo
     index = Index.create(tmp_path / "index", model)
@@ -79,6 +81,7 @@ def test_search_finds_what_the_shorthand_means(demo, tmp_path):
     assert wanted in [hit.id for hit in index.search(text, k=10)]
 
 
+@pytest.mark.slow
 def test_document_vectors_do_not_depend_on_the_number_of_threads(tmp_path):
     """Workers of a cluster have one thread each, a single process has as many as the machine has cores."""
     texts = [text for path in write_all(tmp_path).values() for text in Collection.load(path).contents]
@@ -96,9 +99,11 @@ def test_document_vectors_do_not_depend_on_the_number_of_threads(tmp_path):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # mteb still calls names that the libraries below it deprecate
 def test_mteb_evaluates_it_without_a_wrapper(demo, tmp_path):
     import mteb
+    from mteb_task import retrieval_task
 
     path, model, collections = demo
     collection = collections["notam"]
@@ -117,6 +122,7 @@ def test_mteb_evaluates_it_without_a_wrapper(demo, tmp_path):
         assert score == pytest.approx(ours, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_queries_cost_one_forward_pass_of_the_base(demo):
     """Multiplications counted by torch itself, not by a clock."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -186,6 +192,7 @@ def documents_of(text, path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["crops", "titles"])
 def test_a_language_that_the_base_does_not_know_is_told(demo, tmp_path, way):
     """Letters of Greek are in its vocabulary and signs of Chinese are in part, words of neither."""

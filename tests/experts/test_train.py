@@ -211,6 +211,7 @@ def test_all_positives_count():
     assert ranking_loss(scores, positive) == pytest.approx(float(wanted))
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_expert(checkpoint, make_collection, tmp_path):
     """A process is killed between two checkpoints; going on gives the weights of an undisturbed run."""
     folder = make_collection("aliases")

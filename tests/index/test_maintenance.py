@@ -321,6 +321,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_searches_during_writes_see_whole_versions(index):
     """Thirty documents are replaced again and again in another process; no search may see two rounds."""
     index.upsert([Document(f"d{k}", "round -1") for k in range(30)], encode=encode)
@@ -367,6 +368,7 @@ def test_writers_and_upkeep_do_not_lose_each_others_work(index):
     assert {hit.id for hit in index.search_vectors(encode(["x"]), 500)[0]} >= {f"d{k}" for k in range(1000, 1120)}
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_acknowledged(index, monkeypatch):
     """A dozen kills; benchmarks/scale_kills.py does two hundred."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -14,6 +14,8 @@ import pyarrow.json
 import pytest
 from lance.fragment import write_fragments
 
+pytestmark = pytest.mark.slow  # moto starts for every test
+
 VECTORS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
 SCHEMA = pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float32(), 8))], metadata={"kept": "yes"})
 

@@ -49,6 +49,7 @@ def started(command):
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_killed_while_documents_come_in_nothing_acknowledged_is_lost(command, own):
     acknowledged = []
 
@@ -77,6 +78,7 @@ def test_killed_while_documents_come_in_nothing_acknowledged_is_lost(command, ow
     assert len(found) == 5 * len(complete)  # a request is stored whole or not at all
 
 
+@pytest.mark.slow
 def test_killed_while_experts_come_and_go_the_model_stays_whole(command, own, adapter_files):
     files = {
         "config": ("c", (adapter_files / "adapter_config.json").read_bytes()),
@@ -111,6 +113,7 @@ def test_killed_while_experts_come_and_go_the_model_stays_whole(command, own, ad
     assert leftovers == []
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_finishes_what_it_accepted(command):
     with started(command) as (process, client), ThreadPoolExecutor(4) as pool:
         texts = [f"word{number % 200} word{number % 7}" for number in range(2000)]
@@ -125,6 +128,7 @@ def test_told_to_stop_it_finishes_what_it_accepted(command):
         assert b"Traceback" not in process.stdout.read()
 
 
+@pytest.mark.slow
 def test_its_output_holds_neither_keys_nor_queries(command):
     with started(command) as (process, client):
         client.post("/v1/embeddings", json={"input": "word7 private"})

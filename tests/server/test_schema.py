@@ -23,6 +23,7 @@ def served(built, tmp_path_factory):
         yield wait_until_ready(client)
 
 
+@pytest.mark.slow
 def test_the_api_keeps_to_its_description(served, tmp_path):
     """By schemathesis' own command; its pytest plugin does not know the present pytest."""
     command = [

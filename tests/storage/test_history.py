@@ -252,6 +252,7 @@ def test_entries_of_another_base_are_not_returned_to(saved, tmp_path):
     assert list(load(saved).experts) == ["r"]
 
 
+@pytest.mark.slow
 def test_what_is_kept_does_not_change_with_the_process(saved):
     """The order of PEFT's sets depends on the process; files must not, or every save would be another version."""
     import subprocess

@@ -166,6 +166,7 @@ def test_swap_without_the_systems_exchange(model, saved, monkeypatch):
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
+@pytest.mark.slow
 def test_kill_during_save_leaves_a_whole_model(model, saved):
     """A process saves over and over and is killed at different moments; what stands there always loads."""
     program = textwrap.dedent(

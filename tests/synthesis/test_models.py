@@ -575,6 +575,7 @@ def command(endpoint, bare, out, checkpoint):
     return [sys.executable, "-m", "routerretriever", *map(str, arguments)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_killed_or_interrupted_command_goes_on_without_paying_twice(serve, checkpoint, bare, tmp_path, number, code):
     def behave(handler, body, count):

@@ -28,6 +28,7 @@ def test_a_missing_framework_names_its_extra(name, monkeypatch):
         __import__(module)
 
 
+@pytest.mark.slow
 def test_no_framework_is_loaded_unless_asked_for():
     packages = [package for package, _ in EXTRAS.values()]
     code = (
