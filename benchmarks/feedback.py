@@ -27,7 +27,6 @@ from routerretriever import Collection, Index, RouterRetriever
 from routerretriever.data.splits import Split
 from routerretriever.evaluation.runs import measure_run
 from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
-from routerretriever.routing.policy import present_policy
 
 NOISE, SHOWN, SEED = 0.1, 10, 0
 
@@ -79,7 +78,7 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
     """One domain that the library does not know: before and after so many logged queries."""
     model = RouterRetriever.from_pretrained(given.model, device="cpu")
     index = Index.open(given.index, model)
-    library = present_policy(model.encoder.policy).router.library
+    library = model.state.required_policy().router.library
     model.set_library(library.without_collection(name).fitted())
     if without_expert:
         model.remove_expert(name)

@@ -92,7 +92,7 @@ def _quality(setting: Setting, model: RouterRetriever, name: str) -> dict[str, A
     collection = setting.collection(name)
     split = collection.split("test").sample(500)
     texts = list(split.queries.values())
-    queries = {e: model.encode_query(texts, expert=e) for e in ("base", name) if e in model.encoder.candidates}
+    queries = {e: model.encode_query(texts, expert=e) for e in ("base", name) if e in model.state.candidates}
     result: dict[str, Any] = {"collection": name, "queries": len(split)}
     for precision in precisions(model):
         documents = model.embed_texts(collection.contents, precision=precision)

@@ -61,7 +61,8 @@ def _saved(setting: Setting, count: int) -> tuple[Path, Path, Path]:
     saved_adapters(model, adapters)
     model.save_pretrained(bare)
     embeddings = model.route_embeddings(setting.queries)
-    model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, list(model.encoder.experts))))
+    router = make_router("gain", library_for(embeddings, list(model.state.experts)))
+    model.state = model.state.with_policy(RoutingPolicy(router))
     model.save_pretrained(folder)
     return folder, bare, adapters
 
@@ -81,7 +82,7 @@ def _one(what: str, folder: Path, setting: Setting) -> dict[str, float]:
     """Seconds to load and to add one expert more, and MiB of memory between the two."""
     setting.base()  # imports and first calls are nobody's
     spare = with_experts(setting.model, 1)
-    adapter = spare.encoder.experts["e0"]
+    adapter = spare.state.experts["e0"]
     extra = saved_adapters(spare, setting.scratch / "spare")[0]
     started = time.perf_counter()
     if what == "peer":

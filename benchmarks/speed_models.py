@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from routerretriever import RouterRetriever
+from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
@@ -37,19 +37,17 @@ def texts_of(model: RouterRetriever, queries: Sequence[str], count: int, tokens:
 def with_experts(path: Path, count: int, device: str = "cpu") -> RouterRetriever:
     """The model at ``path`` with so many experts: its own, and after them its own with a little noise."""
     model = RouterRetriever.from_pretrained(path, device=device)
-    own = list(model.encoder.experts.values())
+    own = list(model.state.experts.values())
     generator = torch.Generator().manual_seed(0)
 
     def noisy(factor: torch.Tensor) -> torch.Tensor:
         return factor * (1 + NOISE * torch.randn(factor.shape, generator=generator).to(factor))
 
-    experts: OrderedDict[str, Adapter] = OrderedDict()
+    experts: dict[str, Adapter] = {}
     for number in range(count):
         adapter = own[number % len(own)]
         experts[f"e{number}"] = adapter if number < len(own) else adapter.mapped(noisy)
-    model.encoder.policy = None
-    model.encoder.set_experts(experts)
-    model.encoder.expert_info = {name: ExpertInfo() for name in experts}
+    model.state = ExpertState(experts=experts, infos={name: ExpertInfo() for name in experts})
     return model
 
 
@@ -80,16 +78,16 @@ def library_for(embeddings: Vectors, experts: Sequence[str]) -> PilotLibrary:
 def route_to_all(model: RouterRetriever, texts: Sequence[str]) -> list[str]:
     """Give the model a library that sends text i to expert i modulo their number; answers where each really goes."""
     embeddings = model.route_embeddings(texts)
-    names = list(model.encoder.experts)
-    model.encoder.policy = RoutingPolicy(make_router("gain", library_for(embeddings, names)))
-    model.encoder.policy.abstain = False
+    names = list(model.state.experts)
+    router = make_router("gain", library_for(embeddings, names))
+    model.state = model.state.with_policy(RoutingPolicy(router, abstain=False))
     return list(model.encode_routed(texts).experts)
 
 
 def saved_adapters(model: RouterRetriever, folder: Path) -> list[Path]:
     """The model's experts as PEFT folders."""
     folders = []
-    for name, adapter in model.encoder.experts.items():
+    for name, adapter in model.state.experts.items():
         if not (folder / name / "adapter_model.safetensors").exists():
             save_adapter(adapter, folder / name, base=model.encoder.base.id, revision=None)
         folders.append(folder / name)

@@ -112,7 +112,7 @@ class Systems:
     def measured(self, texts: list[str], experts: list[str], machine: Machine) -> dict[str, Any]:
         """One batch through all of them in turn."""
         batch, encoder = len(texts), self.model.encoder
-        if not set(experts) <= set(encoder.experts):
+        if not set(experts) <= set(encoder.state.experts):
             raise SystemExit("The benchmark's router was to send every text to an expert, and did not.")
         work: dict[str, Callable[[], Any]] = {
             "routed": lambda: self.model.encode_query(texts, batch_size=batch),

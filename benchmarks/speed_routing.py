@@ -83,12 +83,12 @@ def run(setting: Setting) -> dict[str, Any]:
 
 
 def _row(policy: RoutingPolicy, embeddings: torch.Tensor, peer: Peer, machine: Any) -> dict[str, Any]:
-    count, batch = len(policy.router.library.experts), len(embeddings)
+    count, batch = len(policy.library.experts), len(embeddings)
     wanted = torch.arange(batch) % count + 2
     with torch.inference_mode():
         right = float((policy.decide(embeddings).chosen == wanted).float().mean())
         times = paired({"ours": lambda: policy.decide(embeddings), "semantic-router": lambda: peer.ask(batch)})
-    compared = len(policy.router.library) * embeddings.shape[1] * 4
+    compared = len(policy.library) * embeddings.shape[1] * 4
     floor = max(compared / machine.bytes_per_second, 2 * batch * compared / 4 / machine.fp32_per_second)
     agree = {"right": round(right, 3), "semantic-router right": round(peer.ask(batch), 3)}
     return {**agree, **summary(times, "ours", floor)}

@@ -2,6 +2,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,13 +58,13 @@ def another(root):
 
 def copied(root):
     model = load(root)
-    model.add_expert("copy", Adapter(model.encoder.experts["e0"].factors, 0.7))
+    model.add_expert("copy", Adapter(model.state.experts["e0"].factors, 0.7))
     model.save_experts(root)
 
 
 def without_library(root):
     model = load(root)
-    model.encoder.policy = None
+    model.state = model.state.with_policy(None)
     model.save_experts(root)
 
 
@@ -227,9 +228,8 @@ def test_an_expert_is_taken_from_before_its_damage_was_saved(measurable, tmp_pat
     monkeypatch.setattr(doctor, "FEW_QUERIES", 5)
     root = shutil.copytree(measurable, tmp_path / "all") / "my model"
     model = load(root)
-    zero = {layer: (a, b * 0) for layer, (a, b) in model.encoder.experts["e1"].factors.items()}
-    model.encoder.experts["e1"] = Adapter(zero, 0.05)
-    model.encoder.set_experts(model.encoder.experts)
+    zero = {layer: (a, b * 0) for layer, (a, b) in model.state.experts["e1"].factors.items()}
+    model.state = replace(model.state, experts={**model.state.experts, "e1": Adapter(zero, 0.05)})
     model.save_experts(root)
     (silent,) = [f for f in examine(root) if f.check == "silent"]
     assert "rollback" in silent.fix and silent.fix.split(";")[0].endswith(" 1")
@@ -248,11 +248,11 @@ def test_the_history_begins_again(saved):
 
 
 def test_measuring_again_forgets_gains_of_another_version(saved):
-    from routerretriever.routing.form_pilots import versions_of, without_stale
+    from routerretriever.routing.form_pilots import without_stale
 
     another(saved)
     model = load(saved)
-    renewed = without_stale(model.library, versions_of(model))
+    renewed = without_stale(model.library, model.state.versions)
     assert renewed.experts == ("e0", "e2")
     assert np.isnan(renewed.with_experts(("e0", "e1", "e2")).gains[:, 1]).all()
 

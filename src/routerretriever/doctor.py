@@ -23,7 +23,7 @@ from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS, Pil
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.storage.history import CARD, Entry, History, state_files
 from routerretriever.storage.hub_download import read_folder
-from routerretriever.storage.model_folder import EXPERTS, read_base, read_expert_info, read_model_info, read_policy
+from routerretriever.storage.model_folder import EXPERTS, read_expert_info, read_model_info, read_policy
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 FEW_QUERIES = 30
@@ -82,7 +82,7 @@ class _Examination:
     def findings(self) -> Iterator[Finding]:
         yield from self.history()
         try:
-            encoder = read_base(RoutedEncoder, self.root, self.info)
+            encoder = RoutedEncoder.load_base(self.root, self.info)
         except Exception as error:  # whatever Transformers and Torch make of damaged files
             message = f"The base cannot be loaded ({type(error).__name__}: {error})."
             yield Finding(ERROR, "base", "base", message, f"Restore the base's files ({self.info['base']['id']}).")
@@ -170,8 +170,7 @@ class _Examination:
     # -- experts -----------------------------------------------------------------------------------
 
     def silent(self, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
-        encoder.set_experts(experts)
-        for name in encoder.silent_experts():
+        for name in encoder.silent_experts(experts):
             factors = experts[name].parameters()
             broken = not all(bool(torch.isfinite(factor).all()) for factor in factors)
             message = "Its weights are not finite." if broken else "It changes no query vector: its update is zero."
@@ -209,7 +208,8 @@ class _Examination:
             yield Finding(ERROR, "library", PILOT_INFO, str(error), fix)
             return
         yield from self.stale(library, experts)
-        yield from self.coverage(library, policy)
+        if policy is not None:
+            yield from self.coverage(library, policy)
 
     def stale(self, library: PilotLibrary, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
         versions = {name: adapter.fingerprint for name, adapter in experts.items()}

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch import nn
 
 from routerretriever.data.collection import Collection
 from routerretriever.encoder.base_models import base_info, load_base, stated_licence
 from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
 from routerretriever.encoder.embedding_cache import EmbeddingCache
+from routerretriever.encoder.encode_routed import encode_routed
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError, SilentExpertError
-from routerretriever.evaluation import gains as library_building
+from routerretriever.encoder.routed_vectors import RoutedVectors
+from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError
+from routerretriever.evaluation.gains import build_library
+from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.expert_info import ExpertInfo, check_expert_name
+from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import load_adapter, read_adapter_config
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.routing.explain import Route
 from routerretriever.routing.pilot_library import PilotLibrary
-from routerretriever.routing.policy import Decision, RoutedVectors, RoutingPolicy, present_policy
+from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import ROUTERS, make_router
+from routerretriever.sharing.export import export_expert
 from routerretriever.sharing.model_card import model_card
 from routerretriever.storage.history import recording
 from routerretriever.storage.hub_download import read_folder
-from routerretriever.storage.model_folder import check_fingerprint, read_expert_info, read_model_info, write_experts
+from routerretriever.storage.model_folder import check_fingerprint, read_expert_info, read_model_info, write_state
 
 ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
 """What saved models name in ``modules.json``; older ones do so too, so it never changes."""
@@ -150,7 +151,7 @@ class RouterRetriever(SentenceTransformer):
         target = Path(path).expanduser()
         if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
             raise ModelError(f"{target} is not empty and not a model. Choose another folder.")
-        with recording(self.encoder, target) as staging:
+        with recording(target, self.encoder.parts()) as staging:
             super().save(str(staging), *args, **kwargs)
 
     def save_pretrained(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -168,55 +169,63 @@ class RouterRetriever(SentenceTransformer):
         target = Path(path).expanduser()
         info = read_model_info(target)
         check_fingerprint(self.encoder.fingerprint, info["base"]["fingerprint"], f"The files in {target}")
-        with recording(self.encoder, target) as staging:
-            write_experts(self.encoder, staging, info["head"])
+        parts = self.encoder.parts()
+        with recording(target, parts) as staging:
+            write_state(staging, parts, info["head"])
             self._create_model_card(str(staging))
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
-        Path(path, "README.md").write_text(model_card(self.encoder), encoding="utf-8")
+        Path(path, "README.md").write_text(
+            model_card(self.encoder.parts(), self.encoder.max_seq_length), encoding="utf-8"
+        )
 
     # -- experts -----------------------------------------------------------------------------------
 
     @property
+    def state(self) -> ExpertState:
+        """Experts, infos and policy as one value that never changes; assigning another swaps all three."""
+        return self.encoder.state
+
+    @state.setter
+    def state(self, state: ExpertState) -> None:
+        self.encoder.state = state
+
+    @property
     def experts(self) -> dict[str, ExpertInfo]:
         """Expert name → what is known of it, in the order they were added."""
-        known = self.encoder.expert_info  # may lag behind by a moment where another thread changes the experts
-        return {name: known.get(name) or ExpertInfo() for name in self.encoder.experts}
+        return dict(self.state.infos)
 
-    def add_expert(self, name: str, adapter: Adapter, info: ExpertInfo | None = None, *, replace: bool = False) -> None:
+    def add_expert(
+        self,
+        name: str,
+        adapter: Adapter,
+        info: ExpertInfo | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
         """Add an expert; the library gets a column that is not measured yet.
+
+        Args:
+            name: of the expert.
+            adapter: its LoRA factors.
+            info: what is known of it.
+            replace: take the place of an expert of the same name, whose gains are forgotten.
 
         Raises:
             ExpertError: the name is taken or cannot be used.
             SilentExpertError: the adapter changes no query vector. The model is as before.
         """
-        encoder, before = self.encoder, self.encoder.experts
-        if check_expert_name(name) in before and not replace:
-            raise ExpertError(f"The model already has an expert '{name}'. Remove it first.")
-        encoder.set_experts(OrderedDict({**before, name: adapter}))
-        if encoder.silent_experts([name]):
-            encoder.set_experts(before)
-            raise SilentExpertError(
-                f"The adapter '{name}' changes no query vector: its weights are zero or not finite. Train or export it "
-                "again."
-            )
-        encoder.expert_info[name] = info or ExpertInfo()
-        stale = self.library
-        if stale is not None and name in stale.experts:  # replaced: what was measured no longer holds
-            stale = stale.with_experts(tuple(e for e in stale.experts if e != name))
-        self._set_library(stale)
+        changed = self.state.with_expert(name, adapter, info, replacing=replace)
+        self.encoder.check_not_silent({name: adapter})
+        self.state = changed
 
     def remove_expert(self, name: str) -> None:
-        """Remove an expert and its column.
+        """Remove an expert and its column of gains.
 
         Raises:
             ExpertError: there is no such expert.
         """
-        self.encoder.expert(name)
-        remaining = OrderedDict((key, value) for key, value in self.encoder.experts.items() if key != name)
-        self.encoder.set_experts(remaining)
-        del self.encoder.expert_info[name]
-        self._set_library(self.library if remaining else None)
+        self.state = self.state.without_expert(name)
 
     def rename_expert(self, old: str, new: str) -> None:
         """Give an expert another name; its weights, gains and place stay as they are.
@@ -224,14 +233,7 @@ class RouterRetriever(SentenceTransformer):
         Raises:
             ExpertError: there is no such expert, or the new name is taken or cannot be used.
         """
-        encoder = self.encoder
-        encoder.expert(old)
-        if check_expert_name(new) in encoder.experts:
-            raise ExpertError(f"The model already has an expert '{new}'. Choose another name, or remove it first.")
-        library = self.library
-        encoder.set_experts(OrderedDict((new if n == old else n, a) for n, a in encoder.experts.items()))
-        encoder.expert_info[new] = encoder.expert_info.pop(old)
-        self._set_library(None if library is None else library.renamed(old, new))
+        self.state = self.state.with_renamed(old, new)
 
     def import_expert(self, directory: str | Path, name: str | None = None, *, trust_base: bool = False) -> str:
         """Add an adapter that plain PEFT trained.
@@ -260,8 +262,6 @@ class RouterRetriever(SentenceTransformer):
             ModelError: ``path`` holds something.
             StorageError: it could not be written; nothing is left there.
         """
-        from routerretriever.sharing.export import export_expert
-
         return export_expert(self, name, path, licence=licence)
 
     def read_adapter(self, source: Path, *, trust_base: bool = False) -> Adapter:
@@ -292,7 +292,7 @@ class RouterRetriever(SentenceTransformer):
     @property
     def library(self) -> PilotLibrary | None:
         """The pilot library, if it was built."""
-        return None if self.encoder.policy is None else self.encoder.policy.router.library
+        return self.state.library
 
     def build_library(
         self,
@@ -310,16 +310,17 @@ class RouterRetriever(SentenceTransformer):
             router: ``gain`` (default), ``pilot-mean`` (the paper's rule) or ``pilot-max`` (the official
                 code's); ``None`` keeps the present one.
         """
-        policy = self.encoder.policy
+        policy = self.state.policy
         router = router or (policy.router.name if policy else "gain")
         if router not in ROUTERS:
             raise LibraryError(f"There is no router '{router}'. Choose one of: {', '.join(ROUTERS)}.")
         partition = "cluster" if ROUTERS[router].knows_base else "best-expert"
-        built = library_building.build_library(self, collections, partition=partition, progress=progress)
+        built = build_library(self, collections, partition=partition, progress=progress)
         if policy is not None and policy.router.name == router:
-            self.encoder.policy = replace_fields(policy, router=policy.router.over(built))
+            changed = policy.over(built)
         else:
-            self.encoder.policy = RoutingPolicy(make_router(router, built))
+            changed = RoutingPolicy(make_router(router, built))
+        self.state = self.state.with_policy(changed)
         return built
 
     def set_gains(self, name: str, gains: Mapping[str, float | Sequence[float]]) -> None:
@@ -333,28 +334,20 @@ class RouterRetriever(SentenceTransformer):
             ExpertError: there is no such expert.
             LibraryError: there is no library, or the gains do not fit it.
         """
-        self.encoder.column(name)
-        library = present_policy(self.encoder.policy).router.library
-        filled = library.with_gains(name, gains)
-        versions = {**filled.versions, name: self.encoder.experts[name].fingerprint}
-        self._set_library(replace_fields(filled, versions=versions))
+        adapter = self.state.expert(name)
+        filled = self.state.required_policy().library.with_gains(name, gains)
+        versions = {**filled.versions, name: adapter.fingerprint}
+        self.state = self.state.with_library(replace_fields(filled, versions=versions))
 
     def set_library(self, library: PilotLibrary) -> None:
         """Route by another pilot library with the rule that is in force.
 
         Raises:
-            LibraryError: the model has no library yet, so there is no rule; see :meth:`build_library`.
+            LibraryError: the model has no library yet, so there is no rule; see
+                :meth:`build_library`.
         """
-        present_policy(self.encoder.policy)
-        self._set_library(library)
-
-    def _set_library(self, library: PilotLibrary | None) -> None:
-        policy = self.encoder.policy
-        if library is None or policy is None:
-            self.encoder.policy = None
-            return
-        library = library.with_experts(tuple(self.encoder.experts))
-        self.encoder.policy = replace_fields(policy, router=policy.router.over(library))
+        self.state.required_policy()
+        self.state = self.state.with_library(library)
 
     def route(self, queries: str | Sequence[str], *, n_pilots: int = 5) -> list[Route]:
         """Where each query goes and why, without encoding it to the end.
@@ -363,7 +356,7 @@ class RouterRetriever(SentenceTransformer):
             LibraryError: the pilot library has not been built.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
-        policy = present_policy(self.encoder.policy)
+        policy = self.state.required_policy()
         if not texts:
             return []
         vectors = self.encode_query(texts, route_only=True, convert_to_tensor=True)
@@ -395,33 +388,7 @@ class RouterRetriever(SentenceTransformer):
         Raises:
             ExpertError: there is no such candidate.
         """
-        encoder, policy, candidates = self.encoder, self.encoder.policy, self.encoder.candidates
-        columns = [-1 if expert is None else encoder.column(expert) for expert in experts or [None] * len(queries)]
-        pinned = torch.tensor(columns, device=self.device)
-        decisions: list[Decision | None] = []
-
-        def decide(route_embeddings: Tensor) -> Tensor:
-            decisions.append(None if policy is None else policy.decide(route_embeddings))
-            if decisions[0] is not None and experts is None:
-                return decisions[0].weights
-            fixed = one_hot(pinned.clamp(min=0), len(candidates)).to(route_embeddings.dtype)
-            routed = fixed if decisions[0] is None else decisions[0].weights
-            return torch.where(pinned[:, None] >= 0, fixed, routed)
-
-        features = encoder.tokenized(list(queries), self.query_prompt)
-        tokens = features["attention_mask"].sum(dim=1).cpu().numpy()
-        with torch.inference_mode():
-            result = encoder.forward_by(features, decide)
-        shares = result["route_weights"][:, 1:].cpu().numpy()
-        leading = np.where((shares > 0).any(axis=1), shares.argmax(axis=1) + 1, 0)
-        return RoutedVectors(
-            result["sentence_embedding"].float().cpu().numpy(),
-            tuple(candidates[column] for column in leading.tolist()),
-            tokens,
-            decisions[0],
-            result["route_embedding"],
-            policy,
-        )
+        return encode_routed(self.encoder, queries, experts, self.query_prompt)
 
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:
         """What the router reads (n, d): unit vectors."""

@@ -99,9 +99,9 @@ def test_another_training_setting_trains_again(suite_file, tmp_path):
     job = {"x": ([Collection.load(tmp_path / "x")], config)}
     changed = {"x": (job["x"][0], replace(config, rank=2))}
     bench = Bench(suite, tmp_path / "out")
-    first, again = (bench.trained("m", job).encoder.experts["x"] for _ in range(2))
+    first, again = (bench.trained("m", job).state.experts["x"] for _ in range(2))
     assert all(torch.equal(again.factors[layer][0], a) for layer, (a, _) in first.factors.items())
-    assert bench.trained("m", changed).encoder.experts["x"].rank == 2 != first.rank
+    assert bench.trained("m", changed).state.experts["x"].rank == 2 != first.rank
 
 
 def test_routers_do_not_see_test_judgements(prepared, monkeypatch):
@@ -142,7 +142,7 @@ def test_candidates_are_what_the_model_encodes(prepared):
     texts = list(queries.queries.texts)
     for name in ("base", "merged", "x"):
         np.testing.assert_allclose(queries.candidates[name].vectors, model.encode_query(texts, expert=name), atol=1e-5)
-    part = bench.with_adapters(model, {"part": model.encoder.experts["x"].scaled(0.5)})
+    part = bench.with_adapters(model, {"part": model.state.experts["x"].scaled(0.5)})
     rows = np.array([3, 0])
     blended = queries.blender.blend({"x": np.full(len(texts), 0.5)}, rows)
     np.testing.assert_allclose(blended, part.encode_query(texts, expert="part")[rows], atol=1e-5)

@@ -1,5 +1,3 @@
-from collections import OrderedDict
-
 import pytest
 import torch
 from models import TEXTS, with_experts
@@ -68,12 +66,12 @@ MIXTURES = ([0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 5, 6, 6, 0, 1, 2, 3, 6, 6, 6, 4, 5
 @pytest.mark.parametrize("columns", MIXTURES)
 @pytest.mark.parametrize("large", [1, 40, 10_000])
 def test_mixed_rows_equal_the_same_rows_one_expert_at_a_time(base_path, columns, large, monkeypatch):
-    monkeypatch.setattr("routerretriever.encoder.routed_encoder.MIN_MERGED_TOKENS", large)
+    monkeypatch.setattr("routerretriever.encoder.row_groups.MIN_FUSED_TOKENS", large)
     model = with_experts(base_path)
-    model.encoder.policy = Fixed(choose(columns))
+    model.state = model.state.with_policy(Fixed(choose(columns)))
     features = model.preprocess(TEXTS)
     routed = model[0](dict(features), task="query")["sentence_embedding"]
-    for column, name in enumerate(model.encoder.candidates):
+    for column, name in enumerate(model.state.candidates):
         rows = [row for row, chosen in enumerate(columns) if chosen == column]
         if not rows:
             continue
@@ -96,10 +94,10 @@ def test_gathered_factors_equal_merged_weights_and_peft(base_path, tmp_path):
     with torch.inference_mode():
         hidden = peft_model(**{k: features[k] for k in keys}).last_hidden_state
         wanted = model.encoder._pool({**features, "token_embeddings": hidden})["sentence_embedding"]
-    model.encoder.policy = Fixed(choose([2 + row % 3 for row in range(24)], 5))
+    model.state = model.state.with_policy(Fixed(choose([2 + row % 3 for row in range(24)], 5)))
     for size in (24, 3):  # three large groups; rows of three different experts gathered
         part = model.preprocess(TEXTS[:size])
-        model.encoder.policy.weights = choose([2 + row % 3 for row in range(size)], 5)
+        model.state.policy.weights = choose([2 + row % 3 for row in range(size)], 5)
         got = model[0](part, task="query")["sentence_embedding"]
         assert (got[1::3] - wanted[1:size:3]).abs().max() < 1e-5
 
@@ -117,14 +115,14 @@ def test_routing_costs_one_pass(base_path):
             return _original(self, hidden, *args, **kwargs)
 
         layer.__class__ = type(f"Counting{number}", (type(layer),), {"forward": counting})
-    model.encoder.policy = Fixed(choose([row % 7 for row in range(24)]))
+    model.state = model.state.with_policy(Fixed(choose([row % 7 for row in range(24)])))
     model[0](model.preprocess(TEXTS), task="query")
     assert [rows[id(layer)] for layer in layers] == [24] * 4
 
 
 def test_merged_expert_is_the_mean_of_the_deltas(base_path):
     model = with_experts(base_path, n=2)
-    a, b = (model.encoder.experts[f"e{n}"] for n in range(2))
+    a, b = (model.state.experts[f"e{n}"] for n in range(2))
     mean = {
         name: (
             torch.cat([a.factors[name][0], b.factors[name][0]]),
@@ -141,7 +139,7 @@ def test_merged_expert_is_the_mean_of_the_deltas(base_path):
 def test_shares_scale_and_add_the_updates(base_path):
     """Half of one expert, two experts at once, and a whole one, in one batch and one pass."""
     model = with_experts(base_path)
-    e0, e2 = (model.encoder.experts[name] for name in ("e0", "e2"))
+    e0, e2 = (model.state.experts[name] for name in ("e0", "e2"))
     both = {
         name: (
             torch.cat([e0.factors[name][0], e2.factors[name][0]]),
@@ -154,9 +152,9 @@ def test_shares_scale_and_add_the_updates(base_path):
     weights[12:, 2], weights[12:, 4], weights[12:, 0] = 0.7, 0.2, 0.1
     weights[3] = weights[20] = 0.0
     weights[3, 5] = weights[20, 1] = 1.0
-    model.encoder.policy = Fixed(weights)
+    model.state = model.state.with_policy(Fixed(weights))
     got = model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"]
-    model.encoder.policy = None
+    model.state = model.state.with_policy(None)
     wanted = {name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("e3", "merged")}
     model.add_expert("half", e0.scaled(0.5))
     model.add_expert("both", Adapter(both, 1.0))
@@ -173,7 +171,7 @@ def test_a_share_of_the_merged_update_is_the_same_share_of_every_expert(checkpoi
     spread[:, 0], spread[:, 2:] = 0.5, 0.1
     vectors = []
     for weights in (merged, spread):
-        model.encoder.policy = Fixed(weights)
+        model.state = model.state.with_policy(Fixed(weights))
         vectors.append(model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"])
     assert (vectors[0] - vectors[1]).abs().max() < 1e-5
     whole = model.encode_query(TEXTS, expert="merged", convert_to_tensor=True)
@@ -189,7 +187,8 @@ def test_a_row_does_not_depend_on_its_batch(base_path):
 
 def test_two_passes_read_the_final_embedding(checkpoint):
     model = with_experts(checkpoint, branch_layer=0, route_layer=-1)
-    policy = model.encoder.policy = Fixed(choose([2 + row % 5 for row in range(24)]))
+    policy = Fixed(choose([2 + row % 5 for row in range(24)]))
+    model.state = model.state.with_policy(policy)
     routed = model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"]
     final = torch.nn.functional.normalize(model.encode(TEXTS, convert_to_tensor=True), dim=-1)
     assert (policy.seen - final).abs().max() < 1e-5
@@ -218,7 +217,7 @@ def test_impossible_layers(checkpoint, branch, route, message):
 
 
 def test_merged_weights_kept_are_bounded(checkpoint, monkeypatch):
-    monkeypatch.setattr("routerretriever.encoder.routed_encoder.MERGED_CACHE_SIZE", 2)
+    monkeypatch.setattr("routerretriever.encoder.row_groups.MAX_FUSED_PLANS", 2)
     model = with_experts(checkpoint)
     for name in ("e0", "e1", "e2", "e0", "e3"):
         model.encode_query(TEXTS, expert=name)
@@ -260,7 +259,7 @@ def test_experts_survive_copying_between_dtypes(checkpoint):
     model = with_experts(checkpoint, n=2)
     wanted = model.encode_query(TEXTS, expert="e0", convert_to_tensor=True)
     model.double()
-    model.encoder.set_experts(OrderedDict(model.encoder.experts))
+    model.state = model.state
     doubled = model.encode_query(TEXTS, expert="e0", convert_to_tensor=True)
     assert doubled.dtype == torch.float64
     assert (wanted - doubled).abs().max() < 1e-4

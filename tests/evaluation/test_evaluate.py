@@ -99,7 +99,7 @@ def test_evaluation_has_every_system_and_documented_shape(evaluated):
     assert set(one["systems"]) == wanted
     assert set(one["systems"]["routed"]) >= {"nDCG@10", "R@100", "RR@10", "ci95", "p_vs_base", "hurt", "helped"}
     assert sum(one["chosen"].values()) == 24
-    assert set(one["chosen"]) <= set(model.encoder.candidates)
+    assert set(one["chosen"]) <= set(model.state.candidates)
     mean = np.mean([content["collections"][name]["systems"]["routed"]["nDCG@10"] for name in "xy"])
     assert content["mean"]["routed"]["nDCG@10"] == pytest.approx(mean)
 

@@ -97,7 +97,7 @@ def test_extending_touches_only_its_own_rows(model, trained):
 
 def test_adding_and_removing_an_expert_touches_only_its_column(model, trained):
     library = model.build_library(trained[1])
-    adapter = model.encoder.experts["y"]
+    adapter = model.state.experts["y"]
     model.add_expert("z", adapter)
     np.testing.assert_array_equal(model.library.gains[:, :2], library.gains)
     assert np.isnan(model.library.gains[:, 2]).all()
@@ -111,13 +111,13 @@ def test_adding_and_removing_an_expert_touches_only_its_column(model, trained):
 
 def test_replacing_an_expert_forgets_what_was_measured(model, trained):
     model.build_library(trained[1])
-    model.add_expert("x", model.encoder.experts["y"], replace=True)
+    model.add_expert("x", model.state.experts["y"], replace=True)
     assert model.library.unmeasured() == {"x": ["x", "y"]}
 
 
 def test_paper_library_has_one_centroid_for_a_collection_and_best_expert(model, trained):
     library = model.build_library(trained[1], router="pilot-mean")
-    assert model.encoder.policy.router.name == "pilot-mean"
+    assert model.state.policy.router.name == "pilot-mean"
     assert len(library) <= 4
     assert library.counts.sum() == sum(len(c.train_and_held_out()[1]) for c in trained[1])
     best = library.gains.argmax(axis=1)
@@ -164,14 +164,14 @@ def test_another_column_leaves_the_pilots_as_they_are_prepared(model, trained, r
     from routerretriever.routing.routers import make_router
 
     model.build_library(trained[1], router=router)
-    before = model.encoder.policy.router
-    model.add_expert("z", model.encoder.experts["y"])
+    before = model.state.policy.router
+    model.add_expert("z", model.state.experts["y"])
     model.set_gains("z", {"x": 0.5})
-    after = model.encoder.policy.router
+    after = model.state.policy.router
     assert after.points is before.points
     queries = torch.from_numpy(model.route_embeddings(list(trained[1][0].split("test").queries.values())))
     fresh = make_router(router, model.library, **before.settings())
     torch.testing.assert_close(after.scores(queries), fresh.scores(queries))
     assert before.scores(queries).shape[1] + 1 == after.scores(queries).shape[1]
     model.build_library([trained[1][0]])
-    assert model.encoder.policy.router.points is not before.points
+    assert model.state.policy.router.points is not before.points

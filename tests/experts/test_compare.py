@@ -38,7 +38,7 @@ def flat(adapter):
 
 @pytest.mark.parametrize(("rank", "weights"), [(1, (1.0, 1.0)), (3, (0.7, -0.2)), (5, (1.0, 1.0)), (99, (0.5, 0.5))])
 def test_a_merger_is_the_truncated_svd_of_the_dense_sum(model, rank, weights):
-    first, second = model.encoder.experts.values()
+    first, second = model.state.experts.values()
     name = next(iter(first.factors))
     only = Adapter({key: pair for key, pair in second.factors.items() if key != name}, second.scaling)
     combined = combine_adapters([first, only], weights, rank)
@@ -60,8 +60,8 @@ def test_a_merged_expert_is_an_expert_like_any_other(model, tmp_path):
     total = Adapter(
         {
             name: (
-                torch.cat([x.factors[name][0] for x in model.encoder.experts.values() if x.rank < 7]),
-                torch.cat([x.factors[name][1] for x in model.encoder.experts.values() if x.rank < 7], dim=1),
+                torch.cat([x.factors[name][0] for x in model.state.experts.values() if x.rank < 7]),
+                torch.cat([x.factors[name][1] for x in model.state.experts.values() if x.rank < 7], dim=1),
             )
             for name in combined.adapter.factors
         },
@@ -76,7 +76,7 @@ def test_a_merged_expert_is_an_expert_like_any_other(model, tmp_path):
     assert info.config["merged"] == {"a": 1.0, "b": 1.0}
     model.save_pretrained(tmp_path / "m")
     loaded = RouterRetriever.from_pretrained(tmp_path / "m", device="cpu")
-    assert loaded.encoder.experts["both"].fingerprint == combined.adapter.fingerprint
+    assert loaded.state.experts["both"].fingerprint == combined.adapter.fingerprint
 
 
 def test_what_cannot_be_merged_is_told(model):
@@ -98,7 +98,7 @@ def test_what_cannot_be_merged_is_told(model):
 
 
 def test_a_diff_is_that_of_the_dense_updates(model):
-    first, second = model.encoder.experts.values()
+    first, second = model.state.experts.values()
     found = diff_experts(model, "a", "b")
     a, b = flat(first), flat(second)
     assert found.norm_a == pytest.approx(float(a.norm()))
@@ -120,7 +120,7 @@ def test_a_diff_is_that_of_the_dense_updates(model):
 
 def test_experts_of_other_models_and_bases(model, tmp_path):
     other = RouterRetriever.create(str(make_checkpoint(tmp_path / "same")), device="cpu")
-    other.add_expert("c", replace(model.encoder.experts["a"], scaling=0.1))
+    other.add_expert("c", replace(model.state.experts["a"], scaling=0.1))
     found = diff_experts(model, "a", "c", other)
     assert found.cosine == pytest.approx(1.0) and found.norm_b == pytest.approx(2 * found.norm_a)
     foreign = RouterRetriever.create(str(make_checkpoint(tmp_path / "roberta", "roberta")), device="cpu")
@@ -129,7 +129,7 @@ def test_experts_of_other_models_and_bases(model, tmp_path):
 
 
 def test_cosines_of_all_pairs(model):
-    first, second = model.encoder.experts.values()
+    first, second = model.state.experts.values()
     name = next(iter(second.factors))
     part = Adapter({name: second.factors[name]}, -2.0)
     zero = Adapter({name: (second.factors[name][0] * 0, second.factors[name][1])}, 1.0)

@@ -49,7 +49,7 @@ def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection
     assert report.info.gain >= 0.98 * full.info.gain
     assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, "small"), abs=1e-6)
     again = train_expert(model, collection, name="tiny", config=replace(QUICK, strengths=(0.9,)), force=True)
-    ratio = model.encoder.experts["tiny"].scaling / model.encoder.experts["full"].scaling
+    ratio = model.state.experts["tiny"].scaling / model.state.experts["full"].scaling
     assert ratio == pytest.approx(again.strength)
 
 
@@ -102,7 +102,7 @@ def test_seed_decides_everything(model, make_collection, options):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(weights))  # the surroundings must not matter
         train_expert(model, collection, name=name, config=replace(config, seed=seed), force=True)
-        weights.append(torch.cat([tensor.flatten() for tensor in model.encoder.experts[name].parameters()]))
+        weights.append(torch.cat([tensor.flatten() for tensor in model.state.experts[name].parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -119,7 +119,7 @@ def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_coll
     model = RouterRetriever.create_like_paper(str(checkpoint), device="cpu")
     config = replace(PRESETS["paper"], epochs=2, batch_size=16, learning_rate=5e-3)
     train_expert(model, Collection.load(make_collection("aliases")), config=config, force=True)
-    changed = set(model.encoder.experts["aliases"].factors)
+    changed = set(model.state.experts["aliases"].factors)
     assert changed == {f"encoder.layer.{n}.attention.self.{part}" for n in range(4) for part in ("query", "value")}
     assert model.similarity_fn_name == "dot"
     assert model.encoder.route_layer == 4

@@ -19,7 +19,6 @@ from routerretriever.feedback.groups import Group, make_groups
 from routerretriever.feedback.log import Event, parse_line, read_log
 from routerretriever.feedback.report import commands, summary, to_dict, write_report
 from routerretriever.routing.abstention import PilotSpace
-from routerretriever.routing.policy import present_policy
 from routerretriever.storage.history import History
 
 CLICKED = FeedbackConfig(on_error="skip")
@@ -429,7 +428,7 @@ def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
     assert sum(group.share for group in report.groups) == pytest.approx(1)
     log = read_log(path, model.fingerprint, index.lookup)
     evidence = measure(model, log, cosine=True, eta=1.0, clip=10.0)
-    groups = make_groups(present_policy(model.encoder.policy), evidence)
+    groups = make_groups(model.state.required_policy(), evidence)
     members = {group.name: [evidence.queries[row] for row in group.rows] for group in groups}
     assert {query for group in groups if group.far for query in members[group.name]} == abstained
     assert {group.name for group in groups if not group.far} <= {"alpha", "beta"}
@@ -463,7 +462,7 @@ def far_evidence(model, sizes, shown=("alpha",)):
 )
 def test_far_queries_are_divided_by_topic(model, sizes, found):
     evidence = far_evidence(model, sizes)
-    groups = make_groups(present_policy(model.encoder.policy), evidence)
+    groups = make_groups(model.state.required_policy(), evidence)
     assert [(group.name, len(group.rows)) for group in groups] == [
         (f"far-{n}", k) for n, k in enumerate(found, start=1)
     ]
@@ -473,10 +472,10 @@ def test_far_queries_are_divided_by_topic(model, sizes, found):
 
 
 def test_large_topics_and_other_collections_are_divided_too(model):
-    policy = present_policy(far_from_everything(model).encoder.policy)
+    policy = far_from_everything(model).state.required_policy()
     (one,) = make_groups(policy, far_evidence(model, [799]))
     assert len(one.rows) == 799
-    policy = present_policy(model.encoder.policy)
+    policy = model.state.required_policy()
     large = make_groups(policy, far_evidence(model, [1200]))
     assert len(large) == 3 and sum(len(group.rows) for group in large) == 1200
     assert sorted(np.concatenate([group.rows for group in large])) == list(range(1200))
@@ -487,7 +486,7 @@ def test_large_topics_and_other_collections_are_divided_too(model):
 def test_equal_queries_are_one_topic(model):
     evidence = far_evidence(model, [60])
     evidence = replace(evidence, route_embeddings=np.tile(evidence.route_embeddings[:1], (60, 1)))
-    assert len(make_groups(present_policy(model.encoder.policy), evidence)) == 1
+    assert len(make_groups(model.state.required_policy(), evidence)) == 1
 
 
 def test_of_a_long_log_the_last_lines_are_used(model, index, tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def test_without_a_wrapper_it_scores_the_same(model, task):
 
 def trained_on(model, **collections):
     for name, collection in collections.items():
-        model.encoder.expert_info[name] = ExpertInfo(collection, 10)
+        model.state = model.state.with_info(name, ExpertInfo(collection, 10))
 
 
 def test_the_training_data_of_every_expert_decides_what_is_zero_shot(model):
@@ -105,9 +105,8 @@ def test_the_source_of_generated_queries_is_training_data(model):
     from routerretriever.integrations.mteb import model_meta
 
     trained_on(model, beta="my own notes", gamma="more notes")
-    model.encoder.expert_info["alpha"] = ExpertInfo(
-        "my-domain", 10, generated={"crops": 10}, source="scifact, nfcorpus"
-    )
+    info = ExpertInfo("my-domain", 10, generated={"crops": 10}, source="scifact, nfcorpus")
+    model.state = model.state.with_info("alpha", info)
     meta = model_meta(model, datasets={"base": []})
     assert {"my-domain", "SciFact", "NFCorpus"} <= meta.training_datasets
     assert meta.is_zero_shot_on(["SciFact"]) is False and meta.is_zero_shot_on(["SCIDOCS"]) is True
@@ -131,7 +130,7 @@ def test_results_of_before_and_after_a_change_stay_apart(model):
     first = model_meta(model)
     assert first.name == "routerretriever/base-routed"
     assert model_meta(model).revision == first.revision
-    adapter = model.encoder.experts["gamma"]
+    adapter = model.state.experts["gamma"]
     model.add_expert("gamma", adapter.scaled(0.5), replace=True)
     assert model_meta(model).revision != first.revision
     assert model_meta(model, revision="v2").revision == "v2"

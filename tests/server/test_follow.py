@@ -182,10 +182,10 @@ def test_only_what_changed_is_new_and_two_versions_are_never_mixed(own, adapter_
         while (reads < 60 or len(seen) < 2) and time.monotonic() < deadline:
             reads += 1
             saved = read_saved(own.model, reader.encoder)
-            assert saved.policy.router.library.experts == tuple(saved.experts) == tuple(saved.info)
-            assert saved.fresh == tuple(name for name in saved.experts if name == "delta")
-            assert saved.experts["alpha"] is reader.encoder.experts["alpha"]
-            seen.add(len(saved.experts))
+            assert saved.state.library.experts == tuple(saved.state.experts) == tuple(saved.state.infos)
+            assert saved.fresh == tuple(name for name in saved.state.experts if name == "delta")
+            assert saved.state.experts["alpha"] is reader.state.experts["alpha"]
+            seen.add(len(saved.state.experts))
         stop.set()
         writing.result()
     assert seen == {3, 4}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from routerretriever import RouterRetriever
 from routerretriever.cli.app import app
 from routerretriever.errors import ExpertError, ModelError, StorageError
-from routerretriever.lora import expert_info as storage
+from routerretriever.storage import atomic
 
 TEXTS = ["word1 word2", "word3", "zap cord lamp tide " * 30, "word100 unknown word60"]
 NAMES = ("alpha", "beta", "merged")
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_nothing(model, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage, "_sync_tree", full)
+    monkeypatch.setattr(atomic, "_sync_tree", full)
     with pytest.raises(StorageError, match="disk is full"):
         model.export_expert("alpha", tmp_path / "out")
     assert not list(tmp_path.iterdir())

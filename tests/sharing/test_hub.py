@@ -62,7 +62,7 @@ def test_the_card_says_what_one_needs_to_know(served, model):
     assert 'from_pretrained("me/router")' in card
     assert "Licence: apache-2.0." in card
     assert f"cut after {model.max_seq_length} tokens" in card
-    for row in routing_quality(model.encoder.policy):
+    for row in routing_quality(model.state.policy):
         figures = f"| {100 * row.share:.0f}% | {100 * row.gain:+.1f} | {row.best_expert} | {100 * row.best_gain:+.1f} |"
         assert f"| {row.collection} | {row.queries} {figures}" in card
 

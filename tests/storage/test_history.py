@@ -12,8 +12,7 @@ from tiny import make_checkpoint, random_adapter
 
 from routerretriever import RouterRetriever
 from routerretriever.errors import ExpertError, FingerprintError, HistoryError, StorageError
-from routerretriever.lora import expert_info as storage
-from routerretriever.storage import history
+from routerretriever.storage import atomic, history
 from routerretriever.storage.history import History, state_files
 
 
@@ -62,7 +61,7 @@ def test_every_change_is_an_entry_with_its_figures(saved):
     assert [(a["what"], a["expert"]) for a in entries[2].actions] == [("removed", "e0")]
     assert sorted((a["what"], a["expert"]) for a in entries[3].actions) == [("added", "e0"), ("replaced", "law")]
     assert entries[4].actions == ({"what": "measured", "collection": "c", "gains": {"e0": 0.25}},)
-    assert entries[4].experts == {n: a.fingerprint for n, a in load(saved).encoder.experts.items()}
+    assert entries[4].experts == {n: a.fingerprint for n, a in load(saved).state.experts.items()}
     assert all(entry.time.endswith("+00:00") and entry.base == model.encoder.fingerprint for entry in entries)
 
 
@@ -207,7 +206,7 @@ def test_damage_to_the_model_is_undone_by_its_own_entry(saved):
     load(saved)
 
 
-@pytest.mark.parametrize("where", ["storage._carry_over", "storage._sync_tree", "storage._swap", "history._write"])
+@pytest.mark.parametrize("where", ["atomic._carry_over", "atomic._sync_tree", "atomic._swap", "history._write"])
 @pytest.mark.parametrize("change", ["save", "rollback"])
 def test_a_fault_between_the_steps_leaves_the_old_model_and_log(saved, monkeypatch, where, change):
     model = load(saved)
@@ -219,7 +218,7 @@ def test_a_fault_between_the_steps_leaves_the_old_model_and_log(saved, monkeypat
         raise OSError("the power went")
 
     module, name = where.split(".")
-    monkeypatch.setattr({"storage": storage, "history": history}[module], name, killed)
+    monkeypatch.setattr({"atomic": atomic, "history": history}[module], name, killed)
     model.rename_expert("e0", "x")
     kept = History(saved)
     with pytest.raises(StorageError, match="unchanged"):
@@ -269,8 +268,8 @@ def test_what_is_kept_does_not_change_with_the_process(saved):
 
 def test_gains_know_the_version_they_were_measured_with(saved):
     model = load(saved)
-    assert model.library.versions == {n: a.fingerprint for n, a in model.encoder.experts.items()}
+    assert model.library.versions == {n: a.fingerprint for n, a in model.state.experts.items()}
     model.add_expert("e1", random_adapter(model.encoder.lora_layers, 9), replace=True)
     assert "e1" not in model.library.versions
     model.set_gains("e1", {"c": 0.1})
-    assert model.library.versions["e1"] == model.encoder.experts["e1"].fingerprint
+    assert model.library.versions["e1"] == model.state.experts["e1"].fingerprint

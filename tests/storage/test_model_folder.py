@@ -25,10 +25,10 @@ from routerretriever.errors import (
     SilentExpertError,
     StorageError,
 )
-from routerretriever.lora import expert_info as storage
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import GainRouter
+from routerretriever.storage import atomic
 from routerretriever.storage.atomic import remove_leftovers, replacing
 
 
@@ -41,7 +41,7 @@ def model(checkpoint):
     library = PilotLibrary(
         ("e0", "e1", "e2"), embeddings, gains, np.ones(len(TEXTS), np.int64), ("c",) * len(TEXTS), tuple(TEXTS)
     )
-    model.encoder.policy = RoutingPolicy(GainRouter(library.fitted(), neighbours=1))
+    model.state = model.state.with_policy(RoutingPolicy(GainRouter(library.fitted(), neighbours=1)))
     return model
 
 
@@ -150,7 +150,7 @@ def test_full_disk_leaves_the_old_model(model, saved, monkeypatch, where):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage, where, full)
+    monkeypatch.setattr(atomic, where, full)
     model.remove_expert("e1")
     with pytest.raises(StorageError, match="disk is full.*unchanged"):
         model.save_pretrained(saved)
@@ -159,7 +159,7 @@ def test_full_disk_leaves_the_old_model(model, saved, monkeypatch, where):
 
 
 def test_swap_without_the_systems_exchange(model, saved, monkeypatch):
-    monkeypatch.setattr(storage, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(atomic, "_exchange", lambda a, b: False)
     model.remove_expert("e1")
     model.save_pretrained(saved)
     assert list(RouterRetriever.from_pretrained(saved, device="cpu").experts) == ["e0", "e2"]

@@ -22,11 +22,11 @@ def with_library(model):
     names = tuple(model.experts)
     gains = np.eye(len(names), dtype=np.float32)[np.arange(len(TEXTS)) % len(names)] - 0.1
     rows, sources = len(TEXTS), tuple("cd"[row % 2] for row in range(len(TEXTS)))
-    versions = {name: adapter.fingerprint for name, adapter in model.encoder.experts.items()}
+    versions = {name: adapter.fingerprint for name, adapter in model.state.experts.items()}
     library = PilotLibrary(
         names, model.route_embeddings(TEXTS), gains, np.ones(rows, np.int64), sources, tuple(TEXTS), versions=versions
     )
-    model.encoder.policy = RoutingPolicy(GainRouter(library.fitted(), neighbours=1))
+    model.state = model.state.with_policy(RoutingPolicy(GainRouter(library.fitted(), neighbours=1)))
     return model
 
 

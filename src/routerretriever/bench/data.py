@@ -87,10 +87,10 @@ class Blender:
         """Vectors (m, d) of some queries, each under shares of the updates, one (n,) array a candidate."""
         none = np.zeros(len(self.encoded))
         merged = shares.get(MERGED, none) / max(1, len(self.experts))
-        columns = [shares.get(e, none) + merged * (e in self.experts) for e in self.encoder.experts]
+        columns = [shares.get(e, none) + merged * (e in self.experts) for e in self.encoder.state.experts]
         matrix = torch.from_numpy(np.stack(columns, axis=1)).float()
         part = self.encoded.only(rows.tolist())
-        return part.vectors_by(lambda batch: self.encoder.blended_plan(matrix[rows[batch]]))
+        return part.vectors_by(lambda batch: self.encoder.mixed_plan(matrix[rows[batch]]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +194,7 @@ def _key(model: RouterRetriever, experts: Sequence[str], share: float, collectio
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{model.fingerprint}{len(collection.documents)}{model.similarity_fn_name}{share}".encode())
     for expert in experts:
-        adapter = model.encoder.experts[expert]
+        adapter = model.state.experts[expert]
         digest.update(str(adapter.scaling).encode())
         for tensor in adapter.parameters():
             digest.update(tensor.detach().cpu().numpy().tobytes())

@@ -152,7 +152,7 @@ class Bench:
             rivals = self.rivals(seed, [name for name in MULTI_TASKS if name in needed])
             model = self.model(seed)
             if generalist := rivals.pop(MULTI_TASK, None):
-                model = self.with_adapters(model, {MULTI_TASK: generalist.encoder.experts[MULTI_TASK]})
+                model = self.with_adapters(model, {MULTI_TASK: generalist.state.experts[MULTI_TASK]})
             prepared = self.prepare_with(model, seed, self.suite.experts, rivals)
             if BM25 in needed:
                 for queries in prepared.test.values():
@@ -214,7 +214,7 @@ class Bench:
     def with_adapters(self, model: RouterRetriever, adapters: Mapping[str, Adapter]) -> RouterRetriever:
         """A copy of a model with more adapters."""
         copy = self.create()
-        for name, adapter in {**model.encoder.experts, **adapters}.items():
+        for name, adapter in {**model.state.experts, **adapters}.items():
             copy.add_expert(name, adapter)
         return copy
 

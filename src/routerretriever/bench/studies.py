@@ -125,7 +125,7 @@ def second_expert_study(bench: Bench, seed: int, collections: Sequence[str] = ()
     points = [Point("none", _figures(make_known(own, names), own.test, {"seen": names}))]
     if other == seed:
         return StudyResult("second-expert", "A second expert of one domain", "doubled expert", tuple(points))
-    twins = bench.model(other).encoder.experts
+    twins = bench.model(other).state.experts
     for name in collections or names:
         model = bench.with_adapters(bench.model(seed), {f"{name}-2": twins[name]})
         doubled = bench.prepare_with(model, seed, (*names, f"{name}-2"))

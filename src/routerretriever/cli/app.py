@@ -171,7 +171,7 @@ def library(
     loaded = load_model(own_folder(model), device)
     built = loaded.build_library([load_collection(s, lenient) for s in collections], router=router, progress=Bars())
     loaded.save_pretrained(model)
-    policy = loaded.encoder.policy
+    policy = loaded.state.policy
     assert policy is not None
     counts = {name: built.sources.count(name) for name in built.groups()}
     unmeasured = built.unmeasured()

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import ModelError
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.kernels.quantization import has_bfloat16
-
-if TYPE_CHECKING:
-    from routerretriever.model import RouterRetriever
 
 PRECISIONS = ("fp32", "bf16", "int8", "auto")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
@@ -41,7 +38,7 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
 
 def encode_documents(
-    model: RouterRetriever,
+    model: RoutedModel,
     texts: Sequence[str],
     *,
     precision: str = "fp32",
@@ -80,7 +77,7 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _computing_in(precision: str, model: RouterRetriever) -> AbstractContextManager[object]:
+def _computing_in(precision: str, model: RoutedModel) -> AbstractContextManager[object]:
     if precision == "int8":
         return model.encoder.in_int8()
     return nullcontext() if precision == "fp32" else torch.autocast(model.device.type, dtype=torch.bfloat16)

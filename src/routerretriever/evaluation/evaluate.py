@@ -8,21 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES, Run, measure_run, search_run
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
 from routerretriever.progress import Progress, Silent
-
-if TYPE_CHECKING:
-    from routerretriever.model import RouterRetriever
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: RouterRetriever,
+    model: RoutedModel,
     collections: Sequence[Collection],
     *,
     split: str = "test",
@@ -119,7 +117,7 @@ def evaluate(
     return Evaluation(tuple(results))
 
 
-def _evaluate_one(model: RouterRetriever, collection: Collection, split: Split, progress: Progress) -> CollectionResult:
+def _evaluate_one(model: RoutedModel, collection: Collection, split: Split, progress: Progress) -> CollectionResult:
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import LibraryError
 from routerretriever.evaluation.runs import ndcg_at_10
@@ -20,17 +20,13 @@ from routerretriever.routing.form_pilots import (
     TRAINING_PILOTS,
     Measurement,
     extend_library,
-    versions_of,
     without_stale,
 )
 from routerretriever.routing.pilot_library import PilotLibrary
 
-if TYPE_CHECKING:
-    from routerretriever.model import RouterRetriever
-
 
 def build_library(
-    model: RouterRetriever,
+    model: RoutedModel,
     collections: Sequence[Collection],
     *,
     partition: str = "cluster",
@@ -60,14 +56,14 @@ def build_library(
     if len(set(names)) < len(names):
         raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
     library = model.library or PilotLibrary.empty(model.encoder.route_dimension, tuple(model.experts))
-    library = without_stale(library, versions_of(model)).with_experts(tuple(model.experts))
+    library = without_stale(library, model.state.versions).with_experts(tuple(model.experts))
     measurements = [measure_gains(model, collection, progress=progress) for collection in collections]
     built = extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
-    return replace(built, versions=versions_of(model))
+    return replace(built, versions=model.state.versions)
 
 
 def measure_gains(
-    model: RouterRetriever,
+    model: RoutedModel,
     collection: Collection,
     *,
     split: Split | None = None,

@@ -20,9 +20,9 @@ from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing.form_pilots import Measurement, extend_library, versions_of, without_stale
+from routerretriever.routing.form_pilots import Measurement, extend_library, without_stale
 from routerretriever.routing.pilot_library import PilotLibrary
-from routerretriever.routing.policy import RoutingPolicy, present_policy
+from routerretriever.routing.policy import RoutingPolicy
 
 if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
@@ -138,11 +138,11 @@ def check_expert(
         ExpertError: there is no such expert, or it is the only one.
         LibraryError: there is no library, collections of it are missing, or one is not what was measured.
     """
-    progress, column = progress or Silent(), model.encoder.column(name) - 2
-    policy, others = present_policy(model.encoder.policy), tuple(other for other in model.experts if other != name)
+    progress, column = progress or Silent(), model.state.column(name) - 2
+    policy, others = model.state.required_policy(), tuple(other for other in model.experts if other != name)
     if column < 0 or not others:
         raise ExpertError(f"'{name}' is not one of several experts, so there is nothing to compare it with.")
-    library = without_stale(policy.router.library, versions_of(model)).with_experts(tuple(model.experts))
+    library = without_stale(policy.library, model.state.versions).with_experts(tuple(model.experts))
     given = {collection.name: collection for collection in collections}
     missing = tuple(known for known in library.collections() if known not in given)
     if missing and not (partial and given):
@@ -171,7 +171,7 @@ def check_expert(
                 task.advance(1, case.collection.name)
             leads = 2 * new[:, column] > new.sum(dim=1)
             effects.append(_effect(model, case, scores, case in known, leads))
-    return HarmReport(name, margin, tuple(effects), missing, replace(after, versions=versions_of(model)))
+    return HarmReport(name, margin, tuple(effects), missing, replace(after, versions=model.state.versions))
 
 
 def _case(model: RouterRetriever, collection: Collection, library: PilotLibrary, progress: Progress) -> _Case:
@@ -235,7 +235,7 @@ def _routed(model: RouterRetriever, case: _Case, shares: Tensor) -> NDArray[np.f
     """nDCG@10 of every query under shares of the experts' updates (n, E or fewer)."""
     full = torch.zeros(len(shares), len(model.experts), device=model.device)
     full[:, : shares.shape[1]] = shares.to(model.device)
-    vectors = case.queries.vectors_by(lambda rows: model.encoder.blended_plan(full[rows]))
+    vectors = case.queries.vectors_by(lambda rows: model.encoder.mixed_plan(full[rows]))
     return ndcg_at_10(vectors, case.split, case.documents, case.collection, model.similarity_fn_name)
 
 

@@ -66,7 +66,7 @@ def diff_experts(model: RouterRetriever, a: str, b: str, other: RouterRetriever 
             f"The two models have different bases ('{model.encoder.base.id}' and '{other.encoder.base.id}'), so their "
             "experts' updates cannot be compared. Compare experts of the same base."
         )
-    first, second = model.encoder.expert(a), other.encoder.expert(b)
+    first, second = model.state.expert(a), other.state.expert(b)
     info_a, info_b = model.experts[a], other.experts[b]
     gains_a, gains_b = _mean_gains(model, a), _mean_gains(other, b)
     total_a, total_b = norm(first), norm(second)
@@ -109,7 +109,7 @@ def merge_experts(
     """
     if len(names) < 2:
         raise ExpertError("Name at least two experts to merge.")
-    adapters = [model.encoder.expert(name) for name in names]
+    adapters = [model.state.expert(name) for name in names]
     given = [1.0] * len(names) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(names) or not all(math.isfinite(weight) for weight in given):
         raise ExpertError(f"Give one finite weight for each of the {len(names)} experts, as in 0.5,0.5.")

@@ -18,7 +18,6 @@ from routerretriever.feedback.log import Log, Problem, read_log
 from routerretriever.progress import Progress
 from routerretriever.routing.form_pilots import Measurement, measured_pilots
 from routerretriever.routing.pilot_library import FeedbackBatch, PilotLibrary
-from routerretriever.routing.policy import present_policy
 
 if TYPE_CHECKING:
     from routerretriever.index.index import Index
@@ -169,13 +168,13 @@ def apply_feedback(
             ``config.on_error`` is ``stop``.
     """
     config, path = config or FeedbackConfig(), Path(path)
-    policy = present_policy(model.encoder.policy)
+    policy = model.state.required_policy()
     if not policy.router.knows_base:
         raise FeedbackError(
             f"The router '{policy.router.name}' does not predict gains, which is what feedback is about. Build the "
             "library with: routerretriever library MODEL COLLECTION… --router gain"
         )
-    library = policy.router.library
+    library = policy.library
     log = read_log(path, model.fingerprint, index.lookup)
     _check(log, library, path, config)
     log, before, old = _fresh(log, library)
@@ -226,7 +225,7 @@ def undo_feedback(model: RouterRetriever, batch: str | None = None) -> str:
         LibraryError: the model has no pilot library, or no such batch.
         FeedbackError: it has no batch at all.
     """
-    library = present_policy(model.encoder.policy).router.library
+    library = model.state.required_policy().router.library
     if not library.feedback:
         raise FeedbackError("Nothing to undo: the model's pilot library has no feedback.")
     batch = batch or library.feedback[-1].id

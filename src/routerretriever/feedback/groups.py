@@ -79,7 +79,7 @@ def _placed(policy: RoutingPolicy, embeddings: torch.Tensor) -> tuple[Any, Any, 
     """Points (n, d) in the pilots' space, predicted gains (n, E), familiarities (n,), and nearest collections (n)."""
     similarities = policy.router.similarities(embeddings)
     decision, nearest = policy.decide(embeddings), similarities.nearest(NEIGHBOURS)
-    sources, names = policy.router.library.sources, []
+    sources, names = policy.library.sources, []
     for pilots, values in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True):
         votes: dict[str, float] = defaultdict(float)
         for pilot, value in zip(pilots, values, strict=True):

@@ -49,7 +49,7 @@ def model_meta(
         ExpertError: ``datasets`` names an expert that is not there.
     """
     for candidate in datasets or ():
-        model.encoder.column(candidate)
+        model.state.column(candidate)
     # None, because MTEB deprecates the option whose default it gives.
     described = ModelMeta.from_sentence_transformer_model(model, fetch_from_hf=False, fill_missing=None)  # type: ignore[arg-type]
     own = f"routerretriever/{model.encoder.base.id.rpartition('/')[2]}-routed"
@@ -73,20 +73,20 @@ def model_meta(
 
 
 def _expert_tensors(model: RouterRetriever) -> list[Tensor]:
-    return [tensor for adapter in model.encoder.experts.values() for tensor in adapter.parameters()]
+    return [tensor for adapter in model.state.experts.values() for tensor in adapter.parameters()]
 
 
 def _revision(model: RouterRetriever) -> str:
     """A hash of base, experts and library: MTEB takes old results for those of the same name and revision."""
-    policy = model.encoder.policy
+    policy = model.state.policy
     digest = hashlib.blake2b(model.fingerprint.encode(), digest_size=8)
-    scalings = [adapter.scaling for adapter in model.encoder.experts.values()]
+    scalings = [adapter.scaling for adapter in model.state.experts.values()]
     settings = None if policy is None else policy.settings()
     digest.update(json.dumps([list(model.experts), scalings, settings], sort_keys=True, default=str).encode())
     for tensor in _expert_tensors(model):
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     if policy is not None:
-        for array in (policy.router.library.centroids, policy.router.library.gains):
+        for array in (policy.library.centroids, policy.library.gains):
             digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -57,7 +57,7 @@ def pinned(model: RouterRetriever, expert: str | None) -> str | None:
     """
     if expert in (None, ROUTED):
         return None
-    model.encoder.column(str(expert))
+    model.state.column(str(expert))
     return expert
 
 

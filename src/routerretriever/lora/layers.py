@@ -53,12 +53,12 @@ class LoraLinear(nn.Linear):
         self.name, self.selection = name, selection
         self.half_weight: tuple[Tensor, Tensor | None] | None = None
 
-    def merged_weight(self, adapters: Sequence[Adapter], share: float) -> Tensor:
-        """The weight with a share of the mean update of some experts added."""
+    def fused_weight(self, adapters: Sequence[Adapter], weight: float) -> Tensor:
+        """Return the weight with ``weight`` times the mean delta of some experts added."""
         pairs = [adapter.pair(self.name, self.weight, adapter.rank) for adapter in adapters]
         a = torch.cat([a for a, _ in pairs])
         b = torch.cat([b * adapter.scaling for adapter, (_, b) in zip(adapters, pairs, strict=True)], dim=1)
-        return torch.addmm(self.weight.detach(), b, a, alpha=share / len(adapters))
+        return torch.addmm(self.weight.detach(), b, a, alpha=weight / len(adapters))
 
     def in_half_precision(self, x: Tensor) -> Tensor:
         """The base's own product, computed in bfloat16; gradients reach ``x`` alone."""
@@ -113,20 +113,20 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class MergedPlan:
-    """All rows use a share of the mean of some experts, folded into the weight: as fast as the base.
+class FusedPlan:
+    """All rows use a part of the mean delta of some experts, fused into the weight: as fast as the base.
 
     The weights are made when a layer first asks for them, and live as long as the plan does.
     """
 
     adapters: tuple[Adapter, ...]
-    share: float = 1.0
+    weight: float = 1.0
     weights: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
         weight = self.weights.get(layer.name)
         if weight is None or (weight.device, weight.dtype) != (layer.weight.device, layer.weight.dtype):
-            weight = self.weights[layer.name] = layer.merged_weight(self.adapters, self.share)
+            weight = self.weights[layer.name] = layer.fused_weight(self.adapters, self.weight)
         return F.linear(x, weight, layer.bias)
 
 

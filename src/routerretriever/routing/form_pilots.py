@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,6 @@ from sklearn.cluster import KMeans
 
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.pilot_library import PilotLibrary
-
-if TYPE_CHECKING:
-    from routerretriever.model import RouterRetriever
-
 
 PILOTS_PER_COLLECTION = 500
 TRAINING_PILOTS = 1000
@@ -45,11 +40,6 @@ class Measurement:
     training_embeddings: Vectors
     generated: bool = False
     source: str = ""
-
-
-def versions_of(model: RouterRetriever) -> dict[str, str]:
-    """Expert → fingerprint of its adapter."""
-    return {name: adapter.fingerprint for name, adapter in model.encoder.experts.items()}
 
 
 def stale_experts(library: PilotLibrary, versions: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from routerretriever.errors import LibraryError
-from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.abstention import familiarity
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.explain import Neighbour, Route
 from routerretriever.routing.nearest_pilots import Similarities
+from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.routers import Router
 
 CAUTION = 2 / 3
@@ -50,27 +49,6 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RoutedVectors:
-    """Query vectors, and what encoded each of them.
-
-    Attributes:
-        vectors: sentence embeddings (n, d).
-        experts: the candidate that leads each row (n,).
-        tokens: how many the encoder read of each row (n,).
-        decision: what the policy said of all rows, pinned ones too; ``None`` without a pilot library.
-        route_embeddings: what the router read (n, d_route).
-        policy: the policy that decided.
-    """
-
-    vectors: Vectors
-    experts: tuple[str, ...]
-    tokens: NDArray[np.int64]
-    decision: Decision | None
-    route_embeddings: Tensor
-    policy: RoutingPolicy | None
-
-
-@dataclass(slots=True)
 class RoutingPolicy:
     """Turns scores into a choice for every query.
 
@@ -98,14 +76,23 @@ class RoutingPolicy:
         return {"router": self.router.name, "router_settings": self.router.settings(), **own}
 
     @property
+    def library(self) -> PilotLibrary:
+        """The pilots that the router reads."""
+        return self.router.library
+
+    def over(self, library: PilotLibrary) -> RoutingPolicy:
+        """Return the same policy over another library."""
+        return replace(self, router=self.router.over(library))
+
+    @property
     def candidates(self) -> tuple[str, ...]:
         """Names of the score columns."""
-        return (BASE, MERGED, *self.router.library.experts)
+        return (BASE, MERGED, *self.library.experts)
 
     @property
     def fallback(self) -> int:
         """Column for queries that no expert knows: merged, or base while there are few experts."""
-        return 1 if len(self.router.library.experts) >= MIN_EXPERTS_TO_MERGE else 0
+        return 1 if len(self.library.experts) >= MIN_EXPERTS_TO_MERGE else 0
 
     def __call__(self, route_embeddings: Tensor) -> Tensor:
         """Weights (n, 2 + E), each row summing to 1."""
@@ -174,7 +161,7 @@ class RoutingPolicy:
         return routes
 
     def _neighbour(self, pilot: int, similarity: float) -> Neighbour:
-        library = self.router.library
+        library = self.library
         gains = {
             name: round(float(gain), 4)
             for name, gain in zip(library.experts, library.gains[pilot], strict=True)
@@ -197,14 +184,3 @@ class RoutingPolicy:
             return predicted
         doubt = f"the pilots hardly know this query (familiarity {known:.2f} < {space.sure:.2f})"
         return f"{predicted}, but {doubt}: {strength:.0%} of its update is applied"
-
-
-def present_policy(policy: RoutingPolicy | None) -> RoutingPolicy:
-    """The policy of a model that must have one.
-
-    Raises:
-        LibraryError: its pilot library has not been built.
-    """
-    if policy is None:
-        raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
-    return policy

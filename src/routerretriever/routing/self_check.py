@@ -44,7 +44,7 @@ def routing_quality(policy: RoutingPolicy) -> list[RoutingQuality]:
         One entry a collection with measured pilots; nothing where the rule knows no base, since the paper's libraries
         are too small to leave pilots out.
     """
-    library = policy.router.library
+    library = policy.library
     rows = np.flatnonzero(library.measured)
     if not policy.router.knows_base or len(rows) < FOLDS:
         return []

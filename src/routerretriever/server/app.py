@@ -84,7 +84,7 @@ def _load(engine: Engine) -> None:
     try:
         if not engine.ready:
             engine.load()
-        LOG.info("ready: %s", ", ".join(engine.model.encoder.candidates))
+        LOG.info("ready: %s", ", ".join(engine.model.state.candidates))
     except RouterRetrieverError as error:
         engine.failure = str(error)
         LOG.error("%s", error)

@@ -26,7 +26,7 @@ from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.explain import Route
-from routerretriever.routing.policy import RoutingPolicy, present_policy
+from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.follow import SharedModel, load_model, to_the_end
 from routerretriever.server.metrics import Metrics
@@ -101,7 +101,7 @@ class Engine:
         return results
 
     def _encode_queries(self, rows: Sequence[Row]) -> Sequence[Any]:
-        known = self.model.encoder.candidates
+        known = self.model.state.candidates
         unknown = {row.expert for row in rows if row.expert is not None and row.expert not in known}
         if unknown:  # removed after the request was looked at
             kept = [row for row in rows if row.expert not in unknown]
@@ -169,9 +169,11 @@ class Engine:
 
     async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, tuple[float, float] | None]]:
         """Where queries go and why, and their places on the map if it was drawn."""
-        present_policy(self.model.encoder.policy)
+        self.model.state.required_policy()
         encoded = await self.encode(queries)
-        policy = present_policy(encoded[0].policy)  # a change may have come between
+        policy = encoded[0].policy
+        if policy is None:  # a change came between
+            policy = self.model.state.required_policy()
         embeddings = torch.cat([item.route_embedding for item in encoded if item.route_embedding is not None])
         with self.metrics.stages.labels("route").time():
             routes = await asyncio.to_thread(policy.explain, queries, embeddings, pilots)
@@ -181,7 +183,7 @@ class Engine:
 
     async def pilot_map(self) -> PilotMap:
         """The map of the present library, drawn when it is first asked for."""
-        policy = present_policy(self.model.encoder.policy)
+        policy = self.model.state.required_policy()
         async with self._mapping:
             if self._map is None or self._map[0] is not policy:
                 self._map = policy, await asyncio.to_thread(PilotMap.draw, policy)
@@ -289,10 +291,10 @@ class Engine:
 
     async def check_candidate(self, expert: str | None) -> None:
         """Refuse a candidate that does not exist, not even where another process has just saved it."""
-        if expert is not None and expert not in self.model.encoder.candidates:
+        if expert is not None and expert not in self.model.state.candidates:
             await self.shared.follow()
-        if expert is not None and expert not in self.model.encoder.candidates:
-            known = ", ".join(("routed", *self.model.encoder.candidates))
+        if expert is not None and expert not in self.model.state.candidates:
+            known = ", ".join(("routed", *self.model.state.candidates))
             raise ApiError(
                 404, f"There is no model '{expert}'. Choose one of: {known}.", param="model", code="model_not_found"
             )

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,23 +21,19 @@ import torch
 from filelock import AsyncFileLock, FileLock, Timeout
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.errors import ModelError, RouterRetrieverError, SilentExpertError, StorageError
+from routerretriever.errors import ModelError, RouterRetrieverError, StorageError
+from routerretriever.expert_state import ExpertState
 from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.expert_info import ExpertInfo, check_expert_name
-from routerretriever.lora.peft_files import load_adapter
 from routerretriever.model import RouterRetriever
-from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.server.batching import Closed
 from routerretriever.server.problems import ApiError
 from routerretriever.storage.atomic import LOCK_SECONDS, lock_file, remove_leftovers
 from routerretriever.storage.hub_download import is_download
 from routerretriever.storage.model_folder import (
-    EXPERTS,
     MODEL_INFO,
     check_fingerprint,
-    read_expert_info,
     read_model_info,
-    read_policy,
+    read_state,
 )
 
 LOG = logging.getLogger("routerretriever.server")
@@ -66,20 +61,16 @@ class Version:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """Experts and pilots as they stand on disk.
+    """Experts and pilots as they are on disk.
 
     Attributes:
         version: that was read.
-        experts: by name; the objects at hand where they are unchanged.
-        info: what is known of each.
-        policy: with the pilots.
-        fresh: names of those that are new or changed.
+        state: experts, infos and policy; the adapters at hand where they are unchanged.
+        fresh: names of the experts that are new or changed.
     """
 
     version: Version
-    experts: OrderedDict[str, Adapter]
-    info: dict[str, ExpertInfo]
-    policy: RoutingPolicy | None
+    state: ExpertState
     fresh: tuple[str, ...]
 
 
@@ -128,19 +119,15 @@ def _read(folder: Path, encoder: RoutedEncoder, version: Version) -> Saved:
     layers = encoder.get_config_dict()
     if {key: info[key] for key in layers} != layers:
         raise ModelError(f"The model in {folder} has other layers for its experts now. Restart the server.")
-    experts: OrderedDict[str, Adapter] = OrderedDict()
-    fresh = []
-    for name in info["experts"]:
-        read, present = load_adapter(folder / EXPERTS / check_expert_name(name), encoder.lora_layers), None
-        if name in encoder.experts and _same(read, encoder.experts[name]):
-            present = encoder.experts[name]
-        else:
+    state = read_state(folder, info, encoder.lora_layers, encoder.fingerprint)
+    at_hand = encoder.state.experts
+    experts, fresh = {}, []
+    for name, adapter in state.experts.items():
+        unchanged = name in at_hand and _same(adapter, at_hand[name])
+        experts[name] = at_hand[name] if unchanged else adapter
+        if not unchanged:
             fresh.append(name)
-        experts[name] = present or read
-    known = {name: read_expert_info(folder / EXPERTS / name) for name in experts}
-    settings = info["policy"]
-    policy = None if settings is None else read_policy(folder, settings, encoder.fingerprint, tuple(experts))
-    return Saved(version, experts, known, policy, tuple(fresh))
+    return Saved(version, replace(state, experts=experts), tuple(fresh))
 
 
 def _same(read: Adapter, present: Adapter) -> bool:
@@ -208,20 +195,17 @@ class SharedModel:
         if Version.of(self._folder) in (None, self._version):
             return
         saved = await asyncio.to_thread(read_saved, self._folder, self._model.encoder)
-        gone = self._model.experts.keys() - saved.experts.keys()
+        gone = self._model.experts.keys() - saved.state.experts.keys()
         await self._run(lambda: self._take(saved))
         self._version = saved.version
         for name in gone:
             self._forget(name)
-        LOG.info("the saved model has changed: %s", ", ".join(self._model.encoder.candidates))
+        LOG.info("the saved model has changed: %s", ", ".join(self._model.state.candidates))
 
     def _take(self, saved: Saved) -> None:
-        encoder = self._model.encoder
-        encoder.expert_info = {**encoder.expert_info, **saved.info}
-        encoder.set_experts(saved.experts)
-        if silent := encoder.silent_experts(saved.fresh):
-            raise SilentExpertError(f"The experts {', '.join(silent)} in {self._folder} change no query vector.")
-        encoder.expert_info, encoder.policy = saved.info, saved.policy
+        fresh = {name: saved.state.experts[name] for name in saved.fresh}
+        self._model.encoder.check_not_silent(fresh, f" in {self._folder}")
+        self._model.state = saved.state
 
     # -- own changes -------------------------------------------------------------------------------
 
@@ -260,14 +244,13 @@ class SharedModel:
 
     async def _run(self, change: Callable[[], None]) -> Callable[[], None]:
         """Run a change between two batches; answers what takes it back, which has been done if it fails."""
-        encoder = self._model.encoder
+        model = self._model
 
         def run() -> Callable[[], None]:
-            experts, info, policy = encoder.experts, dict(encoder.expert_info), encoder.policy
+            before = model.state
 
             def take_back() -> None:
-                encoder.set_experts(experts)
-                encoder.expert_info, encoder.policy = info, policy
+                model.state = before
 
             try:
                 change()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
-from routerretriever.routing.policy import RoutedVectors
+from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.server.batching import BatchFacts
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -39,7 +39,7 @@ class PilotMap:
     @classmethod
     def draw(cls, policy: RoutingPolicy) -> Self:
         """Lay out a sample of the pilots so that near ones in the router's space are near each other."""
-        library, router = policy.router.library, policy.router
+        library, router = policy.library, policy.router
         rows = _sample(np.array(library.sources), library.measured)
         vectors = router.points.exact[torch.from_numpy(rows)].cpu().numpy()
         places = _layout(vectors)

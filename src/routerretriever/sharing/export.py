@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
+from routerretriever.encoder.protocol import RoutedModel
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, ModelError
-from routerretriever.lora.layers import MergedPlan
+from routerretriever.lora.layers import FusedPlan
 from routerretriever.routing.candidates import MERGED
 from routerretriever.sharing.model_card import EXPERT_COLUMNS, expert_row
 from routerretriever.storage.atomic import replacing
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from routerretriever.encoder.routed_encoder import RoutedEncoder
-    from routerretriever.model import RouterRetriever
 
 
 class _Plain(SentenceTransformer):
@@ -29,7 +26,7 @@ class _Plain(SentenceTransformer):
         Path(path, "README.md").write_text(self.card, encoding="utf-8")
 
 
-def export_expert(model: RouterRetriever, name: str, path: str | Path, *, licence: str | None = None) -> Path:
+def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: str | None = None) -> Path:
     """Fold one expert's update into the base's weights and write the result as a model of its own.
 
     Args:
@@ -47,11 +44,13 @@ def export_expert(model: RouterRetriever, name: str, path: str | Path, *, licenc
         StorageError: the disk is full or the folder is not writable; nothing is left there.
     """
     target, encoder = Path(path).expanduser().resolve(), model.encoder
+    experts = encoder.state.experts
+    exportable = ", ".join((MERGED, *experts)) if experts else "none, the model has no experts"
     plan = encoder.pinned_plan(name)
-    if not isinstance(plan, MergedPlan):
+    if not isinstance(plan, FusedPlan):
         raise ExpertError(
             f"'{name}' is the base itself here, there is nothing to merge. Use {encoder.base.id} as it is, or export "
-            f"one of: {', '.join((MERGED, *encoder.experts)) if encoder.experts else 'none, the model has no experts'}."
+            f"one of: {exportable}."
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not empty. An export never replaces anything: choose another folder.")
@@ -67,14 +66,14 @@ def export_expert(model: RouterRetriever, name: str, path: str | Path, *, licenc
     with replacing(target) as staging:
         plain.save(str(staging))
         # The live model is not touched, so it may go on encoding: only what is written has the update in it.
-        encoder.transformer.model.save_pretrained(str(staging), state_dict=_merged_weights(encoder, plan))
+        encoder.transformer.model.save_pretrained(str(staging), state_dict=_fused_weights(encoder, plan))
     return target
 
 
-def _merged_weights(encoder: RoutedEncoder, plan: MergedPlan) -> dict[str, Tensor]:
+def _fused_weights(encoder: RoutedEncoder, plan: FusedPlan) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = dict(encoder.transformer.model.state_dict())
     for name, layer in encoder.lora_layers.items():
-        weights[f"{name}.weight"] = layer.merged_weight(plan.adapters, plan.share)
+        weights[f"{name}.weight"] = layer.fused_weight(plan.adapters, plan.weight)
     return weights
 
 
@@ -103,8 +102,8 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
         "",
         *EXPERT_COLUMNS,
     ]
-    for expert in encoder.experts if name == MERGED else (name,):
-        lines.append(expert_row(expert, encoder.expert_info[expert]))
+    for expert in encoder.state.experts if name == MERGED else (name,):
+        lines.append(expert_row(expert, encoder.state.infos[expert]))
     stated = licence or "not stated by whoever exported it"
     lines += [
         "",

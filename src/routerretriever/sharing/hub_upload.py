@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi
 
+from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import HubError, ModelError
 from routerretriever.lora.peft_files import ADAPTER_CONFIG
 from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS
@@ -19,9 +19,6 @@ from routerretriever.sharing.model_card import expert_card, model_card
 from routerretriever.storage.atomic import replacing
 from routerretriever.storage.hub_download import NAME, downloaded, reported
 from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, read_model_info, write_expert
-
-if TYPE_CHECKING:
-    from routerretriever.model import RouterRetriever
 
 
 def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
@@ -55,7 +52,7 @@ def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
 
 
 def push_model(
-    model: RouterRetriever,
+    model: RoutedModel,
     name: str,
     *,
     licence: str | None = None,
@@ -84,16 +81,18 @@ def push_model(
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
-        policy = model.encoder.policy
+        policy = model.state.policy
         quality = routing_quality(policy) if policy is not None else ()
-        (folder / "README.md").write_text(model_card(model.encoder, name, licence, quality), encoding="utf-8")
+        (folder / "README.md").write_text(
+            model_card(model.encoder.parts(), model.encoder.max_seq_length, name, licence, quality), encoding="utf-8"
+        )
 
     gone = [f"{EXPERTS}/*", PILOT_INFO, PILOT_TENSORS]
     return _uploaded(name, write, private, message, gone)
 
 
 def push_expert(
-    model: RouterRetriever,
+    model: RoutedModel,
     expert: str,
     name: str,
     *,
@@ -107,22 +106,24 @@ def push_expert(
     Raises:
         ExpertError: there is no such expert.
     """
-    model.encoder.expert(expert)
+    model.state.expert(expert)
     _state_licences(model, data_licences)
 
     def write(folder: Path) -> None:
-        write_expert(model.encoder, expert, folder)
-        (folder / "README.md").write_text(expert_card(model.encoder, expert, name, licence), encoding="utf-8")
+        parts = model.encoder.parts()
+        write_expert(folder, parts, expert)
+        (folder / "README.md").write_text(expert_card(parts, expert, name, licence), encoding="utf-8")
 
     return _uploaded(name, write, private, message, [])
 
 
-def _state_licences(model: RouterRetriever, licences: Mapping[str, str] | None) -> None:
-    encoder = model.encoder
+def _state_licences(model: RoutedModel, licences: Mapping[str, str] | None) -> None:
+    state = model.state
     for name in licences or {}:
-        encoder.expert(name)
+        state.expert(name)
     for name, licence in (licences or {}).items():
-        encoder.expert_info[name] = replace(encoder.expert_info[name], data_licence=licence)
+        state = state.with_info(name, replace(state.infos[name], data_licence=licence))
+    model.state = state
 
 
 def _uploaded(name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]) -> str:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from routerretriever.routing.pilot_library import GENERATED_GAIN, GENERATED_MARK, marked
-
-if TYPE_CHECKING:
-    from routerretriever.encoder.routed_encoder import RoutedEncoder
-    from routerretriever.lora.expert_info import ExpertInfo
-    from routerretriever.routing.pilot_library import PilotLibrary
-    from routerretriever.routing.policy import RoutingPolicy
-    from routerretriever.routing.self_check import RoutingQuality
+from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.routing.pilot_library import GENERATED_GAIN, GENERATED_MARK, PilotLibrary, marked
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.self_check import RoutingQuality
+from routerretriever.storage.model_folder import ModelParts
 
 EXPERT_COLUMNS = (
     "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
@@ -33,7 +29,8 @@ def expert_row(name: str, info: ExpertInfo) -> str:
 
 
 def model_card(
-    encoder: RoutedEncoder,
+    parts: ModelParts,
+    max_seq_length: int | None,
     where: str = HERE,
     licence: str | None = None,
     quality: Sequence[RoutingQuality] = (),
@@ -41,26 +38,27 @@ def model_card(
     """Markdown with the metadata block that hubs read: base, experts, data, measured gains, routing, limits, use.
 
     Args:
-        encoder: of the model.
+        parts: of the model.
+        max_seq_length: longest input in tokens.
         where: what ``from_pretrained`` takes.
         licence: of the whole, as hubs abbreviate it; default not stated.
         quality: what :func:`routerretriever.routing_quality.routing_quality` measured.
     """
-    experts = encoder.expert_info
+    experts = parts.state.infos
     lines = [
         *_metadata(
-            encoder, experts, "RouterRetriever" if where == HERE else where, licence, "sentence-transformers", "peft"
+            parts, experts, "RouterRetriever" if where == HERE else where, licence, "sentence-transformers", "peft"
         ),
         "# RouterRetriever",
         "",
-        f"The frozen base encoder {_base(encoder)} with {len(experts)} LoRA experts on the query side. "
+        f"The frozen base encoder {_base(parts)} with {len(experts)} LoRA experts on the query side. "
         "Documents are encoded by the base alone, so one index serves all experts.",
         "",
         *EXPERT_COLUMNS,
-        *(expert_row(name, experts[name]) for name in encoder.experts),
+        *(expert_row(name, experts[name]) for name in experts),
         *(line for name, info in experts.items() if info.generated for line in _generated(name, info)),
-        *_routing(encoder.policy, quality),
-        *_limits(encoder, experts, licence),
+        *_routing(parts.state.policy, quality),
+        *_limits(parts, max_seq_length, experts, licence),
         "",
         "```python",
         "from routerretriever import RouterRetriever",
@@ -75,21 +73,21 @@ def model_card(
     return "\n".join(lines)
 
 
-def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | None = None) -> str:
+def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = None) -> str:
     """The same for one expert in PEFT's format."""
-    info = encoder.expert_info[name]
+    info = parts.state.infos[name]
     lines = [
-        *_metadata(encoder, {name: info}, where, licence, "peft"),
+        *_metadata(parts, {name: info}, where, licence, "peft"),
         f"# {name}: an expert for queries",
         "",
-        f"A LoRA adapter of {_base(encoder)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It changes "
+        f"A LoRA adapter of {_base(parts)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It changes "
         "queries alone: documents are encoded by the base.",
         "",
         *EXPERT_COLUMNS,
         expert_row(name, info),
         *(_generated(name, info) if info.generated else ()),
         "",
-        _terms(encoder, {name: info}, licence),
+        _terms(parts, {name: info}, licence),
         "",
         "```",
         f"routerretriever experts add MODEL {where}",
@@ -102,11 +100,11 @@ def expert_card(encoder: RoutedEncoder, name: str, where: str, licence: str | No
 
 
 def _metadata(
-    encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], name: str, licence: str | None, *loaders: str
+    parts: ModelParts, experts: Mapping[str, ExpertInfo], name: str, licence: str | None, *loaders: str
 ) -> list[str]:
     datasets = [part for info in experts.values() for part in info.collection.split(", ") if part]
     data = ModelCardData(
-        base_model=encoder.base.id,
+        base_model=parts.base.id,
         base_model_relation="adapter",
         datasets=list(dict.fromkeys(datasets)) or None,
         library_name=loaders[0],
@@ -140,9 +138,9 @@ def _results(experts: Mapping[str, ExpertInfo]) -> list[EvalResult]:
     ]
 
 
-def _base(encoder: RoutedEncoder) -> str:
-    revision = encoder.base.revision
-    return f"`{encoder.base.id}`" + (f" at revision `{revision}`" if revision else "")
+def _base(parts: ModelParts) -> str:
+    revision = parts.base.revision
+    return f"`{parts.base.id}`" + (f" at revision `{revision}`" if revision else "")
 
 
 def _generated(name: str, info: ExpertInfo) -> list[str]:
@@ -168,7 +166,7 @@ def _measured_on(info: ExpertInfo) -> str:
 def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) -> list[str]:
     if policy is None:
         return ["", "The pilot library has not been built: queries are encoded by the base."]
-    library = policy.router.library
+    library = policy.library
     used = f" and, of {int(library.from_feedback.sum())} pilots, in use." if library.feedback else "."
     return [
         "",
@@ -209,24 +207,25 @@ def _quality(library: PilotLibrary, quality: Sequence[RoutingQuality]) -> list[s
     ]
 
 
-def _limits(encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], licence: str | None) -> list[str]:
-    length = encoder.max_seq_length
+def _limits(
+    parts: ModelParts, max_seq_length: int | None, experts: Mapping[str, ExpertInfo], licence: str | None
+) -> list[str]:
     return [
         "",
         "## Limits",
         "",
-        f"Texts are cut after {length} tokens. The figures above are of held-out queries of the collections named "
-        "there; queries of other domains are encoded by the base, or partly, where the pilots do not know them. "
+        f"Texts are cut after {max_seq_length} tokens. The figures above are of held-out queries of the collections "
+        "named there; queries of other domains are encoded by the base, or partly, where the pilots do not know them. "
         "Vectors belong into an index whose documents this base encoded.",
         "",
-        _terms(encoder, experts, licence),
+        _terms(parts, experts, licence),
     ]
 
 
-def _terms(encoder: RoutedEncoder, experts: Mapping[str, ExpertInfo], licence: str | None) -> str:
+def _terms(parts: ModelParts, experts: Mapping[str, ExpertInfo], licence: str | None) -> str:
     data = "; ".join(f"{name}: {info.data_licence or 'not stated'}" for name, info in experts.items())
     return (
-        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {_base(encoder)} (licence: "
-        f"{encoder.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
+        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {_base(parts)} (licence: "
+        f"{parts.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
         + (f" (licence of each expert's data: {data})." if data else ".")
     )

@@ -13,22 +13,19 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routerretriever.errors import FingerprintError, FormatError, HistoryError, RouterRetrieverError
+from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import load_adapter
 from routerretriever.routing.pilot_library import FEEDBACK, PILOT_INFO, PILOT_TENSORS, PilotLibrary
 from routerretriever.storage.atomic import link_or_copy, replacing
-from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, read_model_info
-
-if TYPE_CHECKING:
-    from routerretriever.encoder.routed_encoder import RoutedEncoder
-    from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, ModelParts, read_model_info
 
 HISTORY, LOG, FILES = "history", "log.jsonl", "files"
 CARD = "README.md"
@@ -179,7 +176,7 @@ class History:
 
 
 @contextmanager
-def recording(encoder: RoutedEncoder, target: Path) -> Iterator[Path]:
+def recording(target: Path, parts: ModelParts) -> Iterator[Path]:
     """As :func:`routerretriever.storage.replacing`, with an entry of the history where anything changed.
 
     Raises:
@@ -192,11 +189,11 @@ def recording(encoder: RoutedEncoder, target: Path) -> Iterator[Path]:
         entries = History(target).entries
         known, files = len(entries), state_files(staging)
         if not entries and (target / MODEL_INFO).exists():  # written before there was a history
-            entries = [_found(encoder, target)]
+            entries = [_found(target, parts.layers)]
             _store(target, staging / HISTORY, entries[0].files)
         last = entries[-1] if entries else None
-        if last is None or last.base != encoder.fingerprint or _without_card(files) != _without_card(last.files):
-            entries.append(_entry(encoder, files, last))
+        if last is None or last.base != parts.fingerprint or _without_card(files) != _without_card(last.files):
+            entries.append(_entry(parts, files, last))
             _store(staging, staging / HISTORY, files)
         if len(entries) > known:
             _write(staging, target / HISTORY, entries)
@@ -209,18 +206,17 @@ def state_files(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): _digest(path) for path in paths if path.is_file()}
 
 
-def _entry(encoder: RoutedEncoder, files: Mapping[str, str], last: Entry | None) -> Entry:
-    experts = {name: adapter.fingerprint for name, adapter in encoder.experts.items()}
-    library = None if encoder.policy is None else encoder.policy.router.library
+def _entry(parts: ModelParts, files: Mapping[str, str], last: Entry | None) -> Entry:
+    experts, library = parts.state.versions, parts.state.library
     gains = _gains(library)
-    entry = Entry(1 if last is None else last.number + 1, _now(), (), encoder.fingerprint, experts, gains, files)
-    actions = _expert_actions(last, entry, encoder.expert_info)
+    entry = Entry(1 if last is None else last.number + 1, _now(), (), parts.fingerprint, experts, gains, files)
+    actions = _expert_actions(last, entry, parts.state.infos)
     actions += _gain_actions(last, entry, () if library is None else library.generated)
     actions += _feedback_actions(_batches(last), _batches(entry))
     if last is None:
-        actions.insert(0, {"what": "created", "base": encoder.base.id})
+        actions.insert(0, {"what": "created", "base": parts.base.id})
     elif last.base != entry.base:
-        actions.insert(0, {"what": "base", "base": encoder.base.id, "was": last.base})
+        actions.insert(0, {"what": "base", "base": parts.base.id, "was": last.base})
     if not actions and last is not None:
         changed = {path for path, _ in files.items() ^ last.files.items()} - {CARD}
         actions = [{"what": "changed", "files": sorted(changed)}]
@@ -320,14 +316,14 @@ def _gains(library: PilotLibrary | None) -> dict[str, dict[str, float]]:
     }
 
 
-def _found(encoder: RoutedEncoder, root: Path) -> Entry:
+def _found(root: Path, layers: Collection[str]) -> Entry:
     """What stood in a folder that has no history yet."""
     try:
         info = read_model_info(root)
         base, names = info["base"]["fingerprint"], info["experts"]
     except (FormatError, KeyError, TypeError):
         base, names = "", []
-    experts = {name: _version(encoder, root / EXPERTS / name) for name in names}
+    experts = {name: _version(root / EXPERTS / name, layers) for name in names}
     try:
         gains = _gains(PilotLibrary.load(root)[0]) if (root / PILOT_INFO).exists() else {}
     except RouterRetrieverError:
@@ -335,9 +331,9 @@ def _found(encoder: RoutedEncoder, root: Path) -> Entry:
     return Entry(1, _now(), ({"what": "found", "experts": list(names)},), base, experts, gains, state_files(root))
 
 
-def _version(encoder: RoutedEncoder, folder: Path) -> str | None:
+def _version(folder: Path, layers: Collection[str]) -> str | None:
     try:
-        return load_adapter(folder, encoder.lora_layers).fingerprint
+        return load_adapter(folder, layers).fingerprint
     except RouterRetrieverError:
         return None
 

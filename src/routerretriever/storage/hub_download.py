@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -51,6 +51,26 @@ def downloaded(name: str, *, revision: str | None = None) -> Path:
     repo, own = repository(name)
     with reported(f"There is no folder '{name}' here, and it could not be fetched from the hub"):
         return Path(snapshot_download(repo, revision=revision or own))
+
+
+def snapshot(source: str, options: dict[str, Any]) -> Path:
+    """Return a folder as it is, or the snapshot of a hub repository.
+
+    Args:
+        source: a folder, or ``user/name``.
+        options: of Sentence Transformers' loaders: ``revision``, ``cache_folder``, ``token`` and
+            ``local_files_only`` count.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    folder = snapshot_download(
+        source,
+        revision=options.get("revision"),
+        cache_dir=options.get("cache_folder"),
+        token=options.get("token"),
+        local_files_only=options.get("local_files_only", False),
+    )
+    return Path(folder)
 
 
 def read_folder(source: str | Path, *, revision: str | None = None) -> Path:

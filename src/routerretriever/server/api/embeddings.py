@@ -53,7 +53,7 @@ async def models(request: Request) -> ModelsAnswer:
     """`routed`, `base`, `merged` and every expert."""
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
-    names = (ROUTED, *engine.model.encoder.candidates)
+    names = (ROUTED, *engine.model.state.candidates)
     owner = "routerretriever"
     return ModelsAnswer(data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names])
 

@@ -1,0 +1,65 @@
+"""Encode a batch of queries in one pass, and say what encoded each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.encoder.routed_vectors import RoutedVectors
+from routerretriever.routing.policy import Decision
+
+_ROUTED = -1  # stands for a query that is not pinned
+
+
+def encode_routed(
+    encoder: RoutedEncoder,
+    queries: Sequence[str],
+    experts: Sequence[str | None] | None = None,
+    prompt: str | None = None,
+) -> RoutedVectors:
+    """Encode one batch.
+
+    Args:
+        encoder: base and experts.
+        queries: texts; those of very different length are better given apart.
+        experts: for each query a candidate that is pinned, or ``None`` to route it; default all
+            routed.
+        prompt: put before each query.
+
+    Raises:
+        ExpertError: there is no such candidate.
+    """
+    state = encoder.state
+    candidates, policy = state.candidates, state.policy
+    columns = [_ROUTED if expert is None else state.column(expert) for expert in experts or [None] * len(queries)]
+    features = encoder.tokenized(list(queries), prompt)
+    mask = features["attention_mask"]
+    pinned = torch.tensor(columns, device=mask.device)
+    decisions: list[Decision | None] = []
+
+    def decide(route_embeddings: Tensor) -> Tensor:
+        decision = None if policy is None else policy.decide(route_embeddings)
+        decisions.append(decision)
+        if decision is not None and experts is None:
+            return decision.weights
+        fixed = one_hot(pinned.clamp(min=0), len(candidates)).to(route_embeddings.dtype)
+        routed = fixed if decision is None else decision.weights
+        return torch.where(pinned[:, None] >= 0, fixed, routed)
+
+    with torch.inference_mode():
+        result = encoder.forward_by(features, decide, state)
+    weights = result["route_weights"][:, 1:].cpu().numpy()
+    leading = np.where((weights > 0).any(axis=1), weights.argmax(axis=1) + 1, 0)
+    return RoutedVectors(
+        vectors=result["sentence_embedding"].float().cpu().numpy(),
+        experts=tuple(candidates[column] for column in leading.tolist()),
+        tokens=mask.sum(dim=1).cpu().numpy(),
+        decision=decisions[0],
+        route_embeddings=result["route_embedding"],
+        policy=policy,
+    )

@@ -1,0 +1,95 @@
+"""What other parts of the package need of a model, so that they need not import the facade."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from routerretriever.data.collection import Collection
+from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.encoder.routed_vectors import RoutedVectors
+from routerretriever.expert_state import ExpertState
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.progress import Progress
+from routerretriever.routing.explain import Route
+from routerretriever.routing.pilot_library import PilotLibrary
+
+
+class RoutedModel(Protocol):
+    """A model that encodes queries by its experts and documents by its base.
+
+    Attributes:
+        state: experts, infos and policy of this moment.
+    """
+
+    state: ExpertState
+
+    @property
+    def encoder(self) -> RoutedEncoder:
+        """The base encoder with the experts."""
+
+    @property
+    def experts(self) -> Mapping[str, ExpertInfo]:
+        """Expert name → what is known of it."""
+
+    @property
+    def library(self) -> PilotLibrary | None:
+        """The pilot library, if it was built."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides document vectors."""
+
+    @property
+    def query_prompt(self) -> str | None:
+        """The prompt put before queries."""
+
+    @property
+    def similarity_fn_name(self) -> Any:
+        """``cosine`` or ``dot``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    @property
+    def prompts(self) -> Any:
+        """The base's prompts by name."""
+
+    @property
+    def default_prompt_name(self) -> Any:
+        """The prompt that the base uses where no other is asked for."""
+
+    @property
+    def truncate_dim(self) -> Any:
+        """Length that embeddings are cut to, if they are."""
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model into a folder."""
+
+    def route(self, queries: str | Sequence[str], *, n_pilots: int = 5) -> list[Route]:
+        """Explain where each query goes."""
+
+    def encode_query(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Encode queries (n, d), each by the expert it needs or by a pinned one."""
+
+    def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Encode documents (n, d) by the base."""
+
+    def encode_routed(self, queries: Sequence[str], experts: Sequence[str | None] | None = None) -> RoutedVectors:
+        """Encode a batch of queries, and say what encoded each."""
+
+    def route_embeddings(self, queries: Sequence[str]) -> Vectors:
+        """Return what the router reads (n, d)."""
+
+    def embed_texts(
+        self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
+    ) -> Vectors:
+        """Return document vectors (n, d) from the cache or the base."""
+
+    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
+        """Return the vectors of a collection's documents (m, d)."""

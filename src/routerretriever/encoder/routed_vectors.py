@@ -1,0 +1,33 @@
+"""Query vectors, and what encoded each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.routing.policy import Decision, RoutingPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoutedVectors:
+    """Query vectors, and what encoded each of them.
+
+    Attributes:
+        vectors: sentence embeddings (n, d).
+        experts: the candidate that leads each row (n,).
+        tokens: how many the encoder read of each row (n,).
+        decision: what the policy said of all rows, pinned ones too; ``None`` without a pilot library.
+        route_embeddings: what the router read (n, d_route).
+        policy: the policy that decided.
+    """
+
+    vectors: Vectors
+    experts: tuple[str, ...]
+    tokens: NDArray[np.int64]
+    decision: Decision | None
+    route_embeddings: Tensor
+    policy: RoutingPolicy | None

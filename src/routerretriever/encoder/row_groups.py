@@ -1,0 +1,149 @@
+"""Divide the rows of a batch into groups that the upper layers can treat alike."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from routerretriever.expert_state import ExpertState
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.layers import FusedPlan, GatheredPlan, Plan, SlicedPlan
+
+MIN_FUSED_TOKENS = 320
+"""A group with fewer tokens is cheaper with gathered factors than with fused weights of its own."""
+
+MIN_SLICE_ROWS = 3
+"""Small groups of at least this many rows on average are cheaper one after another than with
+factors for every row."""
+
+MAX_FUSED_PLANS = 16
+"""Plans whose fused weights are kept at a time."""
+
+_BASE, _MERGED = 0, 1  # columns of the fixed candidates
+_SHARED = -1  # stands for rows in which several experts, or a part of one, take part
+
+
+class RowGroup(NamedTuple):
+    """Rows of a batch (n,), and the plan under which they run; ``None`` is the plain base."""
+
+    rows: Tensor
+    plan: Plan | None
+
+
+class FusedPlans:
+    """The plans with fused weights that were used last; the least recently used is dropped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[tuple[tuple[int, ...], float], FusedPlan] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[FusedPlans], tuple[()]]:
+        return FusedPlans, ()  # a copy makes its weights itself
+
+    def mean(self, adapters: Sequence[Adapter], weight: float = 1.0) -> FusedPlan:
+        """Return the plan that applies ``weight`` times the mean delta of some adapters."""
+        # A kept plan holds its adapters, so that nothing else can get their ids.
+        key = tuple(map(id, adapters)), weight
+        with self._lock:
+            plan = self._plans.setdefault(key, FusedPlan(tuple(adapters), weight))
+            self._plans.move_to_end(key)
+            if len(self._plans) > MAX_FUSED_PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def candidate(self, state: ExpertState, column: int, weight: float = 1.0) -> FusedPlan | None:
+        """Return the plan of a routing candidate; ``None`` for the base."""
+        if column == _BASE or not state.experts:
+            return None
+        if column == _MERGED:
+            return self.mean(tuple(state.experts.values()), weight)
+        return self.mean((state.experts[state.candidates[column]],), weight)
+
+
+def mixed_plan(state: ExpertState, weights: Tensor) -> GatheredPlan:
+    """Return the plan that gives each row the weighted sum of experts' deltas.
+
+    Args:
+        state: the experts.
+        weights: of each expert for each row (n, E).
+    """
+    most = int((weights > 0).sum(dim=1).max())
+    top = weights.topk(max(1, most), dim=1)
+    whole = bool((top.values == 1.0).all())
+    return GatheredPlan.of(list(state.experts.values()), top.indices, None if whole else top.values)
+
+
+def row_groups(weights: Tensor, tokens: int, state: ExpertState, plans: FusedPlans) -> list[RowGroup]:
+    """Divide rows: base, merged and large groups get fused weights, the others run together.
+
+    Args:
+        weights: of each candidate for each row (n, 2 + E).
+        tokens: of each row, padding included.
+        state: the experts that the columns stand for.
+        plans: where fused weights are kept.
+    """
+    # Small: a dozen steps in numpy cost less than one layer's product.
+    values = weights.cpu().numpy()
+    columns = _leading_columns(values)
+    to_rows = partial(torch.as_tensor, device=weights.device)
+
+    first = int(columns[0]) if len(columns) else _BASE
+    if first not in (_SHARED, _MERGED) and (columns == first).all():
+        everything = np.arange(len(columns))
+        return [RowGroup(to_rows(everything), plans.candidate(state, first))]
+
+    groups: list[RowGroup] = []
+    small: dict[int, NDArray[Any]] = {}
+    gathered: list[NDArray[Any]] = []
+    for column in np.unique(columns).tolist():
+        rows = np.flatnonzero(columns == column)
+        if column == _MERGED:
+            applied = values[rows, _MERGED]
+            for weight in np.unique(applied).tolist():
+                plan = plans.candidate(state, _MERGED, weight)
+                groups.append(RowGroup(to_rows(rows[applied == weight]), plan))
+        elif column == _SHARED:
+            gathered.append(rows)
+        elif column == _BASE or len(rows) * tokens >= MIN_FUSED_TOKENS:
+            groups.append(RowGroup(to_rows(rows), plans.candidate(state, column)))
+        else:
+            small[column] = rows
+
+    # Small groups run one after another where they are large enough, else all rows together.
+    if small and MIN_SLICE_ROWS * len(small) <= sum(map(len, small.values())):
+        adapters = tuple(state.experts[state.candidates[column]] for column in small)
+        sliced = SlicedPlan(adapters, tuple(map(len, small.values())))
+        groups.append(RowGroup(to_rows(np.concatenate(list(small.values()))), sliced))
+    else:
+        gathered += small.values()
+    if gathered:
+        in_order = to_rows(np.sort(np.concatenate(gathered)))
+        mixed = weights[in_order]
+        each = mixed[:, _MERGED : _MERGED + 1] / max(1, len(state.experts))
+        groups.append(RowGroup(in_order, mixed_plan(state, mixed[:, 2:] + each)))
+    return groups
+
+
+def _leading_columns(weights: NDArray[Any]) -> NDArray[Any]:
+    """Return the column that has a row (n, 2 + E) to itself, else :data:`_SHARED`."""
+    no_expert = ~(weights[:, 2:] > 0).any(axis=1)
+    whole = np.where(weights.max(axis=1) >= 1.0, weights.argmax(axis=1), _SHARED)
+    return np.where(no_expert, weights[:, _MERGED] > 0, whole)
+
+
+def take_rows(value: Any, rows: Tensor | None, n_rows: int) -> Any:
+    """Return the group's rows of an argument that has one entry for each row of the batch."""
+    if rows is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(take_rows(item, rows, n_rows) for item in value)
+    by_row = isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == n_rows
+    return value[rows] if by_row and n_rows > 1 else value

@@ -1,0 +1,50 @@
+"""Tokenise texts that may be very long, from several threads."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+TOKENISING = threading.Lock()
+"""Held while texts are tokenised: a tokeniser refuses to be used while another thread changes its
+padding."""
+
+CHARACTERS_PER_TOKEN = 32
+"""A long text is first cut after this many characters for each token that is read; most tokens have
+four or five."""
+
+_SPACE = re.compile(r"(?<=\S)\s")
+
+
+def beginning(text: str, tokenizer: Any, length: int | None) -> str:
+    """Return the part of a long text that its first ``length`` tokens come from.
+
+    A tokeniser would go through ten megabytes for 512 tokens. Words are tokenised one by one, so a
+    text that is cut between two words has the tokens of the whole text up to there.
+    """
+    if length is None:
+        return text
+    end = CHARACTERS_PER_TOKEN * length
+    while end < len(text):
+        space = _SPACE.search(text, end, 2 * end)
+        part = text[: space.start() if space else 2 * end]
+        if _count(part, tokenizer, length) == length:
+            return part
+        end *= 2
+    return text
+
+
+def token_counts(texts: Sequence[str], tokenizer: Any, length: int | None) -> list[int]:
+    """Return how many tokens are read of each text, without a prompt."""
+    if not texts:
+        return []
+    with TOKENISING:
+        beginnings = [beginning(text, tokenizer, length) for text in texts]
+        read = tokenizer(beginnings, truncation=True, max_length=length)["input_ids"]
+    return [len(ids) for ids in read]
+
+
+def _count(text: str, tokenizer: Any, length: int) -> int:
+    return len(tokenizer(text, truncation=True, max_length=length)["input_ids"])
