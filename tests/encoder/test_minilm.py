@@ -11,7 +11,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
+from routerretriever.encoder import base_encoder, tokens
 from routerretriever.encoder.bulk_documents import encode_documents
+from routerretriever.encoder.tokens import beginning
 from routerretriever.errors import SynthesisError
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.core import STRANGE
@@ -152,8 +154,14 @@ def test_the_beginning_of_a_long_text_has_the_tokens_of_the_whole(demo, monkeypa
     ]
     cut = encoder.tokenized(long)["input_ids"]
     counts = encoder.token_counts(long)
-    assert [len(encoder._beginning(text)) < len(text) for text in long] == [True, True, False, False]
-    monkeypatch.setattr(type(encoder), "_beginning", lambda self, text: text)
+    assert [len(beginning(text, encoder.tokenizer, encoder.max_seq_length)) < len(text) for text in long] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    monkeypatch.setattr(base_encoder, "beginning", lambda text, *_: text)
+    monkeypatch.setattr(tokens, "beginning", lambda text, *_: text)
     assert torch.equal(cut, encoder.tokenized(long)["input_ids"])
     assert counts == encoder.token_counts(long)
 

@@ -106,7 +106,7 @@ def test_routing_costs_one_pass(base_path):
     """Every layer sees every row exactly once."""
     model = with_experts(base_path)
     rows = {}
-    layers = model.encoder._find_layers()
+    layers = model.encoder.layered.layers
     for number, layer in enumerate(layers):
         original = type(layer).forward
 

@@ -27,10 +27,9 @@ def index(model, tmp_path):
 
 def test_its_model_encodes_and_routes_as_it_did(model):
     assert model.fingerprint == EXPECTED["fingerprint"]
-    np.testing.assert_allclose(model.encode_query(QUERIES), EXPECTED["queries"], atol=1e-6)
-    np.testing.assert_array_equal(
-        model.encode_document(["word1 word2 word3"]), np.array(EXPECTED["documents"], np.float32)
-    )
+    np.testing.assert_allclose(model.encode_query(QUERIES), EXPECTED["queries"], atol=2e-6)
+    documents = model.encode_document(["word1 word2 word3"])
+    np.testing.assert_allclose(documents, EXPECTED["documents"], atol=2e-6)
     routes = model.route(QUERIES[:2])
     for route, expected in zip(routes, EXPECTED["routes"], strict=True):
         assert route.expert == expected["expert"]

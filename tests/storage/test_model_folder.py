@@ -28,7 +28,7 @@ from routerretriever.errors import (
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import GainRouter
-from routerretriever.storage import atomic
+from routerretriever.storage import atomic, model_folder
 from routerretriever.storage.atomic import remove_leftovers, replacing
 
 
@@ -150,7 +150,8 @@ def test_full_disk_leaves_the_old_model(model, saved, monkeypatch, where):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic, where, full)
+    module = atomic if hasattr(atomic, where) else model_folder
+    monkeypatch.setattr(module, where, full)
     model.remove_expert("e1")
     with pytest.raises(StorageError, match="disk is full.*unchanged"):
         model.save_pretrained(saved)

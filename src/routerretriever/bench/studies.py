@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from routerretriever.bench.data import QuerySet
 from routerretriever.bench.systems import DatasetOracle, Routed, outcome
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.layered_pass import mean_pool
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.candidates import BASE
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from routerretriever.bench.runner import Bench
     from routerretriever.bench.systems import Known
-    from routerretriever.encoder.routed_encoder import RoutedEncoder
-    from routerretriever.kernels.exact_search import Vectors
     from routerretriever.model import RouterRetriever
 
 _BLOCK = 64  # queries encoded at once
@@ -187,8 +188,27 @@ def embeddings_by_layer(encoder: RoutedEncoder, texts: Sequence[str]) -> list[Ve
     found: list[list[Tensor]] = []
     for start in range(0, len(texts), _BLOCK):
         with torch.no_grad():
-            found.append(encoder.pooled_by_layer(encoder.tokenized(list(texts[start : start + _BLOCK]))))
+            features = encoder.tokenized(list(texts[start : start + _BLOCK]))
+            found.append(_pooled_by_layer(encoder, features))
     return [torch.cat(blocks).cpu().numpy() for blocks in zip(*found, strict=True)]
+
+
+def _pooled_by_layer(encoder: RoutedEncoder, features: dict[str, Any]) -> list[Tensor]:
+    """Return the base's hidden states entering each layer, mean-pooled (n, d), then its embedding."""
+    entering: list[Tensor] = []
+
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        entering.append(mean_pool(hidden, features["attention_mask"]))
+
+    layers = encoder.layered.layers
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        final: Tensor = encoder.encode_plainly(dict(features))["sentence_embedding"]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [*entering, normalize(final.float(), dim=-1)]
 
 
 def topics_study(bench: Bench, seed: int, experts: int = 20, max_queries: int = 1000) -> StudyResult:

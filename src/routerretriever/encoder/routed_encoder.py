@@ -162,6 +162,11 @@ class RoutedEncoder(BaseEncoder):
             SilentExpertError: names them.
         """
         silent = self.silent_experts(experts)
+        if len(silent) == 1:
+            raise SilentExpertError(
+                f"The expert '{silent[0]}'{where} changes no query vector: its weights are zero or "
+                "not finite. Train or export it again."
+            )
         if silent:
             raise SilentExpertError(
                 f"The experts {', '.join(silent)}{where} change no query vector: their weights are "
