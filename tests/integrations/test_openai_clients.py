@@ -21,7 +21,7 @@ def test_openais_client(client, model):
     with openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none") as openai_client:
         answer = openai_client.embeddings.create(model="routed", input=TEXTS)  # asks for base64 by itself
         np.testing.assert_allclose([row.embedding for row in answer.data], model.encode_query(TEXTS), atol=1e-5)
-        assert answer.data[0].expert in model.encoder.candidates
+        assert answer.data[0].expert in model.state.candidates
         assert [entry.id for entry in openai_client.models.list()][:2] == ["routed", "base"]
         documents = openai_client.embeddings.create(model="base", input=TEXTS, extra_body={"input_type": "document"})
         np.testing.assert_allclose([row.embedding for row in documents.data], model.encode_document(TEXTS), atol=1e-5)
