@@ -125,28 +125,6 @@ def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_coll
     assert model.encoder.route_layer == 4
 
 
-def test_cached_hidden_states_do_not_change_the_vectors(model, make_collection):
-    from routerretriever.encoder.query_batch import EncodedQueries
-    from routerretriever.lora.adapter import Adapter
-    from routerretriever.lora.layers import TrainingPlan
-
-    texts = [f"word{n} word{n + 1} " * (1 + n % 4) for n in range(20)]
-    queries = EncodedQueries.of(model.encoder, texts, None)
-    plan = TrainingPlan(Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0)))
-    with torch.no_grad():
-        features, hidden = queries.batch(range(20))
-        resumed = model.encoder.finish(plan, features, hidden)
-        whole = model.encoder.finish(plan, features, None)
-    assert (resumed - whole).abs().max() < 1e-6
-    assert abs(resumed.numpy() - model.encode_query(texts)).max() < 1e-5
-    assert abs(queries.vectors(plan) - resumed.numpy()).max() < 1e-5
-    assert abs(queries.route_embeddings() - model.route_embeddings(texts)).max() < 1e-5
-    uncached = EncodedQueries.of(model.encoder, texts, None, budget=0)
-    assert uncached.hidden is None
-    assert abs(uncached.vectors(plan) - resumed.numpy()).max() < 1e-5
-    assert abs(uncached.route_embeddings() - queries.route_embeddings()).max() < 1e-5
-
-
 def test_half_precision_learns_nearly_the_same(model, make_collection):
     from routerretriever.encoder.query_batch import EncodedQueries
     from routerretriever.lora.adapter import Adapter

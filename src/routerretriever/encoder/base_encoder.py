@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers.base.modules import InputModule, Transformer
-from torch import nn
+from torch import Tensor, nn
 
 from routerretriever.encoder.probes import PROBES, base_fingerprint
+from routerretriever.encoder.token_ids import TokenIds, ids_of, prompt_length
 from routerretriever.encoder.tokens import TOKENISING, beginning, token_counts
 from routerretriever.errors import ModelError
 from routerretriever.kernels import attention
@@ -44,9 +45,17 @@ class BaseEncoder(InputModule):
         return features
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Tokenise; arguments meant for :meth:`forward` are ignored here."""
+        """Tokenise; arguments meant for :meth:`forward` are ignored here.
+
+        Args:
+            inputs: texts, or token ids of the base's own tokeniser; see :class:`TokenIds`.
+            prompt: put before each.
+            kwargs: what Sentence Transformers' own ``preprocess`` takes.
+        """
         for key in ("expert", "route_only"):
             kwargs.pop(key, None)
+        if any(isinstance(item, TokenIds) for item in inputs):
+            return self._padded_ids(inputs, prompt)
         with TOKENISING:
             inputs = [
                 beginning(item, self.tokenizer, self.max_seq_length) if isinstance(item, str) else item
@@ -55,14 +64,27 @@ class BaseEncoder(InputModule):
             features: dict[str, Any] = self.transformer.preprocess(inputs, prompt=prompt, **kwargs)
         return features
 
-    def tokenized(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
+    def _padded_ids(self, inputs: Sequence[str | TokenIds], prompt: str | None) -> dict[str, Any]:
+        with TOKENISING:
+            rows = [ids_of(item, self.tokenizer, self.max_seq_length, prompt or "") for item in inputs]
+            features = dict(self.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
+        if prompt:
+            features["prompt_length"] = prompt_length(prompt, self.tokenizer)
+        return features
+
+    def tokenized(self, texts: Sequence[str | TokenIds], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Tokenise onto the model's device."""
         device = next(self.transformer.parameters()).device
-        features = self.preprocess(texts, prompt, processing_kwargs=_NUMPY)
-        return {
-            key: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-            for key, value in features.items()
-        }
+        features = self.preprocess(list(texts), prompt, processing_kwargs=_NUMPY, **kwargs)
+        placed: dict[str, Any] = {}
+        for key, value in features.items():
+            tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            placed[key] = tensor.to(device) if isinstance(tensor, Tensor) else tensor
+        return placed
+
+    def tokenized_queries(self, queries: Sequence[str | TokenIds], prompt: str | None) -> dict[str, Any]:
+        """Tokenise queries as Sentence Transformers' ``encode_query`` does, onto the model's device."""
+        return self.tokenized(queries, prompt, task="query")
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens are read of each text, without a prompt."""

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
+from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.routing.policy import Decision
 
 _ROUTED = -1  # stands for a query that is not pinned
@@ -18,7 +19,7 @@ _ROUTED = -1  # stands for a query that is not pinned
 
 def encode_routed(
     encoder: RoutedEncoder,
-    queries: Sequence[str],
+    queries: Sequence[str | TokenIds],
     experts: Sequence[str | None] | None = None,
     prompt: str | None = None,
 ) -> RoutedVectors:
@@ -26,7 +27,7 @@ def encode_routed(
 
     Args:
         encoder: base and experts.
-        queries: texts; those of very different length are better given apart.
+        queries: texts or token ids; those of very different length are better given apart.
         experts: for each query a candidate that is pinned, or ``None`` to route it; default all
             routed.
         prompt: put before each query.
@@ -37,7 +38,7 @@ def encode_routed(
     state = encoder.state
     candidates, policy = state.candidates, state.policy
     columns = [_ROUTED if expert is None else state.column(expert) for expert in experts or [None] * len(queries)]
-    features = encoder.tokenized(list(queries), prompt)
+    features = encoder.tokenized_queries(queries, prompt)
     mask = features["attention_mask"]
     pinned = torch.tensor(columns, device=mask.device)
     decisions: list[Decision | None] = []

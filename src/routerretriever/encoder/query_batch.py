@@ -8,86 +8,105 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.kernels.exact_search import Vectors
-
-if TYPE_CHECKING:
-    from routerretriever.encoder.routed_encoder import RoutedEncoder
-    from routerretriever.lora.layers import Plan
+from routerretriever.lora.layers import Plan
 
 HIDDEN_BUDGET = 2**30
-"""Bytes of cached hidden states; beyond it they are computed every time."""
+"""Bytes of hidden states that are kept; beyond it they are computed every time."""
 BATCH = 64
+"""Queries encoded at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedQueries:
-    """Tokenised queries, unpadded, with their hidden states at the branch layer where they fit.
+    """Tokenised queries without padding, with their hidden states at the branch layer if they fit.
 
     Attributes:
         encoder: made the states, and finishes them.
-        features: one dictionary of (tokens,) tensors a query.
-        hidden: (tokens, d) a query, or ``None`` beyond the budget.
+        features: a dictionary of (tokens,) tensors for each query.
+        prompt_length: tokens of the prompt, for a base that leaves them out of its pooling;
+            ``None`` without a prompt.
+        hidden: (tokens, d) for each query, or ``None`` beyond the budget.
     """
 
     encoder: RoutedEncoder
     features: list[dict[str, Tensor]]
-    hidden: list[Tensor] | None
+    prompt_length: int | None = None
+    hidden: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     @classmethod
-    def of(cls, encoder: RoutedEncoder, texts: Sequence[str], prompt: str | None, budget: int = HIDDEN_BUDGET) -> Self:
-        """Tokenise queries and run the frozen lower layers; states beyond ``budget`` bytes are not kept."""
+    def of(
+        cls,
+        encoder: RoutedEncoder,
+        texts: Sequence[str],
+        prompt: str | None,
+        budget: int = HIDDEN_BUDGET,
+    ) -> Self:
+        """Tokenise queries and run the frozen lower layers.
+
+        Args:
+            encoder: base and experts.
+            texts: the queries.
+            prompt: put before each query.
+            budget: bytes of hidden states; if they take more, none are kept.
+        """
         features: list[dict[str, Tensor]] = [{}] * len(texts)
         hidden: list[Tensor] = [torch.empty(0)] * len(texts)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        prompt_length: int | None = None
         spent = 0
+
+        # Texts of similar length share a batch, which saves padding.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            batch = encoder.tokenized([texts[row] for row in rows], prompt)
-            kept = batch["attention_mask"].bool()
+            batch = encoder.tokenized_queries([texts[row] for row in rows], prompt)
+            prompt_length = batch.get("prompt_length")
             if spent <= budget:
                 with torch.no_grad():
                     states = encoder.hidden_at_branch(batch)
                 spent += sum(state.numel() * state.element_size() for state in states)
                 for row, state in zip(rows, states, strict=True):
                     hidden[row] = state.clone()
-            tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 2}
-            for number, row in enumerate(rows):
-                # Padding is dropped; pad_sequence's zeros stand under a zero attention mask later.
-                features[row] = {key: value[number][kept[number]] for key, value in tensors.items()}
-        return cls(encoder, features, hidden if spent <= budget else None)
+            for row, unpadded in zip(rows, _without_padding(batch), strict=True):
+                features[row] = unpadded
+
+        kept = hidden if spent <= budget else None
+        return cls(encoder=encoder, features=features, prompt_length=prompt_length, hidden=kept)
 
     def route_embeddings(self) -> Vectors:
-        """What the router reads of all queries (n, d): unit vectors."""
+        """Return what the router reads of all queries (n, d): unit vectors."""
         if self.encoder.route_layer == self.encoder.num_layers:
             found = torch.from_numpy(self.vectors(None))
-        elif self.hidden is not None:
-            found = torch.stack([states.float().mean(dim=0) for states in self.hidden]).cpu()
         else:
-            batches = [self.encoder.hidden_at_branch(self.batch([row])[0])[0] for row in range(len(self))]
-            found = torch.stack([states.float().mean(dim=0) for states in batches]).cpu()
+            states = self.hidden
+            if states is None:
+                states = [self.encoder.hidden_at_branch(self.batch([row])[0])[0] for row in range(len(self))]
+            found = torch.stack([state.float().mean(dim=0) for state in states]).cpu()
         result: Vectors = F.normalize(found, dim=-1).numpy()
         return result
 
     def only(self, rows: Sequence[int]) -> Self:
-        """Some of the queries, in the given order."""
+        """Return some of the queries, in the given order."""
         hidden = None if self.hidden is None else [self.hidden[row] for row in rows]
         return replace(self, features=[self.features[row] for row in rows], hidden=hidden)
 
     def vectors(self, plan: Plan | None) -> Vectors:
-        """Sentence embeddings (n, d) of all queries under one plan; ``None`` is the plain base."""
+        """Return sentence embeddings (n, d) of all queries under one plan; ``None`` is the plain base."""
         return self.vectors_by(lambda rows: plan)
 
     def vectors_by(self, plan_of: Callable[[list[int]], Plan | None]) -> Vectors:
-        """The same with a plan for every batch, made from its row numbers."""
+        """Return the same with a plan for every batch, made from its row numbers."""
         found = torch.empty(len(self), self.encoder.dimension)
         with torch.no_grad():
             for rows in self.batches_by_length(BATCH):
@@ -96,19 +115,30 @@ class EncodedQueries:
         return result
 
     def batch(self, rows: Sequence[int]) -> tuple[dict[str, Any], list[Tensor] | None]:
-        """Padded features and the hidden states of some rows."""
-        features = {
-            key: torch.nn.utils.rnn.pad_sequence([self.features[row][key] for row in rows], batch_first=True)
-            for key in self.features[0]
+        """Return padded features and the hidden states of some rows."""
+        features: dict[str, Any] = {
+            key: pad_sequence([self.features[row][key] for row in rows], batch_first=True) for key in self.features[0]
         }
+        if self.prompt_length is not None:
+            features["prompt_length"] = self.prompt_length
         return features, None if self.hidden is None else [self.hidden[row] for row in rows]
 
     def length(self, row: int) -> int:
-        """Tokens of one query."""
+        """Return the number of tokens of one query."""
         return len(self.features[row]["input_ids"])
 
     def batches_by_length(self, size: int) -> Iterator[list[int]]:
-        """Row numbers in batches of similar length."""
+        """Yield row numbers in batches of similar length."""
         order = sorted(range(len(self)), key=self.length)
         for start in range(0, len(order), size):
             yield order[start : start + size]
+
+
+def _without_padding(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """Return the features of each row without its padding.
+
+    ``pad_sequence`` pads with zeros later; the attention mask is zero there.
+    """
+    kept = batch["attention_mask"].bool()
+    by_token = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 2}
+    return [{key: value[row][mask] for key, value in by_token.items()} for row, mask in enumerate(kept)]
