@@ -91,6 +91,13 @@ def test_a_bad_request_names_the_field(client, body, status, param):
     assert problem["message"] and problem["type"] == "invalid_request_error"
 
 
+def test_null_means_not_given(client):
+    nothing = {"model": None, "input_type": None, "encoding_format": None, "dimensions": None, "user": None}
+    answer = embed(client, **nothing)
+    assert vectors(answer).tolist() == vectors(embed(client)).tolist()
+    assert answer.json()["model"] == "routed"
+
+
 def test_what_is_not_json_is_said_to_be_so(client):
     answer = client.post("/v1/embeddings", content=b"{", headers={"content-type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_json"

@@ -1,5 +1,6 @@
 """Search, routes, the map, documents."""
 
+import json
 import threading
 from dataclasses import replace
 
@@ -54,6 +55,57 @@ def test_a_filter_that_cannot_be_understood(client, condition):
 def test_k_and_unknown_fields_are_checked(client):
     for body in ({"k": 0}, {"k": 10**6}, {"where": "1=1"}):
         assert client.post("/v1/search", json={"query": QUERY, **body}).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/route"])
+@pytest.mark.parametrize(
+    ("query", "where"),
+    [
+        ("", "'query': the query is empty."),
+        (" ", "'query': the query is empty."),
+        (["word1", "word2", ""], "'query', item 3: the query is empty."),
+        (["word1", 5], "'query', item 2: Input should be a valid string."),
+        (7, "'query': Input should be a valid string."),
+    ],
+)
+def test_a_wrong_query_is_named_with_its_place(client, path, query, where):
+    answer = client.post(path, json={"query": query})
+    assert answer.status_code == 422
+    problem = answer.json()["error"]
+    assert problem["param"] == "query" and problem["message"].startswith(where)
+
+
+def post(client, path, body):
+    """As a client that writes half of a surrogate pair as JSON can spell it."""
+    return client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/v1/search", {"query": ["word1", "a\ud800"]}, "'query', item 2: it holds half"),
+        ("/v1/route", {"query": "a\ud800"}, "'query': it holds half"),
+        ("/v1/embeddings", {"input": ["a", "\udfff"]}, "'input', item 2: it holds half"),
+        ("/v1/search", {"query": "word1", "expert": "\ud800"}, "'expert': it holds half"),
+        ("/v1/search", {"query": "word1", "filter": {"title": "\ud800"}}, "'filter': it holds half"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_with_its_place(client, path, body, where):
+    answer = post(client, path, body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(where)
+
+
+def test_an_error_may_quote_half_a_surrogate_pair(client):
+    assert post(client, "/v1/search", {"query": "word1", "\ud800": 1}).status_code == 422
+
+
+def test_documents_with_half_a_surrogate_pair_are_refused_with_their_place(admin):
+    for wrong in ({"text": "\ud800"}, {"title": "\ud800"}, {"id": "\ud800"}, {"metadata": {"year": "\ud800"}}):
+        documents = [{"id": "ok", "text": "word1"}, {"id": "bad", "text": "word1"} | wrong]
+        answer = post(admin, "/v1/documents", {"documents": documents})
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"].startswith(f"'documents', item 2, '{next(iter(wrong))}': it holds")
 
 
 def test_a_route_is_the_models_own(client, built):

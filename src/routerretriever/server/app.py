@@ -25,7 +25,7 @@ from routerretriever.server.api import search as api_search
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import Guard, client_may_read
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas import Status
+from routerretriever.server.schemas.common import Status
 from routerretriever.server.settings import Settings
 from routerretriever.version import __version__
 

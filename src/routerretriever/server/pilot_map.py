@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from routerretriever.routing.policy import RoutingPolicy
-from routerretriever.server.schemas import MapPoint
+from routerretriever.server.schemas.routes import MapPoint
 
 MAX_POINTS = 1200
 _NEIGHBOURS = 5

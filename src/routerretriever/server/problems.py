@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from routerretriever.data.text import is_text
 from routerretriever.errors import (
     ExpertError,
     FilterError,
@@ -19,8 +20,12 @@ from routerretriever.errors import (
     VectorIndexError,
 )
 from routerretriever.server.batching import Closed, Overloaded
-from routerretriever.server.schemas import ErrorAnswer
+from routerretriever.server.schemas.common import MANY, ONE
+from routerretriever.server.schemas.embeddings import TOKEN_LISTS, TOKENS
+from routerretriever.server.schemas.errors import ErrorAnswer
 
+# How pydantic names the kinds of value that a field may have: no part of what a client has written.
+_KINDS = frozenset({ONE, MANY, TOKENS, TOKEN_LISTS, "str", "int", "float", "bool"})
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -56,7 +61,9 @@ def answer(error: ApiError) -> JSONResponse:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    problem = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    # A message may quote half of a surrogate pair, which cannot be sent.
+    message = error.message.encode(errors="backslashreplace").decode()
+    problem = {"message": message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": problem}, error.status, headers)
 
 
@@ -89,14 +96,19 @@ def from_exception(error: Exception) -> ApiError:
 def _from_validation(error: RequestValidationError) -> ApiError:
     # A union lists what is wrong with each of its kinds; a wrong kind says less than a wrong value.
     first, *more = sorted(error.errors(), key=lambda found: found["type"].endswith("_type"))
-    place = [str(part) for part in first["loc"] if part not in ("body", "path", "query")]
     if first["type"] == "json_invalid":
         return ApiError(400, "The body is not valid JSON.", code="invalid_json")
-    # Choices of a union are listed apart; the outermost field is what a client has written.
-    field = place[0] if place else None
-    where = f"'{field}': " if field else "The body: "
+    _, *place = first["loc"]  # it begins with body, path or query
+    where = ", ".join(_part(part) for part in place if part not in _KINDS) or "The body"
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     also = f" (and {len(more)} more)" if more else ""
-    return ApiError(422, f"{where}{first['msg']}{also}.", param=field, code="invalid_value")
+    field = str(place[0]) if place and is_text(str(place[0])) else None
+    return ApiError(422, f"{where}: {message}{also}.", param=field, code="invalid_value")
+
+
+def _part(part: str | int) -> str:
+    """Return how a message names a field, or an item of a list."""
+    return f"item {part + 1}" if isinstance(part, int) else f"'{part}'"
 
 
 def install(app: FastAPI) -> None:

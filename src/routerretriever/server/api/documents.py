@@ -10,7 +10,7 @@ from routerretriever.data.document import Document
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import client_may_change
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas import DeleteAnswer, DeleteRequest, DocumentsAnswer, DocumentsRequest
+from routerretriever.server.schemas.documents import DeleteAnswer, DeleteRequest, DocumentsAnswer, DocumentsRequest
 
 router = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(client_may_change)])
 

@@ -15,7 +15,7 @@ from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.candidates import BASE, ROUTED
 from routerretriever.server.engine import Encoded, Engine
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelsAnswer
+from routerretriever.server.schemas.embeddings import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelsAnswer
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 

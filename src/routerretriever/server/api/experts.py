@@ -15,7 +15,8 @@ from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import client_may_change
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas import MAX_NAME, ExpertEntry, ExpertsAnswer
+from routerretriever.server.schemas.common import MAX_NAME
+from routerretriever.server.schemas.experts import ExpertEntry, ExpertsAnswer
 
 router = APIRouter(prefix="/v1", tags=["experts"])
 _MAX_CONFIG = 64 * 2**10

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from routerretriever.feedback.log import RefusedLine, parse_line
 from routerretriever.server.engine import Engine
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas import FeedbackRequest, Status
+from routerretriever.server.schemas.common import Status
+from routerretriever.server.schemas.feedback import FeedbackRequest
 
 router = APIRouter(prefix="/v1", tags=["search"])
 

@@ -11,7 +11,8 @@ from fastapi.responses import Response
 
 from routerretriever.server.engine import Engine
 from routerretriever.server.problems import responses
-from routerretriever.server.schemas import MapAnswer, RouteAnswer, RouteRequest, SearchAnswer, SearchRequest
+from routerretriever.server.schemas.routes import MapAnswer, RouteAnswer, RouteRequest
+from routerretriever.server.schemas.search import SearchAnswer, SearchRequest
 
 router = APIRouter(prefix="/v1", tags=["search"])
 

@@ -1,0 +1,72 @@
+"""Requests and answers about routes, and about the map of pilots."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from routerretriever.server.schemas.common import QueriesRequest
+
+
+class RouteRequest(QueriesRequest):
+    """One query, or several."""
+
+    pilots: int = Field(5, ge=0, le=50, description="Show this many of the nearest pilots.", examples=[5])
+
+
+class PilotEntry(BaseModel):
+    """A pilot near the query."""
+
+    collection: str = Field(examples=["nl2bash"])
+    example: str = Field(examples=["extract a tar archive"])
+    similarity: float = Field(examples=[0.82])
+    gains: dict[str, float] = Field(
+        description="Measured gains; empty for a training query.", examples=[{"nl2bash": 0.3}]
+    )
+
+
+class RouteEntry(BaseModel):
+    """Where one query goes, and why."""
+
+    query: str = Field(examples=["how do I untar a directory"])
+    expert: str = Field(examples=["nl2bash"])
+    strength: float = Field(description="Share of the expert's update that is applied.", examples=[1.0])
+    gains: dict[str, float] = Field(
+        description="Predicted gain of every candidate, in nDCG@10 over base.",
+        examples=[{"base": 0.0, "nl2bash": 0.17}],
+    )
+    familiarity: float = Field(description="0 is the average of what the pilots know.", examples=[0.4])
+    abstained: bool = Field(description="No pilot knows the query: the fallback was taken.", examples=[False])
+    reason: str = Field(examples=["nl2bash is predicted to gain +17.0 nDCG@10 points over the base"])
+    pilots: list[PilotEntry]
+    position: tuple[float, float] | None = Field(
+        description="Place on the map of `/v1/map`; null until the map was drawn.", examples=[[0.2, -0.7]]
+    )
+
+
+class RouteAnswer(BaseModel):
+    """Routes in the order of the queries."""
+
+    routes: list[RouteEntry]
+
+
+class MapPoint(BaseModel):
+    """A pilot or training query on the map."""
+
+    x: float = Field(examples=[0.2])
+    y: float = Field(examples=[-0.7])
+    example: str = Field(examples=["extract a tar archive"])
+    collection: str = Field(examples=["nl2bash"])
+    expert: str = Field(description="The candidate with the highest score at this point.", examples=["nl2bash"])
+    gain: float = Field(description="Its score; see `scores`.", examples=[0.17])
+    measured: bool = Field(description="A pilot with measured gains, or a training query.", examples=[True])
+
+
+class MapAnswer(BaseModel):
+    """Pilots and training queries in two dimensions, within -1..1."""
+
+    points: list[MapPoint]
+    scores: Literal["gain", "similarity"] = Field(
+        description="What `gain` is: nDCG@10 over base, or a similarity under the paper's rules.", examples=["gain"]
+    )

@@ -1,0 +1,75 @@
+"""Requests and answers of a search."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from routerretriever.data.text import HALF_CHARACTER, is_text
+from routerretriever.index.search import Mode
+from routerretriever.server.schemas.common import Name, QueriesRequest
+
+
+def _storable(condition: dict[str, Any]) -> dict[str, Any]:
+    if not is_text(json.dumps(condition, ensure_ascii=False)):
+        raise ValueError(HALF_CHARACTER)
+    return condition
+
+
+class SearchRequest(QueriesRequest):
+    """One query, or several."""
+
+    k: int = Field(10, ge=1, le=1000, description="At most this many results for each query.", examples=[10])
+    expert: Name | None = Field(
+        None,
+        description="Use this candidate instead of routing: `base`, `merged` or an expert; null routes.",
+        examples=["nl2bash"],
+    )
+    filter: Annotated[dict[str, Any], AfterValidator(_storable)] | None = Field(
+        None,
+        description="Conditions on `id`, `collection`, `title`, `text` and metadata: `{field: value}`, "
+        "`{field: {op: value}}` with eq, ne, lt, lte, gt, gte, in, and `and`, `or`, `not` of such.",
+        examples=[{"collection": "nl2bash"}],
+    )
+    exact: bool = Field(False, description="Scan all vectors even if there is an approximate index.", examples=[False])
+    mode: Mode = Field(
+        "vector",
+        description="`vector` ranks by similarity, `text` by the words of title and text (BM25, no model), "
+        "`hybrid` by both. The last two need a text index.",
+        examples=["hybrid"],
+    )
+
+
+class HitEntry(BaseModel):
+    """A document that was found."""
+
+    id: str = Field(examples=["d17"])
+    score: float = Field(
+        description="Similarity of query and document; BM25 in mode `text`, both fused in mode `hybrid`.",
+        examples=[0.71],
+    )
+    title: str = Field(examples=["tar"])
+    text: str = Field(examples=["tar -xf archive.tar -C directory"])
+    collection: str = Field(examples=["nl2bash"])
+    metadata: dict[str, Any] = Field(examples=[{"year": 2024}])
+
+
+class SearchResult(BaseModel):
+    """What one query found."""
+
+    query: str = Field(examples=["how do I untar a directory"])
+    expert: str | None = Field(description="What encoded the query; null in mode `text`.", examples=["nl2bash"])
+    hits: list[HitEntry]
+
+
+class SearchAnswer(BaseModel):
+    """Results in the order of the queries."""
+
+    fingerprint: str = Field(
+        description="Identifies base and document prompt, whatever the experts; feedback that names "
+        "another is refused.",
+        examples=["78e5d4f96b08ee573cbdd67dc89276cf"],
+    )
+    results: list[SearchResult]
