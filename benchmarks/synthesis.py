@@ -66,7 +66,7 @@ def measured(data: Path, name: str, way: str, queries: int, config: TrainingConf
         "held_out": trained.info.held_out,
         "held_out_gain": trained.info.gain,
         "steps": trained.steps,
-        "strength": trained.strength,
+        "strength": trained.adapter_weight,
         "seconds": trained.seconds,
         "test_queries": tested["queries"],
         "base": base,

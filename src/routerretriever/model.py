@@ -22,7 +22,7 @@ from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError
 from routerretriever.evaluation.gains import build_library
 from routerretriever.expert_state import ExpertState
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.exact_search import SIMILARITIES, Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import load_adapter, read_adapter_config
@@ -79,22 +79,36 @@ class RouterRetriever(SentenceTransformer):
             device: torch device; default the best one present.
 
         Raises:
-            ModelError: the base cannot be loaded or is not a supported encoder.
+            ModelError: the base cannot be loaded, is not a supported encoder, or has another
+                similarity.
         """
         plain = load_base(base, device)
+        chosen = similarity or str(plain.similarity_fn_name)
+        if chosen not in SIMILARITIES:
+            raise ModelError(
+                f"The similarity '{chosen}' of '{base}' is not supported. If the base ranks as well by another one, "
+                "pass similarity='cosine' or similarity='dot'; else choose another base."
+            )
         encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
         encoder.base = replace_fields(base_info(base), licence=stated_licence(base))
         return cls(
             modules=[encoder],
             device=device,
             prompts={name: prompt for name, prompt in plain.prompts.items() if prompt},
-            similarity_fn_name=similarity or plain.similarity_fn_name,  # type: ignore[arg-type]
+            similarity_fn_name=chosen,  # type: ignore[arg-type]
         )
 
     @classmethod
     def create_like_paper(cls, base: str = "facebook/contriever", *, device: str | None = None) -> Self:
         """The setting of arXiv 2409.02685: experts in all layers, router at the last, two passes, dot product."""
         return cls.create(base, branch_layer=0, route_layer=-1, similarity="dot", device=device)
+
+    @property
+    def is_like_paper(self) -> bool:
+        """Whether the model has the setting of :meth:`create_like_paper`."""
+        encoder = self.encoder
+        own = (encoder.branch_layer, encoder.route_layer, self.similarity_fn_name)
+        return own == (0, encoder.num_layers, "dot")
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | None = None, **kwargs: Any) -> Self:

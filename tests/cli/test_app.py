@@ -183,6 +183,7 @@ def test_the_verbs_of_an_index_are_shown():
         (["doctor", "{tmp}/m"], "not a RouterRetriever model"),
         (["train", "{model}", "{x}", "--name", "x"], "already has an expert 'x'"),
         (["train", "{model}", "{x}", "--name", "z", "--base", "other/base"], "has the base"),
+        (["train", "{model}", "{x}", "--name", "z", "--preset", "paper"], "Give --preset paper a new folder"),
         (["library", "{model}", "{x}", "--router", "best"], "no router 'best'"),
     ],
 )

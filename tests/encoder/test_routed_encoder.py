@@ -277,3 +277,13 @@ def test_options_of_sentence_transformers_still_hold(base_path):
     assert (model.encode_query(TEXTS[0]) == model.encode_query(TEXTS[:1])[0]).all()
     with pytest.raises(ValueError, match="batch_size"):
         model.encode_query(TEXTS[:1], batch_size=0)
+
+
+@pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
+def test_a_base_that_ranks_by_a_distance_is_refused(checkpoint, tmp_path, similarity):
+    SentenceTransformer(str(checkpoint), similarity_fn_name=similarity, device="cpu").save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match=f"similarity '{similarity}' of .* is not supported.*similarity='cosine'"):
+        RouterRetriever.create(str(tmp_path), device="cpu")
+    with pytest.raises(ModelError, match=f"similarity '{similarity}'"):
+        RouterRetriever.create(str(checkpoint), similarity=similarity, device="cpu")
+    assert RouterRetriever.create(str(tmp_path), similarity="cosine", device="cpu").similarity_fn_name == "cosine"

@@ -11,11 +11,12 @@ import torch
 from tiny import write_beir
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.experts.checkpoint import Checkpoint
+from routerretriever.experts.negatives import Negatives, ranking_loss
 from routerretriever.experts.training_config import PRESETS
-from routerretriever.experts.training_data import ranking_loss
 
 
 @pytest.fixture
@@ -44,26 +45,26 @@ def test_expert_learns_and_reports_what_it_gained(model, make_collection):
 def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection):
     collection = Collection.load(make_collection("aliases"))
     full = train_expert(model, collection, name="full", config=QUICK)
-    report = train_expert(model, collection, name="small", config=replace(QUICK, strengths=(1.0, 0.01, 0.9)))
-    assert report.strength in (0.9, 1.0)  # a hundredth changes no ranking
+    report = train_expert(model, collection, name="small", config=replace(QUICK, adapter_weights=(1.0, 0.01, 0.9)))
+    assert report.adapter_weight in (0.9, 1.0)  # a hundredth changes no ranking
     assert report.info.gain >= 0.98 * full.info.gain
     assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, "small"), abs=1e-6)
-    again = train_expert(model, collection, name="tiny", config=replace(QUICK, strengths=(0.9,)), force=True)
+    again = train_expert(model, collection, name="tiny", config=replace(QUICK, adapter_weights=(0.9,)), force=True)
     ratio = model.state.experts["tiny"].scaling / model.state.experts["full"].scaling
-    assert ratio == pytest.approx(again.strength)
+    assert ratio == pytest.approx(again.adapter_weight)
 
 
 def test_experts_of_crops_alone_stay_nearer_to_the_base(model, make_collection):
     collection = Collection.load(make_collection("aliases"))
     queries = collection.split("train").queries
-    config = replace(QUICK, strengths=(0.9, 1.0))
-    for way, strengths in (("crops", {0.5}), ("titles", {0.9, 1.0})):
+    config = replace(QUICK, adapter_weights=(0.9, 1.0))
+    for way, weights in (("crops", {0.5}), ("titles", {0.9, 1.0})):
         marked = replace(collection, generated=dict.fromkeys(queries, way))
         report = train_expert(model, marked, name=way, config=config)
-        assert report.strength in strengths
+        assert report.adapter_weight in weights
         assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, way), abs=1e-6)
     part = replace(collection, generated={next(iter(queries)): "crops"})
-    assert train_expert(model, part, name="part", config=config).strength in (0.9, 1.0)
+    assert train_expert(model, part, name="part", config=config).adapter_weight in (0.9, 1.0)
 
 
 def test_a_generalist_learns_from_several_collections(model, make_collection):
@@ -139,7 +140,7 @@ def test_half_precision_learns_nearly_the_same(model, make_collection):
     for whole, half in zip(*gradients, strict=True):
         assert (whole - half).norm() <= 0.05 * whole.norm()
     for precision, expected in (("fp32", False), ("bf16", True)):
-        assert replace(QUICK, precision=precision).uses_half(torch.device("cpu")) is expected
+        assert replace(QUICK, precision=precision).computes_in_bf16(torch.device("cpu")) is expected
     report = train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, precision="bf16"))
     assert report.info.gain > 0.05
 
@@ -197,15 +198,15 @@ def test_killed_training_resumes_to_the_same_expert(checkpoint, make_collection,
         """
         import sys, time
         from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
-        from routerretriever.experts import training_config as training
-        save = training._Training._save_checkpoint
-        def slow(self):
-            save(self)
+        from routerretriever.experts.checkpoint import Checkpoint
+        save = Checkpoint.save
+        def slow(self, state):
+            save(self, state)
             print("saved", flush=True)
             time.sleep(0.05)
-        training._Training._save_checkpoint = slow
+        Checkpoint.save = slow
         model = RouterRetriever.create(sys.argv[1], device="cpu")
-        config = TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100, strengths=())
+        config = TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-2, temperature=0.1, rank=4, patience=100, adapter_weights=())
         report = train_expert(model, Collection.load(sys.argv[2]), config=config)
         print("resumed", report.resumed, flush=True)
         model.save_pretrained(sys.argv[3])
@@ -229,15 +230,115 @@ def test_killed_training_resumes_to_the_same_expert(checkpoint, make_collection,
 
 
 def test_damaged_checkpoint_only_costs_its_work(model, make_collection, monkeypatch):
-    from routerretriever.experts import training_config as training
-
     collection = Collection.load(make_collection("aliases"))
-    monkeypatch.setattr(training._Training, "forget", lambda self: None)
+    monkeypatch.setattr(Checkpoint, "delete", lambda self: None)
     first = train_expert(model, collection, config=QUICK)
     checkpoint = next((model_cache() / "training").glob("*.pt"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     model.remove_expert("aliases")
-    monkeypatch.setattr(training._Training, "forget", lambda self: self.checkpoint.unlink())
+    monkeypatch.setattr(Checkpoint, "delete", lambda self: self.path.unlink())
     second = train_expert(model, collection, config=QUICK)
     assert not second.resumed
     np.testing.assert_array_equal(first.history, second.history)
+
+
+def interrupted(model, collection, monkeypatch, **options):
+    """Train for one epoch, and leave the checkpoint behind."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "delete", lambda self: None)
+        train_expert(model, collection, config=replace(QUICK, epochs=1), force=True, **options)
+
+
+def changed_judgement(collection):
+    train = collection.splits["train"]
+    query_id = next(iter(train.queries))
+    (document_id, *_) = train.qrels[query_id]
+    other = next(name for name in collection.document_ids if name != document_id)
+    qrels = {**train.qrels, query_id: {other: 1}}
+    return replace(collection, splits={**collection.splits, "train": replace(train, qrels=qrels)})
+
+
+def changed_document(collection):
+    first, *rest = collection.documents
+    return replace(collection, documents=(replace(first, text=f"{first.text} word7"), *rest))
+
+
+def changed_held_out(collection):
+    dev = collection.splits["dev"]
+    query_id = next(iter(dev.queries))
+    queries = {**dev.queries, query_id: "word1 word2 word3"}
+    return replace(collection, splits={**collection.splits, "dev": replace(dev, queries=queries)})
+
+
+@pytest.mark.parametrize("change", [changed_judgement, changed_document, changed_held_out])
+def test_an_interrupted_training_is_not_continued_with_other_data(model, make_collection, monkeypatch, change):
+    collection = Collection.load(make_collection("aliases"))
+    interrupted(model, collection, monkeypatch)
+    model.remove_expert("aliases")
+    config = replace(QUICK, epochs=1)
+    assert not train_expert(model, change(collection), config=config, force=True).resumed
+    model.remove_expert("aliases")
+    assert train_expert(model, collection, config=config, force=True).resumed
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"precision": "fp16"}, "precision='fp16'.*'auto', 'bf16' or 'fp32'"),
+        ({"rank": "eight"}, "rank='eight'"),
+        ({"rank": 0}, "rank=0"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"strengths": (1.0,)}, "strengths"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(options, named):
+    with pytest.raises(ExpertError, match=named):
+        TrainingConfig(**options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_stored_in_half_precision_is_trained_with_whole_factors(checkpoint, make_collection, tmp_path, dtype):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(checkpoint), device="cpu").to(dtype).save_pretrained(str(tmp_path / "half"))
+    half = RouterRetriever.create(str(tmp_path / "half"), device="cpu")
+    assert next(half.encoder.parameters()).dtype == dtype
+    report = train_expert(half, Collection.load(make_collection("aliases")), config=QUICK)
+    assert report.info.gain > 0.05
+
+
+def test_a_query_without_relevant_document_is_named(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    train = collection.splits["train"]
+    query_id, *_ = train.queries
+    broken = replace(train, qrels={**train.qrels, query_id: {}})
+    with pytest.raises(CollectionError, match=f"query '{query_id}' of 'aliases' has no relevant document"):
+        train_expert(model, replace(collection, splits={**collection.splits, "train": broken}), config=QUICK)
+
+
+def test_a_dev_split_of_train_queries_is_named(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    train = collection.splits["train"]
+    copies = replace(collection, splits={**collection.splits, "dev": replace(train, name="dev")})
+    with pytest.raises(CollectionError, match="dev queries of 'aliases' are train queries"):
+        train_expert(model, copies, config=QUICK)
+    train_expert(model, collection, config=replace(QUICK, epochs=1), force=True)
+    with pytest.raises(CollectionError, match="dev queries of 'aliases' are train queries"):
+        model.build_library([copies])
+
+
+def test_the_document_that_is_the_query_is_no_negative(model, make_collection):
+    collection = Collection.load(make_collection("aliases"))
+    train = collection.splits["train"]
+    query_id, *_ = train.queries
+    relevant = set(train.qrels[query_id])
+    place = next(at for at, name in enumerate(collection.document_ids) if name not in relevant)
+    documents = list(collection.documents)
+    documents[place] = replace(documents[place], id=query_id)
+    for ignoring in (True, False):
+        own = replace(collection, documents=tuple(documents), ignore_identical_ids=ignoring)
+        ranked = Negatives(model, own, train, model.embed_collection(own), QUICK).candidates([0, 1])
+        assert (ranked.ignored is not None and bool(ranked.ignored[0, place])) is ignoring
+    scores = torch.tensor([[2.0, 9.0, 1.0]])
+    positive, ignored = torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]])
+    assert ranking_loss(scores, positive, ignored) == ranking_loss(scores[:, [0, 2]], positive[:, [0, 2]])

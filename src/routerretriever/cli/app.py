@@ -147,6 +147,12 @@ def _open_or_create(path: Path, base: str | None, preset: str, device: str | Non
                 f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
                 "Leave out --base, or choose a new folder."
             )
+        if preset == "paper" and not router.is_like_paper:
+            raise ExpertError(
+                f"{path} exists and has other layers, another router input or another similarity than "
+                "--preset paper asks for; those cannot be changed. Give --preset paper a new folder, or "
+                "leave it out."
+            )
         return router
     base = base or "all-MiniLM-L6-v2"
     if preset != "paper":

@@ -140,11 +140,22 @@ class Collection:
 
         The held-out queries are the dev split, or a fixed share of train that is chosen by
         a hash of the text. No text is in both, however it is written.
+
+        Raises:
+            CollectionError: there is no train split, or all dev queries are train queries.
         """
         train = self.split("train")
         if "dev" not in self.splits:
             return part_held_out(train)
-        return train, self.splits["dev"].without_copies_of(train).sample(HELD_OUT_LIMIT)
+        dev = self.splits["dev"]
+        held_out = dev.without_copies_of(train)
+        if not held_out:
+            raise CollectionError(
+                f"All {len(dev)} dev queries of '{self.name}' are train queries, too, so none is "
+                "left to measure on. Give other dev queries, or none: then a part of train is held "
+                "out."
+            )
+        return train, held_out.sample(HELD_OUT_LIMIT)
 
     @property
     def contents(self) -> list[str]:

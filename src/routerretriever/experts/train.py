@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from routerretriever.data.collection import Collection
 from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
-from routerretriever.experts.trainer import Trainer, TrainingReport
+from routerretriever.experts.trainer import Trainer
 from routerretriever.experts.training_config import TrainingConfig
-from routerretriever.experts.training_data import Part
+from routerretriever.experts.training_data import TrainingData
+from routerretriever.experts.training_report import TrainingReport
 from routerretriever.lora.expert_info import check_expert_name
+from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
-
-if TYPE_CHECKING:
-    from routerretriever.model import RouterRetriever
 
 
 def train_expert(
@@ -64,22 +62,24 @@ def train_expert(
     documents = [model.embed_collection(source, progress=progress) for source in collections]
     started = time.perf_counter()
     budget = HIDDEN_BUDGET // len(collections)
-    parts = [
-        Part.prepare(model, source, vectors, config, budget)
+    data = [
+        TrainingData.prepare(model, source, vectors, config, budget)
         for source, vectors in zip(collections, documents, strict=True)
     ]
-    run = Trainer(model, parts, config, name)
-    report, adapter = run.run(progress, started)
-    if adapter is None or report.info.gain <= 0:
-        message = (
-            f"The expert '{name}' did not beat the base on {report.info.held_out} held-out queries of "
-            f"'{report.info.collection}' (nDCG@10 {report.info.expert_ndcg:.4f} against "
-            f"{report.info.base_ndcg:.4f}), so it was not added. Give it more or cleaner queries, or pass "
-            "force=True (--force) to keep it."
-        )
-        if not force:
-            run.forget()
-            raise NoGainError(message)
-    model.add_expert(name, adapter or run.adapter.detached(), report.info, replace=force)
-    run.forget()
+    trainer = Trainer(model, data, config, name)
+    report, adapter = trainer.run(progress, started)
+    if report.info.gain <= 0 and not force:
+        trainer.checkpoint.delete()
+        raise NoGainError(_no_gain(report))
+    model.add_expert(name, adapter, report.info, replace=force)
+    trainer.checkpoint.delete()
     return report
+
+
+def _no_gain(report: TrainingReport) -> str:
+    info = report.info
+    return (
+        f"The expert '{report.expert}' did not beat the base on {info.held_out} held-out queries of "
+        f"'{info.collection}' (nDCG@10 {info.expert_ndcg:.4f} against {info.base_ndcg:.4f}), so it was not "
+        "added. Give it more or cleaner queries, or pass force=True (--force) to keep it."
+    )

@@ -2,83 +2,117 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
+from routerretriever.errors import ExpertError
 from routerretriever.kernels.quantization import has_bfloat16
 
-if TYPE_CHECKING:
-    pass
+Count = Annotated[int, Field(ge=1)]
+AtLeastZero = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+AdapterWeight = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-KEPT_GAIN = 0.98
-"""Share of the held-out gain that shrinking an expert must keep."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TrainingConfig:
     """How an expert is trained.
 
     Attributes:
         rank, alpha, dropout: LoRA's r, α and dropout.
         targets: last parts of the names of the layers to adapt; ``None`` is every linear layer.
-        learning_rate, weight_decay: of AdamW; linear warm-up over ``warmup`` of all steps, then linear decay.
-        batch_size: queries a step.
-        epochs: at most; early stopping may end sooner.
+        learning_rate, weight_decay: of AdamW.
+        warmup: part of all steps over which the learning rate rises linearly, before it falls
+            linearly.
+        batch_size: queries in a step.
+        epochs: most passes over the queries; early stopping may end sooner.
         temperature: similarities are divided by it before the softmax.
         in_batch: softmax over the batch's own positives only (the paper's setting).
-        corpus_limit: the softmax runs over the whole corpus up to this many documents; beyond it over
-            the batch's positives, ``hard_negatives`` mined for each query with the base, and a
-            random sample of ``sampled_negatives``.
-        evaluations: held-out evaluations an epoch.
+        corpus_limit: the softmax runs over the whole corpus up to this many documents; beyond it
+            over the batch's positives, ``hard_negatives`` mined for each query with the base, and
+            a random sample of ``sampled_negatives``.
+        hard_negatives, sampled_negatives: documents, see ``corpus_limit``.
+        evaluations: held-out evaluations in an epoch.
         patience: evaluations without improvement before training stops.
-        strengths: after training the update is scaled by the smallest of these that keeps ``KEPT_GAIN`` of
-            the held-out gain: a smaller step away from the base costs next to nothing where the
-            expert belongs and halves the harm elsewhere (as in WiSE-FT, arXiv 2109.01903).
-        crops_strength: the most that is kept where all queries are crops of passages. Held-out queries are crops there,
-            too, and do not show where the expert leaves true ones behind: with more, it fell below the base on two of
-            four collections' true held-out queries. Titles, and a mixture, need no such limit.
-        precision: ``bf16`` multiplies by the frozen weights in bfloat16 while learning, ``fp32`` does not,
-            ``auto`` does where the processor has instructions for it. Evaluations are always fp32.
+        adapter_weights: after training the LoRA delta is scaled by the smallest of these that
+            keeps ``KEPT_GAIN`` of the held-out gain. A smaller step away from the base costs next
+            to nothing where the expert belongs and halves the harm elsewhere (as in WiSE-FT,
+            arXiv 2109.01903).
+        crops_adapter_weight: the largest weight where all queries are crops of passages. Held-out
+            queries are crops there, too, and do not show where the expert falls behind on true
+            ones: with more, it fell below the base on two of four collections' true held-out
+            queries. Titles, and a mixture, need no such limit.
+        precision: ``bf16`` multiplies by the frozen weights in bfloat16 while learning, ``fp32``
+            keeps the base's precision, ``auto`` is ``bf16`` if the processor has instructions for
+            it. Evaluations always keep the base's precision.
         max_queries: train on at most this many queries of a collection, chosen by ``seed``.
         seed: of everything random.
+
+    Raises:
+        ExpertError: a field is unknown, or its value is not possible.
     """
 
-    rank: int = 8
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: Count = 8
+    alpha: AboveZero = 32.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     targets: tuple[str, ...] | None = None
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    batch_size: int = 32
-    epochs: int = 8
-    temperature: float = 0.03
+    learning_rate: AtLeastZero = 1e-3
+    weight_decay: AtLeastZero = 0.0
+    warmup: Fraction = 0.1
+    batch_size: Count = 32
+    epochs: Count = 8
+    temperature: AboveZero = 0.03
     in_batch: bool = False
-    corpus_limit: int = 200_000
-    hard_negatives: int = 32
-    sampled_negatives: int = 8192
-    evaluations: int = 2
-    patience: int = 6
-    strengths: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0)
-    crops_strength: float = 0.5
-    precision: str = "auto"
-    max_queries: int | None = None
+    corpus_limit: Annotated[int, Field(ge=0)] = 200_000
+    hard_negatives: Annotated[int, Field(ge=0)] = 32
+    sampled_negatives: Annotated[int, Field(ge=0)] = 8192
+    evaluations: Count = 2
+    patience: Count = 6
+    adapter_weights: tuple[AdapterWeight, ...] = (0.5, 0.625, 0.75, 0.875, 1.0)
+    crops_adapter_weight: AdapterWeight = 0.5
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    max_queries: Annotated[int, Field(ge=2)] | None = None
     seed: int = 0
 
-    def uses_half(self, device: torch.device) -> bool:
-        """Whether products with the frozen weights are computed in bfloat16 on this device."""
-        if self.precision != "auto":
-            return self.precision == "bf16"
-        return has_bfloat16(device)
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named_errors(cls, values: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return check(values)
+        except ValidationError as error:
+            raise ExpertError(_explained(error)) from error
+
+    def computes_in_bf16(self, device: torch.device) -> bool:
+        """Return whether products with the frozen weights are computed in bfloat16 on a device."""
+        if self.precision == "auto":
+            return has_bfloat16(device)
+        return self.precision == "bf16"
+
+
+def _explained(error: ValidationError) -> str:
+    wrong = []
+    for found in error.errors():
+        name = ".".join(map(str, found["loc"]))
+        wrong.append(f"{name}={found['input']!r}: {found['msg'].lower()}")
+    return f"The training configuration is not possible: {'; '.join(wrong)}. Change it, or leave it out."
+
+
+class Preset(StrEnum):
+    """Settings with a name."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
 
 
 PRESETS = {
-    "default": TrainingConfig(),
+    Preset.DEFAULT: TrainingConfig(),
     # arXiv 2409.02685, section 4; temperature and dropout from the official code.
-    "paper": TrainingConfig(
+    Preset.PAPER: TrainingConfig(
         dropout=0.1,
         temperature=0.05,
         targets=("query", "value", "q", "v", "q_proj", "v_proj", "Wqkv"),
@@ -88,8 +122,8 @@ PRESETS = {
         in_batch=True,
         evaluations=1,
         patience=5,
-        strengths=(1.0,),
-        crops_strength=1.0,
+        adapter_weights=(1.0,),
+        crops_adapter_weight=1.0,
         seed=10,
     ),
 }

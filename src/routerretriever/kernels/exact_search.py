@@ -13,6 +13,9 @@ from torch.nn import functional as F
 Vectors = NDArray[np.float32]
 """A float32 matrix of shape (n, d)."""
 
+SIMILARITIES = ("cosine", "dot")
+"""How a query may be compared with a document."""
+
 _BLOCK = 256  # queries scored at once; bounds the memory of the score matrix
 
 

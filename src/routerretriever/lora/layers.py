@@ -108,8 +108,10 @@ class TrainingPlan:
         if layer.name not in self.adapter.factors:
             return base
         a, b = self.adapter.factors[layer.name]
+        # The factors are trained in fp32, also for a base that is stored in less.
+        x = x.to(a.dtype)
         x = F.dropout(x, self.dropout) if self.dropout else x
-        return base + F.linear(F.linear(x, a), b * self.adapter.scaling)
+        return base + F.linear(F.linear(x, a), b * self.adapter.scaling).to(base.dtype)
 
 
 @dataclass(frozen=True, slots=True)
