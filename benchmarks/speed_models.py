@@ -70,7 +70,14 @@ def library_for(embeddings: Vectors, experts: Sequence[str]) -> PilotLibrary:
     gains[np.arange(count), owner] = 0.3
     ones = np.ones(count, np.int64)
     sources = tuple(f"c{number}" for number in owner)
-    library = PilotLibrary(tuple(experts), centroids, gains, ones, sources, ("",) * count)
+    library = PilotLibrary(
+        experts=tuple(experts),
+        centroids=centroids,
+        gains=gains,
+        counts=ones,
+        sources=sources,
+        examples=("",) * count,
+    )
     space = PilotSpace.fit(centroids, sources, np.arange(count) < 1)
     return replace(library, space=space)
 

@@ -19,7 +19,8 @@ from routerretriever.lora.arithmetic import cosines
 from routerretriever.lora.expert_info import check_expert_name
 from routerretriever.lora.peft_files import load_adapter
 from routerretriever.routing.form_pilots import stale_experts
-from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS, PilotLibrary
+from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
+from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.storage.history import CARD, Entry, History, state_files
 from routerretriever.storage.hub_download import read_folder
@@ -198,7 +199,7 @@ class _Examination:
                 yield Finding(WARNING, "library", "library", message, f"Build it: {self.measure()}")
             return
         try:
-            library, _ = PilotLibrary.load(self.root)
+            library, _ = load_pilots(self.root)
             policy = read_policy(self.root, self.info["policy"], encoder.fingerprint, tuple(self.info["experts"]))
         except (RouterRetrieverError, KeyError, TypeError) as error:
             number = self.whole(lambda entry: PILOT_INFO in entry.files)

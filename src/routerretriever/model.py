@@ -28,7 +28,7 @@ from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import load_adapter, read_adapter_config
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
-from routerretriever.routing.explain import Route
+from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import ROUTERS, make_router
@@ -374,7 +374,7 @@ class RouterRetriever(SentenceTransformer):
         if not texts:
             return []
         vectors = self.encode_query(texts, route_only=True, convert_to_tensor=True)
-        return policy.explain(texts, vectors, n_pilots)
+        return explain_routes(policy, texts, vectors, n_pilots)
 
     def encode_query(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Sentence Transformers' ``encode_query``: every query by the expert it needs, or by ``expert=…``.

@@ -58,7 +58,7 @@ def strangers(model, index, expert="gamma", n=60):
 def far_from_everything(model):
     """The tiny model's router is made to know nobody, so that all traffic is far."""
     library = model.library
-    model.set_library(replace(library, space=replace(library.space, unsure=5.0, sure=5.0)))
+    model.set_library(replace(library, space=replace(library.space, reject_threshold=5.0, trust_threshold=5.0)))
     return model
 
 
@@ -187,7 +187,7 @@ def test_a_log_turns_routes_and_is_taken_back_to_the_last_bit(model, index, log,
     assert report.groups[0].believed["gamma"] > 0
     assert report.pilots == len(queries)
     space = model.library.space
-    model.set_library(replace(model.library, space=replace(space, unsure=-5.0, sure=-5.0)))
+    model.set_library(replace(model.library, space=replace(space, reject_threshold=-5.0, trust_threshold=-5.0)))
     assert {route.expert for route in model.route(queries)} == {"gamma"}
     model.set_library(replace(model.library, space=space))
     model.save_experts(tmp_path / "model")
@@ -272,7 +272,7 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
     undo_feedback(model)
     assert sorted(model.library.examples) == sorted(plain.examples)
     np.testing.assert_array_equal(with_it.space.mean, model.library.fitted().space.mean)  # clicks do not bend the space
-    assert with_it.space.unsure == model.library.fitted().space.unsure
+    assert with_it.space.reject_threshold == model.library.fitted().space.reject_threshold
     apply_feedback(model, log, index, replace(CLICKED, weight=1.0))
     model.remove_expert("alpha")
     assert model.library.gains.shape == (len(model.library), 2)
@@ -342,7 +342,7 @@ def test_what_cannot_be_learnt_from_is_refused(model, index, tmp_path, checkpoin
 def test_an_older_version_refuses_a_library_with_feedback(model, index, log, tmp_path, monkeypatch):
     apply_feedback(far_from_everything(model), log, index)
     model.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("routerretriever.routing.pilot_library.LIBRARY_FORMAT", 1)
+    monkeypatch.setattr("routerretriever.routing.pilot_files.LIBRARY_FORMAT", 1)
     with pytest.raises((LibraryError, FormatError), match="Upgrade routerretriever"):
         RouterRetriever.from_pretrained(tmp_path / "model", device="cpu")
 

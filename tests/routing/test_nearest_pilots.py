@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from routerretriever.kernels.quantization import int8_product
 from routerretriever.routing import nearest_pilots as similarity
-from routerretriever.routing.nearest_pilots import Points, Similarities
+from routerretriever.routing.nearest_pilots import PilotVectors, Similarities
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def vectors():
 def test_ranked_roughly_and_compared_exactly_the_nearest_are_the_same(vectors, monkeypatch, k, half):
     queries, points = vectors
     monkeypatch.setattr(similarity, "_ranking", lambda points: None)
-    plain = Similarities(queries, Points(points)).nearest(k)
+    plain = Similarities(queries, PilotVectors(points)).nearest(k)
     monkeypatch.undo()
     monkeypatch.setattr(similarity, "has_bfloat16", lambda device: half)
-    ranking = Points(points)
+    ranking = PilotVectors(points)
     if ranking.ranking is None and not half:
         pytest.skip("this torch has no product of 8-bit integers")
     fast = Similarities(queries, ranking).nearest(k)
@@ -51,7 +51,7 @@ def test_without_a_rough_product_all_is_exact(vectors, monkeypatch):
     queries, points = vectors
     monkeypatch.setattr(similarity, "has_bfloat16", lambda device: False)
     monkeypatch.delattr(torch, "quantize_per_channel")
-    exact = Points(points)
+    exact = PilotVectors(points)
     assert exact.ranking is None
     found = Similarities(queries, exact).nearest(5)
     assert torch.equal(found.values, (queries @ points.T).topk(5, dim=1).values)
@@ -59,7 +59,7 @@ def test_without_a_rough_product_all_is_exact(vectors, monkeypatch):
 
 def test_points_can_be_copied_and_sent_elsewhere(vectors):
     queries, points = vectors
-    before = Points(points)
+    before = PilotVectors(points)
     for after in (copy.deepcopy(before), pickle.loads(pickle.dumps(before))):
         a, b = (Similarities(queries, each).nearest(9).indices for each in (before, after))
         assert torch.equal(a, b)
@@ -67,7 +67,7 @@ def test_points_can_be_copied_and_sent_elsewhere(vectors):
 
 def test_few_points_are_compared_exactly(vectors):
     queries, points = vectors
-    few = Points(points[: similarity.MIN_RANKED - 1])
+    few = PilotVectors(points[: similarity.MIN_RANKED - 1])
     assert few.ranking is None
     everyone = Similarities(queries, few).nearest(10_000)
     assert everyone.indices.shape == (100, similarity.MIN_RANKED - 1)
@@ -76,5 +76,5 @@ def test_few_points_are_compared_exactly(vectors):
 
 def test_the_nearest_are_found_once(vectors):
     queries, points = vectors
-    similarities = Similarities(queries, Points(points))
+    similarities = Similarities(queries, PilotVectors(points))
     assert similarities.nearest(7) is similarities.nearest(7)

@@ -6,6 +6,7 @@ import torch
 
 from routerretriever.errors import LibraryError
 from routerretriever.routing.abstention import PilotSpace
+from routerretriever.routing.explain import explain_routes
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import make_router
@@ -16,18 +17,18 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def library(centroids, gains, counts=None, sources=None, experts=("a", "b"), limits=(-9.0, -9.0)):
-    """A library measured between the raw embeddings, where familiarity is the mean similarity."""
+def library(centroids, gains, counts=None, sources=None, experts=("a", "b"), thresholds=(-9.0, -9.0)):
+    """A library measured between the raw embeddings, where the in-domain score is the mean similarity."""
     n = len(centroids)
     plain = PilotSpace.plain(n, len(centroids[0]))
     return PilotLibrary(
-        experts,
-        unit(centroids),
-        np.asarray(gains, np.float32),
-        np.asarray(counts if counts is not None else [1] * n, np.int64),
-        tuple(sources or ["c"] * n),
-        tuple(f"example {k}" for k in range(n)),
-        replace(plain, unsure=limits[0], sure=limits[1]),
+        experts=experts,
+        centroids=unit(centroids),
+        gains=np.asarray(gains, np.float32),
+        counts=np.asarray(counts if counts is not None else [1] * n, np.int64),
+        sources=tuple(sources or ["c"] * n),
+        examples=tuple(f"example {k}" for k in range(n)),
+        space=replace(plain, reject_threshold=thresholds[0], trust_threshold=thresholds[1]),
     )
 
 
@@ -73,10 +74,10 @@ def test_paper_rule_is_the_mean_similarity_of_an_experts_pilots():
     assert mean[2] == pytest.approx((similarity[0] + similarity[1]) / 2)
     assert mean[3] == pytest.approx(similarity[2])
     assert mean[:2].tolist() == [-np.inf, -np.inf]
-    assert RoutingPolicy(make_router("pilot-mean", lib)).explain(["q"], QUERY)[0].expert == "b"
+    assert explain_routes(RoutingPolicy(make_router("pilot-mean", lib)), ["q"], QUERY)[0].expert == "b"
     largest = make_router("pilot-max", lib).scores(QUERY)[0]
     assert largest[2] == pytest.approx(similarity[0])
-    assert RoutingPolicy(make_router("pilot-max", lib)).explain(["q"], QUERY)[0].expert == "a"
+    assert explain_routes(RoutingPolicy(make_router("pilot-max", lib)), ["q"], QUERY)[0].expert == "a"
 
 
 def test_an_expert_without_pilots_is_never_chosen_by_the_papers_rules():
@@ -87,32 +88,32 @@ def test_an_expert_without_pilots_is_never_chosen_by_the_papers_rules():
 
 def test_base_unless_a_gain_above_the_margin_is_predicted():
     lib = library([[1, 0]], [[0.03, -0.5]])
-    route = RoutingPolicy(make_router("gain", lib)).explain(["q"], QUERY)[0]
+    route = explain_routes(RoutingPolicy(make_router("gain", lib)), ["q"], QUERY)[0]
     assert (route.expert, route.gains["a"]) == ("a", 0.03)
-    assert RoutingPolicy(make_router("gain", lib), margin=0.05).explain(["q"], QUERY)[0].expert == "base"
+    assert explain_routes(RoutingPolicy(make_router("gain", lib), margin=0.05), ["q"], QUERY)[0].expert == "base"
     worse = library([[1, 0]], [[-0.03, -0.5]])
-    assert RoutingPolicy(make_router("gain", worse)).explain(["q"], QUERY)[0].expert == "base"
+    assert explain_routes(RoutingPolicy(make_router("gain", worse)), ["q"], QUERY)[0].expert == "base"
 
 
 @pytest.mark.parametrize(("experts", "fallback"), [(("a", "b"), "base"), (("a", "b", "c"), "merged")])
-def test_the_less_the_pilots_know_a_query_the_less_an_expert_does(experts, fallback):
-    lib = library([[1, 0]], [[0.5, 0.2, 0.1][: len(experts)]], experts=experts, limits=(0.3, 0.9))
-    policy = RoutingPolicy(make_router("gain", lib), caution=0.5, fallback_share=0.25)
+def test_the_lower_the_in_domain_score_the_lower_the_adapter_weight(experts, fallback):
+    lib = library([[1, 0]], [[0.5, 0.2, 0.1][: len(experts)]], experts=experts, thresholds=(0.3, 0.9))
+    policy = RoutingPolicy(make_router("gain", lib), partial_weight=0.5, fallback_weight=0.25)
     embeddings = torch.tensor(unit([[1, 0], [1, 1], [0, 1]]))
-    near, doubtful, far = policy.explain(["near", "doubtful", "far"], embeddings)
+    near, doubtful, far = explain_routes(policy, ["near", "doubtful", "far"], embeddings)
     weights = policy(embeddings)
-    assert (near.expert, near.strength, near.abstained) == ("a", 1.0, False)
-    assert (doubtful.expert, doubtful.strength, doubtful.abstained) == ("a", 0.5, False)
+    assert (near.expert, near.adapter_weight, near.abstained) == ("a", 1.0, False)
+    assert (doubtful.expert, doubtful.adapter_weight, doubtful.abstained) == ("a", 0.5, False)
     share = 0.25 if fallback == "merged" else 1.0
-    assert (far.expert, far.strength, far.abstained) == (fallback, share, True)
+    assert (far.expert, far.adapter_weight, far.abstained) == (fallback, share, True)
     assert weights[0, 2] == 1.0
     assert weights[1].tolist()[:4] == [0.5, 0.0, 0.5, 0.0]
     assert weights[2, policy.candidates.index(fallback)] == share
     assert weights.sum(dim=1).tolist() == [1.0, 1.0, 1.0]
-    assert "50% of its update" in doubtful.reason
-    assert "no pilot knows this query" in far.reason
+    assert "applied with weight 50%" in doubtful.reason
+    assert far.reason.startswith("out of domain")
     trusting = RoutingPolicy(make_router("gain", lib), abstain=False)
-    assert [(r.expert, r.strength) for r in trusting.explain(["q"] * 3, embeddings)] == [("a", 1.0)] * 3
+    assert [(r.expert, r.adapter_weight) for r in explain_routes(trusting, ["q"] * 3, embeddings)] == [("a", 1.0)] * 3
 
 
 def test_mixing_weighs_the_best_by_predicted_gain():
@@ -126,12 +127,12 @@ def test_mixing_weighs_the_best_by_predicted_gain():
 
 def test_route_explains_itself():
     lib = library([[1, 0], [0, 1]], [[0.2, np.nan], [0.0, 0.3]], sources=["shell", "law"])
-    route = RoutingPolicy(make_router("gain", lib, temperature=0.01)).explain(["q"], QUERY, n_pilots=2)[0]
+    route = explain_routes(RoutingPolicy(make_router("gain", lib, temperature=0.01)), ["q"], QUERY, n_pilots=2)[0]
     assert route.pilots[0].collection == "shell"
     assert route.pilots[0].gains == {"a": 0.2}
     assert route.pilots[0].similarity > route.pilots[1].similarity
     assert "a is predicted to gain" in route.reason
-    assert set(route.to_dict()) >= {"expert", "gains", "familiarity", "pilots", "reason"}
+    assert set(route.to_dict()) >= {"expert", "gains", "in_domain_score", "pilots", "reason"}
 
 
 def clusters(seed, centres, per_centre=40, shared=5.0):
@@ -142,30 +143,30 @@ def clusters(seed, centres, per_centre=40, shared=5.0):
     return unit((np.asarray(centres)[:, None] + noise).reshape(-1, 8))
 
 
-def test_the_space_tells_known_queries_from_strangers():
-    pilots, known = (clusters(seed, np.eye(8)[1:4]) for seed in (0, 1))
+def test_the_space_tells_in_domain_from_out_of_domain_queries():
+    pilots, in_domain = (clusters(seed, np.eye(8)[1:4]) for seed in (0, 1))
     sources = [name for name in "xyz" for _ in range(40)]
     lib = library(pilots, np.zeros((120, 2)), sources=sources).fitted()
     policy = RoutingPolicy(make_router("gain", lib))
-    strangers = clusters(2, np.eye(8)[5:6], per_centre=60)
-    strength = {
-        name: policy.decide(torch.from_numpy(points)).strength.numpy()
-        for name, points in (("known", known), ("strangers", strangers))
+    out_of_domain = clusters(2, np.eye(8)[5:6], per_centre=60)
+    weights = {
+        name: policy.decide(torch.from_numpy(points)).adapter_weights.numpy()
+        for name, points in (("in", in_domain), ("out", out_of_domain))
     }
-    assert (strength["known"] == 1).mean() > 0.75
-    assert (strength["strangers"] == 0).mean() > 0.85
-    assert lib.space.unsure < lib.space.sure
+    assert (weights["in"] == 1).mean() > 0.75
+    assert (weights["out"] == 0).mean() > 0.85
+    assert lib.space.reject_threshold < lib.space.trust_threshold
 
 
 def test_the_space_of_a_single_collection_or_pilot():
     rng = np.random.default_rng(0)
     lib = library(rng.normal(size=(50, 4)), np.zeros((50, 2))).fitted()
-    strength = RoutingPolicy(make_router("gain", lib)).decide(torch.from_numpy(lib.centroids)).strength
-    assert (strength > 0).float().mean() > 0.9
+    weights = RoutingPolicy(make_router("gain", lib)).decide(torch.from_numpy(lib.centroids)).adapter_weights
+    assert (weights > 0).float().mean() > 0.9
     single = library([[1, 0]], [[0.1, 0]]).fitted()
-    assert RoutingPolicy(make_router("gain", single)).explain(["q"], QUERY)[0].expert in ("a", "base")
+    assert explain_routes(RoutingPolicy(make_router("gain", single)), ["q"], QUERY)[0].expert in ("a", "base")
     two = library([[1, 0], [0, 1]], [[0.1, 0], [0, 0.1]], sources=["x", "y"]).fitted()
-    assert RoutingPolicy(make_router("gain", two)).decide(QUERY).familiarity.isfinite().all()
+    assert RoutingPolicy(make_router("gain", two)).decide(QUERY).in_domain_scores.isfinite().all()
 
 
 def test_other_pilots_undo_the_fitted_space():

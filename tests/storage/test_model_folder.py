@@ -39,7 +39,12 @@ def model(checkpoint):
     embeddings = model.route_embeddings(TEXTS)
     gains = np.eye(3, dtype=np.float32)[np.arange(len(TEXTS)) % 3] - 0.1
     library = PilotLibrary(
-        ("e0", "e1", "e2"), embeddings, gains, np.ones(len(TEXTS), np.int64), ("c",) * len(TEXTS), tuple(TEXTS)
+        experts=("e0", "e1", "e2"),
+        centroids=embeddings,
+        gains=gains,
+        counts=np.ones(len(TEXTS), np.int64),
+        sources=("c",) * len(TEXTS),
+        examples=tuple(TEXTS),
     )
     model.state = model.state.with_policy(RoutingPolicy(GainRouter(library.fitted(), neighbours=1)))
     return model

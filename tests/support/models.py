@@ -24,7 +24,13 @@ def with_library(model):
     rows, sources = len(TEXTS), tuple("cd"[row % 2] for row in range(len(TEXTS)))
     versions = {name: adapter.fingerprint for name, adapter in model.state.experts.items()}
     library = PilotLibrary(
-        names, model.route_embeddings(TEXTS), gains, np.ones(rows, np.int64), sources, tuple(TEXTS), versions=versions
+        experts=names,
+        centroids=model.route_embeddings(TEXTS),
+        gains=gains,
+        counts=np.ones(rows, np.int64),
+        sources=sources,
+        examples=tuple(TEXTS),
+        versions=versions,
     )
     model.state = model.state.with_policy(RoutingPolicy(GainRouter(library.fitted(), neighbours=1)))
     return model

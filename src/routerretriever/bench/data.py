@@ -26,13 +26,13 @@ from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import Measurement
-from routerretriever.routing.policy import FALLBACK_SHARE
+from routerretriever.routing.policy import FALLBACK_WEIGHT
 
 if TYPE_CHECKING:
     from routerretriever.encoder.routed_encoder import RoutedEncoder
 
 FALLBACK = "merged-part"
-"""The candidate for queries that no expert knows: the share ``FALLBACK_SHARE`` of the merged update."""
+"""The candidate for queries that no expert knows: the share ``FALLBACK_WEIGHT`` of the merged update."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,12 +143,12 @@ class QuerySet:
         gains = np.stack([self.candidates[expert].ndcg - base for expert in experts], axis=1).astype(np.float32)
         training = self.training or Queries((), self.queries.route_embeddings[:0])
         return Measurement(
-            self.name,
-            self.queries.texts,
-            self.queries.route_embeddings,
-            gains,
-            training.texts,
-            training.route_embeddings,
+            collection=self.name,
+            queries=self.queries.texts,
+            embeddings=self.queries.route_embeddings,
+            gains=gains,
+            training_queries=training.texts,
+            training_embeddings=training.route_embeddings,
         )
 
 
@@ -179,7 +179,7 @@ def prepare(
     with progress.task(f"{collection.name} ({split.name})", len(owners)) as task:
         for name, owner in owners.items():
             involved = {BASE: (), MERGED: tuple(experts), FALLBACK: tuple(experts)}.get(name, (name,))
-            share = FALLBACK_SHARE if name == FALLBACK else 1.0
+            share = FALLBACK_WEIGHT if name == FALLBACK else 1.0
             path = folder / f"{_key(owner, involved, share, collection, split)}.safetensors"
             candidate = _read(path)
             if candidate is None:

@@ -70,7 +70,7 @@ def calibration(predicted: Values, measured: Values, bins: int = 10) -> Calibrat
 
 
 def abstention_auroc(seen: Sequence[Values], unseen: Sequence[Values]) -> float | None:
-    """How well familiarity tells queries of seen collections from those of unseen ones (1 is perfectly)."""
+    """How well the in-domain score tells queries of seen collections from those of unseen ones (1 is perfectly)."""
     if not seen or not unseen:
         return None
     known, unknown = np.concatenate(seen), np.concatenate(unseen)

@@ -44,7 +44,7 @@ def summarise(bench: Bench, seeds: Mapping[int, SeedResult], studies: Sequence[S
         "collections": _collections(bench, seeds, groups),
         "systems": {name: _system(name, values, seeds, groups) for name in names},
         "calibration": _calibration(seeds),
-        "abstention_auroc": measures.abstention_auroc(*(_familiarity(seeds, group) for group in groups.values())),
+        "abstention_auroc": measures.abstention_auroc(*(_in_domain_scores(seeds, group) for group in groups.values())),
         "studies": [asdict(study) for study in studies],
         "published": {name: dict(row) for name, row in suite.published.items()},
         "notes": _notes(bench, seeds),
@@ -162,8 +162,8 @@ def _calibration(seeds: Mapping[int, SeedResult]) -> dict[str, Any] | None:
     return asdict(result) if result else None
 
 
-def _familiarity(seeds: Mapping[int, SeedResult], group: Sequence[str]) -> list[measures.Values]:
-    return [result.familiarity[name] for result in seeds.values() for name in group]
+def _in_domain_scores(seeds: Mapping[int, SeedResult], group: Sequence[str]) -> list[measures.Values]:
+    return [result.in_domain_scores[name] for result in seeds.values() for name in group]
 
 
 def _notes(bench: Bench, seeds: Mapping[int, SeedResult]) -> list[str]:

@@ -50,14 +50,14 @@ class SeedResult:
         outcomes: system → collection → ranking and values.
         chosen: collection → candidate of the default router → number of queries.
         predicted, measured: predicted and measured gain of every query sent to an expert.
-        familiarity: collection → familiarity of its test queries.
+        in_domain_scores: collection → in-domain score of each of its test queries.
     """
 
     outcomes: Mapping[str, Mapping[str, Candidate]]
     chosen: Mapping[str, Mapping[str, int]]
     predicted: np.ndarray[tuple[int], np.dtype[np.float64]]
     measured: np.ndarray[tuple[int], np.dtype[np.float64]]
-    familiarity: Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
+    in_domain_scores: Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
 
 
 @dataclass(slots=True)
@@ -279,20 +279,20 @@ def _routing_facts(known: Known, prepared: Prepared) -> dict[str, Any]:
     router.fit(known)
     names = router.policy.candidates
     chosen: dict[str, dict[str, int]] = {}
-    familiarity, predicted, measured = {}, [], []
+    in_domain_scores, predicted, measured = {}, [], []
     for name, queries in prepared.test.items():
         decision = router.decision(queries.queries)
         columns = decision.chosen.numpy()
         counts = np.bincount(columns, minlength=len(names))
         chosen[name] = {names[column]: int(counts[column]) for column in np.argsort(-counts) if counts[column]}
-        familiarity[name] = decision.familiarity.numpy().astype(float)
-        rows = np.flatnonzero((columns >= 2) & (decision.strength.numpy() >= 1))
+        in_domain_scores[name] = decision.in_domain_scores.numpy().astype(float)
+        rows = np.flatnonzero((columns >= 2) & (decision.adapter_weights.numpy() >= 1))
         gains = queries.measurement(known.experts).gains
         predicted.append(decision.scores.numpy()[rows, columns[rows]])
         measured.append(gains[rows, columns[rows] - 2])
     return {
         "chosen": chosen,
-        "familiarity": familiarity,
+        "in_domain_scores": in_domain_scores,
         "predicted": np.concatenate(predicted).astype(float),
         "measured": np.concatenate(measured).astype(float),
     }

@@ -140,24 +140,24 @@ def caution_study(
     seed: int,
     settings: Sequence[tuple[float, float]] = ((0.0, 0.0), (0.02, 0.1), (0.06, 0.12), (0.07, 0.3), (0.15, 0.3)),
 ) -> StudyResult:
-    """The shares of known queries given up to the fallback and trusted in part; see :mod:`.rehearsal`."""
-    from routerretriever.bench.rehearsal import KNOWN, STRANGERS, rehearsals
+    """Compare thresholds, set by fractions of in-domain queries; see :mod:`.unseen_queries`."""
+    from routerretriever.bench.unseen_queries import IN_DOMAIN, OUT_OF_DOMAIN, unseen_queries
 
     gains: dict[tuple[float, float], dict[str, dict[str, list[Any]]]] = {
-        (unsure, sure): {KNOWN: {}, STRANGERS: {}} for unsure, sure in settings
+        fractions: {IN_DOMAIN: {}, OUT_OF_DOMAIN: {}} for fractions in settings
     }
-    for rehearsal in rehearsals(bench, seed):
-        for shares, situations in gains.items():
-            collected = situations[rehearsal.situation].setdefault(rehearsal.queries.name, [])
-            collected.append(rehearsal.gains(shares))
+    for unseen in unseen_queries(bench, seed):
+        for fractions, situations in gains.items():
+            collected = situations[unseen.situation].setdefault(unseen.queries.name, [])
+            collected.append(unseen.gains(fractions))
     points = []
-    for (unsure, sure), situations in gains.items():
+    for (reject, trust), situations in gains.items():
         means = {k: {n: float(np.concatenate(v).mean()) for n, v in by.items()} for k, by in situations.items()}
         figures = {f"{situation}, over base": float(np.mean(list(m.values()))) for situation, m in means.items()}
-        figures["strangers, worst collection"] = min(means[STRANGERS].values())
-        points.append(Point(f"{unsure:g} / {sure:g}", figures))
-    axis = "share given up / trusted in part at most"
-    return StudyResult("caution", "Holding back, on held-out queries", axis, tuple(points))
+        figures["out of domain, worst collection"] = min(means[OUT_OF_DOMAIN].values())
+        points.append(Point(f"{reject:g} / {trust:g}", figures))
+    axis = "fraction below the reject / trust threshold at most"
+    return StudyResult("caution", "Partial abstention, on held-out queries", axis, tuple(points))
 
 
 def route_layer_study(bench: Bench, seed: int) -> StudyResult:

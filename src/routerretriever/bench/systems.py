@@ -22,7 +22,7 @@ from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import PILOTS_PER_COLLECTION, TRAINING_PILOTS, Measurement, extend_library
 from routerretriever.routing.pilot_library import PilotLibrary
-from routerretriever.routing.policy import FALLBACK_SHARE, Decision, RoutingPolicy
+from routerretriever.routing.policy import FALLBACK_WEIGHT, Decision, RoutingPolicy
 from routerretriever.routing.routers import make_router
 
 Weights = dict[str, NDArray[np.float64]]
@@ -93,7 +93,7 @@ class System(ABC):
         """How to weigh the candidates for every query."""
 
     def decision(self, queries: Queries) -> Decision | None:
-        """Predicted gains and familiarity, where the system has any."""
+        """Predicted gains and in-domain scores, where the system has any."""
         return None
 
     def finish(self, queries: QuerySet, outcome: Candidate) -> Candidate:
@@ -172,7 +172,7 @@ class Routed(System):
     def weights(self, queries: Queries) -> Weights:
         shares = self.decision(queries).weights.numpy().astype(float)
         weights = {name: shares[:, column] for column, name in enumerate(self.policy.candidates)}
-        prepared = weights[MERGED] == FALLBACK_SHARE
+        prepared = weights[MERGED] == FALLBACK_WEIGHT
         return weights | {MERGED: np.where(prepared, 0.0, weights[MERGED]), FALLBACK: prepared.astype(float)}
 
 

@@ -187,7 +187,8 @@ def library(
                 "router": policy.router.name,
                 "experts": built.experts,
                 "pilots": counts,
-                "familiarity": built.space and {"unsure": built.space.unsure, "sure": built.space.sure},
+                "reject_threshold": built.space and built.space.reject_threshold,
+                "trust_threshold": built.space and built.space.trust_threshold,
                 "unmeasured": unmeasured,
             }
         )

@@ -93,14 +93,14 @@ def measure_gains(
             task.advance(1, expert)
     training = training_sample(collection)
     return Measurement(
-        collection.name,
-        tuple(texts),
-        queries.route_embeddings(),
-        gains,
-        training,
-        model.route_embeddings(training),
-        any(query_id in collection.generated for query_id in split.queries),
-        collection.source,
+        collection=collection.name,
+        queries=tuple(texts),
+        embeddings=queries.route_embeddings(),
+        gains=gains,
+        training_queries=training,
+        training_embeddings=model.route_embeddings(training),
+        generated=any(query_id in collection.generated for query_id in split.queries),
+        source=collection.source,
     )
 
 

@@ -17,7 +17,7 @@ from routerretriever.feedback.groups import Group, make_groups
 from routerretriever.feedback.log import Log, Problem, read_log
 from routerretriever.progress import Progress
 from routerretriever.routing.form_pilots import Measurement, measured_pilots
-from routerretriever.routing.pilot_library import FeedbackBatch, PilotLibrary
+from routerretriever.routing.pilot_library import FEEDBACK, FeedbackBatch, PilotLibrary
 
 if TYPE_CHECKING:
     from routerretriever.index.index import Index
@@ -206,7 +206,7 @@ def apply_feedback(
         problems=log.problems,
         judged=len(log.events) - clicked,
         estimator=estimator_name(config, clicked),
-        limit=float(policy.router.space.unsure),
+        limit=float(policy.router.space.reject_threshold),
         far_share=sum(group.share for group in reports if group.far),
         groups=reports,
     )
@@ -346,12 +346,12 @@ def _batch(
         digests += [event.digest for row in rows for event in evidence.events[row]]
         every = np.tile(gains.astype(np.float32), (len(rows), 1))
         measured = Measurement(
-            f"feedback:{name}/{group.name}",
-            tuple(evidence.queries[row] for row in rows),
-            evidence.route_embeddings[rows],
-            every,
-            (),
-            evidence.route_embeddings[:0],
+            collection=f"{FEEDBACK}{name}/{group.name}",
+            queries=tuple(evidence.queries[row] for row in rows),
+            embeddings=evidence.route_embeddings[rows],
+            gains=every,
+            training_queries=(),
+            training_embeddings=evidence.route_embeddings[:0],
         )
         pilots = pilots.extended(measured_pilots(library.experts, measured))
     info = {
@@ -363,4 +363,6 @@ def _batch(
         "estimator": report.estimator,
         "settings": asdict(config),
     }
-    return FeedbackBatch(name, config.weight, np.unique(np.array(digests, np.uint64)), info), pilots
+    return FeedbackBatch(
+        id=name, weight=config.weight, lines=np.unique(np.array(digests, np.uint64)), info=info
+    ), pilots

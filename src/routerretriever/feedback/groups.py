@@ -60,7 +60,7 @@ def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
     placed = [_placed(policy, block) for block in torch.from_numpy(evidence.route_embeddings).split(_BLOCK)]
     points, predicted, familiarity = (np.concatenate([block[part] for block in placed]) for part in (0, 1, 2))
     nearest = [name for block in placed for name in block[3]]
-    far = familiarity < policy.router.space.unsure
+    far = familiarity < policy.router.space.reject_threshold
     members: dict[str, list[int]] = {}
     for row in np.flatnonzero(~far):
         members.setdefault(nearest[row], []).append(int(row))
@@ -85,7 +85,12 @@ def _placed(policy: RoutingPolicy, embeddings: torch.Tensor) -> tuple[Any, Any, 
         for pilot, value in zip(pilots, values, strict=True):
             votes[_plain(sources[pilot])] += math.exp(value / _TEMPERATURE)
         names.append(max(votes, key=votes.__getitem__))
-    return similarities.queries.numpy(), decision.scores[:, 2:].double().numpy(), decision.familiarity.numpy(), names
+    return (
+        similarities.queries.numpy(),
+        decision.scores[:, 2:].double().numpy(),
+        decision.in_domain_scores.numpy(),
+        names,
+    )
 
 
 def _plain(source: str) -> str:

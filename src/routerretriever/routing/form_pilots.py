@@ -17,9 +17,9 @@ TRAINING_PILOTS = 1000
 """Training queries of a collection that are kept as pilots without gains."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Measurement:
-    """One collection's held-out queries, as the router will see them.
+    """Gains measured on one collection's held-out queries, with what the router reads of them.
 
     Attributes:
         collection: its name.
@@ -29,7 +29,7 @@ class Measurement:
         training_queries: texts of a sample of the training queries (m,).
         training_embeddings: their route embeddings (m, d).
         generated: whether there are generated queries among ``queries``.
-        source: what those were generated from, if that is known.
+        source: what those were generated from, if known.
     """
 
     collection: str
@@ -43,12 +43,12 @@ class Measurement:
 
 
 def stale_experts(library: PilotLibrary, versions: Mapping[str, str]) -> list[str]:
-    """The experts whose gains were measured with another adapter than the one they have now."""
+    """Return the experts whose gains were measured with another adapter than their present one."""
     return [name for name, version in library.versions.items() if versions.get(name, version) != version]
 
 
 def without_stale(library: PilotLibrary, versions: Mapping[str, str]) -> PilotLibrary:
-    """The library without the columns that no longer hold."""
+    """Return the library without the columns of such experts."""
     stale = stale_experts(library, versions)
     return library.with_experts(tuple(name for name in library.experts if name not in stale))
 
@@ -61,7 +61,15 @@ def extend_library(
     pilots_per_collection: int = PILOTS_PER_COLLECTION,
     training_pilots: int = TRAINING_PILOTS,
 ) -> PilotLibrary:
-    """Form pilots of measured queries; see :func:`build_library`."""
+    """Return the library with pilots of measured queries, in place of those of the same collections.
+
+    Args:
+        library: is extended; its columns are those of the measurements.
+        measurements: one for each collection.
+        partition: ``cluster`` (k-means), or ``best-expert`` as in the paper.
+        pilots_per_collection: at most this many measured pilots of a collection.
+        training_pilots: at most this many pilots without gains of a collection.
+    """
     for measured in measurements:
         library = library.without_collection(measured.collection)
         if measured.generated:
@@ -77,7 +85,7 @@ def extend_library(
 def measured_pilots(
     experts: tuple[str, ...], measured: Measurement, limit: int = PILOTS_PER_COLLECTION
 ) -> PilotLibrary:
-    """At most ``limit`` pilots of measured queries: a pilot for each, or k-means centroids."""
+    """Return at most ``limit`` pilots of measured queries: one for each query, or k-means centroids."""
     return pilots_of(experts, measured, cluster(measured, limit))
 
 
@@ -104,22 +112,22 @@ def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[n
         for rows, centroid in zip(members, centroids, strict=True)
     ]
     return PilotLibrary(
-        experts,
-        centroids.astype(np.float32),
-        np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
-        np.array([len(rows) for rows in members], np.int64),
-        (measured.collection,) * len(members),
-        tuple(measured.queries[row] for row in nearest),
+        experts=experts,
+        centroids=centroids.astype(np.float32),
+        gains=np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
+        counts=np.array([len(rows) for rows in members], np.int64),
+        sources=(measured.collection,) * len(members),
+        examples=tuple(measured.queries[row] for row in nearest),
     )
 
 
 def _training_pilots(experts: tuple[str, ...], measured: Measurement, limit: int) -> PilotLibrary:
     rows = min(limit, len(measured.training_queries))
     return PilotLibrary(
-        experts,
-        measured.training_embeddings[:rows],
-        np.full((rows, len(experts)), np.nan, np.float32),
-        np.ones(rows, np.int64),
-        (measured.collection,) * rows,
-        measured.training_queries[:rows],
+        experts=experts,
+        centroids=measured.training_embeddings[:rows],
+        gains=np.full((rows, len(experts)), np.nan, np.float32),
+        counts=np.ones(rows, np.int64),
+        sources=(measured.collection,) * rows,
+        examples=measured.training_queries[:rows],
     )

@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from routerretriever.routing.abstention import familiarity
+from routerretriever.errors import LibraryError
+from routerretriever.routing.abstention import in_domain_score
 from routerretriever.routing.candidates import BASE, MERGED
-from routerretriever.routing.explain import Neighbour, Route
 from routerretriever.routing.nearest_pilots import Similarities
 from routerretriever.routing.pilot_library import PilotLibrary
-from routerretriever.routing.routers import Router
+from routerretriever.routing.routers import Router, make_router
 
-CAUTION = 2 / 3
-"""Share of an expert's update for a query that the pilots hardly know: it keeps most of the gain where the
-expert is right and costs little where it is wrong."""
-FALLBACK_SHARE = 0.5
-"""Share of the merged update for a query that no expert knows: half of it gains as much as all of it where
-it helps and costs half as much where it does not."""
+PARTIAL_WEIGHT = 2 / 3
+"""Weight of an expert for a query between the two thresholds: it keeps most of the gain where the expert
+is right and costs little where it is wrong."""
+FALLBACK_WEIGHT = 0.5
+"""Weight of the merged expert for an out-of-domain query: half of its delta gains as much as all of it
+where it helps and costs half as much where it does not."""
 MIN_EXPERTS_TO_MERGE = 3
 """With fewer experts the merged expert is hardly an average, and the base is the safer fallback."""
 
+_SAVED_NAMES = {"partial_weight": "caution", "fallback_weight": "fallback_share"}
+"""Field → key in saved models, so that the first version can read them, too."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The outcome for n queries.
 
     Attributes:
-        weights: share of every candidate's update (n, 2 + E); rows sum to 1, the base's share changes nothing.
+        weights: weight of every candidate's LoRA delta (n, 2 + E); rows sum to 1, and the base has no delta.
         chosen: column of the candidate that leads (n,).
         scores: of every candidate (n, 2 + E).
-        familiarity: how well the pilots know each query (n,).
-        strength: share of the leading expert's update: 1, the policy's ``caution``, or 0 for the fallback (n,).
+        in_domain_scores: closeness of each query to the pilots (n,).
+        adapter_weights: weight of the leading expert: 1, the policy's ``partial_weight``, or 0 where the
+            fallback was chosen (n,).
     """
 
     weights: Tensor
     chosen: Tensor
     scores: Tensor
-    familiarity: Tensor
-    strength: Tensor
+    in_domain_scores: Tensor
+    adapter_weights: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,26 +58,65 @@ class RoutingPolicy:
 
     Attributes:
         router: scores the candidates.
-        margin: an expert is taken only if its predicted gain exceeds this (nDCG@10).
-        mix: number of candidates whose updates are averaged; 1 is a hard choice.
+        margin: an expert is chosen only if its predicted gain exceeds this (nDCG@10, 0 to 1).
+        mix: number of candidates whose deltas are averaged; 1 is a hard choice.
         mix_temperature: softmax temperature of the mixing weights, in nDCG@10.
-        caution: share of the expert's update applied to a query that the pilots hardly know.
-        fallback_share: share of the merged update applied to a query that they do not know.
-        abstain: heed the familiarity; without it every query is taken to be known.
+        partial_weight: weight of the expert for a query whose in-domain score is between the reject and the
+            trust threshold.
+        fallback_weight: weight of the merged expert for a query below the reject threshold.
+        abstain: use the two thresholds; otherwise every query counts as in domain.
+
+    Raises:
+        LibraryError: a value is out of its range.
     """
 
     router: Router
     margin: float = 0.0
     mix: int = 1
     mix_temperature: float = 0.05
-    caution: float = CAUTION
-    fallback_share: float = FALLBACK_SHARE
+    partial_weight: float = PARTIAL_WEIGHT
+    fallback_weight: float = FALLBACK_WEIGHT
     abstain: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("margin", "fallback_weight"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise LibraryError(f"{name} must be from 0 to 1, not {getattr(self, name)}.")
+        if not 0.0 < self.partial_weight <= 1.0:  # 0 would mean abstaining; that is the reject threshold's job
+            raise LibraryError(f"partial_weight must be above 0 and at most 1, not {self.partial_weight}.")
+        if not isinstance(self.mix, int) or self.mix < 1:
+            raise LibraryError(f"mix must be a whole number of candidates, at least 1, not {self.mix}.")
+        if not 0.0 < self.mix_temperature < np.inf:
+            raise LibraryError(f"mix_temperature must be above 0, not {self.mix_temperature}.")
+        if not isinstance(self.abstain, bool):
+            raise LibraryError(f"abstain must be true or false, not {self.abstain!r}.")
+
     def settings(self) -> dict[str, Any]:
-        """What :func:`make_router` and this class need to be built again, as plain data."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "router"}
+        """Return what :meth:`from_settings` needs, as plain data, with the keys of saved models."""
+        own = {
+            _SAVED_NAMES.get(field.name, field.name): getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "router"
+        }
         return {"router": self.router.name, "router_settings": self.router.settings(), **own}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], library: PilotLibrary) -> Self:
+        """Return the policy that :meth:`settings` describes, over a library.
+
+        Raises:
+            LibraryError: there is no such router, or a setting is unknown or out of its range.
+        """
+        own = dict(settings)
+        try:
+            router = make_router(own.pop("router"), library, **own.pop("router_settings"))
+            field_names = {saved: name for name, saved in _SAVED_NAMES.items()}
+            return cls(router, **{field_names.get(key, key): value for key, value in own.items()})
+        except (TypeError, KeyError) as error:
+            raise LibraryError(
+                f"The saved routing policy has other settings than this version knows ({error}). "
+                "Upgrade routerretriever, or build the library again: routerretriever library MODEL COLLECTION…"
+            ) from error
 
     @property
     def library(self) -> PilotLibrary:
@@ -91,39 +134,51 @@ class RoutingPolicy:
 
     @property
     def fallback(self) -> int:
-        """Column for queries that no expert knows: merged, or base while there are few experts."""
+        """Column for out-of-domain queries: merged, or base while there are few experts."""
         return 1 if len(self.library.experts) >= MIN_EXPERTS_TO_MERGE else 0
 
     def __call__(self, route_embeddings: Tensor) -> Tensor:
-        """Weights (n, 2 + E), each row summing to 1."""
+        """Return weights (n, 2 + E), each row summing to 1."""
         return self.decide(route_embeddings).weights
 
     def decide(self, route_embeddings: Tensor) -> Decision:
-        """Score, choose, and hold back where the pilots do not know the query."""
-        return self._decide(self.router.similarities(route_embeddings))
+        """Score the candidates, choose one for each query, and abstain out of domain."""
+        return self.decide_by(self.router.similarities(route_embeddings))
 
-    def _decide(self, similarities: Similarities) -> Decision:
+    def decide_by(self, similarities: Similarities) -> Decision:
+        """Decide as :meth:`decide` does, from similarities to the pilots."""
         scores = self.router.all_scores(similarities)
-        known = familiarity(similarities, self.router.density)
-        # Small numbers: numpy takes a fifth of torch's time for them, and the encoder wants the weights there.
-        values, strength = scores.cpu().numpy(), self._strength(known.cpu().numpy())
-        led = strength > 0
-        chosen = np.where(led, self._best(values), self.fallback)
-        share = np.where(led, strength, np.float32(self.fallback_share))
-        weights = np.zeros_like(values)
-        weights[np.arange(len(values)), chosen] = share
-        if self.mix > 1:
-            weights[led] = share[led, None] * self._mixed(scores).cpu().numpy()[led]
-        weights[:, 0] += 1.0 - share
-        as_tensor = partial(torch.as_tensor, device=scores.device)
-        return Decision(as_tensor(weights), as_tensor(chosen), scores, known, as_tensor(strength))
+        in_domain = in_domain_score(similarities, self.router.density)
 
-    def _strength(self, known: NDArray[np.float32]) -> NDArray[np.float32]:
+        # Small numbers: numpy takes a fifth of torch's time for them, and the encoder needs the weights there.
+        values = scores.cpu().numpy()
+        adapter_weights = self._adapter_weights(in_domain.cpu().numpy())
+        led = adapter_weights > 0
+        chosen = np.where(led, self._best(values), self.fallback)
+        applied = np.where(led, adapter_weights, np.float32(self.fallback_weight))
+
+        weights = np.zeros_like(values)
+        weights[np.arange(len(values)), chosen] = applied
+        if self.mix > 1:
+            weights[led] = applied[led, None] * self._mixed(scores).cpu().numpy()[led]
+        weights[:, 0] += 1.0 - applied
+
+        as_tensor = partial(torch.as_tensor, device=scores.device)
+        return Decision(
+            weights=as_tensor(weights),
+            chosen=as_tensor(chosen),
+            scores=scores,
+            in_domain_scores=in_domain,
+            adapter_weights=as_tensor(adapter_weights),
+        )
+
+    def _adapter_weights(self, in_domain: NDArray[np.float32]) -> NDArray[np.float32]:
         if not (self.abstain and self.router.knows_base):
-            return np.ones_like(known)
+            return np.ones_like(in_domain)
         space = self.router.space
-        doubtful = np.where(known < space.unsure, np.float32(0.0), np.float32(self.caution))
-        return np.where(known < space.sure, doubtful, np.float32(1.0))
+        rejected = in_domain < space.reject_threshold
+        below_trust = np.where(rejected, np.float32(0.0), np.float32(self.partial_weight))
+        return np.where(in_domain < space.trust_threshold, below_trust, np.float32(1.0))
 
     def _best(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         best: NDArray[np.int64] = scores.argmax(axis=1)
@@ -135,52 +190,3 @@ class RoutingPolicy:
         top = scores.topk(min(self.mix, scores.shape[1]), dim=1)
         logits = torch.full_like(scores, -torch.inf).scatter(1, top.indices, top.values)
         return (logits / self.mix_temperature).softmax(dim=1)
-
-    def explain(self, queries: Sequence[str], route_embeddings: Tensor, n_pilots: int = 5) -> list[Route]:
-        """One :class:`Route` for every query, with its nearest pilots."""
-        similarities = self.router.similarities(route_embeddings)
-        decision, nearest = self._decide(similarities), similarities.nearest(n_pilots)
-        routes = []
-        for row, query in enumerate(queries):
-            scores = {
-                name: round(float(score), 4)
-                for name, score in zip(self.candidates, decision.scores[row], strict=True)
-                if torch.isfinite(score)
-            }
-            column = int(decision.chosen[row])
-            chosen = self.candidates[column]
-            known, strength = float(decision.familiarity[row]), float(decision.strength[row])
-            pilots = tuple(
-                self._neighbour(int(pilot), float(value))
-                for value, pilot in zip(nearest.values[row], nearest.indices[row], strict=True)
-            )
-            reason = self._reason(chosen, scores, known, strength)
-            applied = 1.0 if column == 0 else strength or self.fallback_share
-            route = Route(query, chosen, applied, scores, round(known, 4), strength == 0, reason, pilots)
-            routes.append(route)
-        return routes
-
-    def _neighbour(self, pilot: int, similarity: float) -> Neighbour:
-        library = self.library
-        gains = {
-            name: round(float(gain), 4)
-            for name, gain in zip(library.experts, library.gains[pilot], strict=True)
-            if np.isfinite(gain)
-        }
-        return Neighbour(library.sources[pilot], library.examples[pilot], round(similarity, 4), gains)
-
-    def _reason(self, chosen: str, scores: Mapping[str, float], known: float, strength: float) -> str:
-        space = self.router.space
-        if strength == 0:
-            part = f", {self.fallback_share:.0%} of its update" if chosen == MERGED else ""
-            stranger = f"no pilot knows this query (familiarity {known:.2f} < {space.unsure:.2f})"
-            return f"{stranger}: {chosen} is the fallback{part}"
-        if not self.router.knows_base:
-            return f"{chosen} has the highest {self.router.name} similarity ({scores[chosen]:.3f})"
-        if chosen == BASE:
-            return "no expert is predicted to beat the base here"
-        predicted = f"{chosen} is predicted to gain {100 * scores[chosen]:+.1f} nDCG@10 points over the base"
-        if strength == 1:
-            return predicted
-        doubt = f"the pilots hardly know this query (familiarity {known:.2f} < {space.sure:.2f})"
-        return f"{predicted}, but {doubt}: {strength:.0%} of its update is applied"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from routerretriever.errors import LibraryError
 from routerretriever.routing.abstention import PilotSpace
-from routerretriever.routing.nearest_pilots import Points, Similarities
+from routerretriever.routing.nearest_pilots import PilotVectors, Similarities
 from routerretriever.routing.pilot_library import PilotLibrary
 
 
@@ -37,14 +37,15 @@ class Router(ABC):
     def __init__(self, library: PilotLibrary) -> None:
         if not len(library):
             raise LibraryError("The pilot library is empty. Build it: routerretriever library MODEL COLLECTION…")
-        self.library, self.space = library, self.make_space(library)
-        self.points = Points(self.space.transform(torch.from_numpy(library.centroids)))
+        self.library = library
+        self.space = self.make_space(library)
+        self.vectors = PilotVectors(self.space.transform(torch.from_numpy(library.centroids)))
         self.density = torch.from_numpy(self.space.density)
         self.log_counts = torch.from_numpy(library.weights).to(torch.float32).log()
         self.gains = self.make_gains(library)
 
     def over(self, library: PilotLibrary) -> Self:
-        """This rule over another library; of one with the same pilots only the gains are prepared anew."""
+        """Return this rule over another library; where the pilots are the same, only the gains are prepared again."""
         if library.centroids is not self.library.centroids or library.space is not self.library.space:
             return type(self)(library, **self.settings())
         other = copy.copy(self)
@@ -52,38 +53,38 @@ class Router(ABC):
         return other
 
     def gains_over(self, library: PilotLibrary) -> _Gains:
-        """As :meth:`make_gains`, for another library with the same pilots."""
+        """Prepare the gains as :meth:`make_gains` does, for another library with the same pilots."""
         return self.make_gains(library)
 
     @abstractmethod
     def make_gains(self, library: PilotLibrary) -> _Gains:
-        """What the pilots say of every expert, in the form that :meth:`expert_scores` wants."""
+        """Return the gains of the pilots in the form that :meth:`expert_scores` needs."""
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
-        """Where similarities are measured: as a rule, between the raw embeddings."""
+        """Return the space in which similarities are computed; by default that of the raw embeddings."""
         return PilotSpace.plain(*library.centroids.shape)
 
     def settings(self) -> dict[str, Any]:
-        """Arguments besides the library, as plain data."""
+        """Return the arguments besides the library, as plain data."""
         return {}
 
     @abstractmethod
     def expert_scores(self, similarities: Similarities) -> Tensor:
-        """Similarities to the pilots → scores of the experts (n, E)."""
+        """Return the scores of the experts (n, E) from similarities to the pilots."""
 
     def similarities(self, route_embeddings: Tensor) -> Similarities:
-        """Cosine similarities of route embeddings (n, d) to the pilots."""
+        """Return the cosine similarities of route embeddings (n, d) to the pilots."""
         if self.density.device != route_embeddings.device:
-            for attribute in ("points", "density", "gains", "log_counts"):
+            for attribute in ("vectors", "density", "gains", "log_counts"):
                 setattr(self, attribute, getattr(self, attribute).to(route_embeddings.device))
-        return Similarities(self.space.transform(route_embeddings), self.points)
+        return Similarities(self.space.transform(route_embeddings), self.vectors)
 
     def scores(self, route_embeddings: Tensor) -> Tensor:
-        """Route embeddings (n, d) → scores (n, 2 + E) of base, merged and every expert."""
+        """Return the scores (n, 2 + E) of base, merged and every expert for route embeddings (n, d)."""
         return self.all_scores(self.similarities(route_embeddings))
 
     def all_scores(self, similarities: Similarities) -> Tensor:
-        """As :meth:`scores`, from the similarities."""
+        """Return the scores as :meth:`scores` does, from similarities to the pilots."""
         experts = self.expert_scores(similarities)
         base = 0.0 if self.knows_base else -torch.inf
         scores = experts.new_full((len(experts), 2 + experts.shape[1]), -torch.inf)
@@ -96,13 +97,13 @@ class Router(ABC):
 class ShrunkGains:
     """Gains of pilots, shrunk towards those of their collections (after James and Stein 1961).
 
-    They are put together for the pilots that are asked for: a table of all has as many numbers as the library itself.
+    They are computed only for the pilots at hand: a table of all would be as large as the library itself.
 
     Attributes:
-        own: measured at each pilot (P, E); NaN where not.
-        means: of each collection (C, E); 0 where not measured.
-        collections: row of each pilot's among ``means`` (P,).
-        locality: what a pilot's own gain counts.
+        own: gain at each pilot (P, E); NaN where it was not measured.
+        means: mean gain of each collection (C, E); 0 where it was not measured.
+        collections: row of each pilot's collection in ``means`` (P,).
+        locality: weight of a pilot's own gain, from 0 to 1; the mean of its collection has the rest.
     """
 
     own: Tensor
@@ -112,24 +113,31 @@ class ShrunkGains:
 
     @classmethod
     def of(cls, library: PilotLibrary, locality: float) -> Self:
-        """Those of a library's pilots."""
+        """Return those of a library's pilots."""
         means = np.nan_to_num(np.stack(list(library.mean_gains().values()))).astype(np.float32)
-        own, collections = torch.from_numpy(library.gains), torch.from_numpy(library.group_numbers())
-        return cls(own, torch.from_numpy(means), collections, locality)
+        return cls(
+            own=torch.from_numpy(library.gains),
+            means=torch.from_numpy(means),
+            collections=torch.from_numpy(library.group_numbers()),
+            locality=locality,
+        )
 
     def widened(self, library: PilotLibrary) -> Self:
-        """Those of a library that :meth:`only adds <PilotLibrary.only_adds_to>` experts to the one these are of."""
+        """Return those of a library that :meth:`only adds <PilotLibrary.only_adds_to>` experts to this one's."""
         added = len(library.experts) - self.means.shape[1]
         return replace(self, own=torch.from_numpy(library.gains), means=F.pad(self.means, (0, added)))
 
     def to(self, device: torch.device) -> Self:
-        """The same elsewhere."""
+        """Return the same gains on another device."""
         return replace(
-            self, own=self.own.to(device), means=self.means.to(device), collections=self.collections.to(device)
+            self,
+            own=self.own.to(device),
+            means=self.means.to(device),
+            collections=self.collections.to(device),
         )
 
     def at(self, pilots: Tensor) -> Tensor:
-        """Pilots (n, k) → their gains (n, k, E)."""
+        """Return the gains (n, k, E) at pilots (n, k)."""
         expected = F.embedding(self.collections[pilots], self.means)
         surprise = F.embedding(pilots, self.own).sub_(expected).nan_to_num_(0.0)
         return expected.add_(surprise, alpha=self.locality)
@@ -140,9 +148,8 @@ class GainRouter(Router):
 
     Nadaraya-Watson regression over the ``neighbours`` nearest pilots: their gains weighted by the
     number of queries behind them and by ``exp(similarity / temperature)``. The base gains 0. One
-    query's nDCG is mostly noise, so a pilot counts for its own gain only by the share ``locality`` and
-    for the mean of its collection by the rest. A training query, which has no gain of its own, counts for that mean
-    alone.
+    query's nDCG is mostly noise, so a pilot's own gain has only the weight ``locality``, and the mean of its
+    collection has the rest. A training query has no gain of its own and stands for that mean alone.
     """
 
     name = "gain"
@@ -151,15 +158,19 @@ class GainRouter(Router):
     def __init__(
         self, library: PilotLibrary, neighbours: int = 30, temperature: float = 0.1, locality: float = 0.3
     ) -> None:
-        self.neighbours, self.temperature, self.locality = neighbours, temperature, locality
+        self.neighbours = neighbours
+        self.temperature = temperature
+        self.locality = locality
         super().__init__(library)
 
     def make_gains(self, library: PilotLibrary) -> ShrunkGains:
         return ShrunkGains.of(library, self.locality)
 
     def gains_over(self, library: PilotLibrary) -> ShrunkGains:
-        # On a processor, an expert more then costs the same however many there are.
-        return self.gains.widened(library) if library.only_adds_to(self.library) else self.make_gains(library)
+        # On a CPU, adding an expert then takes the same time however many there are.
+        if library.only_adds_to(self.library):
+            return self.gains.widened(library)
+        return self.make_gains(library)
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
         return library.space or PilotSpace.fit(library.centroids, library.sources, library.measured)
@@ -175,7 +186,7 @@ class GainRouter(Router):
 
 
 class _PilotRule(Router):
-    """Rules of the paper: a pilot belongs to the expert that is best there; the base is no choice."""
+    """Rules of the paper: a pilot belongs to the expert that is best there; the base cannot be chosen."""
 
     knows_base = False
     gains: Tensor
@@ -186,7 +197,7 @@ class _PilotRule(Router):
         return owner & torch.from_numpy(library.measured)[:, None]
 
     def _similarity_by_expert(self, similarities: Similarities) -> Tensor:
-        """(n, P, E), NaN where the pilot is another expert's."""
+        """Return similarities (n, P, E), NaN where the pilot belongs to another expert."""
         values = similarities.all()
         return torch.where(self.gains[None], values[:, :, None], torch.nan)
 
@@ -213,7 +224,7 @@ ROUTERS: dict[str, type[Router]] = {r.name: r for r in (GainRouter, PilotMeanRou
 
 
 def make_router(name: str, library: PilotLibrary, **settings: Any) -> Router:
-    """A router by name.
+    """Return a router by name.
 
     Raises:
         LibraryError: there is no such router, or the library has no pilots.

@@ -1,32 +1,30 @@
-"""How well a library routes, from its own pilots: what a saved model can say of itself without any data."""
+"""Measure how well a library routes its own pilots, so that a saved model can be judged without any data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.folds import contiguous_folds
+from routerretriever.routing.policy import RoutingPolicy
 
 FOLDS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingQuality:
-    """What routing brings the measured pilots of one collection.
+    """Gain of routing on the measured pilots of one collection.
 
     Attributes:
         collection: its name.
-        queries: behind those pilots.
-        share: of the queries that an expert gets.
-        gain: mean nDCG@10 over base of the experts that they get, a part of an update counting as that part.
-        best_expert: the one that gains most on all of them.
-        best_gain: of that expert for every query.
+        queries: number of queries behind those pilots.
+        share: fraction of the queries that are routed to an expert.
+        gain: mean gain of the experts chosen (nDCG@10 over the base), each times its adapter weight.
+        best_expert: the expert with the largest mean gain on all of these queries.
+        best_gain: that gain.
     """
 
     collection: str
@@ -41,37 +39,36 @@ def routing_quality(policy: RoutingPolicy) -> list[RoutingQuality]:
     """Route each fifth of the measured pilots by a library without them.
 
     Returns:
-        One entry a collection with measured pilots; nothing where the rule knows no base, since the paper's libraries
-        are too small to leave pilots out.
+        One entry for each collection with measured pilots. The list is empty where the rule does not know the
+        base, since the paper's libraries are too small to leave pilots out.
     """
     library = policy.library
-    rows = np.flatnonzero(library.measured)
-    if not policy.router.knows_base or len(rows) < FOLDS:
+    measured = np.flatnonzero(library.measured)
+    if not policy.router.knows_base or len(measured) < FOLDS:
         return []
-    weights = np.zeros((len(library), len(library.experts)))
-    for asked, kept in _folds(rows, len(library)):
-        fold = replace(policy, router=policy.router.over(library.only(kept)))
-        decided = fold.decide(torch.from_numpy(library.centroids[asked])).weights.cpu().numpy()
-        weights[asked] = decided[:, 2:] + decided[:, 1:2] / len(library.experts)
-    gains = np.nan_to_num(library.gains)
     sources = np.array(library.sources)
-    found = []
+
+    weights = np.zeros((len(library), len(library.experts)))
+    for fold in contiguous_folds(sources[measured], FOLDS):
+        rows = measured[fold]
+        if not len(rows):
+            continue
+        kept = np.ones(len(library), bool)
+        kept[rows] = False
+        without = replace(policy, router=policy.router.over(library.only(kept)))
+        decided = without.decide(torch.from_numpy(library.centroids[rows])).weights.cpu().numpy()
+        weights[rows] = decided[:, 2:] + decided[:, 1:2] / len(library.experts)
+
+    gains = np.nan_to_num(library.gains)
+    qualities = []
     for name in library.collections():
-        own = rows[sources[rows] == name]
+        own = measured[sources[measured] == name]
         if len(own):
-            found.append(_of(name, library.experts, weights[own], gains[own], library.counts[own]))
-    return found
+            qualities.append(_quality(name, library.experts, weights[own], gains[own], library.counts[own]))
+    return qualities
 
 
-def _folds(rows: NDArray[np.int64], count: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    order = np.random.default_rng(0).permutation(rows)
-    for asked in np.array_split(order, FOLDS):
-        kept = np.ones(count, bool)
-        kept[asked] = False
-        yield asked, kept
-
-
-def _of(
+def _quality(
     name: str,
     experts: tuple[str, ...],
     weights: NDArray[np.float64],
@@ -80,10 +77,10 @@ def _of(
 ) -> RoutingQuality:
     means = np.average(gains, axis=0, weights=counts)
     return RoutingQuality(
-        name,
-        int(counts.sum()),
-        float(np.average((weights > 0).any(axis=1), weights=counts)),
-        float(np.average((weights * gains).sum(axis=1), weights=counts)),
-        experts[int(means.argmax())],
-        float(means.max()),
+        collection=name,
+        queries=int(counts.sum()),
+        share=float(np.average((weights > 0).any(axis=1), weights=counts)),
+        gain=float(np.average((weights * gains).sum(axis=1), weights=counts)),
+        best_expert=experts[int(means.argmax())],
+        best_gain=float(means.max()),
     )

@@ -25,7 +25,7 @@ from routerretriever.kernels.exact_search import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.routing.candidates import BASE
-from routerretriever.routing.explain import Route
+from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.follow import SharedModel, load_model, to_the_end
@@ -176,7 +176,7 @@ class Engine:
             policy = self.model.state.required_policy()
         embeddings = torch.cat([item.route_embedding for item in encoded if item.route_embedding is not None])
         with self.metrics.stages.labels("route").time():
-            routes = await asyncio.to_thread(policy.explain, queries, embeddings, pilots)
+            routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, pilots)
         drawn = self._map
         places = drawn[1].place(embeddings) if drawn is not None and drawn[0] is policy else [None] * len(routes)
         return list(zip(routes, places, strict=True))

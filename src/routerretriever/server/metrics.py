@@ -75,12 +75,13 @@ class Metrics:
         decision = batch.decision
         if decision is None:
             return
-        strength, chosen = decision.strength.tolist(), decision.chosen.tolist()
+        adapter_weights = decision.adapter_weights.tolist()
+        chosen = decision.chosen.tolist()
         predicted = decision.scores.gather(1, decision.chosen[:, None])[:, 0].tolist()
         for row, is_pinned in enumerate(pinned):
             if is_pinned:
                 continue
-            if strength[row] == 0:
+            if adapter_weights[row] == 0:
                 self.abstentions.inc()
             elif chosen[row] >= 2:
                 self.gains.observe(predicted[row])

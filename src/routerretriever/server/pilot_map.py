@@ -41,9 +41,9 @@ class PilotMap:
         """Lay out a sample of the pilots so that near ones in the router's space are near each other."""
         library, router = policy.library, policy.router
         rows = _sample(np.array(library.sources), library.measured)
-        vectors = router.points.exact[torch.from_numpy(rows)].cpu().numpy()
+        vectors = router.vectors.exact[torch.from_numpy(rows)].cpu().numpy()
         places = _layout(vectors)
-        scores = policy.router.scores(torch.from_numpy(library.centroids[rows]).to(router.points.exact.device))
+        scores = policy.router.scores(torch.from_numpy(library.centroids[rows]).to(router.vectors.exact.device))
         best = scores.argmax(dim=1).tolist()
         points = tuple(
             MapPoint(

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import HubError, ModelError
 from routerretriever.lora.peft_files import ADAPTER_CONFIG
-from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS
+from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS
 from routerretriever.routing.self_check import routing_quality
 from routerretriever.sharing.model_card import expert_card, model_card
 from routerretriever.storage.atomic import replacing

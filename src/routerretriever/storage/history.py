@@ -23,7 +23,8 @@ from typing import Any
 from routerretriever.errors import FingerprintError, FormatError, HistoryError, RouterRetrieverError
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import load_adapter
-from routerretriever.routing.pilot_library import FEEDBACK, PILOT_INFO, PILOT_TENSORS, PilotLibrary
+from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
+from routerretriever.routing.pilot_library import FEEDBACK, PilotLibrary
 from routerretriever.storage.atomic import link_or_copy, replacing
 from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, ModelParts, read_model_info
 
@@ -325,7 +326,7 @@ def _found(root: Path, layers: Collection[str]) -> Entry:
         base, names = "", []
     experts = {name: _version(root / EXPERTS / name, layers) for name in names}
     try:
-        gains = _gains(PilotLibrary.load(root)[0]) if (root / PILOT_INFO).exists() else {}
+        gains = _gains(load_pilots(root)[0]) if (root / PILOT_INFO).exists() else {}
     except RouterRetrieverError:
         gains = {}
     return Entry(1, _now(), ({"what": "found", "experts": list(names)},), base, experts, gains, state_files(root))

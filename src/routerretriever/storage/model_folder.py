@@ -26,9 +26,8 @@ from routerretriever.expert_state import ExpertState
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo, check_expert_name
 from routerretriever.lora.peft_files import load_adapter, save_adapter
-from routerretriever.routing.pilot_library import PILOT_INFO, PILOT_TENSORS, PilotLibrary
+from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots, save_pilots
 from routerretriever.routing.policy import RoutingPolicy
-from routerretriever.routing.routers import make_router
 
 MODEL_FORMAT = 1
 MODEL_INFO = "routerretriever.json"
@@ -72,7 +71,7 @@ def write_state(root: Path, parts: ModelParts, head: Sequence[Mapping[str, str]]
     for name in state.experts:
         write_expert(root / EXPERTS / name, parts, name)
     if state.library is not None:
-        state.library.save(root, base_fingerprint=parts.fingerprint)
+        save_pilots(state.library, root, base_fingerprint=parts.fingerprint)
     info = {
         "format_version": MODEL_FORMAT,
         "base": asdict(parts.base) | {"fingerprint": parts.fingerprint},
@@ -129,7 +128,7 @@ def read_policy(
     """
     if settings is None:
         return None
-    library, library_info = PilotLibrary.load(root)
+    library, library_info = load_pilots(root)
     check_fingerprint(fingerprint, library_info["base_fingerprint"], f"{root / PILOT_TENSORS}")
     if library.experts != experts:
         raise FormatError(
@@ -137,9 +136,7 @@ def read_policy(
             f"model has {', '.join(experts)}. Build it again: "
             "routerretriever library MODEL COLLECTION…"
         )
-    own = dict(settings)
-    router = make_router(own.pop("router"), library, **own.pop("router_settings"))
-    return RoutingPolicy(router, **own)
+    return RoutingPolicy.from_settings(settings, library)
 
 
 def read_model_info(root: Path) -> dict[str, Any]:

@@ -70,14 +70,14 @@ export function showRoute(route, pinned) {
   $("route-body").hidden = false;
   tint($("chosen-line"), route.expert);
   $("chosen").textContent = route.expert;
-  $("strength").hidden = route.strength >= 1;
-  $("strength").textContent = `${Math.round(100 * route.strength)}% of its update`;
+  $("adapter-weight").hidden = route.adapter_weight >= 1;
+  $("adapter-weight").textContent = `adapter weight ${Math.round(100 * route.adapter_weight)}%`;
   $("pinned").hidden = !pinned;
   $("pinned").textContent = `The results are pinned to ${pinned}. The router itself would take ${route.expert}.`;
   $("abstained").hidden = !route.abstained;
-  $("abstained").textContent = `The router abstained: it takes the fallback, ${route.expert}.`;
+  $("abstained").textContent = `The router abstained and uses the fallback, ${route.expert}.`;
   $("reason").textContent = route.reason;
-  $("familiarity").textContent = route.familiarity.toFixed(2).replace("-", "−");
+  $("in-domain-score").textContent = route.in_domain_score.toFixed(2).replace("-", "−");
   showBars(route);
   $("pilots").replaceChildren(...route.pilots.map(pilotItem));
 }

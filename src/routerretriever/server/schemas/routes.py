@@ -27,17 +27,19 @@ class PilotEntry(BaseModel):
 
 
 class RouteEntry(BaseModel):
-    """Where one query goes, and why."""
+    """The decision for one query, explained."""
 
     query: str = Field(examples=["how do I untar a directory"])
     expert: str = Field(examples=["nl2bash"])
-    strength: float = Field(description="Share of the expert's update that is applied.", examples=[1.0])
+    adapter_weight: float = Field(description="Weight of the expert's LoRA delta, from 0 to 1.", examples=[1.0])
     gains: dict[str, float] = Field(
         description="Predicted gain of every candidate, in nDCG@10 over base.",
         examples=[{"base": 0.0, "nl2bash": 0.17}],
     )
-    familiarity: float = Field(description="0 is the average of what the pilots know.", examples=[0.4])
-    abstained: bool = Field(description="No pilot knows the query: the fallback was taken.", examples=[False])
+    in_domain_score: float = Field(
+        description="Closeness to the pilots; 0 is the average of in-domain queries.", examples=[0.4]
+    )
+    abstained: bool = Field(description="The query is out of domain, so the fallback was chosen.", examples=[False])
     reason: str = Field(examples=["nl2bash is predicted to gain +17.0 nDCG@10 points over the base"])
     pilots: list[PilotEntry]
     position: tuple[float, float] | None = Field(
