@@ -160,7 +160,7 @@ SPEED_PARTS = ("queries", "documents", "experts", "routing", "search", "library"
 
 TABLES = (
     ("README.md", "results", "core.json", results_table),
-    ("README.md", "systems", "real.json", systems_table),
+    ("docs/comparison.md", "systems", "real.json", systems_table),
     ("docs/unlabelled.md", "synthesis", "synthesis.json", synthesis_table),
     ("docs/feedback.md", "feedback", "feedback.json", feedback_table),
     ("docs/server.md", "serving", "serving/load.json", serving_table),

@@ -41,10 +41,15 @@ def test_tables_are_the_committed_figures(root, monkeypatch):
         assert rows[name] in text[text.index(f"<!-- {name}:") : text.index(f"<!-- /{name} -->")]
 
 
-def test_every_command_is_documented_and_explains_itself(readme):
+@pytest.fixture(scope="module")
+def commands(root):
+    return (root / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
+def test_every_command_is_documented_and_explains_itself(commands):
     names = [info.name or info.callback.__name__ for info in app.registered_commands]
     names = [name.removesuffix("_command") for name in names] + [group.name for group in app.registered_groups]
-    assert set(re.findall(r"^\| `routerretriever (\w+)", readme, flags=re.MULTILINE)) == set(names)
+    assert set(re.findall(r"^\| `routerretriever (\w+)", commands, flags=re.MULTILINE)) == set(names)
     for name in names:
         verb = [name, {"index": "add", "experts": "list"}[name]] if name in ("index", "experts") else [name]
         shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
@@ -53,9 +58,9 @@ def test_every_command_is_documented_and_explains_itself(readme):
 
 
 @pytest.mark.parametrize(("name", "start", "untold"), [("index", "build", "add"), ("experts", "add", "list")])
-def test_every_verb_of_a_group_is_documented(root, readme, name, start, untold):
+def test_every_verb_of_a_group_is_documented(root, commands, name, start, untold):
     (group,) = [group for group in app.registered_groups if group.name == name]
-    row = next(line for line in readme.splitlines() if line.startswith(f"| `routerretriever {name} {start}"))
+    row = next(line for line in commands.splitlines() if line.startswith(f"| `routerretriever {name} {start}"))
     for command in group.typer_instance.registered_commands:
         assert command.name == untold or command.name in row
         assert name != "experts" or f"experts {command.name}" in (root / "docs" / "experts.md").read_text(
@@ -83,11 +88,17 @@ def test_every_endpoint_is_documented(root, tmp_path):
             assert f"`{method.upper()} {path.replace('{name}', 'NAME')}`" in text, (method, path)
 
 
-def test_modules_named_in_the_readme_exist(root, readme):
-    section = readme[readme.index("## The code") :]
-    named = set(re.findall(r"`(\w+\.py)`", section))
-    present = {path.name for path in (root / "src" / "routerretriever").glob("*.py")}
-    assert named | {"__init__.py"} == present
+def test_the_readme_fits_on_a_few_screens(readme):
+    assert len(readme.splitlines()) <= 150
+
+
+def test_every_folder_of_the_source_has_its_row(root):
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    source = root / "src" / "routerretriever"
+    folders = [path.name for path in source.iterdir() if (path / "__init__.py").exists()]
+    modules = [path.name for path in source.glob("*.py") if not path.name.startswith("__")]
+    for name in [f"{folder}/" for folder in folders] + modules:
+        assert re.search(rf"^\| .*`{re.escape(name)}`", text, flags=re.MULTILINE), name
 
 
 def test_the_citation_is_valid_and_of_this_version(root):
