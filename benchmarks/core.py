@@ -20,7 +20,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, RouterRetriever, __version__, evaluate, train_expert
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.base_models import load_base
 from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars

@@ -25,7 +25,7 @@ from core import surroundings
 from numpy.typing import NDArray
 
 from routerretriever import Collection, Index, RouterRetriever
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.splits import Split
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run
 from routerretriever.evaluation.statistics import paired_p_value

@@ -33,7 +33,7 @@ PIECE = 8192
 _DRIVER = """
 import json, os, sys
 from routerretriever import Index, RouterRetriever
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.index.build.settings import Settings
 from routerretriever.progress import Bars
 quiet_libraries()

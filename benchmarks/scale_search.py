@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 from core import mixed_queries, surroundings
 
 from routerretriever import Index, RouterRetriever
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.document import Document
 from routerretriever.index.search import Mode, SearchParameters
 from routerretriever.kernels.exact_search import Vectors

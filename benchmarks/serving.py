@@ -32,7 +32,7 @@ import psutil
 from core import mixed_queries, surroundings
 
 from routerretriever import RouterRetriever
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 
 HERE = Path(__file__).parent / "serving"
 QUERIES = 768

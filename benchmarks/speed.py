@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from speed_setting import Setting, write_part
 
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.embedding_cache import default_directory
 
 PARTS = ("queries", "documents", "experts", "routing", "search", "library", "training")

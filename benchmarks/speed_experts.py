@@ -99,7 +99,7 @@ def _one(what: str, folder: Path, setting: Setting) -> dict[str, float]:
 if __name__ == "__main__":
     import tempfile
 
-    from routerretriever.cli.app import quiet_libraries
+    from routerretriever.cli.common import quiet_libraries
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:

@@ -20,7 +20,7 @@ from typing import Any
 from core import surroundings
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, evaluate, train_expert
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
 from routerretriever.synthesis import SynthesisConfig, synthesize

@@ -11,7 +11,7 @@ from make_collections import UNSEEN, write_all
 from rich.console import Console
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
-from routerretriever.cli.app import quiet_libraries
+from routerretriever.cli.common import quiet_libraries
 from routerretriever.evaluation.report import evaluation_table, write_report
 from routerretriever.progress import Bars
 

@@ -14,6 +14,7 @@
     ├── VectorIndexError       an index cannot be opened, or does not fit the model
     │   ├── FilterError        a condition on documents cannot be understood
     │   └── BuildError         a build cannot start or end: another holds the index, or a cluster does not fit
+    ├── QueryError             a query is empty
     ├── FeedbackError          a log of use cannot be read, was applied before, or has nothing to apply it to
     ├── SynthesisError         queries cannot be generated as asked
     │   └── PausedError        generating stopped before its end; what was paid for is kept
@@ -83,6 +84,10 @@ class FilterError(VectorIndexError):
 
 class BuildError(VectorIndexError):
     """A build of an index cannot start or end: another one holds it, or the cluster does not fit."""
+
+
+class QueryError(RouterRetrieverError):
+    """A query is empty."""
 
 
 class FeedbackError(RouterRetrieverError):

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pty
 import re
@@ -10,6 +11,9 @@ import pytest
 from commands import run, run_json
 
 from routerretriever.cli.app import app
+from routerretriever.cli.formatting import print_json
+from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.storage.atomic import changing
 
 QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4"]
 
@@ -167,9 +171,12 @@ def test_the_verbs_of_an_index_are_shown():
         (["index", "build", "{tmp}/i"], "no index at"),
         (["train", "{tmp}/m", "{tmp}/nothing"], "no collection at"),
         (["train", "{tmp}/m", "{x}", "--preset", "best"], "no preset 'best'"),
-        (["library", "{tmp}/m", "{x}"], "no model at"),
+        (["library", "{tmp}/m", "{x}"], "not a RouterRetriever model"),
         (["route", "{tmp}/m", "query"], "no model at"),
         (["search", "{tmp}/i", "query"], "no index at"),
+        (["search", "{tmp}/i", " "], "query is empty"),
+        (["route", "{model}", "word1", ""], "query is empty"),
+        (["search", "{tmp}/i", "query", "--mode", "magic"], "no search mode 'magic'"),
         (["evaluate", "{model}", "{x}", "--split", "exam"], "no split 'exam'"),
         (["experts", "remove", "{model}", "nobody"], "no expert 'nobody'"),
         (["experts", "add", "{model}", "{model}/experts/x", "z"], "without the data of the library's collections x, y"),
@@ -197,6 +204,37 @@ def test_errors_are_one_sentence_and_exit_1(trained, tmp_path, arguments, messag
     error = run_json(*filled, code=1)["error"]
     assert error["type"].endswith("Error")
     assert message in error["message"]
+
+
+def test_a_query_may_begin_with_a_hyphen(trained):
+    refused = re.sub(r"\W*\n\W*", " ", run("route", trained[0], "-word1", code=2).stderr)
+    assert "put -- before the query" in refused
+    assert run_json("route", trained[0], "--json", "--", "-word1")["routes"][0]["query"] == "-word1"
+
+
+@pytest.mark.parametrize("verb", ["train", "library"])
+def test_a_change_of_a_model_waits_for_another(trained, verb, monkeypatch):
+    model, x, y = trained
+    monkeypatch.setattr("routerretriever.storage.atomic.LOCK_SECONDS", 0.01)
+    with changing(model):
+        assert "is changing" in run(verb, model, x, code=1).stderr
+    added = ["--name", "z", "--force", *QUICK] if verb == "train" else []
+    run(verb, model, y, *added)
+
+
+def test_json_has_no_number_that_json_does_not_know(capsys):
+    print_json({"a": [math.nan, 1.5, (math.inf,)]})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5, [None]]}
+
+
+def test_a_search_encodes_its_query_once(trained, tmp_path, monkeypatch):
+    model, x, _ = trained
+    run("index", model, tmp_path / "index", x)
+    passes = []
+    forward = RoutedEncoder.forward_by
+    monkeypatch.setattr(RoutedEncoder, "forward_by", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    assert run_json("search", tmp_path / "index", "word105")["hits"]
+    assert len(passes) == 1
 
 
 def test_every_option_is_explained():
@@ -235,7 +273,13 @@ def test_every_option_is_explained():
 
 
 def test_help_and_version_are_quick_and_load_nothing_heavy():
-    code = "import sys; from routerretriever.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    heavy = "{'torch', 'transformers', 'lancedb', 'pyarrow', 'numpy', 'pydantic', 'huggingface_hub'}"
+    code = (
+        "import sys; from routerretriever.cli.app import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"assert not {heavy} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
 

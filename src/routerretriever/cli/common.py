@@ -1,28 +1,22 @@
-"""What all commands share: arguments that mean the same everywhere, output, and errors."""
+"""What all commands share: arguments that mean the same everywhere, and how they load and fail."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from rich.console import Console
-from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from routerretriever.cli.formatting import err, say, show_error
 from routerretriever.errors import RouterRetrieverError
 
 if TYPE_CHECKING:
     from routerretriever.data.collection import Collection
     from routerretriever.model import RouterRetriever
-
-# Queries and documents are shown as they are: no sign in them is markup, and no number of theirs is coloured.
-out, err = Console(markup=False, highlight=False), Console(stderr=True, markup=False, highlight=False)
 
 Model = Annotated[
     str,
@@ -43,20 +37,40 @@ Sources = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Lenient = Annotated[
-    bool, typer.Option("--lenient", help="Drop judgements that point nowhere and queries without a positive.")
+    bool,
+    typer.Option(
+        "--lenient",
+        help="Drop judgements of missing documents, and queries without a relevant one.",
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="Torch device, e.g. cpu or cuda; default the best one present.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Torch device, such as cpu or cuda.", show_default="the best one present"),
+]
 Cluster = Annotated[
-    str | None, typer.Option(help="Work on a Ray cluster: its address, auto, or local for all processors here.")
+    str | None,
+    typer.Option(help="Use a Ray cluster: its address, auto, or local for the processors of this machine."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="On the cluster; default one for each accelerator or processor.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Workers on the cluster.",
+        show_default="one for each accelerator or processor",
+    ),
 ]
-IndexUri = Annotated[str, typer.Argument(metavar="INDEX", help="Folder or URI of the index.", show_default=False)]
+IndexUri = Annotated[
+    str,
+    typer.Argument(metavar="INDEX", help="Folder or URI of the index.", show_default=False),
+]
+OptionalIndex = Annotated[
+    str | None,
+    typer.Option("--index", help="Folder or URI of the index; without it, search is off."),
+]
 
 
 class DefaultGroup(TyperGroup):
-    """A group in which a first word that is no verb means the default one: its name need not be typed."""
+    """A group of commands whose default one runs if the first word names no command."""
 
     default: ClassVar[str]
 
@@ -66,8 +80,22 @@ class DefaultGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+class QueryCommand(TyperCommand):
+    """A command that takes queries, which may begin with a hyphen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # The parser's error for an option that does not exist, which typer does not export.
+            if option := getattr(error, "option_name", None):
+                hint = f"If {option} begins a query, put -- before the query."
+                raise typer.BadParameter(f"There is no option {option}. {hint}", ctx) from error
+            raise
+
+
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """A verb in which errors made for users become one message and exit code 1."""
+    """Turn the errors made for users into one message and exit code 1."""
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -75,24 +103,17 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except RouterRetrieverError as error:
-            _fail(error, as_json=kwargs.get("as_json", False))
+            show_error(error, as_json=kwargs.get("as_json", False))
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            say("Interrupted. What was saved before is whole; the same command goes on from there.", err)
+            say("Interrupted. What was saved is complete; rerun the command to continue.", err)
             raise typer.Exit(130) from None
 
     return wrapped
 
 
-def _fail(error: RouterRetrieverError, *, as_json: bool) -> NoReturn:
-    if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-    else:
-        say(Text.assemble((type(error).__name__, "bold red"), f": {error}"), err)
-    raise typer.Exit(1)
-
-
 def quiet_libraries() -> None:
-    """Model loaders draw bars of their own, terminal or not."""
+    """Turn off the progress bars of model loaders, which are drawn even without a terminal."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
@@ -100,33 +121,28 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def say(text: str | Text, to: Console = out) -> None:
-    """Print a line whole, however long: people copy commands and paths from it."""
-    to.print(text, soft_wrap=True)
-
-
-def print_json(content: Any) -> None:
-    """Write one JSON document to standard output."""
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
-
-
 def load_model(source: str | Path, device: str | None) -> RouterRetriever:
-    """The model in a folder, or of a name on the hub."""
+    """Load the model in a folder, or of a name on the hub."""
     from routerretriever.model import RouterRetriever
 
     return RouterRetriever.from_pretrained(source, device=device)
 
 
-def load_collection(source: str, lenient: bool) -> Collection:
-    """A collection from where it lies."""
+def load_collections(sources: list[str], *, lenient: bool) -> list[Collection]:
+    """Load collections from folders, files or the hub."""
     from routerretriever.data.collection import Collection
 
-    return Collection.load(source, strict=not lenient)
+    return [Collection.load(source, strict=not lenient) for source in sources]
+
+
+def load_collection(source: str, lenient: bool) -> Collection:
+    """Load one collection from a folder, a file or the hub."""
+    return load_collections([source], lenient=lenient)[0]
 
 
 @contextmanager
 def changed_model(path: str | Path, device: str | None) -> Iterator[RouterRetriever]:
-    """The model in a folder, whose experts and pilots are saved at the end of the block; others that change it wait."""
+    """Load the model in a folder under its lock, and save its experts and pilots afterwards."""
     from routerretriever.storage.atomic import changing
     from routerretriever.storage.hub_download import own_folder
     from routerretriever.storage.model_folder import read_model_info

@@ -21,10 +21,8 @@ from routerretriever.cli.common import (
     guarded,
     load_collection,
     load_model,
-    out,
-    print_json,
-    say,
 )
+from routerretriever.cli.formatting import out, print_json, say
 from routerretriever.errors import ExpertError
 from routerretriever.progress import Bars
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from routerretriever.cli.common import AsJson, Device, Model, changed_model, err, load_model, out, print_json, say
+from routerretriever.cli.common import AsJson, Device, Model, changed_model, load_model
+from routerretriever.cli.formatting import err, out, print_json, say
 from routerretriever.errors import FeedbackError
 from routerretriever.progress import Bars
 

@@ -18,13 +18,10 @@ from routerretriever.cli.common import (
     Lenient,
     Model,
     Workers,
-    err,
     guarded,
     load_model,
-    out,
-    print_json,
-    say,
 )
+from routerretriever.cli.formatting import err, out, print_json, say
 from routerretriever.errors import BuildError
 from routerretriever.progress import Bars
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routerretriever.cli.common import AsJson, Device, err, out, print_json, say
+from routerretriever.cli.common import AsJson, Device
+from routerretriever.cli.formatting import err, out, print_json, say
 from routerretriever.errors import SynthesisError
 from routerretriever.progress import Bars
 

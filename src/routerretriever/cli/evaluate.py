@@ -1,0 +1,88 @@
+"""``routerretriever evaluate`` and ``bench``: one model, or a whole comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from routerretriever.cli.common import AsJson, Device, Lenient, Model, Sources, load_collections, load_model
+from routerretriever.cli.formatting import points, print_json, say, show_table
+from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SplitName = Annotated[str, typer.Option(help="Split to evaluate.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate at most N queries of each collection.")]
+Seed = Annotated[int, typer.Option(help="Seed of the choice of queries.")]
+ReportFolder = Annotated[Path | None, typer.Option("--out", help="Write report, JSON and TREC runs to this folder.")]
+SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="YAML file; see suites/.", show_default=False)]
+BenchFolder = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        help="Folder for models, cached vectors, results and report.",
+        show_default=False,
+    ),
+]
+
+
+def evaluate(
+    model: Model,
+    collections: Sources,
+    split: SplitName = "test",
+    limit: Limit = None,
+    seed: Seed = 0,
+    out_dir: ReportFolder = None,
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare base, routed, merged, each expert and the oracles on judged queries."""
+    from routerretriever.evaluation.evaluate import evaluate as evaluate_model
+    from routerretriever.evaluation.report import evaluation_table, write_report
+
+    loaded = load_model(model, device)
+    judged = load_collections(collections, lenient=lenient)
+    result = evaluate_model(loaded, judged, split=split, limit=limit, seed=seed, progress=Bars())
+    page = None
+    if out_dir is not None:
+        page = write_report(result, out_dir, title=f"RouterRetriever: {Path(model).name}")
+    if as_json:
+        print_json(result.to_dict())
+        return
+    show_table(evaluation_table(result))
+    if page is not None:
+        say(str(page))
+
+
+def bench(suite: SuiteFile, out_dir: BenchFolder, as_json: AsJson = False) -> None:
+    """Train what is missing, compare all systems of a suite, and write a report.
+
+    Rerun an interrupted command to continue where it stopped.
+    """
+    from routerretriever.bench import report, results
+    from routerretriever.bench.runner import Bench
+    from routerretriever.bench.suite import Suite
+
+    run = Bench(Suite.load(suite), out_dir, progress=Bars())
+    seeds = run.run()
+    document = results.summarise(run, seeds, run.studies())
+    report.write_runs(run, seeds, out_dir / "runs")
+    page = report.write(document, out_dir)
+    if as_json:
+        print_json(document)
+        return
+    show_table(_bench_table(document))
+    say(str(page))
+
+
+def _bench_table(document: Mapping[str, Any]) -> Table:
+    groups = [group for group, members in document["groups"].items() if members]
+    table = Table("system", *groups, title=f"{document['suite']}: mean nDCG@10 × 100")
+    for name, row in document["systems"].items():
+        table.add_row(name, *[points(row[group]["mean"]) for group in groups])
+    return table

@@ -1,0 +1,146 @@
+"""``routerretriever serve`` and ``mcp``: a model behind HTTP, or behind an agent's protocol."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from routerretriever.cli.common import AsJson, Device, Model, OptionalIndex, load_model
+from routerretriever.cli.formatting import print_json, say
+from routerretriever.errors import MissingExtraError, ServerError
+
+if TYPE_CHECKING:
+    from routerretriever.server import Settings
+
+Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback needs --api-key-file.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+ApiKeys = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", help="Keys that open the API, one a line; without it anyone may read."),
+]
+AdminKeys = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-key-file",
+        help="Keys that may change documents and experts; without it nobody may.",
+    ),
+]
+LogQueries = Annotated[bool, typer.Option("--log-queries", help="Write the text of queries to the log.")]
+FeedbackLog = Annotated[
+    Path | None,
+    typer.Option(help="Keep clicks and judgements in this file, for routerretriever feedback."),
+]
+ServeCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Serve by replicas on a Ray cluster: its address, auto, or local for this machine.",
+    ),
+]
+ReplicaCount = Annotated[
+    str | None,
+    typer.Option(
+        "--replicas",
+        help="On the cluster: N, or MIN-MAX to follow the length of the queue. "
+        "Each replica takes one accelerator or one processor.",
+        show_default="2",
+    ),
+]
+McpJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Report what prevents the start as JSON; then the protocol owns the output.",
+    ),
+]
+
+
+def serve(
+    model: Model,
+    index: OptionalIndex = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    api_keys: ApiKeys = None,
+    admin_keys: AdminKeys = None,
+    log_queries: LogQueries = False,
+    feedback_log: FeedbackLog = None,
+    cluster: ServeCluster = None,
+    replicas: ReplicaCount = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve MODEL: an OpenAI-compatible API under /v1, search, and a page that shows the routing."""
+    try:
+        from routerretriever.server import Settings, read_keys
+    except ImportError as error:
+        raise MissingExtraError("server", error.name or "fastapi") from error
+
+    read_api, read_admin = read_keys(api_keys), read_keys(admin_keys)
+    settings = Settings(
+        model=_served_folder(model, changeable=bool(read_admin)),
+        index=index,
+        host=host,
+        port=port,
+        api_keys=read_api,
+        admin_keys=read_admin,
+        device=device,
+        log_queries=log_queries,
+        feedback_log=feedback_log,
+    )
+
+    def announce() -> None:
+        address = f"http://{host}:{port}"
+        if as_json:
+            print_json({"url": address, "model": model, "index": index})
+            sys.stdout.flush()
+        else:
+            say(f"The page: {address}   The API: {address}/v1   Stop: Ctrl-C")
+
+    if cluster is None and replicas is not None:
+        raise ServerError("Replicas need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
+    if cluster is None:
+        announce()
+        _serve_here(settings)
+        return
+    from routerretriever.server.replicas import Replicas, serve_replicas
+
+    wanted = Replicas.parse(replicas or "2")
+    serve_replicas(settings, cluster=cluster, replicas=wanted, started=announce)
+
+
+def mcp(
+    model: Model,
+    index: OptionalIndex = None,
+    device: Device = None,
+    as_json: McpJson = False,
+) -> None:
+    """Serve search and routing with MODEL to agents (Model Context Protocol, standard streams)."""
+    from contextlib import redirect_stdout
+
+    from routerretriever.index.index import Index
+    from routerretriever.integrations.mcp_server import make_server
+
+    # A library that prints a greeting would break the protocol.
+    with redirect_stdout(sys.stderr):
+        loaded = load_model(model, device)
+        server = make_server(loaded, None if index is None else Index.open(index, loaded))
+    server.run()
+
+
+def _served_folder(model: str, *, changeable: bool) -> Path:
+    """Return the folder to serve; one whose experts may change is no copy in the hub's cache."""
+    from routerretriever.storage.hub_download import own_folder, read_folder
+    from routerretriever.storage.model_folder import read_model_info
+
+    folder = own_folder(model) if changeable else read_folder(model)
+    read_model_info(folder)
+    return folder
+
+
+def _serve_here(settings: Settings) -> None:
+    from routerretriever.server import serve as serve_here
+
+    serve_here(settings)

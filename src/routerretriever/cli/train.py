@@ -1,0 +1,199 @@
+"""``routerretriever train`` and ``library``: experts, and the pilots that route among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from routerretriever.cli.common import (
+    AsJson,
+    Device,
+    Lenient,
+    OwnModel,
+    Sources,
+    changed_model,
+    load_collections,
+    load_model,
+)
+from routerretriever.cli.formatting import err, points, print_json, say, show_table
+from routerretriever.errors import ExpertError
+from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from routerretriever.experts.training_config import TrainingConfig
+    from routerretriever.experts.training_report import TrainingReport
+    from routerretriever.model import RouterRetriever
+    from routerretriever.routing.pilot_library import PilotLibrary
+
+_DEFAULT_BASE = "all-MiniLM-L6-v2"
+
+Name = Annotated[
+    str | None,
+    typer.Option(help="Name of the expert.", show_default="the collection's, or generalist for several"),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Base encoder of a new MODEL: hub id or path.", show_default=_DEFAULT_BASE),
+]
+Preset = Annotated[str, typer.Option(help="default, or paper for the setting of arXiv 2409.02685.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Pass over the queries at most N times.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", min=0.0, help="Learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Queries in each step.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Keep an expert without a gain; replace an expert of the same name."),
+]
+Router = Annotated[
+    str | None,
+    typer.Option(help="gain, pilot-mean (the paper's rule) or pilot-max (the official code's rule)."),
+]
+
+
+def train(
+    model: OwnModel,
+    collections: Sources,
+    name: Name = None,
+    base: Base = None,
+    preset: Preset = "default",
+    epochs: Epochs = None,
+    rank: Rank = None,
+    learning_rate: LearningRate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    force: Force = False,
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an expert and add it to MODEL, which is created if it does not exist.
+
+    Several collections give one generalist, trained on all of them in turn.
+    """
+    from routerretriever.experts.train import train_expert
+    from routerretriever.storage.atomic import changing
+    from routerretriever.storage.hub_download import own_folder
+
+    config = _training_config(
+        preset,
+        epochs=epochs,
+        rank=rank,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    own_folder(model, new=True)
+    loaded = load_collections(collections, lenient=lenient)
+    with changing(model):
+        router = _open_or_create(model, base, preset, device)
+        report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
+        router.save_pretrained(model)
+    if as_json:
+        print_json(report.to_dict() | {"model": str(model)})
+    else:
+        _show_training(report, model, collections)
+
+
+def library(
+    model: OwnModel,
+    collections: Sources,
+    router: Router = None,
+    lenient: Lenient = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the experts on held-out queries, and build or extend the pilot library."""
+    with changed_model(model, device) as loaded:
+        measured = load_collections(collections, lenient=lenient)
+        built = loaded.build_library(measured, router=router, progress=Bars())
+        rule = loaded.state.required_policy().router.name
+    if as_json:
+        print_json(_library_facts(built, rule))
+    else:
+        _show_library(built)
+
+
+def _training_config(preset: str, **given: Any) -> TrainingConfig:
+    from dataclasses import replace
+
+    from routerretriever.experts.training_config import PRESETS
+
+    if preset not in PRESETS:
+        raise ExpertError(f"There is no preset '{preset}'. Choose one of: {', '.join(PRESETS)}.")
+    changes = {key: value for key, value in given.items() if value is not None}
+    return replace(PRESETS[preset], **changes)
+
+
+def _open_or_create(path: Path, base: str | None, preset: str, device: str | None) -> RouterRetriever:
+    from routerretriever.encoder.base_models import base_info
+    from routerretriever.model import RouterRetriever
+
+    if path.is_dir() and any(path.iterdir()):
+        router = load_model(path, device)
+        if base is not None and base_info(base).id != router.encoder.base.id:
+            raise ExpertError(
+                f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
+                "Leave out --base, or choose a new folder."
+            )
+        if preset == "paper" and not router.is_like_paper:
+            raise ExpertError(
+                f"{path} exists and has other layers, another router input or another similarity than "
+                "--preset paper asks for; those cannot be changed. Give --preset paper a new folder, or "
+                "leave it out."
+            )
+        return router
+
+    base = base or _DEFAULT_BASE
+    if preset == "paper":
+        return RouterRetriever.create_like_paper(base, device=device)
+    return RouterRetriever.create(base, device=device)
+
+
+def _show_training(report: TrainingReport, model: Path, collections: Sequence[str]) -> None:
+    from routerretriever.routing.pilot_library import GENERATED_GAIN
+
+    info = report.info
+    generated = " synthetic" if info.gain_on_generated else ""
+    figures = (
+        f": held-out nDCG@10 {points(info.expert_ndcg)}, base {points(info.base_ndcg)} "
+        f"({points(info.gain, signed=True)} points, p = {report.p_value:.3g}, "
+        f"{info.held_out}{generated} queries), {report.steps} steps in {report.seconds:.0f} s. "
+        f"Saved in {model}."
+    )
+    say(Text.assemble((report.expert, "bold"), figures))
+    if info.gain_on_generated:
+        say(f"This gain was {GENERATED_GAIN} Evaluate it on queries that people asked.", err)
+    say(f"Next: routerretriever library {model} {' '.join(collections)} …")
+
+
+def _library_facts(built: PilotLibrary, rule: str) -> dict[str, Any]:
+    space = built.space
+    return {
+        "router": rule,
+        "experts": built.experts,
+        "pilots": {name: built.sources.count(name) for name in built.groups()},
+        "reject_threshold": None if space is None else space.reject_threshold,
+        "trust_threshold": None if space is None else space.trust_threshold,
+        "unmeasured": built.unmeasured(),
+    }
+
+
+def _show_library(built: PilotLibrary) -> None:
+    title = "Mean measured gain (nDCG@10 points over base)"
+    table = Table("collection", "pilots", *built.experts, title=title)
+    for name, means in built.mean_gains().items():
+        gains = [points(mean, signed=True) for mean in means]
+        table.add_row(built.label(name), str(built.sources.count(name)), *gains)
+    show_table(table)
+    for expert, missing in built.unmeasured().items():
+        say(
+            f"Not measured: {expert} on {', '.join(missing)}. "
+            "Rerun the command with these collections to measure it there.",
+            err,
+        )
