@@ -19,6 +19,7 @@ from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.encode_routed import encode_routed
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
+from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError
 from routerretriever.evaluation.gains import build_library
 from routerretriever.expert_state import ExpertState
@@ -392,11 +393,13 @@ class RouterRetriever(SentenceTransformer):
         vectors = self.encode_routed(texts).vectors
         return vectors[0] if single else vectors
 
-    def encode_routed(self, queries: Sequence[str], experts: Sequence[str | None] | None = None) -> RoutedVectors:
+    def encode_routed(
+        self, queries: Sequence[str | TokenIds], experts: Sequence[str | None] | None = None
+    ) -> RoutedVectors:
         """Encode a batch of queries in one pass, and say what encoded each.
 
         Args:
-            queries: one batch: texts of very different length are better given apart.
+            queries: one batch of texts or token ids; those of very different length are better given apart.
             experts: one entry a query: a candidate that is pinned, or ``None`` to route it; default all routed.
 
         Raises:

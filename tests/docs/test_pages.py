@@ -83,7 +83,7 @@ def test_every_endpoint_is_documented(root, tmp_path):
     from routerretriever.server import Settings, create_app
 
     text = (root / "docs" / "server.md").read_text(encoding="utf-8")
-    for path, methods in create_app(Settings(tmp_path)).openapi()["paths"].items():
+    for path, methods in create_app(Settings(model=tmp_path)).openapi()["paths"].items():
         for method in methods:
             assert f"`{method.upper()} {path.replace('{name}', 'NAME')}`" in text, (method, path)
 

@@ -16,8 +16,8 @@ from routerretriever.integrations.haystack import (
     RoutedRetriever,
     RouterRetrieverDocumentEmbedder,
     RouterRetrieverTextEmbedder,
-    to_condition,
 )
+from routerretriever.integrations.haystack_filters import to_condition
 
 TRUSTED = ["routerretriever.integrations.haystack"]
 TEXTS = ["word1 word2", "word3", "word100 word100 word60 word7"]
@@ -180,6 +180,45 @@ def test_haystacks_filters(dated, filters, years):
     )
     if "title" not in str(filters) and filters.get("field") != "year":  # Haystack's own reading of the same filter
         assert {document.meta["year"] for document in in_memory.filter_documents(filters)} == years
+
+
+METAS = [{"year": 1990}, {"year": 1991, "place": "Rome"}, {"place": "Bern"}, {}]
+
+
+@pytest.fixture(scope="module")
+def both_stores(model, built, tmp_path_factory):
+    """The same documents in our index and in Haystack's own store; some have no year, some no place."""
+    path = tmp_path_factory.mktemp("both") / "index"
+    opened = Index.create(path, model, model_path=built / "model")
+    opened.upsert([OurDocument(f"d{n}", f"word{n}", "", meta) for n, meta in enumerate(METAS)])
+    in_memory = InMemoryDocumentStore()
+    in_memory.write_documents([Document(id=f"d{n}", content=f"word{n}", meta=meta) for n, meta in enumerate(METAS)])
+    return opened, in_memory
+
+
+def leaf(operator, value, field="meta.year"):
+    return {"field": field, "operator": operator, "value": value}
+
+
+LEAVES = [leaf(operator, value) for operator in ("==", "!=") for value in (1990, None)]
+LEAVES += [leaf(operator, 1990) for operator in ("<", "<=", ">", ">=")]
+LEAVES += [leaf(operator, None) for operator in ("<", ">=")]
+LEAVES += [leaf(operator, value) for operator in ("in", "not in") for value in ([1990], [1990, None], [None], [])]
+LEAVES += [leaf("==", "Rome", "meta.place"), leaf("!=", "Rome", "meta.place"), leaf("==", "word2", "content")]
+NESTED = [
+    {"operator": "NOT", "conditions": [leaf("==", 1990), leaf("==", "Rome", "meta.place")]},
+    {"operator": "NOT", "conditions": [{"operator": "OR", "conditions": [leaf("==", 1990), leaf("!=", 1991)]}]},
+    {"operator": "AND", "conditions": [leaf("!=", 1990), leaf("!=", "Bern", "meta.place")]},
+]
+
+
+@pytest.mark.parametrize(
+    "filters", [*LEAVES, *({"operator": "NOT", "conditions": [one]} for one in LEAVES), *NESTED], ids=str
+)
+def test_a_filter_means_what_it_means_in_haystacks_own_store(both_stores, filters):
+    index, in_memory = both_stores
+    found = RoutedRetriever(index, top_k=20).run(query="word1", filters=filters)["documents"]
+    assert {document.id for document in found} == {document.id for document in in_memory.filter_documents(filters)}
 
 
 @pytest.mark.parametrize(

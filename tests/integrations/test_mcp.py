@@ -73,6 +73,11 @@ def test_without_an_index_there_is_only_route(model):
 
 
 def test_what_prevents_the_start_is_said(tmp_path):
-    result = CliRunner().invoke(app, ["mcp", str(tmp_path / "nothing"), "--json"])
+    result = CliRunner().invoke(app, ["mcp", str(tmp_path / "nothing")])
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["error"]["type"] == "FormatError"
+    assert "FormatError" in result.stderr and result.stdout == ""
+
+
+def test_there_is_no_option_that_does_nothing(tmp_path):
+    result = CliRunner().invoke(app, ["mcp", str(tmp_path / "nothing"), "--json"])
+    assert result.exit_code == 2

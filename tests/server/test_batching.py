@@ -1,17 +1,18 @@
 """The queue before the model: sharing, fairness, changes, shedding."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from routerretriever.server.batching import Batcher, Closed, Overloaded, Row
-from routerretriever.server.engine import by_length
+from routerretriever.server.batching.grouping import by_length
 from routerretriever.server.metrics import LastHour
 from routerretriever.server.settings import Batching, Limits
 
 
 def rows(name, count=1, cost=1):
-    return [Row(f"{name}{number}", "query", None, cost) for number in range(count)]
+    return [Row(content=f"{name}{number}", kind="query", expert=None, cost=cost) for number in range(count)]
 
 
 class Encoder:
@@ -23,10 +24,10 @@ class Encoder:
     def __call__(self, batch, parallel):
         self.entered.release()
         assert self.go.acquire(timeout=10)
-        self.batches.append([row.text for row in batch])
-        if any(row.text.startswith("bad") for row in batch):
+        self.batches.append([row.content for row in batch])
+        if any(row.content.startswith("bad") for row in batch):
             raise RuntimeError("bad row")
-        return [row.text for row in batch]
+        return [row.content for row in batch]
 
 
 @pytest.fixture
@@ -40,7 +41,9 @@ def make(encoder):
 
     def build(limits=None, workers=1, **batching):
         batching = Batching(**{"rows": 4, "tokens": 1000, "wait": 0.0, **batching})
-        made.append(Batcher(encoder, batching, workers, limits or Limits(), lambda facts: None))
+        made.append(
+            Batcher(encoder, batching=batching, workers=workers, limits=limits or Limits(), observe=lambda facts: None)
+        )
         return made[-1]
 
     yield build
@@ -102,6 +105,20 @@ def test_a_failed_batch_fails_its_requests_and_no_other(make, encoder):
     with pytest.raises(RuntimeError, match="bad row"):
         bad.result(5)
     assert good.result(5) == ["good0"]
+
+
+def test_a_text_that_cannot_be_encoded_fails_its_own_request_only(make, encoder):
+    batcher = make()
+    first = batcher.submit(rows("a"))
+    encoder.entered.acquire()  # what comes now goes into one batch
+    good, bad, fine = (batcher.submit(rows(name)) for name in ("good", "bad", "fine"))
+    encoder.go.release(10)
+    first.result(5)
+    with pytest.raises(RuntimeError, match="bad row"):
+        bad.result(5)
+    assert (good.result(5), fine.result(5)) == (["good0"], ["fine0"])
+    assert encoder.batches[1] == ["good0", "bad0", "fine0"]
+    assert batcher.waiting == 0
 
 
 def test_a_change_that_fails_says_so(make):
@@ -224,3 +241,14 @@ def test_counts_of_the_last_hour_forget():
     assert served.totals(59)["a"] == 4
     assert served.totals(60)["a"] == 2
     assert served.totals(1000)["a"] == 0
+
+
+def test_counts_of_the_last_hour_are_not_read_while_they_change():
+    served = LastHour()
+    served.add({"a": 1}, 0)
+    with ThreadPoolExecutor(1) as pool:
+        with served._lock:
+            totals = pool.submit(served.totals, 0)
+            with pytest.raises(TimeoutError):
+                totals.result(0.1)
+        assert totals.result(5)["a"] == 1

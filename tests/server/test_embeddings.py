@@ -106,3 +106,16 @@ def test_what_is_not_json_is_said_to_be_so(client):
 def test_models_are_all_candidates(client):
     names = [entry["id"] for entry in client.get("/v1/models").json()["data"]]
     assert names == ["routed", "base", "merged", "alpha", "beta", "gamma"]
+
+
+def test_token_ids_are_used_as_they_are(client, model):
+    """With or without special tokens; an unknown token stays."""
+    tokenizer = model.encoder.tokenizer
+    texts = ["word1 nothing-of-the-vocabulary word2", "word3"]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    bare = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert tokenizer.unk_token_id in ids[0]
+    for given in (ids, bare):
+        np.testing.assert_allclose(vectors(embed(client, input=given)), model.encode_query(texts), atol=1e-5)
+        documents = vectors(embed(client, input=given, input_type="document"))
+        np.testing.assert_allclose(documents, model.encode_document(texts), atol=1e-5)

@@ -303,14 +303,14 @@ def test_a_server_that_is_gone_is_said_to_be_so(own, open_page):
 def test_a_busy_server_is_asked_again(client, open_page):
     page = open_page(client, complaining=True)
     page.wait_for_selector("#map-frame.drawn")
-    engine, limits = client.engine, client.engine.batcher._limits
-    engine.batcher._limits = Limits(waiting_requests=0)
+    engine, limits = client.engine, client.engine.batcher.queue.limits
+    engine.batcher.queue.limits = Limits(waiting_requests=0)
     try:
         page.fill("#query", QUERY)
         page.keyboard.press("Enter")
         page.wait_for_selector('#message[data-kind="busy"]')
     finally:
-        engine.batcher._limits = limits
+        engine.batcher.queue.limits = limits
     page.wait_for_selector("#routed-results > li[data-id]")
     assert not page.is_visible("#message")
 
@@ -332,7 +332,7 @@ def test_a_key_is_asked_for_and_kept_for_the_session(own, open_page):
 
 
 def test_without_an_index_the_route_is_shown(built, open_page):
-    with running(Settings(built / "model")) as client:
+    with running(Settings(model=built / "model")) as client:
         wait_until_ready(client)
         page = open_page(client, complaining=True)  # it outlives the server
         ask(page)

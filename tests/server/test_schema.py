@@ -18,7 +18,7 @@ def served(built, tmp_path_factory):
     root = tmp_path_factory.mktemp("schema")
     for name in ("model", "index"):
         shutil.copytree(built / name, root / name)
-    settings = Settings(root / "model", str(root / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
+    settings = Settings(model=root / "model", index=str(root / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
     with running(settings) as client:
         yield wait_until_ready(client)
 

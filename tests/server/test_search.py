@@ -5,7 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from serving import API_KEY, running, wait_until_ready
+from serving import ADMIN_KEY, API_KEY, running, wait_until_ready
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.feedback.log import read_log
@@ -33,9 +33,21 @@ def test_a_filter_holds_and_metadata_comes_back(client):
     assert {hit["collection"] for hit in hits} == {"beta"}
 
 
+def test_a_filter_finds_documents_without_a_field(client):
+    def found(condition):
+        hits = client.post("/v1/search", json={"query": QUERY, "k": 100, "filter": condition}).json()["results"][0][
+            "hits"
+        ]
+        return {hit["id"] for hit in hits}
+
+    assert found({"year": {"exists": True}}) == {"y"}
+    assert "y" not in found({"year": {"exists": False}}) != set()
+
+
 @pytest.mark.parametrize(
     "condition",
     [
+        {"year": {"exists": 1}},
         {"nothing": 1},
         {"year": "1999"},
         {"year": {"near": 1}},
@@ -50,6 +62,12 @@ def test_a_filter_holds_and_metadata_comes_back(client):
 def test_a_filter_that_cannot_be_understood(client, condition):
     answer = client.post("/v1/search", json={"query": QUERY, "filter": condition})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "filter"
+
+
+@pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
+def test_an_expert_that_does_not_exist_is_refused_in_every_mode(client, mode):
+    answer = client.post("/v1/search", json={"query": QUERY, "expert": "nobody", "mode": mode})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_k_and_unknown_fields_are_checked(client):
@@ -132,7 +150,7 @@ def test_the_map_shows_pilots_and_places_queries(client):
 def test_without_an_index_or_library_it_says_what_is_missing(built, tmp_path):
     model = RouterRetriever.create(str(built / "base"), device="cpu")
     model.save_pretrained(tmp_path / "bare")
-    with running(Settings(tmp_path / "bare")) as client:
+    with running(Settings(model=tmp_path / "bare")) as client:
         wait_until_ready(client)
         search = client.post("/v1/search", json={"query": QUERY})
         assert search.status_code == 400 and search.json()["error"]["code"] == "no_index"
@@ -146,7 +164,7 @@ def test_until_the_model_is_there_it_is_not_ready(built, monkeypatch):
     let_go = threading.Event()
     whole = RouterRetriever.from_pretrained
     monkeypatch.setattr(RouterRetriever, "from_pretrained", lambda *a, **k: let_go.wait(10) and whole(*a, **k))
-    with running(Settings(built / "model")) as client:
+    with running(Settings(model=built / "model")) as client:
         assert client.get("/health").status_code == 200
         for path in ("/ready", "/v1/models"):
             answer = client.get(path)
@@ -156,7 +174,7 @@ def test_until_the_model_is_there_it_is_not_ready(built, monkeypatch):
 
 
 def test_a_model_that_cannot_be_loaded_is_explained(built, tmp_path):
-    with running(Settings(built / "model", str(tmp_path / "nothing"))) as client:
+    with running(Settings(model=built / "model", index=str(tmp_path / "nothing"))) as client:
         for _ in range(200):
             if "There is no index" in client.get("/ready").text:
                 break
@@ -187,6 +205,19 @@ def test_what_cannot_be_stored_is_refused_whole(admin):
         assert answer.status_code == 400, answer.text
     assert admin.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}] * 1001}).status_code == 413
     assert admin.get("/v1/experts").json()["documents"] == before
+
+
+def test_a_request_may_have_as_many_documents_as_the_limit_says(own):
+    count = 4100  # more than the index writes at a time, and more than the texts of one request
+    with running(replace(own, limits=replace(own.limits, documents=count, inputs=10))) as client:
+        wait_until_ready(client)
+        client.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
+        documents = [{"id": f"n{number}", "text": f"word{number % 50}"} for number in range(count)]
+        answer = client.post("/v1/documents", json={"collection": "many", "documents": documents})
+        assert answer.json().get("written") == count, answer.text
+        body = {"query": "word7", "k": 10, "expert": "base", "filter": {"collection": "many"}}
+        hits = client.post("/v1/search", json=body).json()["results"][0]["hits"]
+        assert {hit["text"] for hit in hits} == {"word7"}
 
 
 def test_words_and_both(own, built):

@@ -20,7 +20,7 @@ def bearer(key):
 
 @pytest.fixture(scope="module")
 def locked(built):
-    settings = Settings(built / "model", str(built / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
+    settings = Settings(model=built / "model", index=str(built / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
     with running(settings) as client:
         yield wait_until_ready(client)
 
@@ -59,17 +59,19 @@ def test_another_host_name_is_refused_while_no_key_is_set(client, locked):
     for host in ("evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", ""):
         answer = client.get("/v1/models", headers={"Host": host})
         assert answer.status_code == 400, host
-    assert client.get("/v1/models", headers={"Host": "localhost:99"}).status_code == 200
+    for host in ("localhost:99", "localhost", "127.0.0.1", "[::1]", "[::1]:8080"):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200, host
     assert locked.get("/v1/models", headers={"Host": "search.example", **bearer(API_KEY)}).status_code == 200
 
 
 def test_an_open_address_needs_a_key(tmp_path):
     for host in ("0.0.0.0", "::", "192.168.1.5", "search.example"):
         with pytest.raises(ServerError, match="--api-key-file"):
-            Settings(tmp_path, host=host)
-        assert Settings(tmp_path, host=host, api_keys=(API_KEY,)).host == host
-    for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
-        assert Settings(tmp_path, host=host).is_loopback
+            Settings(model=tmp_path, host=host)
+        assert Settings(model=tmp_path, host=host, api_keys=(API_KEY,)).host == host
+    assert Settings(model=tmp_path, host="[::1]").host == "::1"
+    for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"):
+        assert Settings(model=tmp_path, host=host).is_loopback
 
 
 @pytest.mark.parametrize("content", ["", "# only a remark\n", "short\n", "has a space in it somewhere\n", None])

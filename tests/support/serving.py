@@ -82,7 +82,7 @@ def wait_until_ready(client, seconds=60):
 @pytest.fixture(scope="module")
 def client(built):
     """A server that only reads."""
-    with running(Settings(built / "model", str(built / "index"))) as found:
+    with running(Settings(model=built / "model", index=str(built / "index"))) as found:
         yield wait_until_ready(found)
 
 
@@ -91,7 +91,9 @@ def own(built, tmp_path):
     """Settings of a server with a model and an index of its own, both kinds of keys set."""
     shutil.copytree(built / "model", tmp_path / "model")
     shutil.copytree(built / "index", tmp_path / "index")
-    return Settings(tmp_path / "model", str(tmp_path / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
+    return Settings(
+        model=tmp_path / "model", index=str(tmp_path / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,)
+    )
 
 
 @pytest.fixture

@@ -49,13 +49,6 @@ ReplicaCount = Annotated[
         show_default="2",
     ),
 ]
-McpJson = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Report what prevents the start as JSON; then the protocol owns the output.",
-    ),
-]
 
 
 def serve(
@@ -92,7 +85,7 @@ def serve(
     )
 
     def announce() -> None:
-        address = f"http://{host}:{port}"
+        address = settings.url
         if as_json:
             print_json({"url": address, "model": model, "index": index})
             sys.stdout.flush()
@@ -115,7 +108,6 @@ def mcp(
     model: Model,
     index: OptionalIndex = None,
     device: Device = None,
-    as_json: McpJson = False,
 ) -> None:
     """Serve search and routing with MODEL to agents (Model Context Protocol, standard streams)."""
     from contextlib import redirect_stdout

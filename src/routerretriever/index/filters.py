@@ -20,7 +20,8 @@ _MAX_VALUES = 1000
 
 Condition = Mapping[str, Any]
 """``{field: value}``, ``{field: {operator: value}}``, or ``{"and" | "or": [conditions]}``, ``{"not": condition}``.
-Several entries of one mapping must all hold."""
+Several entries of one mapping must all hold. A comparison with a field that a document does not have is neither true
+nor false, so that ``not`` does not find the document either; ``{field: {"exists": False}}`` does."""
 
 
 def to_sql(condition: Condition, schema: pa.Schema) -> str:
@@ -65,6 +66,10 @@ def _test(field: str, operator: str, value: Any, kind: pa.DataType) -> str:
         if not 0 < len(values) <= _MAX_VALUES:
             raise FilterError(f"'in' needs a list of 1 to {_MAX_VALUES} values for '{field}'.")
         return f"{column} IN ({', '.join(_literal(field, item, kind) for item in values)})"
+    if operator == "exists":
+        if not isinstance(value, bool):
+            raise FilterError(f"'exists' needs true or false for '{field}', not {_shown(value)}.")
+        return f"{column} IS {'NOT ' if value else ''}NULL"
     if operator not in _COMPARISONS:
         raise FilterError(f"There is no operator {_shown(operator)} for '{field}'. Choose one of: {_operators()}.")
     return f"{column} {_COMPARISONS[operator]} {_literal(field, value, kind)}"
@@ -84,7 +89,7 @@ def _literal(field: str, value: Any, kind: pa.DataType) -> str:
 
 
 def _operators() -> str:
-    return ", ".join([*_COMPARISONS, "in"])
+    return ", ".join([*_COMPARISONS, "in", "exists"])
 
 
 def _shown(value: Any) -> str:

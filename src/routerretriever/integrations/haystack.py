@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from routerretriever.errors import FilterError, MissingExtraError, ModelError
-from routerretriever.index.filters import Condition
+from routerretriever.errors import MissingExtraError, ModelError
 from routerretriever.index.index import Index
+from routerretriever.integrations.haystack_filters import to_condition
 from routerretriever.integrations.shared import (
     described,
     document_vectors,
@@ -26,32 +26,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("haystack", "haystack-ai") from error
 
-_OPERATORS = {
-    "==": "eq",
-    "!=": "ne",
-    "<": "lt",
-    "<=": "lte",
-    ">": "gt",
-    ">=": "gte",
-    "in": "in",
-    "not in": "in",
-}
 
+class _WithModel:
+    """A component that loads its model when it is first needed."""
 
-@component
-class RouterRetrieverTextEmbedder:
-    """Embeds a query by the expert it needs.
-
-    Args:
-        model: where the model is saved, or a model; only a path can be written into a pipeline's file.
-        expert: pins ``base``, ``merged`` or an expert instead of routing.
-        device: torch device, as text.
-    """
-
-    def __init__(
-        self, model: str | Path | RouterRetriever, *, expert: str | None = None, device: str | None = None
-    ) -> None:
-        self.model, self.expert, self.device = model, expert, device
+    model: str | Path | RouterRetriever
+    device: str | None
 
     def warm_up(self) -> None:
         """Load the model.
@@ -66,30 +46,48 @@ class RouterRetrieverTextEmbedder:
             self._model = opened_model(self.model, self.device)
         return self._model
 
+
+@component
+class RouterRetrieverTextEmbedder(_WithModel):
+    """Embeds a query with the expert it needs.
+
+    Args:
+        model: where the model is saved, or a model; only a path can be written into a pipeline's file.
+        expert: pins ``base``, ``merged`` or an expert instead of routing.
+        device: torch device, as text.
+    """
+
+    def __init__(
+        self, model: str | Path | RouterRetriever, *, expert: str | None = None, device: str | None = None
+    ) -> None:
+        self.model = model
+        self.expert = expert
+        self.device = device
+
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     def run(self, text: str) -> dict[str, Any]:
-        """``embedding`` (d,), and ``meta`` with the ``expert`` that encoded the query."""
+        """Return ``embedding`` (d,), and ``meta`` with the ``expert`` that encoded the query."""
         vector, expert = query_vector(self._loaded(), text, self.expert)
         return {"embedding": vector, "meta": {"expert": expert}}
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     async def run_async(self, text: str) -> dict[str, Any]:
-        """The same in a thread."""
+        """Do the same in a thread."""
         return await asyncio.to_thread(self.run, text)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, for a pipeline's file."""
+        """Return the settings, for a pipeline's file."""
         return default_to_dict(self, model=_named(self.model), expert=self.expert, device=self.device)
 
 
 @component
-class RouterRetrieverDocumentEmbedder:
-    """Embeds documents by the base, whatever experts there are.
+class RouterRetrieverDocumentEmbedder(_WithModel):
+    """Embeds documents with the base, whatever experts there are.
 
     Args:
         model: where the model is saved, or a model; only a path can be written into a pipeline's file.
-        meta_fields_to_embed: put before the content, such as a title.
-        embedding_separator: stands between them.
+        meta_fields_to_embed: names of fields to put before the content, such as a title.
+        embedding_separator: put between them.
         device: torch device, as text.
     """
 
@@ -101,39 +99,29 @@ class RouterRetrieverDocumentEmbedder:
         embedding_separator: str = "\n",
         device: str | None = None,
     ) -> None:
-        self.model, self.device = model, device
-        self.meta_fields_to_embed, self.embedding_separator = list(meta_fields_to_embed), embedding_separator
-
-    def warm_up(self) -> None:
-        """Load the model.
-
-        Raises:
-            FormatError: there is none at that path.
-        """
-        self._loaded()
-
-    def _loaded(self) -> RouterRetriever:
-        if not hasattr(self, "_model"):
-            self._model = opened_model(self.model, self.device)
-        return self._model
+        self.model = model
+        self.meta_fields_to_embed = list(meta_fields_to_embed)
+        self.embedding_separator = embedding_separator
+        self.device = device
 
     def _text(self, document: Document) -> str:
-        fields = [str(document.meta[name]) for name in self.meta_fields_to_embed if document.meta.get(name) is not None]
+        values = [document.meta.get(name) for name in self.meta_fields_to_embed]
+        fields = [str(value) for value in values if value is not None]
         return self.embedding_separator.join([*fields, document.content or ""])
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
-        """``documents``: copies with an ``embedding``."""
+        """Return ``documents``: copies with an ``embedding``."""
         vectors = document_vectors(self._loaded(), [self._text(document) for document in documents])
         return {"documents": [replace(d, embedding=vector) for d, vector in zip(documents, vectors, strict=True)]}
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, Any]:
-        """The same in a thread."""
+        """Do the same in a thread."""
         return await asyncio.to_thread(self.run, documents)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, for a pipeline's file."""
+        """Return the settings, for a pipeline's file."""
         return default_to_dict(
             self,
             model=_named(self.model),
@@ -151,7 +139,8 @@ class RoutedRetriever:
         index: where the index is, or an index; only a path can be written into a pipeline's file.
         model: where the model is; default the one the index was made with.
         top_k: at most this many results.
-        filters: Haystack's, on ``id``, ``title``, ``collection`` and ``meta.FIELD``.
+        filters: Haystack's, on ``id``, ``content``, ``title``, ``collection`` and ``meta.FIELD``. A document without a
+            field counts as in Haystack: its value is ``None``.
         expert: pins ``base``, ``merged`` or an expert instead of routing.
     """
 
@@ -164,8 +153,11 @@ class RoutedRetriever:
         filters: dict[str, Any] | None = None,
         expert: str | None = None,
     ) -> None:
-        self.index, self.model = index, model
-        self.top_k, self.filters, self.expert = top_k, filters, expert
+        self.index = index
+        self.model = model
+        self.top_k = top_k
+        self.filters = filters
+        self.expert = expert
 
     def warm_up(self) -> None:
         """Open the index and load the model.
@@ -188,7 +180,7 @@ class RoutedRetriever:
         top_k: int | None = None,
         expert: str | None = None,
     ) -> dict[str, Any]:
-        """``documents``, most similar first, and the ``expert`` that encoded the query.
+        """Return ``documents``, most similar first, and the ``expert`` that encoded the query.
 
         Options given here replace the component's.
 
@@ -218,11 +210,11 @@ class RoutedRetriever:
         top_k: int | None = None,
         expert: str | None = None,
     ) -> dict[str, Any]:
-        """The same in a thread."""
+        """Do the same in a thread."""
         return await asyncio.to_thread(self.run, query, filters, top_k, expert)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, for a pipeline's file."""
+        """Return the settings, for a pipeline's file."""
         return default_to_dict(
             self,
             index=self.index.uri if isinstance(self.index, Index) else str(self.index),
@@ -237,23 +229,3 @@ def _named(model: str | Path | RouterRetriever) -> str:
     if isinstance(model, RouterRetriever):
         raise ModelError("A model in memory cannot be written into a pipeline's file. Save it and give its path.")
     return str(model)
-
-
-def to_condition(filters: Mapping[str, Any]) -> Condition:
-    """Haystack's filters as :mod:`routerretriever.filters` wants them.
-
-    Raises:
-        FilterError: they have not the form of Haystack's.
-    """
-    operator = filters.get("operator")
-    if operator in ("AND", "OR", "NOT"):
-        conditions = [to_condition(part) for part in filters.get("conditions", ())]
-        # Haystack's NOT means that not all of them hold.
-        return {"not": {"and": conditions}} if operator == "NOT" else {operator.lower(): conditions}
-    if operator not in _OPERATORS or "field" not in filters or "value" not in filters:
-        raise FilterError(
-            "A filter has a field, an operator and a value, or conditions below AND, OR or NOT. This one has not: "
-            f"{filters!r:.80}. Operators: {', '.join(_OPERATORS)}."
-        )
-    test = {str(filters["field"]).removeprefix("meta."): {_OPERATORS[operator]: filters["value"]}}
-    return {"not": test} if operator == "not in" else test

@@ -32,7 +32,7 @@ except ImportError as error:
 
 
 class RouterRetrieverEmbeddings(Embeddings):
-    """Queries by the expert each needs, documents by the base.
+    """Embeds queries with the expert each needs, and documents with the base.
 
     Args:
         model: a model, or where it is saved.
@@ -51,11 +51,11 @@ class RouterRetrieverEmbeddings(Embeddings):
         self.expert = pinned(self.model, expert)
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector (d,) of a query."""
+        """Return the vector (d,) of a query."""
         return query_vector(self.model, text, self.expert)[0]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """The base's vectors (n, d) of documents."""
+        """Return the base's vectors (n, d) of documents."""
         return document_vectors(self.model, texts)
 
 
@@ -71,7 +71,7 @@ class RoutedRetriever(BaseRetriever):
     k: int = 10
     """At most this many results."""
     where: str | dict[str, Any] | None = None
-    """Condition on documents: SQL, or plain data as :mod:`routerretriever.filters` describes."""
+    """Condition on documents: SQL, or plain data as :mod:`routerretriever.index.filters` describes."""
     expert: str | None = None
     """Pins ``base``, ``merged`` or an expert instead of routing."""
 

@@ -32,7 +32,7 @@ _NOT_FOR_MODELS = ["collection", "expert"]
 
 
 class RouterRetrieverEmbedding(BaseEmbedding):
-    """Queries by the expert each needs, texts of nodes by the base.
+    """Embeds queries with the expert each needs, and texts of nodes with the base.
 
     Args:
         model_name: where the model is saved, or a model; only with a path can the embedding be written as data.
@@ -65,7 +65,7 @@ class RouterRetrieverEmbedding(BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """LlamaIndex's name for the kind of component."""
+        """Return LlamaIndex's name for the kind of component."""
         return "RouterRetrieverEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
@@ -96,7 +96,7 @@ class RoutedRetriever(BaseRetriever):
     Args:
         index: the index, or where it is; it loads the model it was made with.
         k: at most this many results.
-        where: condition on documents: SQL, or plain data as :mod:`routerretriever.filters` describes.
+        where: condition on documents: SQL, or plain data as :mod:`routerretriever.index.filters` describes.
         expert: pins ``base``, ``merged`` or an expert instead of routing.
         options: LlamaIndex's own, such as ``callback_manager``.
 
@@ -114,7 +114,10 @@ class RoutedRetriever(BaseRetriever):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.index, self.k, self.where, self.expert = opened_index(index), k, where, expert
+        self.index = opened_index(index)
+        self.k = k
+        self.where = where
+        self.expert = expert
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = find(self.index, query_bundle.query_str, self.k, where=self.where, expert=self.expert)

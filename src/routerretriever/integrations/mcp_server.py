@@ -28,11 +28,11 @@ Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY, description="Wh
 
 
 def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer:
-    """A server with the tools ``search`` (if there is an index) and ``route``; ``run()`` serves standard input.
+    """Return a server with the tools ``search`` (if there is an index) and ``route``; ``run()`` serves standard input.
 
     Both only read. A mistake of the caller is answered with the message of our error.
     """
-    experts = ", ".join(model.experts) or "none"
+    experts = ", ".join(model.state.experts) or "none"
     server = MCPServer(
         "routerretriever",
         version=__version__,

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from routerretriever.errors import MissingExtraError
+from routerretriever.expert_state import ExpertState
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE
 
@@ -32,7 +33,7 @@ def model_meta(
     revision: str | None = None,
     datasets: Mapping[str, Iterable[str]] | None = None,
 ) -> ModelMeta:
-    """MTEB's description of a model; ``mteb.evaluate`` takes it in the model's place.
+    """Return MTEB's description of a model; ``mteb.evaluate`` takes it in the model's place.
 
     Its training data is what every expert was trained on, what the router's pilots come from, and what MTEB knows of
     the base. Where one of these is unknown (an imported expert, a base that MTEB does not list), all of it is, and
@@ -63,7 +64,7 @@ def model_meta(
             "name": name or own,
             "revision": revision or _revision(model),
             "loader": load,
-            "n_parameters": sum(tensor.numel() for tensor in (*model.parameters(), *_expert_tensors(model))),
+            "n_parameters": sum(tensor.numel() for tensor in (*model.parameters(), *_expert_tensors(model.state))),
             "open_weights": True,
             "use_instructions": any(model.prompts.values()),
             "adapted_from": model.encoder.base.id,
@@ -72,18 +73,20 @@ def model_meta(
     )
 
 
-def _expert_tensors(model: RouterRetriever) -> list[Tensor]:
-    return [tensor for adapter in model.state.experts.values() for tensor in adapter.parameters()]
+def _expert_tensors(state: ExpertState) -> list[Tensor]:
+    return [tensor for adapter in state.experts.values() for tensor in adapter.parameters()]
 
 
 def _revision(model: RouterRetriever) -> str:
-    """A hash of base, experts and library: MTEB takes old results for those of the same name and revision."""
-    policy = model.state.policy
+    """Return a hash of base, experts and library: MTEB reuses results of the same name and revision."""
+    state = model.state
+    policy = state.policy
     digest = hashlib.blake2b(model.fingerprint.encode(), digest_size=8)
-    scalings = [adapter.scaling for adapter in model.state.experts.values()]
+    scalings = [adapter.scaling for adapter in state.experts.values()]
     settings = None if policy is None else policy.settings()
-    digest.update(json.dumps([list(model.experts), scalings, settings], sort_keys=True, default=str).encode())
-    for tensor in _expert_tensors(model):
+    content = [list(state.experts), scalings, settings]
+    digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+    for tensor in _expert_tensors(state):
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     if policy is not None:
         for array in (policy.library.centroids, policy.library.gains):
@@ -92,7 +95,7 @@ def _revision(model: RouterRetriever) -> str:
 
 
 def training_datasets(model: RouterRetriever, known: Mapping[str, Iterable[str]]) -> set[str] | None:
-    """Names of the MTEB tasks that something of this model was trained on; ``None`` if that cannot be told."""
+    """Return the MTEB tasks that any part of this model was trained on; ``None`` if that is unknown."""
     base = set(known[BASE]) if BASE in known else _of_base(model.encoder.base.id)
     names, told = set(base or ()), base is not None
     for expert, info in model.experts.items():
@@ -113,7 +116,7 @@ def _of_base(name: str) -> set[str] | None:
 
 
 def _of_collections(names: Iterable[str]) -> set[str]:
-    """Collections as MTEB's tasks are called; one that is none of them keeps its name."""
+    """Return the tasks of MTEB that are these collections; one that is none of them keeps its name."""
     tasks, found = _tasks(), set()
     for name in filter(None, names):
         parts = (_folded(part) for part in re.split(r"[/:]", name))
@@ -123,7 +126,7 @@ def _of_collections(names: Iterable[str]) -> set[str]:
 
 @cache
 def _tasks() -> dict[str, set[str]]:
-    """What a task or its data set is called → the tasks."""
+    """Return the tasks by their own names and those of their data sets."""
     known: dict[str, set[str]] = {}
     for task in mteb.get_tasks(exclude_superseded=False):
         for name in (task.metadata.name, task.metadata.dataset["path"].rpartition("/")[2]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import time
 from collections.abc import Iterable
 
@@ -25,6 +26,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_PORT = re.compile(r":\d*$")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -65,7 +67,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers, settings = Headers(scope=scope), self.engine.settings
         # Without a key, a page of another site could have a browser ask this server under a name of its own.
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        host = _PORT.sub("", headers.get("host", ""))
         if settings.is_loopback and not settings.api_keys and host not in _LOOPBACK_NAMES:
             return ApiError(400, "This server answers to localhost and 127.0.0.1 only.", code="invalid_host")
         length = headers.get("content-length", "0")

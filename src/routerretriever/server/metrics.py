@@ -47,7 +47,7 @@ class Metrics:
         )
         self.documents = Counter("routerretriever_documents", "Documents encoded.", registry=registry)
         self.abstentions = Counter(
-            "routerretriever_abstentions", "Routed queries that no pilot knew.", registry=registry
+            "routerretriever_abstentions", "Routed queries that are out of domain.", registry=registry
         )
         self.gains = Histogram(
             "routerretriever_predicted_gain",
@@ -87,15 +87,15 @@ class Metrics:
                 self.gains.observe(predicted[row])
 
     def forget(self, expert: str) -> None:
-        """An expert is gone: its series ends."""
+        """End the series of an expert that is removed."""
         self.queries.remove(expert)
 
     def exposition(self) -> bytes:
-        """Prometheus' text format."""
+        """Return all figures in Prometheus' text format."""
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:
-        """What the exposition consists of."""
+        """Yield what the exposition consists of."""
         for family in self.registry.collect():
             if self._replica:
                 family.samples = [s._replace(labels={**s.labels, "replica": self._replica}) for s in family.samples]
@@ -107,21 +107,22 @@ class LastHour:
 
     def __init__(self) -> None:
         self._buckets: deque[tuple[int, Counts[str]]] = deque(maxlen=_MINUTES)
-        self._adding = threading.Lock()
+        self._lock = threading.Lock()
 
     def add(self, counts: Counts[str], minute: int | None = None) -> None:
         """Note some queries; ``minute`` is for tests."""
         minute = int(time.monotonic() // 60) if minute is None else minute
-        with self._adding:
+        with self._lock:
             if not self._buckets or self._buckets[-1][0] != minute:
                 self._buckets.append((minute, Counts()))
             self._buckets[-1][1].update(counts)
 
     def totals(self, minute: int | None = None) -> Counts[str]:
-        """Name → queries."""
+        """Return the queries by name; ``minute`` is for tests."""
         minute = int(time.monotonic() // 60) if minute is None else minute
         total: Counts[str] = Counts()
-        for at, counts in list(self._buckets):
-            if minute - at < _MINUTES:
-                total.update(counts)
+        with self._lock:
+            for at, counts in self._buckets:
+                if minute - at < _MINUTES:
+                    total.update(counts)
         return total

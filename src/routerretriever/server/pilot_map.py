@@ -20,7 +20,7 @@ _TEMPERATURE = 0.05
 _LEAST_FOR_TSNE = 30
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PilotMap:
     """A drawn map.
 
@@ -38,7 +38,7 @@ class PilotMap:
 
     @classmethod
     def draw(cls, policy: RoutingPolicy) -> Self:
-        """Lay out a sample of the pilots so that near ones in the router's space are near each other."""
+        """Lay out a sample of the pilots so that those near in the router's space are near each other."""
         library, router = policy.library, policy.router
         rows = _sample(np.array(library.sources), library.measured)
         vectors = router.vectors.exact[torch.from_numpy(rows)].cpu().numpy()
@@ -57,10 +57,10 @@ class PilotMap:
             )
             for number, (row, column, (x, y)) in enumerate(zip(rows.tolist(), best, places, strict=True))
         )
-        return cls(points, places, rows, policy)
+        return cls(points=points, places=places, rows=rows, policy=policy)
 
     def place(self, route_embeddings: torch.Tensor) -> list[tuple[float, float]]:
-        """Where queries (n, d_route) would stand: among the nearest points, nearer to those that are more alike."""
+        """Return where queries (n, d_route) belong: among the nearest points, closer to more similar ones."""
         similarities = self.policy.router.similarities(route_embeddings).all()[:, torch.from_numpy(self.rows)].cpu()
         nearest = similarities.topk(min(_NEIGHBOURS, len(self.rows)), dim=1)
         shares = (nearest.values / _TEMPERATURE).softmax(dim=1).numpy()
@@ -69,7 +69,7 @@ class PilotMap:
 
 
 def _sample(sources: NDArray[np.str_], measured: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """An even share of every collection, half of it measured pilots where there are so many."""
+    """Return rows of an even share of every collection, half of it measured pilots if there are enough."""
     rng = np.random.default_rng(0)
     names = list(dict.fromkeys(sources.tolist()))
     share = max(2, MAX_POINTS // len(names))

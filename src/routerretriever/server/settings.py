@@ -9,7 +9,7 @@ from pathlib import Path
 from routerretriever.errors import ServerError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds on what a client may ask for.
 
@@ -19,7 +19,7 @@ class Limits:
         inputs: texts of one embeddings, search or route request.
         documents: documents of one request.
         text_chars: characters of one text.
-        waiting_requests: beyond so many waiting ones a request is answered with 429.
+        waiting_requests: if at least this many wait, a request is answered with 429.
         waiting_tokens: the same, counted in estimated tokens.
         feedback_bytes: of the file that feedback is appended to; beyond it feedback is refused.
     """
@@ -34,7 +34,7 @@ class Limits:
     feedback_bytes: int = 256 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
     """How concurrent requests share forward passes.
 
@@ -44,7 +44,7 @@ class Batching:
         wait: seconds that a batch may wait for company while requests come in at the same time.
         workers: batches encoded at a time, which share the processor's cores; default one a core up to four, and
             one on an accelerator.
-        divided: as few rows are not divided among idle workers.
+        divided: at most this many rows are not divided among idle workers.
     """
 
     rows: int = 64
@@ -54,7 +54,7 @@ class Batching:
     divided: int = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything a server needs to know.
 
@@ -65,7 +65,7 @@ class Settings:
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
         device: torch device; default the best one present.
-        log_queries: whether query texts may stand in the log.
+        log_queries: whether query texts are written to the log.
         feedback_log: file that clicks and judgements are appended to; without one they are refused.
         drain_seconds: how long requests in flight may take after SIGTERM.
         replica: this process's name where several answer as one; a label of its metrics.
@@ -88,10 +88,12 @@ class Settings:
     batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
+        # An address of IPv6 is written with brackets in a URL, and without where one listens.
+        object.__setattr__(self, "host", self.host.removeprefix("[").removesuffix("]"))
         if not self.is_loopback and not self.api_keys:
             raise ServerError(
                 f"Listening on {self.host} would serve anyone who can reach this machine. Give a file with a key "
-                "(--api-key-file), or keep to 127.0.0.1."
+                "(--api-key-file), or listen on 127.0.0.1."
             )
 
     @property
@@ -104,9 +106,15 @@ class Settings:
         except ValueError:
             return False
 
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds the page."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
 
 def read_keys(path: Path | None) -> tuple[str, ...]:
-    """The keys of a file, one a line; empty lines and lines that begin with # are skipped.
+    """Return the keys of a file, one a line; empty lines and lines that begin with # are skipped.
 
     Raises:
         ServerError: the file cannot be read, has no key, or one shorter than 16 characters.

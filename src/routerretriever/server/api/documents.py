@@ -29,7 +29,7 @@ async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
                 400, "A metadata field's name may have letters, digits and '_' only.", param="documents.metadata"
             )
     documents = {d.id: Document(d.id, d.text, d.title, dict(d.metadata)) for d in body.documents}
-    written, total = await engine.upsert(list(documents.values()), body.collection)
+    written, total = await engine.documents.upsert(list(documents.values()), body.collection)
     return DocumentsAnswer(written=written, documents=total)
 
 
@@ -37,5 +37,5 @@ async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
 async def delete(body: DeleteRequest, request: Request) -> DeleteAnswer:
     """Deletes by id; unknown ids are ignored."""
     engine: Engine = request.app.state.engine
-    deleted, total = await engine.delete(body.ids, body.collection)
+    deleted, total = await engine.documents.delete(body.ids, body.collection)
     return DeleteAnswer(deleted=deleted, documents=total)

@@ -11,9 +11,11 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.kernels.exact_search import Vectors
-from routerretriever.routing.candidates import BASE, ROUTED
-from routerretriever.server.engine import Encoded, Engine
+from routerretriever.routing.candidates import ROUTED
+from routerretriever.server.encode_batch import Encoded
+from routerretriever.server.engine import Engine
 from routerretriever.server.problems import ApiError, responses
 from routerretriever.server.schemas.embeddings import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelsAnswer
 
@@ -29,14 +31,16 @@ router = APIRouter(prefix="/v1", tags=["embeddings"])
 async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """OpenAI's endpoint. `model` says what encodes queries; documents are always the base's."""
     engine: Engine = request.app.state.engine
-    texts = _texts(engine, body.input)
-    pinned = None if body.model == ROUTED else body.model
-    await engine.check_candidate(pinned)
-    if body.dimensions is not None and body.dimensions > engine.model.encoder.dimension:
-        most = engine.model.encoder.dimension
+    texts = _texts(body.input, engine.model.encoder.tokenizer)
+    await engine.encoder.checked_candidate(body.model)
+    most = engine.model.encoder.dimension
+    if body.dimensions is not None and body.dimensions > most:
         raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
-    expert = pinned if body.input_type == "query" else BASE
-    encoded = await engine.encode(texts, body.input_type, expert)
+    engine.encoder.check_texts(texts)
+    if body.input_type == "query":
+        encoded = await engine.encoder.queries(texts, body.model)
+    else:
+        encoded = await engine.encoder.documents(texts)
     rows = _rows(encoded, body)
     tokens = sum(item.tokens for item in encoded)
     content = {
@@ -58,26 +62,29 @@ async def models(request: Request) -> ModelsAnswer:
     return ModelsAnswer(data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names])
 
 
-def _texts(engine: Engine, given: str | Sequence[Any]) -> list[str]:
-    """The texts of a request; token ids are turned back into text."""
+def _texts(given: str | Sequence[Any], tokenizer: Any) -> list[str | TokenIds]:
+    """Return the texts of a request, each a text or its token ids."""
     if isinstance(given, str):
         return [given]
     if isinstance(given[0], str):
         return list(given)
-    lists = [list(given)] if isinstance(given[0], int) else list(given)
-    tokenizer = engine.model.encoder.tokenizer
-    highest = max(map(max, lists))
-    if highest >= len(tokenizer):
+    lists: Sequence[Any] = [given] if isinstance(given[0], int) else given
+    return [_checked_ids(ids, tokenizer) for ids in lists]
+
+
+def _checked_ids(ids: Sequence[int], tokenizer: Any) -> TokenIds:
+    if max(ids) >= len(tokenizer):
         raise ApiError(
             400,
-            f"Token {highest} is not among the base's {len(tokenizer)}. Send text, or ids of its own tokeniser.",
+            f"Token {max(ids)} is not among the base's {len(tokenizer)}. Send text, or ids of its own tokenizer.",
             param="input",
             code="invalid_token",
         )
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in lists]
-    if not all(texts):
-        raise ApiError(400, "A list of token ids stands for no text.", param="input", code="invalid_token")
-    return texts
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    if special.issuperset(ids):
+        message = "A list of token ids holds no text, only special tokens. Send the ids of a text."
+        raise ApiError(400, message, param="input", code="invalid_token")
+    return TokenIds(ids)
 
 
 def _rows(encoded: Sequence[Encoded], body: EmbeddingsRequest) -> list[dict[str, Any]]:

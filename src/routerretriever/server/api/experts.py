@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Annotated, Any
 
@@ -62,7 +61,7 @@ async def add(
     if len(description) > _MAX_CONFIG:
         raise ApiError(413, f"The adapter's config is over {_MAX_CONFIG} bytes.", param="config")
     files = {ADAPTER_CONFIG: description, ADAPTER_WEIGHTS: await weights.read()}
-    await engine.add_expert(name, files, _gains(gains), trust_base)
+    await engine.experts.add(name, files, gains=_gains(gains), trust_base=trust_base)
     return await _listing(engine)
 
 
@@ -75,7 +74,7 @@ async def add(
 async def remove(name: str, request: Request) -> ExpertsAnswer:
     """Removes an expert and its column of the library. Requests in flight finish on the experts they began with."""
     engine: Engine = request.app.state.engine
-    await engine.remove_expert(name)
+    await engine.experts.remove(name)
     return await _listing(engine)
 
 
@@ -92,8 +91,9 @@ def _gains(given: str | None) -> dict[str, Any] | None:
 
 
 async def _listing(engine: Engine) -> ExpertsAnswer:
-    model, served = engine.model, engine.metrics.served.totals()
-    library = model.library
+    state = engine.model.state
+    served = engine.metrics.served.totals()
+    library = state.library
     collections = list(library.collections()) if library else []
     unmeasured = library.unmeasured() if library else {}
     entries = [
@@ -109,12 +109,12 @@ async def _listing(engine: Engine) -> ExpertsAnswer:
             measured=[c for c in collections if c not in unmeasured.get(name, ())],
             served_last_hour=served[name],
         )
-        for name, info in model.experts.items()
+        for name, info in state.infos.items()
     ]
     return ExpertsAnswer(
-        base=model.encoder.base.id,
+        base=engine.model.encoder.base.id,
         experts=entries,
         others_last_hour={name: served[name] for name in (BASE, MERGED)},
-        documents=None if engine.index is None else await asyncio.to_thread(len, engine.index),
+        documents=await engine.documents.count(),
         collections=collections,
     )

@@ -31,5 +31,5 @@ async def feedback(body: FeedbackRequest, request: Request) -> Status:
         parse_line(line, 1, engine.fingerprint)
     except RefusedLine as error:
         raise ApiError(422, f"The feedback cannot be used: {error}.", code="invalid_value") from error
-    await engine.note_feedback(line)
+    await engine.feedback.append(line)
     return Status(status="noted")

@@ -26,7 +26,14 @@ router = APIRouter(prefix="/v1", tags=["search"])
 async def search(body: SearchRequest, request: Request) -> Response:
     """Routes every query, or encodes it with a pinned expert, and searches the index by vectors, words or both."""
     engine: Engine = request.app.state.engine
-    found = await engine.search(body.queries, body.k, body.expert, body.filter, body.exact, body.mode)
+    found = await engine.queries.search(
+        body.queries,
+        body.k,
+        expert=body.expert,
+        where=body.filter,
+        exact=body.exact,
+        mode=body.mode,
+    )
     results = [
         {"query": query, "expert": expert, "hits": [asdict(hit) for hit in hits]}
         for query, (expert, hits) in zip(body.queries, found, strict=True)
@@ -40,7 +47,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
 async def route(body: RouteRequest, request: Request) -> RouteAnswer:
     """Predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
     engine: Engine = request.app.state.engine
-    found = await engine.route(body.queries, body.pilots)
+    found = await engine.queries.route(body.queries, body.pilots)
     return RouteAnswer.model_validate({"routes": [route.to_dict() | {"position": place} for route, place in found]})
 
 
@@ -48,6 +55,6 @@ async def route(body: RouteRequest, request: Request) -> RouteAnswer:
 async def pilot_map(request: Request) -> MapAnswer:
     """A sample of pilots and training queries; drawn when it is first asked for, which takes some seconds."""
     engine: Engine = request.app.state.engine
-    drawn = await engine.pilot_map()
+    drawn = await engine.queries.pilot_map()
     scores: Literal["gain", "similarity"] = "gain" if drawn.policy.router.knows_base else "similarity"
     return MapAnswer(points=list(drawn.points), scores=scores)

@@ -30,7 +30,7 @@ class SearchRequest(QueriesRequest):
     filter: Annotated[dict[str, Any], AfterValidator(_storable)] | None = Field(
         None,
         description="Conditions on `id`, `collection`, `title`, `text` and metadata: `{field: value}`, "
-        "`{field: {op: value}}` with eq, ne, lt, lte, gt, gte, in, and `and`, `or`, `not` of such.",
+        "`{field: {op: value}}` with eq, ne, lt, lte, gt, gte, in, exists, and `and`, `or`, `not` of such.",
         examples=[{"collection": "nl2bash"}],
     )
     exact: bool = Field(False, description="Scan all vectors even if there is an approximate index.", examples=[False])

@@ -1,0 +1,75 @@
+"""Store documents in the index, and delete them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+
+from routerretriever.data.document import Document
+from routerretriever.index.index import Index
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.server.queries import required_index
+from routerretriever.server.text_encoder import TextEncoder
+from routerretriever.server.uninterrupted import uninterrupted
+
+
+class DocumentService:
+    """Writes one request at a time; belongs to the event loop.
+
+    Args:
+        index: that is written, if there is one.
+        encoder: encodes the documents.
+    """
+
+    def __init__(self, *, index: Index | None, encoder: TextEncoder) -> None:
+        self._index = index
+        self._encoder = encoder
+        self._writing = asyncio.Lock()
+
+    async def upsert(self, documents: Sequence[Document], collection: str) -> tuple[int, int]:
+        """Encode and store documents.
+
+        Returns:
+            How many were written, and how many there are.
+
+        Raises:
+            ApiError: there is no index, or a text is too long.
+        """
+        index = required_index(self._index)
+        encoded = await self._encoder.documents([document.content for document in documents])
+        vectors = iter([item.vector for item in encoded])
+
+        def next_vectors(texts: Sequence[str]) -> Vectors:  # the index writes block by block
+            return np.stack(list(islice(vectors, len(texts))))
+
+        async def store() -> tuple[int, int]:
+            async with self._writing:
+                written = await asyncio.to_thread(index.upsert, documents, collection=collection, encode=next_vectors)
+                return written, await asyncio.to_thread(len, index)
+
+        return await uninterrupted(store())
+
+    async def delete(self, ids: Sequence[str], collection: str) -> tuple[int, int]:
+        """Delete documents.
+
+        Returns:
+            How many were deleted, and how many there are.
+
+        Raises:
+            ApiError: there is no index.
+        """
+        index = required_index(self._index)
+
+        async def remove() -> tuple[int, int]:
+            async with self._writing:
+                deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
+                return deleted, await asyncio.to_thread(len, index)
+
+        return await uninterrupted(remove())
+
+    async def count(self) -> int | None:
+        """Return how many documents there are; ``None`` without an index."""
+        return None if self._index is None else await asyncio.to_thread(len, self._index)

@@ -1,0 +1,119 @@
+"""Encode one batch of rows, in a thread of the batcher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.errors import ExpertError
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.model import RouterRetriever
+from routerretriever.routing.candidates import BASE
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.server.batching.grouping import by_length
+from routerretriever.server.batching.rows import Row
+from routerretriever.server.metrics import Metrics
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names that Sentence Transformers looks for, in its order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded:
+    """One text's vector.
+
+    Attributes:
+        vector: (d,).
+        expert: what encoded it.
+        tokens: how many were read.
+        route_embedding: what a query was routed by (1, d_route).
+        policy: that routed it.
+    """
+
+    vector: Vectors
+    expert: str
+    tokens: int
+    route_embedding: torch.Tensor | None = None
+    policy: RoutingPolicy | None = None
+
+
+class BatchEncoder:
+    """Encodes queries by their experts and documents by the base.
+
+    Args:
+        model: encodes.
+        metrics: are told what encoded the queries.
+    """
+
+    def __init__(self, model: RouterRetriever, metrics: Metrics) -> None:
+        self._model = model
+        self._metrics = metrics
+        prompts = [model.prompts.get(name) for name in _DOCUMENT_PROMPTS]
+        self._document_prompt = next(filter(None, prompts), None)
+        self.cores = torch.get_num_threads()
+
+    def __call__(self, rows: Sequence[Row], parallel: int) -> Sequence[Any]:
+        """Return an :class:`Encoded`, or what went wrong, for every row."""
+        torch.set_num_threads(max(1, self.cores // parallel))  # of this thread
+        results: list[Any] = [None] * len(rows)
+        for kind, encode in (("query", self._encode_queries), ("document", self._encode_documents)):
+            members = [number for number, row in enumerate(rows) if row.kind == kind]
+            for group in by_length(members, lambda number: rows[number].cost):
+                encoded = encode([rows[number] for number in group])
+                for number, result in zip(group, encoded, strict=True):
+                    results[number] = result
+        return results
+
+    def _encode_queries(self, rows: Sequence[Row]) -> Sequence[Any]:
+        candidates = self._model.state.candidates
+        present = [row for row in rows if row.expert is None or row.expert in candidates]
+        encoded = iter(self._encode_present(present) if present else ())
+        # An expert may have been removed after its request was looked at.
+        return [
+            next(encoded)
+            if row.expert is None or row.expert in candidates
+            else ExpertError(f"There is no expert '{row.expert}' any more.")
+            for row in rows
+        ]
+
+    def _encode_present(self, rows: Sequence[Row]) -> list[Encoded]:
+        batch = self._model.encode_routed([row.content for row in rows], [row.expert for row in rows])
+        self._metrics.routed(batch, [row.expert is not None for row in rows])
+        return [
+            Encoded(
+                vector=vector,
+                expert=expert,
+                tokens=int(tokens),
+                route_embedding=embedding[None],
+                policy=batch.policy,
+            )
+            for vector, expert, tokens, embedding in zip(
+                batch.vectors, batch.experts, batch.tokens, batch.route_embeddings, strict=True
+            )
+        ]
+
+    def _encode_documents(self, rows: Sequence[Row]) -> list[Encoded]:
+        contents = [row.content for row in rows]
+        texts = [content for content in contents if isinstance(content, str)]
+        if len(texts) == len(contents):
+            vectors = self._model.encode_document(texts, batch_size=len(texts))
+            counts = self._model.encoder.token_counts(texts)
+        else:
+            vectors, counts = self._encode_token_ids(contents)
+        self._metrics.documents.inc(len(rows))
+        return [
+            Encoded(vector=vector, expert=BASE, tokens=tokens) for vector, tokens in zip(vectors, counts, strict=True)
+        ]
+
+    def _encode_token_ids(self, contents: Sequence[str | TokenIds]) -> tuple[Vectors, list[int]]:
+        """Return vectors (n, d) of documents of which some are token ids, and how many were read."""
+        encoder = self._model.encoder
+        with torch.inference_mode():
+            features = encoder.tokenized(contents, self._document_prompt)
+            counts = features["attention_mask"].sum(dim=1).tolist()
+            vectors = encoder.encode_plainly(features)["sentence_embedding"]
+        return vectors.float().cpu().numpy(), counts

@@ -1,0 +1,98 @@
+"""Add and remove experts while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from routerretriever.errors import ExpertError
+from routerretriever.lora.adapter import Adapter
+from routerretriever.model import RouterRetriever
+from routerretriever.server.metrics import Metrics
+from routerretriever.server.problems import ApiError
+from routerretriever.server.shared_model import SharedModel
+from routerretriever.server.uninterrupted import uninterrupted
+
+
+class ExpertService:
+    """Changes the experts between two batches and saves them; belongs to the event loop.
+
+    Args:
+        model: that is changed.
+        shared: applies and saves the changes.
+        metrics: forget an expert that is removed.
+    """
+
+    def __init__(self, *, model: RouterRetriever, shared: SharedModel, metrics: Metrics) -> None:
+        self._model = model
+        self._shared = shared
+        self._metrics = metrics
+
+    async def add(
+        self,
+        name: str,
+        files: Mapping[str, bytes],
+        *,
+        gains: Mapping[str, Any] | None = None,
+        trust_base: bool = False,
+    ) -> None:
+        """Check an uploaded adapter, add it between two batches, and save the model.
+
+        Args:
+            name: of the new expert.
+            files: name → content, as PEFT writes them.
+            gains: collection → its measured gain, or one gain for each measured pilot.
+            trust_base: accept an adapter that names another base.
+
+        Raises:
+            ApiError: the name is taken, or another process holds the model for too long.
+            ExpertError: the adapter cannot be used.
+        """
+        adapter = await asyncio.to_thread(self._read_upload, files, trust_base)
+
+        def change() -> None:
+            self._model.add_expert(name, adapter)
+            if gains:
+                self._model.set_gains(name, gains)
+
+        async def add() -> None:
+            async with self._shared.locked() as apply:
+                if name in self._model.state.experts:
+                    message = f"The model already has an expert '{name}'. Remove it first."
+                    raise ApiError(409, message, param="name")
+                await apply(change)
+
+        await uninterrupted(add())
+
+    def _read_upload(self, files: Mapping[str, bytes], trust_base: bool) -> Adapter:
+        folder = Path(tempfile.mkdtemp(prefix="routerretriever-"))
+        try:
+            for file_name, content in files.items():  # names are ours, never a client's
+                (folder / file_name).write_bytes(content)
+            return self._model.read_adapter(folder, trust_base=trust_base)
+        except ExpertError as error:
+            message = str(error).replace(f"{folder}/", "").replace(str(folder), "the upload")
+            raise ExpertError(message) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def remove(self, name: str) -> None:
+        """Remove an expert between two batches, and save the model.
+
+        Raises:
+            ApiError: there is no such expert, or another process holds the model for too long.
+        """
+
+        async def remove() -> None:
+            async with self._shared.locked() as apply:
+                if name not in self._model.state.experts:
+                    message = f"There is no expert '{name}'."
+                    raise ApiError(404, message, param="name", code="expert_not_found")
+                await apply(lambda: self._model.remove_expert(name))
+                self._metrics.forget(name)
+
+        await uninterrupted(remove())

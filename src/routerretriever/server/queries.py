@@ -1,0 +1,140 @@
+"""Answer queries: search, routes, and the map of pilots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from routerretriever.index.filters import Condition
+from routerretriever.index.index import Index
+from routerretriever.index.search import Hit, Mode
+from routerretriever.model import RouterRetriever
+from routerretriever.routing.explain import Route, explain_routes
+from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.server.encode_batch import Encoded
+from routerretriever.server.metrics import Metrics
+from routerretriever.server.pilot_map import PilotMap
+from routerretriever.server.problems import ApiError
+from routerretriever.server.text_encoder import TextEncoder
+
+Place = tuple[float, float]
+
+
+def required_index(index: Index | None) -> Index:
+    """Return the index.
+
+    Raises:
+        ApiError: the server was started without one.
+    """
+    if index is None:
+        message = "This server has no index. Start it with --index INDEX to search."
+        raise ApiError(400, message, code="no_index")
+    return index
+
+
+class QueryService:
+    """Searches, routes and draws; belongs to the event loop.
+
+    Args:
+        model: whose routing is explained.
+        index: that is searched, if there is one.
+        encoder: encodes the queries.
+        metrics: are told how long each stage took.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: RouterRetriever,
+        index: Index | None,
+        encoder: TextEncoder,
+        metrics: Metrics,
+    ) -> None:
+        self._model = model
+        self._index = index
+        self._encoder = encoder
+        self._stages = metrics.stages
+        self._map: PilotMap | None = None
+        self._drawing = asyncio.Lock()
+
+    async def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        expert: str | None,
+        where: Condition | None,
+        exact: bool,
+        mode: Mode = "vector",
+    ) -> list[tuple[str | None, list[Hit]]]:
+        """Return, for each query, what encoded it and its hits; words alone need no encoder.
+
+        Raises:
+            ApiError: there is no index, no such candidate, or a limit is exceeded.
+        """
+        index = required_index(self._index)
+        experts: list[str | None] = [None] * len(queries)
+        vectors = None
+        if mode == "text":
+            self._encoder.check_texts(queries)
+            await self._encoder.checked_candidate(expert)
+        else:
+            encoded = await self._encoder.queries(queries, expert)
+            experts = [item.expert for item in encoded]
+            vectors = np.stack([item.vector for item in encoded])
+
+        with self._stages.labels("search").time():
+            hits = await asyncio.to_thread(
+                index.search_many,
+                queries,
+                k,
+                vectors=vectors,
+                experts=experts,
+                where=where,
+                exact=exact,
+                mode=mode,
+            )
+        return list(zip(experts, hits, strict=True))
+
+    async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, Place | None]]:
+        """Return where queries go and why, and their places on the map if it was drawn.
+
+        Raises:
+            LibraryError: the model has no pilot library.
+        """
+        self._model.state.required_policy()
+        encoded = await self._encoder.queries(queries)
+        policy = encoded[0].policy
+        if policy is None:  # the library came while the queries were encoded
+            policy = self._model.state.required_policy()
+        embeddings = _route_embeddings(encoded)
+        with self._stages.labels("route").time():
+            routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, pilots)
+        return list(zip(routes, self._places(policy, embeddings), strict=True))
+
+    def _places(self, policy: RoutingPolicy, embeddings: torch.Tensor) -> Sequence[Place | None]:
+        drawn = self._map
+        if drawn is None or drawn.policy is not policy:
+            return [None] * len(embeddings)
+        return drawn.place(embeddings)
+
+    async def pilot_map(self) -> PilotMap:
+        """Return the map of the present library, drawn when it is first asked for.
+
+        Raises:
+            LibraryError: the model has no pilot library.
+        """
+        policy = self._model.state.required_policy()
+        async with self._drawing:
+            if self._map is None or self._map.policy is not policy:
+                self._map = await asyncio.to_thread(PilotMap.draw, policy)
+            return self._map
+
+
+def _route_embeddings(encoded: Sequence[Encoded]) -> torch.Tensor:
+    """Return what the queries were routed by (n, d_route)."""
+    found = [item.route_embedding for item in encoded if item.route_embedding is not None]
+    return torch.cat(found)

@@ -1,0 +1,113 @@
+"""Read a saved model whose folder other processes may replace meanwhile."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.errors import ModelError, RouterRetrieverError, StorageError
+from routerretriever.expert_state import ExpertState
+from routerretriever.lora.adapter import Adapter
+from routerretriever.model import RouterRetriever
+from routerretriever.server.model_version import Version
+from routerretriever.storage.atomic import lock_file, remove_leftovers
+from routerretriever.storage.hub_download import is_download
+from routerretriever.storage.model_folder import (
+    check_fingerprint,
+    read_model_info,
+    read_state,
+)
+
+_ATTEMPTS = 10  # at reading a folder that is replaced meanwhile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Saved:
+    """Experts and pilots as they are on disk.
+
+    Attributes:
+        version: that was read.
+        state: experts, infos and policy; the adapters at hand where they are unchanged.
+        fresh: names of the experts that are new or changed.
+    """
+
+    version: Version
+    state: ExpertState
+    fresh: tuple[str, ...]
+
+
+def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Version | None]:
+    """Load a model.
+
+    Returns:
+        The model, and a version that is not newer than what was read.
+
+    Raises:
+        ModelError, ExpertError: it cannot be used.
+    """
+    if not is_download(folder):  # the hub's client wants no file of ours in its cache, and nobody saves there
+        with suppress(OSError), FileLock(lock_file(folder), timeout=0):  # else another process is saving
+            remove_leftovers(folder)
+    for _ in range(_ATTEMPTS):
+        version = Version.of(folder)
+        try:
+            return RouterRetriever.from_pretrained(folder, device=device), version
+        except (RouterRetrieverError, OSError):
+            if Version.of(folder) == version:
+                raise
+    raise StorageError(f"The model in {folder} is replaced again and again while it is read. Try again later.")
+
+
+def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
+    """Read experts and pilots of one version of a saved model.
+
+    Raises:
+        ModelError, ExpertError: they cannot be used with the base at hand.
+        StorageError: it changes faster than it can be read.
+    """
+    for _ in range(_ATTEMPTS):
+        version = Version.of(folder)
+        try:
+            saved = _read(folder, encoder, version) if version is not None else None
+        except (RouterRetrieverError, OSError):
+            if Version.of(folder) == version:
+                raise
+            continue
+        if saved is not None and Version.of(folder) == version:  # else it is of two versions
+            return saved
+    raise StorageError(f"The model in {folder} is gone, or replaced again and again while it is read. Try again later.")
+
+
+def _read(folder: Path, encoder: RoutedEncoder, version: Version) -> Saved:
+    info = read_model_info(folder)
+    check_fingerprint(encoder.fingerprint, info["base"]["fingerprint"], f"The files in {folder}")
+    layers = encoder.get_config_dict()
+    if {key: info[key] for key in layers} != layers:
+        raise ModelError(f"The model in {folder} has other layers for its experts now. Restart the server.")
+    state = read_state(folder, info, encoder.lora_layers, encoder.fingerprint)
+    at_hand = encoder.state.experts
+    experts, fresh = {}, []
+    for name, adapter in state.experts.items():
+        unchanged = name in at_hand and _same(adapter, at_hand[name])
+        experts[name] = at_hand[name] if unchanged else adapter
+        if not unchanged:
+            fresh.append(name)
+    return Saved(version=version, state=replace(state, experts=experts), fresh=tuple(fresh))
+
+
+def _same(read: Adapter, present: Adapter) -> bool:
+    """Return whether two adapters do the same; reading folds an adapter's scaling into its B."""
+    if read.factors.keys() != present.factors.keys():
+        return False
+    for name, (a, b) in read.factors.items():
+        other_a, other_b = (factor.float().cpu() for factor in present.factors[name])
+        if a.shape != other_a.shape or not torch.equal(a, other_a):
+            return False
+        if not torch.allclose(b * read.scaling, other_b * present.scaling, rtol=1e-6, atol=0.0):
+            return False
+    return True
