@@ -338,6 +338,40 @@ class RouterRetriever(SentenceTransformer):
         self.state = self.state.with_policy(changed)
         return built
 
+    def set_policy(
+        self,
+        *,
+        margin: float | None = None,
+        mix: int | None = None,
+        mix_temperature: float | None = None,
+        partial_weight: float | None = None,
+        fallback_weight: float | None = None,
+        abstain: bool | None = None,
+    ) -> None:
+        """Change how the predicted gains become a choice; ``None`` keeps the present value.
+
+        Args:
+            margin: an expert is chosen only if its predicted gain exceeds this (nDCG@10, 0 to 1).
+            mix: number of candidates whose LoRA deltas are averaged; 1 chooses a single one.
+            mix_temperature: softmax temperature of the mixing weights, in nDCG@10.
+            partial_weight: weight of the expert for a query between the reject and the trust threshold.
+            fallback_weight: weight of the merged expert for a query below the reject threshold.
+            abstain: use the two thresholds; otherwise every query counts as in domain.
+
+        Raises:
+            LibraryError: there is no library, a value is out of its range, or the router ignores the setting.
+        """
+        given = {
+            "margin": margin,
+            "mix": mix,
+            "mix_temperature": mix_temperature,
+            "partial_weight": partial_weight,
+            "fallback_weight": fallback_weight,
+            "abstain": abstain,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        self.state = self.state.with_policy(self.state.required_policy().with_settings(changes))
+
     def set_gains(self, name: str, gains: Mapping[str, float | Sequence[float]]) -> None:
         """Fill an expert's column of the pilot library with gains that were measured elsewhere.
 
@@ -346,7 +380,7 @@ class RouterRetriever(SentenceTransformer):
             gains: collection → mean gain (nDCG@10 over base), or one gain for each of its measured pilots.
 
         Raises:
-            ExpertError: there is no such expert.
+            ExpertError: there is no such expert; base and merged have no gains of their own.
             LibraryError: there is no library, or the gains do not fit it.
         """
         adapter = self.state.expert(name)

@@ -32,6 +32,10 @@ def test_the_whole_path(trained, tmp_path):
     model, x, y = trained
     listed = run_json("experts", model)
     assert list(listed["experts"]) == ["x", "y"]
+    changed = run_json("library", model, "--margin", "100", "--partial-weight", "0.5", "--no-abstain")["policy"]
+    assert (changed["margin"], changed["partial_weight"], changed["abstain"]) == (1.0, 0.5, False)
+    assert {route["expert"] for route in run_json("route", model, "word105", "word1")["routes"]} == {"base"}
+    assert run_json("library", model, "--margin", "0", "--abstain")["policy"]["margin"] == 0
     assert listed["experts"]["x"]["gain"] == pytest.approx(
         listed["experts"]["x"]["expert_ndcg"] - listed["experts"]["x"]["base_ndcg"]
     )

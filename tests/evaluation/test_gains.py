@@ -167,11 +167,13 @@ def test_another_column_leaves_the_pilots_as_they_are_prepared(model, trained, r
     before = model.state.policy.router
     model.add_expert("z", model.state.experts["y"])
     model.set_gains("z", {"x": 0.5})
+    with pytest.raises(ExpertError, match="no expert 'base'"):
+        model.set_gains("base", {"x": 0.5})
     after = model.state.policy.router
-    assert after.vectors is before.points
+    assert after.vectors is before.vectors
     queries = torch.from_numpy(model.route_embeddings(list(trained[1][0].split("test").queries.values())))
     fresh = make_router(router, model.library, **before.settings())
     torch.testing.assert_close(after.scores(queries), fresh.scores(queries))
     assert before.scores(queries).shape[1] + 1 == after.scores(queries).shape[1]
     model.build_library([trained[1][0]])
-    assert model.state.policy.router.vectors is not before.points
+    assert model.state.policy.router.vectors is not before.vectors

@@ -7,6 +7,7 @@ import torch
 from routerretriever.errors import LibraryError
 from routerretriever.routing.abstention import PilotSpace
 from routerretriever.routing.explain import explain_routes
+from routerretriever.routing.folds import contiguous_folds, leave_one_group_out
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import make_router
@@ -114,6 +115,70 @@ def test_the_lower_the_in_domain_score_the_lower_the_adapter_weight(experts, fal
     assert far.reason.startswith("out of domain")
     trusting = RoutingPolicy(make_router("gain", lib), abstain=False)
     assert [(r.expert, r.adapter_weight) for r in explain_routes(trusting, ["q"] * 3, embeddings)] == [("a", 1.0)] * 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "saved_as"),
+    [
+        ("margin", 0.05, "margin"),
+        ("mix", 3, "mix"),
+        ("mix_temperature", 0.01, "mix_temperature"),
+        ("partial_weight", 0.25, "caution"),
+        ("fallback_weight", 0.25, "fallback_share"),
+        ("abstain", False, "abstain"),
+    ],
+)
+def test_each_setting_changes_the_weights_and_is_saved(setting, value, saved_as):
+    lib = library([[1, 0]], [[0.04, 0.03, 0.02]], experts=("a", "b", "c"), thresholds=(0.3, 0.9))
+    embeddings = torch.tensor(unit([[1, 0], [1, 1], [0, 1]]))
+    before = RoutingPolicy(make_router("gain", lib), mix=2 if setting == "mix_temperature" else 1)
+    after = before.with_settings({setting: value})
+    assert not torch.equal(before(embeddings), after(embeddings))
+    assert after.settings()[saved_as] == value
+    again = RoutingPolicy.from_settings(after.settings(), lib)
+    assert getattr(again, setting) == value
+    assert torch.equal(again(embeddings), after(embeddings))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"margin": -0.1},
+        {"margin": float("nan")},
+        {"mix": 0},
+        {"mix": 1.5},
+        {"mix_temperature": 0.0},
+        {"partial_weight": 0.0},
+        {"partial_weight": 1.1},
+        {"fallback_weight": 2.0},
+        {"abstain": "no"},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    policy = RoutingPolicy(make_router("gain", library([[1, 0]], [[0.1, 0.2]])))
+    with pytest.raises(LibraryError, match=f"{next(iter(wrong))} must be"):
+        policy.with_settings(wrong)
+
+
+def test_settings_that_a_router_ignores_are_refused():
+    policy = RoutingPolicy(make_router("pilot-mean", library([[1, 0]], [[0.1, 0.2]])))
+    with pytest.raises(LibraryError, match="ignores margin"):
+        policy.with_settings({"margin": 0.1})
+
+
+def test_unknown_saved_settings_are_named():
+    policy = RoutingPolicy(make_router("gain", library([[1, 0]], [[0.1, 0.2]])))
+    with pytest.raises(LibraryError, match="caprice"):
+        RoutingPolicy.from_settings({**policy.settings(), "caprice": 1}, policy.library)
+
+
+def test_folds_are_blocks_of_every_group():
+    groups = ["x"] * 5 + ["y"] * 8
+    folds = list(contiguous_folds(groups, 4))
+    assert np.sum(folds, axis=0).tolist() == [1] * 13
+    assert [fold[5:].sum() for fold in folds] == [2, 2, 2, 2]
+    assert all(np.diff(np.flatnonzero(fold[:5])).tolist() in ([], [1]) for fold in folds)
+    assert [mask.sum() for mask in leave_one_group_out(groups)] == [5, 8]
 
 
 def test_mixing_weighs_the_best_by_predicted_gain():

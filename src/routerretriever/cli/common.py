@@ -27,13 +27,11 @@ Model = Annotated[
     ),
 ]
 OwnModel = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.", show_default=False)]
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="COLLECTION…",
-        help="BEIR folder, pairs file (.jsonl, .csv, .tsv), hub name (BeIR/scifact) or ir_datasets:ID.",
-        show_default=False,
-    ),
+_SOURCES_HELP = "BEIR folder, pairs file (.jsonl, .csv, .tsv), hub name (BeIR/scifact) or ir_datasets:ID."
+Sources = Annotated[list[str], typer.Argument(metavar="COLLECTION…", help=_SOURCES_HELP, show_default=False)]
+OptionalSources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[COLLECTION…]", help=_SOURCES_HELP, show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Lenient = Annotated[

@@ -14,6 +14,7 @@ from routerretriever.cli.common import (
     AsJson,
     Device,
     Lenient,
+    OptionalSources,
     OwnModel,
     Sources,
     changed_model,
@@ -21,7 +22,7 @@ from routerretriever.cli.common import (
     load_model,
 )
 from routerretriever.cli.formatting import err, points, print_json, say, show_table
-from routerretriever.errors import ExpertError
+from routerretriever.errors import ExpertError, LibraryError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -102,21 +103,60 @@ def train(
 
 def library(
     model: OwnModel,
-    collections: Sources,
+    collections: OptionalSources = None,
     router: Router = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=100.0, help="Least predicted gain for which an expert is chosen (nDCG@10 points)."),
+    ] = None,
+    mix: Annotated[
+        int | None, typer.Option(min=1, help="Average the LoRA deltas of this many candidates; 1 chooses one.")
+    ] = None,
+    mix_temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Softmax temperature of the mixing weights (nDCG@10 points).")
+    ] = None,
+    partial_weight: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Weight of an expert between the reject and the trust threshold."),
+    ] = None,
+    fallback_weight: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Weight of the merged expert below the reject threshold."),
+    ] = None,
+    abstain: Annotated[
+        bool | None,
+        typer.Option("--abstain/--no-abstain", help="Use the thresholds, or treat every query as in domain."),
+    ] = None,
     lenient: Lenient = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the experts on held-out queries, and build or extend the pilot library."""
+    """Measure the experts on held-out queries, build or extend the pilot library, and set how MODEL routes.
+
+    Without collections, only the settings given are changed.
+    """
+    settings: dict[str, Any] = {
+        "margin": None if margin is None else margin / 100,
+        "mix": mix,
+        "mix_temperature": None if mix_temperature is None else mix_temperature / 100,
+        "partial_weight": partial_weight,
+        "fallback_weight": fallback_weight,
+        "abstain": abstain,
+    }
+    only_settings = router is None and any(value is not None for value in settings.values())
+    if not collections and not only_settings:
+        raise LibraryError("Name at least one collection to measure the experts on: a folder, a file or a hub name.")
     with changed_model(model, device) as loaded:
-        measured = load_collections(collections, lenient=lenient)
-        built = loaded.build_library(measured, router=router, progress=Bars())
-        rule = loaded.state.required_policy().router.name
+        if collections:
+            measured = load_collections(collections, lenient=lenient)
+            loaded.build_library(measured, router=router, progress=Bars())
+        loaded.set_policy(**settings)
+        policy = loaded.state.required_policy()
     if as_json:
-        print_json(_library_facts(built, rule))
+        chosen = {name: getattr(policy, name) for name in settings}
+        print_json(_library_facts(policy.library, policy.router.name) | {"policy": chosen})
     else:
-        _show_library(built)
+        _show_library(policy.library)
 
 
 def _training_config(preset: str, **given: Any) -> TrainingConfig:

@@ -20,6 +20,7 @@ from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.progress import Progress, Silent
+from routerretriever.routing.folds import contiguous_folds
 from routerretriever.routing.form_pilots import Measurement, extend_library, without_stale
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
@@ -218,10 +219,10 @@ def _folds(
     library: PilotLibrary, cases: Sequence[_Case]
 ) -> Iterator[tuple[list[NDArray[np.int64]], NDArray[np.bool_]]]:
     """Rows of every case that are asked together, and the pilots that may answer them."""
-    blocks = [np.array_split(np.arange(len(case.queries)), _FOLDS) for case in cases]
+    owner = np.repeat(np.arange(len(cases)), [len(case.queries) for case in cases])
     single = library.counts == 1
-    for number in range(_FOLDS):
-        rows = [fold[number] for fold in blocks]
+    for fold in contiguous_folds(owner, _FOLDS):
+        rows = [np.flatnonzero(fold[owner == number]) for number in range(len(cases))]
         asked = {
             (case.collection.name, case.measured.queries[row])
             for case, chosen in zip(cases, rows, strict=True)

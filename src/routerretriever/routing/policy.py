@@ -30,6 +30,8 @@ MIN_EXPERTS_TO_MERGE = 3
 
 _SAVED_NAMES = {"partial_weight": "caution", "fallback_weight": "fallback_share"}
 """Field → key in saved models, so that the first version can read them, too."""
+_NEED_BASE = ("margin", "partial_weight", "fallback_weight", "abstain")
+"""Settings that have no effect where the base cannot be chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,20 @@ class RoutingPolicy:
                 f"The saved routing policy has other settings than this version knows ({error}). "
                 "Upgrade routerretriever, or build the library again: routerretriever library MODEL COLLECTION…"
             ) from error
+
+    def with_settings(self, changes: Mapping[str, Any]) -> Self:
+        """Return the policy with other settings.
+
+        Raises:
+            LibraryError: a value is out of its range, or the router ignores the setting.
+        """
+        ignored = [name for name in changes if name in _NEED_BASE and not self.router.knows_base]
+        if ignored:
+            raise LibraryError(
+                f"The router '{self.router.name}' ignores {', '.join(ignored)}, because it always chooses an expert. "
+                "Build the library with: routerretriever library MODEL COLLECTION… --router gain"
+            )
+        return replace(self, **changes)
 
     @property
     def library(self) -> PilotLibrary:
