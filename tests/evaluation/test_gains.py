@@ -4,7 +4,7 @@ import torch
 from training import QUICK
 
 from routerretriever import Collection, RouterRetriever, train_expert
-from routerretriever.errors import CollectionError, LibraryError
+from routerretriever.errors import CollectionError, ExpertError, LibraryError
 from routerretriever.evaluation.gains import build_library
 from routerretriever.evaluation.runs import ndcg_at_10
 
