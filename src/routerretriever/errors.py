@@ -21,6 +21,7 @@
     ├── SuiteError             a benchmark suite is wrong or cannot be run
     ├── HubError               something could not be fetched from the hub or put there
     ├── StorageError           the disk is full or cannot be written
+    │   └── LockedError        another process is changing the same thing
     ├── ServerError            the server cannot be started as asked
     └── MissingExtraError      an optional dependency is not installed
 
@@ -112,6 +113,10 @@ class HubError(RouterRetrieverError):
 
 class StorageError(RouterRetrieverError):
     """Something could not be written: the disk is full or the path is not writable."""
+
+
+class LockedError(StorageError):
+    """Another process or thread is changing the same model, index or journal."""
 
 
 class ServerError(RouterRetrieverError):

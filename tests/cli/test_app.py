@@ -13,7 +13,7 @@ from commands import run, run_json
 from routerretriever.cli.app import app
 from routerretriever.cli.formatting import print_json
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.storage.atomic import changing
+from routerretriever.storage.locks import changing
 
 QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4"]
 
@@ -218,11 +218,11 @@ def test_a_query_may_begin_with_a_hyphen(trained):
 
 @pytest.mark.parametrize("verb", ["train", "library"])
 def test_a_change_of_a_model_waits_for_another(trained, verb, monkeypatch):
-    model, x, y = trained
-    monkeypatch.setattr("routerretriever.storage.atomic.LOCK_SECONDS", 0.01)
-    with changing(model):
-        assert "is changing" in run(verb, model, x, code=1).stderr
+    model, _, y = trained
+    monkeypatch.setattr("routerretriever.storage.locks.LOCK_SECONDS", 0.01)
     added = ["--name", "z", "--force", *QUICK] if verb == "train" else []
+    with changing(model):
+        assert "is changing" in run(verb, model, y, *added, code=1).stderr
     run(verb, model, y, *added)
 
 

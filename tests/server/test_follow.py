@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from routerretriever import RouterRetriever
 from routerretriever.cli.app import app
 from routerretriever.lora.peft_files import save_adapter
-from routerretriever.server import shared_model
 from routerretriever.server.engine import Engine
-from routerretriever.server.model_version import Version
 from routerretriever.server.read_saved import read_saved
-from routerretriever.storage.atomic import lock_file
+from routerretriever.storage import locks
+from routerretriever.storage.locks import lock_file
+from routerretriever.storage.saved_version import SavedVersion
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_changes_at_the_same_time_wait_for_each_other(pair, own, adapter_files):
 
 
 def test_a_model_that_is_held_for_too_long_is_not_changed(admin, own, adapter_files, monkeypatch):
-    monkeypatch.setattr(shared_model, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)
     with FileLock(lock_file(own.model)):
         answer = upload(admin, adapter_files)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
@@ -199,14 +199,14 @@ def test_a_change_goes_on_when_its_client_is_gone(own, adapter_files):
     async def change():
         engine = Engine(own)
         engine.load()
-        before = Version.of(own.model)
+        before = SavedVersion.of(own.model)
         adding = asyncio.create_task(engine.experts.add("delta", files))
         while "delta" not in engine.model.experts:
             await asyncio.sleep(0.001)
         adding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await adding
-        while Version.of(own.model) == before:
+        while SavedVersion.of(own.model) == before:
             await asyncio.sleep(0.01)
         await engine.experts.remove("alpha")  # waits for the first
         engine.close()

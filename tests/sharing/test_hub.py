@@ -137,9 +137,9 @@ def test_a_private_model_needs_the_token(served, model, monkeypatch):
     push_model(model, "me/secret", private=True)
     push_model(model, "me/open", private=False)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="'me/secret' here.*or not for everyone.*HF_TOKEN"):
+    with pytest.raises(HubError, match="'me/secret'.*repository not found or private.*HF_TOKEN"):
         RouterRetriever.from_pretrained("me/secret", device="cpu")
-    with pytest.raises(HubError, match=r"'me/secret' here.*HF_TOKEN"):
+    with pytest.raises(HubError, match=r"'me/secret'.*HF_TOKEN"):
         pull("me/secret", "secret")
     assert list(RouterRetriever.from_pretrained("me/open", device="cpu").experts) == ["law", "sea"]
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -151,12 +151,12 @@ def test_what_was_downloaded_works_without_the_hub(served, model, monkeypatch):
     RouterRetriever.from_pretrained("me/router", device="cpu")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert list(RouterRetriever.from_pretrained("me/router", device="cpu").experts) == ["law", "sea"]
-    with pytest.raises(HubError, match=r"nor was it downloaded before: it is not asked \(HF_HUB_OFFLINE is set\)"):
+    with pytest.raises(HubError, match="the cache has no copy: HF_HUB_OFFLINE is set"):
         RouterRetriever.from_pretrained("me/unknown")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert list(RouterRetriever.from_pretrained("me/router", device="cpu").experts) == ["law", "sea"]
-    with pytest.raises(HubError, match="nor was it downloaded before: .*refused"):
+    with pytest.raises(HubError, match="the cache has no copy: .*refused"):
         RouterRetriever.from_pretrained("me/unknown")
 
 
@@ -183,11 +183,11 @@ def test_an_expert_of_a_model_on_the_hub_keeps_its_name(served, model, checkpoin
 
 
 def test_refusals_say_what_to_do(served, model, monkeypatch):
-    with pytest.raises(HubError, match="'router' is no name on the hub"):
+    with pytest.raises(HubError, match="'router' cannot be a name on the hub"):
         push_model(model, "router")
     with pytest.raises(ExpertError, match="no expert 'tax'.*law, sea"):
         push_expert(model, "tax", "me/tax")
-    with pytest.raises(HubError, match="no folder 'me/none' here.*HF_TOKEN"):
+    with pytest.raises(HubError, match="no folder 'me/none', and.*HF_TOKEN"):
         RouterRetriever.from_pretrained("me/none")
     with pytest.raises(FormatError, match="no model at"):
         RouterRetriever.from_pretrained("./me/none")
@@ -223,7 +223,7 @@ def test_a_copy_is_ones_own(served, model, tmp_path):
     HfApi(endpoint=served.endpoint).create_repo("me/other")
     with pytest.raises(HubError, match="'me/other' is neither a RouterRetriever model nor an expert"):
         pull("me/other", tmp_path / "other")
-    with pytest.raises(HubError, match="'router' is no name on the hub"):
+    with pytest.raises(HubError, match="'router' cannot be a name on the hub"):
         pull("router", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from commands import run
 from models import TEXTS, with_experts
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -29,7 +30,8 @@ from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import GainRouter
 from routerretriever.storage import atomic, model_folder
-from routerretriever.storage.atomic import remove_leftovers, replacing
+from routerretriever.storage.atomic import remove_leftovers, replacing, restore
+from routerretriever.storage.locks import locked_folder
 
 
 @pytest.fixture
@@ -170,6 +172,46 @@ def test_swap_without_the_systems_exchange(model, saved, monkeypatch):
     model.save_pretrained(saved)
     assert list(RouterRetriever.from_pretrained(saved, device="cpu").experts) == ["e0", "e2"]
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("by", ["load", "save", "command"])
+def test_a_kill_between_the_two_renames_loses_nothing(model, saved, by):
+    """Without the system's exchange, a save sets the old folder aside before the new one is in place."""
+    program = """
+import os, sys
+from pathlib import Path
+from routerretriever.storage import atomic
+atomic._exchange = lambda a, b: False
+rename = Path.rename
+def killed(self, target):
+    rename(self, target)
+    os._exit(9)
+Path.rename = killed
+with atomic.replacing(Path(sys.argv[1])) as staging:
+    (staging / "new").write_text("new")
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(saved)], check=False).returncode == 9
+    assert not saved.exists()
+    if by == "save":
+        model.save_pretrained(saved)
+    if by == "command":
+        run("experts", saved)
+    assert list(RouterRetriever.from_pretrained(saved, device="cpu").experts) == ["e0", "e1", "e2"]
+    assert not (saved / "new").exists()
+    remove_leftovers(saved)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_what_a_save_at_work_has_set_aside_is_left_alone(tmp_path):
+    aside = tmp_path / ".model.x.tmp.old"
+    aside.mkdir()
+    (tmp_path / ".model.x.tmp").mkdir()
+    with locked_folder(tmp_path / ".model.x.tmp"):
+        restore(tmp_path / "model")
+        remove_leftovers(tmp_path / "model")
+        assert aside.exists() and not (tmp_path / "model").exists()
+    restore(tmp_path / "model")
+    assert (tmp_path / "model").exists() and not aside.exists()
 
 
 @pytest.mark.slow

@@ -141,13 +141,7 @@ def load_collection(source: str, lenient: bool) -> Collection:
 @contextmanager
 def changed_model(path: str | Path, device: str | None) -> Iterator[RouterRetriever]:
     """Load the model in a folder under its lock, and save its experts and pilots afterwards."""
-    from routerretriever.storage.atomic import changing
-    from routerretriever.storage.hub_download import own_folder
-    from routerretriever.storage.model_folder import read_model_info
+    from routerretriever.change_model import changed_model as change
 
-    folder = own_folder(path)
-    read_model_info(folder)
-    with changing(folder):
-        loaded = load_model(folder, device)
-        yield loaded
-        loaded.save_experts(folder)
+    with change(path, device) as model:
+        yield model

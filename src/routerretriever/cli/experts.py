@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -295,12 +296,14 @@ def log(
     """Show what was done to the experts of MODEL, and what the kept versions take."""
     from routerretriever.storage.history import History
     from routerretriever.storage.hub_download import is_download, own_folder, read_folder
+    from routerretriever.storage.locks import changing
     from routerretriever.storage.model_folder import read_model_info
 
     folder = read_folder(model) if prune is None else own_folder(model)
     read_model_info(folder)
-    history = History(folder)
-    pruned = None if prune is None else history.prune(prune)
+    with nullcontext() if prune is None else changing(folder):
+        history = History(folder)
+        pruned = None if prune is None else history.prune(prune)
     if as_json:
         entries = [entry.to_dict() | {"restorable": not history.missing(entry)} for entry in history.entries]
         dropped = None if pruned is None else {"files": pruned.files, "bytes": pruned.bytes, "entries": pruned.entries}
@@ -361,9 +364,9 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Return experts, gains and card of MODEL to the state of an entry of its log, bit for bit."""
-    from routerretriever.storage.atomic import changing
     from routerretriever.storage.history import History
     from routerretriever.storage.hub_download import own_folder
+    from routerretriever.storage.locks import changing
 
     folder = own_folder(model)
     with changing(folder):

@@ -17,7 +17,6 @@ from routerretriever.cli.common import (
     OptionalSources,
     OwnModel,
     Sources,
-    changed_model,
     load_collections,
     load_model,
 )
@@ -77,8 +76,8 @@ def train(
 
     Several collections give one generalist, trained on all of them in turn.
     """
+    from routerretriever.change_model import save_trained
     from routerretriever.experts.train import train_expert
-    from routerretriever.storage.atomic import changing
     from routerretriever.storage.hub_download import own_folder
 
     config = _training_config(
@@ -91,14 +90,19 @@ def train(
     )
     own_folder(model, new=True)
     loaded = load_collections(collections, lenient=lenient)
-    with changing(model):
-        router = _open_or_create(model, base, preset, device)
-        report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
-        router.save_pretrained(model)
+    router = _open_or_create(model, base, preset, device)
+    report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
+    added = save_trained(model, router, report.expert, replace=force)
+    if added != report.expert:
+        say(
+            f"Another process added an expert '{report.expert}' during the training, so the new one "
+            f"is called '{added}'.",
+            err,
+        )
     if as_json:
-        print_json(report.to_dict() | {"model": str(model)})
+        print_json(report.to_dict() | {"expert": added, "model": str(model)})
     else:
-        _show_training(report, model, collections)
+        _show_training(report, added, model, collections)
 
 
 def library(
@@ -135,6 +139,8 @@ def library(
 
     Without collections, only the settings given are changed.
     """
+    from routerretriever.change_model import change_after
+
     settings: dict[str, Any] = {
         "margin": None if margin is None else margin / 100,
         "mix": mix,
@@ -146,12 +152,15 @@ def library(
     only_settings = router is None and any(value is not None for value in settings.values())
     if not collections and not only_settings:
         raise LibraryError("Name at least one collection to measure the experts on: a folder, a file or a hub name.")
-    with changed_model(model, device) as loaded:
-        if collections:
-            measured = load_collections(collections, lenient=lenient)
+    measured = load_collections(collections or [], lenient=lenient)
+
+    def change(loaded: RouterRetriever) -> None:
+        if measured:
             loaded.build_library(measured, router=router, progress=Bars())
         loaded.set_policy(**settings)
-        policy = loaded.state.required_policy()
+
+    changed, _ = change_after(model, change, device=device)
+    policy = changed.state.required_policy()
     if as_json:
         chosen = {name: getattr(policy, name) for name in settings}
         print_json(_library_facts(policy.library, policy.router.name) | {"policy": chosen})
@@ -195,7 +204,7 @@ def _open_or_create(path: Path, base: str | None, preset: str, device: str | Non
     return RouterRetriever.create(base, device=device)
 
 
-def _show_training(report: TrainingReport, model: Path, collections: Sequence[str]) -> None:
+def _show_training(report: TrainingReport, expert: str, model: Path, collections: Sequence[str]) -> None:
     from routerretriever.routing.pilot_library import GENERATED_GAIN
 
     info = report.info
@@ -206,7 +215,7 @@ def _show_training(report: TrainingReport, model: Path, collections: Sequence[st
         f"{info.held_out}{generated} queries), {report.steps} steps in {report.seconds:.0f} s. "
         f"Saved in {model}."
     )
-    say(Text.assemble((report.expert, "bold"), figures))
+    say(Text.assemble((expert, "bold"), figures))
     if info.gain_on_generated:
         say(f"This gain was {GENERATED_GAIN} Evaluate it on queries that people asked.", err)
     say(f"Next: routerretriever library {model} {' '.join(collections)} …")

@@ -15,6 +15,7 @@ from routerretriever.errors import (
     ExpertError,
     FilterError,
     LibraryError,
+    LockedError,
     RouterRetrieverError,
     StorageError,
     VectorIndexError,
@@ -86,6 +87,9 @@ def from_exception(error: Exception) -> ApiError:
             return ApiError(400, str(error), code="invalid_expert")
         case VectorIndexError():
             return ApiError(400, str(error), code="invalid_request")
+        case LockedError():
+            message = "Another process is changing the experts. Try again in a moment."
+            return ApiError(503, message, code="busy", retry_after=5)
         case StorageError():
             return ApiError(503, str(error), code="storage", retry_after=60)
         case RouterRetrieverError():

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ModelError, RouterRetrieverError, StorageError
 from routerretriever.expert_state import ExpertState
 from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
-from routerretriever.server.model_version import Version
-from routerretriever.storage.atomic import lock_file, remove_leftovers
+from routerretriever.storage.atomic import remove_leftovers
 from routerretriever.storage.hub_download import is_download
+from routerretriever.storage.locks import changing
 from routerretriever.storage.model_folder import (
     check_fingerprint,
     read_model_info,
     read_state,
 )
+from routerretriever.storage.saved_version import SavedVersion
 
 _ATTEMPTS = 10  # at reading a folder that is replaced meanwhile
 
@@ -36,12 +36,12 @@ class Saved:
         fresh: names of the experts that are new or changed.
     """
 
-    version: Version
+    version: SavedVersion
     state: ExpertState
     fresh: tuple[str, ...]
 
 
-def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Version | None]:
+def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, SavedVersion | None]:
     """Load a model.
 
     Returns:
@@ -51,14 +51,14 @@ def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Versi
         ModelError, ExpertError: it cannot be used.
     """
     if not is_download(folder):  # the hub's client wants no file of ours in its cache, and nobody saves there
-        with suppress(OSError), FileLock(lock_file(folder), timeout=0):  # else another process is saving
+        with suppress(StorageError), changing(folder, seconds=0):  # else another process is saving
             remove_leftovers(folder)
     for _ in range(_ATTEMPTS):
-        version = Version.of(folder)
+        version = SavedVersion.of(folder)
         try:
             return RouterRetriever.from_pretrained(folder, device=device), version
         except (RouterRetrieverError, OSError):
-            if Version.of(folder) == version:
+            if SavedVersion.of(folder) == version:
                 raise
     raise StorageError(f"The model in {folder} is replaced again and again while it is read. Try again later.")
 
@@ -71,19 +71,19 @@ def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
         StorageError: it changes faster than it can be read.
     """
     for _ in range(_ATTEMPTS):
-        version = Version.of(folder)
+        version = SavedVersion.of(folder)
         try:
             saved = _read(folder, encoder, version) if version is not None else None
         except (RouterRetrieverError, OSError):
-            if Version.of(folder) == version:
+            if SavedVersion.of(folder) == version:
                 raise
             continue
-        if saved is not None and Version.of(folder) == version:  # else it is of two versions
+        if saved is not None and SavedVersion.of(folder) == version:  # else it is of two versions
             return saved
     raise StorageError(f"The model in {folder} is gone, or replaced again and again while it is read. Try again later.")
 
 
-def _read(folder: Path, encoder: RoutedEncoder, version: Version) -> Saved:
+def _read(folder: Path, encoder: RoutedEncoder, version: SavedVersion) -> Saved:
     info = read_model_info(folder)
     check_fingerprint(encoder.fingerprint, info["base"]["fingerprint"], f"The files in {folder}")
     layers = encoder.get_config_dict()

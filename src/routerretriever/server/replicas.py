@@ -1,8 +1,9 @@
 """The server as a Ray Serve application: replicas on one machine or many answer as one.
 
 Every replica is the whole application in a process of its own, with a model of its own and the same index. Writes go
-to the index's storage and to the model's folder before they are acknowledged; :mod:`routerretriever.server.follow` is
-how the others learn of changed experts. So a replica has nothing that could be lost with it but its requests in flight.
+to the index's storage and to the model's folder before they are acknowledged; the others learn of changed experts by
+:mod:`routerretriever.server.shared_model`. So a replica has nothing that could be lost with it but its requests in
+flight.
 """
 
 from __future__ import annotations

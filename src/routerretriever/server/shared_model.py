@@ -16,15 +16,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import AsyncFileLock, Timeout
-
-from routerretriever.errors import RouterRetrieverError, StorageError
+from routerretriever.errors import RouterRetrieverError
 from routerretriever.model import RouterRetriever
 from routerretriever.server.batching import Closed
-from routerretriever.server.model_version import Version
-from routerretriever.server.problems import ApiError
 from routerretriever.server.read_saved import Saved, read_saved
-from routerretriever.storage.atomic import LOCK_SECONDS, lock_file
+from routerretriever.storage.locks import changing_async
+from routerretriever.storage.saved_version import SavedVersion
 
 LOG = logging.getLogger("routerretriever.server")
 
@@ -45,7 +42,7 @@ class SharedModel:
         model: RouterRetriever,
         folder: Path,
         *,
-        version: Version | None,
+        version: SavedVersion | None,
         barrier: Callable[[Callable[[], Any]], Future[Any]],
         forget: Callable[[str], None],
     ) -> None:
@@ -54,7 +51,7 @@ class SharedModel:
         self._version = version
         self._barrier = barrier
         self._forget = forget
-        self._refused: Version | None = None
+        self._refused: SavedVersion | None = None
         self._changing = asyncio.Lock()
 
     # -- what others saved -------------------------------------------------------------------------
@@ -67,10 +64,10 @@ class SharedModel:
 
     async def follow(self) -> None:
         """Take what others have saved, if it can be used."""
-        if Version.of(self._folder) in (None, self._version, self._refused):
+        if SavedVersion.of(self._folder) in (None, self._version, self._refused):
             return
         async with self._changing:
-            version = Version.of(self._folder)
+            version = SavedVersion.of(self._folder)
             try:
                 await self._catch_up()
             except Closed:
@@ -82,7 +79,7 @@ class SharedModel:
                 LOG.exception("The saved model could not be read; this server will try again")
 
     async def _catch_up(self) -> None:
-        if Version.of(self._folder) in (None, self._version):
+        if SavedVersion.of(self._folder) in (None, self._version):
             return
         saved = await asyncio.to_thread(read_saved, self._folder, self._model.encoder)
         gone = self._model.state.experts.keys() - saved.state.experts.keys()
@@ -104,23 +101,12 @@ class SharedModel:
         """Lock the model against all other processes, as it was saved last; yield what changes and saves it.
 
         Raises:
-            ApiError: another process holds it for too long.
+            LockedError: another process holds it for too long.
             StorageError: the lock file cannot be written.
         """
-        async with self._changing:
-            lock = AsyncFileLock(lock_file(self._folder), timeout=LOCK_SECONDS)
-            try:
-                await lock.acquire()
-            except Timeout as error:
-                message = "Another process is changing the experts. Try again in a moment."
-                raise ApiError(503, message, code="busy", retry_after=5) from error
-            except OSError as error:
-                raise StorageError(f"{self._folder} cannot be changed: {error}") from error
-            try:
-                await self._catch_up()
-                yield self._apply
-            finally:
-                await lock.release()
+        async with self._changing, changing_async(self._folder):
+            await self._catch_up()
+            yield self._apply
 
     async def _apply(self, change: Callable[[], None]) -> None:
         """Make a change and save it; if it fails or cannot be saved, the experts are as before."""
@@ -130,7 +116,7 @@ class SharedModel:
         except Exception:
             await asyncio.wrap_future(self._barrier(take_back))
             raise
-        self._version = Version.of(self._folder)
+        self._version = SavedVersion.of(self._folder)
 
     async def _run(self, change: Callable[[], None]) -> Callable[[], None]:
         """Run a change between two batches, and return what takes it back; if it fails, that is done."""

@@ -128,7 +128,7 @@ def _state_licences(model: RoutedModel, licences: Mapping[str, str] | None) -> N
 
 def _uploaded(name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]) -> str:
     if not NAME.fullmatch(name):
-        raise HubError(f"'{name}' is no name on the hub. Give one such as user/name.")
+        raise HubError(f"'{name}' cannot be a name on the hub. Give one such as user/name.")
     with tempfile.TemporaryDirectory() as scratch, reported(f"'{name}' could not be uploaded to the hub"):
         folder = Path(scratch) / "upload"
         write(folder)

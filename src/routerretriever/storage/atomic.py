@@ -1,4 +1,4 @@
-"""Atomic replacement of folders, appended lines, fsync, and the lock of what is changed."""
+"""Replace folders atomically, append whole lines, and write through to the disk."""
 
 from __future__ import annotations
 
@@ -9,63 +9,69 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from routerretriever.errors import StorageError
-
-try:
-    import fcntl
-
-    HAS_LOCKS = True
-except ImportError:  # Windows: leftovers stay
-    HAS_LOCKS = False
+from routerretriever.errors import LockedError, StorageError
+from routerretriever.storage.locks import CAN_LOCK_FOLDERS, locked_folder
 
 _STAGING = ".tmp"
-LOCK_SECONDS = 30.0
-"""How long a change of a model or an index waits for another."""
+_REPLACED = ".old"
+"""Put after the staging folder's name: what stood at the target, between two renames."""
 
 
 @contextmanager
 def replacing(target: Path, *, renewed: Collection[str] = ()) -> Iterator[Path]:
-    """A fresh folder that takes the place of ``target`` when the block ends well.
+    """Yield a fresh folder that takes the place of ``target`` when the block succeeds.
 
-    Files of ``target`` that the block did not write (a user's notes, ``.git``) are carried over, except those named
-    ``renewed``: the block alone decides whether they are still there.
+    Files of ``target`` that the block did not write (a user's notes, ``.git``) are carried over.
+
+    Args:
+        target: the folder to replace; it need not exist.
+        renewed: names that are not carried over: the block alone decides whether they still exist.
 
     Raises:
-        StorageError: the disk is full or the folder is not writable; ``target`` is as it was.
+        StorageError: the disk is full or the folder is not writable; ``target`` is unchanged.
     """
     target = target.resolve()
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_STAGING, dir=target.parent))
-        with _locked(staging):
+        prefix = f".{target.name}."
+        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=_STAGING, dir=target.parent))
+        with locked_folder(staging):
             yield staging
             staging.chmod(0o755)
             _carry_over(target, staging, renewed)
             _sync_tree(staging)
             _swap(staging, target)
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-        raise StorageError(f"{target} could not be saved: {reason}. What stood there is unchanged.") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else str(error)
+        raise StorageError(f"{target} could not be saved: {reason}. What was saved before is unchanged.") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def append_line(path: Path, line: bytes, most: int) -> bool:
-    """Append a line to a file that only its owner may read; ``False`` if that would make it larger than ``most``.
+    """Append a line to a file that only its owner may read.
+
+    Args:
+        path: of the file, which is made if it is missing.
+        line: without the line feed.
+        most: bytes that the file may have.
+
+    Returns:
+        Whether the line was written; ``False`` if it would make the file larger than ``most``.
 
     Raises:
         StorageError: it could not be written; no half of a line is left there.
     """
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             if before + len(line) + 1 > most:
                 return False
@@ -80,59 +86,42 @@ def append_line(path: Path, line: bytes, most: int) -> bool:
     return True
 
 
-def lock_file(path: Path) -> Path:
-    """Return the file that a process locks while it changes ``path``; it stays when it is unlocked."""
-    target = path.expanduser().resolve()
-    return target.with_name(f".{target.name}.lock")
-
-
-@contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """Hold a saved model or an index, from before it is read until its change is written.
-
-    Raises:
-        StorageError: the lock file cannot be written, or another process or thread holds it
-            for more than :data:`LOCK_SECONDS`.
-    """
-    lock = FileLock(lock_file(path), timeout=LOCK_SECONDS)
-    try:
-        lock.acquire(poll_interval=0.01)
-    except Timeout as error:
-        raise StorageError(f"Another process is changing {path}. Try again when it has finished.") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be changed: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def remove_leftovers(target: Path) -> None:
-    """Delete what saves of ``target`` left behind when they were killed; one still at work holds a lock."""
+    """Delete what killed saves of ``target`` left behind, and put back what they had set aside."""
     target = target.resolve()
-    if not HAS_LOCKS:
+    restore(target)
+    if not CAN_LOCK_FOLDERS:
         return
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{_STAGING}"):
-        with suppress(OSError), _locked(leftover):
+
+    for leftover in _beside(target, _STAGING):
+        with suppress(OSError, LockedError), locked_folder(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
 
+    # Only after its staging folder is gone is it certain that no save still needs what it set aside.
+    for replaced in _beside(target, _STAGING + _REPLACED):
+        if target.exists() and not replaced.with_suffix("").exists():
+            shutil.rmtree(replaced, ignore_errors=True)
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the only lock on a folder; it ends with the process, however that ends.
 
-    Raises:
-        BlockingIOError: another holds it.
+def restore(target: Path) -> None:
+    """Put a folder back that a save had set aside when it was killed.
+
+    Where the system cannot exchange two folders, a save renames twice, and a kill between the two
+    leaves nothing at ``target``.
     """
-    if not HAS_LOCKS:
-        yield
+    target = target.expanduser().resolve()
+    if target.exists():
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    for replaced in _beside(target, _STAGING + _REPLACED):
+        staging = replaced.with_suffix("")
+        held = locked_folder(staging) if staging.exists() else nullcontext()
+        with suppress(OSError, LockedError), held:  # a save at work holds its staging folder
+            replaced.rename(target)
+            return
+
+
+def _beside(target: Path, suffix: str) -> list[Path]:
+    return sorted(target.parent.glob(f".{glob.escape(target.name)}.*{suffix}"))
 
 
 def _carry_over(target: Path, staging: Path, renewed: Collection[str]) -> None:
@@ -176,16 +165,21 @@ def _sync_tree(root: Path) -> None:
 
 
 def _swap(staging: Path, target: Path) -> None:
-    """Put ``staging`` in the place of ``target`` in one step where the system can."""
+    """Put ``staging`` in the place of ``target``, in one step where the system can."""
     if not target.exists():
         staging.rename(target)
         return
     if _exchange(staging, target):
-        return
-    old = staging.with_name(staging.name + ".old")
-    target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        return  # what was replaced is now the staging folder, which the caller deletes
+
+    replaced = staging.with_name(staging.name + _REPLACED)
+    target.rename(replaced)
+    try:
+        staging.rename(target)
+    except OSError:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _exchange(first: Path, second: Path) -> bool:

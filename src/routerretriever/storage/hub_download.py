@@ -6,50 +6,49 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from routerretriever.errors import HubError, ModelError, RouterRetrieverError
-
-if TYPE_CHECKING:
-    pass
-
+from routerretriever.storage.atomic import restore
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NAME_AT = re.compile(rf"({NAME.pattern})(?:@([\w./-]+))?")
 
 
 def is_hub_name(source: str | Path) -> bool:
-    """Whether something that is not a folder here may be ``user/name`` or ``user/name@revision`` on the hub."""
+    """Tell whether ``source`` can be ``user/name`` or ``user/name@revision``, and is no path here."""
     return _NAME_AT.fullmatch(str(source)) is not None and not Path(source).exists()
 
 
 def repository(name: str) -> tuple[str, str | None]:
-    """A name as ``user/name`` and revision.
+    """Split a name into ``user/name`` and revision.
 
     Raises:
-        HubError: it is no name on the hub.
+        HubError: it cannot be a name on the hub.
     """
     found = _NAME_AT.fullmatch(name)
     if found is None:
-        raise HubError(f"'{name}' is no name on the hub. Give one such as user/name.")
+        raise HubError(f"'{name}' cannot be a name on the hub. Give one such as user/name.")
     return found[1], found[2]
 
 
 def downloaded(name: str, *, revision: str | None = None) -> Path:
-    """The folder of a repository, downloaded where that was not done before; without a connection, as it was last.
+    """Download a repository where that was not done before, and return its folder.
+
+    Without a connection that is the newest copy in the cache.
 
     Args:
         name: ``user/name`` or ``user/name@revision``.
         revision: a branch, tag or commit; default the name's own, else the newest.
 
     Raises:
-        HubError: it is not there, not for everyone, or the hub cannot be reached.
+        HubError: the repository is not found or private, or the hub cannot be reached.
     """
     repo, own = repository(name)
-    with reported(f"There is no folder '{name}' here, and it could not be fetched from the hub"):
+    with reported(f"There is no folder '{name}', and it could not be downloaded from the hub"):
         return Path(snapshot_download(repo, revision=revision or own))
 
 
@@ -74,43 +73,49 @@ def snapshot(source: str, options: dict[str, Any]) -> Path:
 
 
 def read_folder(source: str | Path, *, revision: str | None = None) -> Path:
-    """The folder that is meant wherever a model or an expert is only read: one here goes before a name on the hub.
+    """Return the folder of a model or an expert that is only read.
+
+    A folder on this machine goes before a name on the hub.
 
     Args:
         source: a folder, or ``user/name`` or ``user/name@revision`` on the hub.
         revision: of one on the hub.
 
     Raises:
-        HubError: it is not a folder here, and could not be fetched from the hub.
+        HubError: it is no folder here and could not be downloaded from the hub.
     """
-    return downloaded(str(source), revision=revision) if is_hub_name(source) else Path(source).expanduser()
+    restore(Path(source))
+    if is_hub_name(source):
+        return downloaded(str(source), revision=revision)
+    return Path(source).expanduser()
 
 
 def own_folder(source: str | Path, *, new: bool = False) -> Path:
-    """The folder that is meant wherever a model is changed: never the hub, nor what was downloaded from it.
+    """Return the folder of a model that is changed: neither on the hub nor downloaded from it.
 
     Args:
         source: a folder.
-        new: whether it is made where it is not there, so that what may be a name on the hub is a folder.
+        new: whether a missing folder is made, so that a name such as ``user/name`` means a folder.
 
     Raises:
         ModelError: it is a name on the hub, or a folder in the hub's cache.
     """
+    restore(Path(source))
     if is_hub_name(source) and not new:
         raise ModelError(
-            f"There is no folder '{source}' here, and a model on the hub is not changed there. Get a copy of it and "
-            f"change that: routerretriever pull {source} FOLDER"
+            f"There is no folder '{source}', and a model on the hub cannot be changed there. Copy it and "
+            f"change the copy: routerretriever pull {source} FOLDER"
         )
     if is_download(source):
         raise ModelError(
-            f"{source} is a download that other programs may share. Get a copy of the model and change that: "
-            "routerretriever pull USER/NAME FOLDER"
+            f"{source} is in the hub's cache, which other programs share. Copy the model and change "
+            "the copy: routerretriever pull USER/NAME FOLDER"
         )
     return Path(source).expanduser()
 
 
 def is_download(folder: str | Path) -> bool:
-    """Whether a folder lies in the hub's cache, where nothing but the hub's client may write."""
+    """Tell whether a folder is in the hub's cache, where only the hub's client may write."""
     return Path(folder).expanduser().resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve())
 
 
@@ -121,15 +126,17 @@ def reported(what: str) -> Iterator[None]:
         yield
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"{what}: it is not there, or not for everyone. Log in with `hf auth login`, or set HF_TOKEN."
+            f"{what}: repository not found or private. Check the name. For a private repository, log in "
+            "with `hf auth login` or set HF_TOKEN."
         ) from error
     except LocalEntryNotFoundError as error:
-        reason = "it is not asked" if constants.HF_HUB_OFFLINE else _first_line(error.__cause__ or error)
-        advice = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        raise HubError(f"{what}, nor was it downloaded before: {reason}{advice}") from error
+        reason = _first_line(error.__cause__ or error)
+        if constants.HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE is set, so the hub is not asked"
+        raise HubError(f"{what}, and the cache has no copy: {reason}.") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        advice = " Log in with `hf auth login`, or set HF_TOKEN." if status in (401, 403) else ""
+        advice = " Log in with `hf auth login` or set HF_TOKEN." if status in (401, 403) else ""
         raise HubError(f"{what}: {str(error).strip().splitlines()[-1]}{advice}") from error
     except RouterRetrieverError:
         raise

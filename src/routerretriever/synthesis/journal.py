@@ -7,7 +7,6 @@ counts.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,11 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from routerretriever.data.jsonl import parse_object
-from routerretriever.errors import StorageError, SynthesisError
-from routerretriever.storage.atomic import HAS_LOCKS
-
-if HAS_LOCKS:
-    import fcntl
+from routerretriever.errors import LockedError, StorageError, SynthesisError
+from routerretriever.storage.atomic import sync
+from routerretriever.storage.locks import lock_open_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +90,24 @@ class Journal:
         """Put answers on disk, then count them."""
         for answer in answers:
             _write_line(self._file, asdict(answer))
-        _flush(self._file)
+        self._write_through()
         self.answers.update((answer.key, answer) for answer in answers)
 
     def lose(self, lost: Lost) -> None:
         """Put on disk that a request may have been paid for in vain."""
         _write_line(self._file, asdict(lost))
-        _flush(self._file)
+        self._write_through()
         self.lost.append(lost)
+
+    def _write_through(self) -> None:
+        self._file.flush()
+        sync(self.path)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
-    if not HAS_LOCKS:
-        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        lock_open_file(file, path)
+    except LockedError as error:
         raise SynthesisError(f"Another process is writing {path}. Wait for it, or choose another --out.") from error
 
 
@@ -121,7 +120,8 @@ def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> tuple[dict[s
     lines = content[:whole].splitlines()
     if not lines:
         _write_line(file, {"settings": settings})
-        _flush(file)
+        file.flush()
+        sync(path)
         return {}, []
     try:
         records = [parse_object(line) for line in lines]
@@ -148,8 +148,3 @@ def _read(file: IO[bytes], path: Path, settings: dict[str, Any]) -> tuple[dict[s
 
 def _write_line(file: IO[bytes], record: dict[str, Any]) -> None:
     file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -10,8 +10,14 @@ from routerretriever.storage.model_folder import MODEL_INFO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """Which save of a model this is, by the file that describes it."""
+class SavedVersion:
+    """Which save of a model a folder holds, told by the file that describes the model.
+
+    Attributes:
+        file: inode of that file; every save writes another.
+        modified: when it was written, in nanoseconds.
+        size: in bytes.
+    """
 
     file: int
     modified: int
