@@ -1,35 +1,53 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import routerretriever
 
+PAGES = [*Path(__file__).parents[1].glob("docs/**/*.md"), Path(__file__).parents[1] / "README.md"]
+
 
 def test_public_names():
     assert routerretriever.__all__ == [
         "Collection",
+        "Document",
+        "Evaluation",
         "History",
+        "Hit",
         "Index",
         "Route",
         "RouterRetriever",
         "RouterRetrieverError",
+        "SearchParameters",
+        "SynthesisConfig",
         "TrainingConfig",
         "__version__",
-        "add_expert_from",
+        "add_expert",
+        "apply_feedback",
         "check_expert",
+        "cluster",
         "diff_experts",
         "evaluate",
         "examine",
+        "integrations",
         "merge_experts",
         "pull",
         "push_expert",
         "push_model",
+        "server",
+        "synthesize",
         "train_expert",
     ]
-    for name in routerretriever.__all__:
-        assert getattr(routerretriever, name).__doc__
-        assert name in dir(routerretriever)
+
+
+@pytest.mark.parametrize("name", routerretriever.__all__)
+def test_every_public_name_is_documented(name):
+    assert getattr(routerretriever, name).__doc__
+    assert name in dir(routerretriever)
+    if name != "__version__":
+        assert any(name in page.read_text(encoding="utf-8") for page in PAGES), f"no page tells of {name}"
 
 
 def test_import_is_lazy():

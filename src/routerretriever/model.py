@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -17,16 +16,16 @@ from routerretriever.encoder.base_models import base_info, load_base, stated_lic
 from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.encode_routed import encode_routed
+from routerretriever.encoder.probes import document_fingerprint
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds
-from routerretriever.errors import ExpertError, FormatError, LibraryError, ModelError
+from routerretriever.errors import FormatError, LibraryError, ModelError
 from routerretriever.evaluation.gains import build_library
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.exact_search import SIMILARITIES, Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
-from routerretriever.lora.peft_files import load_adapter, read_adapter_config
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.routing.explain import Route, explain_routes
@@ -37,10 +36,13 @@ from routerretriever.sharing.export import export_expert
 from routerretriever.sharing.model_card import model_card
 from routerretriever.storage.history import recording
 from routerretriever.storage.hub_download import read_folder
-from routerretriever.storage.model_folder import check_fingerprint, read_expert_info, read_model_info, write_state
-
-ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
-"""What saved models name in ``modules.json``; older ones do so too, so it never changes."""
+from routerretriever.storage.model_folder import (
+    ENCODER_CLASS,
+    check_fingerprint,
+    check_modules,
+    read_model_info,
+    write_state,
+)
 
 
 class RouterRetriever(SentenceTransformer):
@@ -130,7 +132,7 @@ class RouterRetriever(SentenceTransformer):
         if not source.is_dir():
             raise FormatError(f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION")
         read_model_info(source)
-        _check_modules(source)
+        check_modules(source)
         return cls(str(source), device=device, **kwargs)
 
     @property
@@ -144,8 +146,7 @@ class RouterRetriever(SentenceTransformer):
     @property
     def fingerprint(self) -> str:
         """A hash of everything that decides document vectors, prompts included."""
-        prompts = {key: value for key, value in sorted(self.prompts.items()) if key != "query" and value}
-        return f"{self.encoder.fingerprint}-{_short_hash(prompts)}" if prompts else self.encoder.fingerprint
+        return document_fingerprint(self.encoder.fingerprint, self.prompts)
 
     @property
     def query_prompt(self) -> str | None:
@@ -250,25 +251,6 @@ class RouterRetriever(SentenceTransformer):
         """
         self.state = self.state.with_renamed(old, new)
 
-    def import_expert(self, directory: str | Path, name: str | None = None, *, trust_base: bool = False) -> str:
-        """Add an adapter that plain PEFT trained.
-
-        Args:
-            directory: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
-            name: default the folder's name.
-            trust_base: accept an adapter whose config names another base.
-
-        Returns:
-            The expert's name.
-
-        Raises:
-            ExpertError: the files are missing or damaged, or the adapter belongs to another base.
-        """
-        source = Path(directory).expanduser()
-        name = name or source.resolve().name
-        self.add_expert(name, self.read_adapter(source, trust_base=trust_base), read_expert_info(source))
-        return name
-
     def export_expert(self, name: str, path: str | Path, *, licence: str | None = None) -> Path:
         """Write one expert, or ``merged``, as a plain query encoder; see :func:`routerretriever.export.export_expert`.
 
@@ -278,29 +260,6 @@ class RouterRetriever(SentenceTransformer):
             StorageError: it could not be written; nothing is left there.
         """
         return export_expert(self, name, path, licence=licence)
-
-    def read_adapter(self, source: Path, *, trust_base: bool = False) -> Adapter:
-        """An adapter that plain PEFT wrote, checked against this base; the model stays as it is.
-
-        Raises:
-            ExpertError: as :meth:`import_expert`.
-        """
-        named = str(read_adapter_config(source).get("base_model_name_or_path") or "")
-        own = self.encoder.base.id
-        if not trust_base and Path(named).name != Path(own).name:
-            raise ExpertError(
-                f"The adapter in {source} was trained for the base '{named}', this model's base is '{own}'. "
-                "If they are the same weights, pass trust_base=True (--trust-base)."
-            )
-        adapter = load_adapter(source, self.encoder.lora_layers)
-        for layer, (a, b) in adapter.factors.items():
-            weight = self.encoder.lora_layers[layer].weight
-            if (b.shape[0], a.shape[1]) != tuple(weight.shape):
-                raise ExpertError(
-                    f"The adapter in {source} does not fit layer '{layer}': it is made for a weight of "
-                    f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
-                )
-        return adapter
 
     # -- library and routing -----------------------------------------------------------------------
 
@@ -476,24 +435,3 @@ class RouterRetriever(SentenceTransformer):
 
 def _is_one_batch(texts: Any, size: int) -> bool:
     return isinstance(texts, list) and 0 < len(texts) <= size and all(isinstance(text, str) for text in texts)
-
-
-def _check_modules(source: Path) -> None:
-    """The only class from outside Sentence Transformers may be ours."""
-    try:
-        modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
-        kinds = [module["type"] for module in modules]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{source / 'modules.json'} is missing or damaged ({error}).") from error
-    foreign = [kind for kind in kinds if kind != ENCODER_CLASS and not kind.startswith("sentence_transformers.")]
-    if foreign or ENCODER_CLASS not in kinds:
-        raise FormatError(
-            f"{source} names the modules {', '.join(kinds)}; only {ENCODER_CLASS} and Sentence Transformers' "
-            "own are loaded. Restore modules.json."
-        )
-
-
-def _short_hash(content: Any) -> str:
-    import hashlib
-
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -7,12 +7,11 @@ import pytest
 from tiny import collection_maker, make_checkpoint, random_adapter
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever import Collection, RouterRetriever, add_expert, train_expert
 from routerretriever.cli import experts as cli_experts
 from routerretriever.errors import ExpertError, FingerprintError, HarmError, LibraryError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts import check_harm as additions
-from routerretriever.experts.add import add_expert_from
 from routerretriever.experts.check_harm import check_expert
 
 
@@ -64,10 +63,10 @@ def test_an_expert_that_fools_the_router_is_refused(model, made):
     root, known = made
     library, both = model.library, [known["x"], known["z"]]
     with pytest.raises(HarmError, match=r"lose over 0.5 nDCG@10 points: x -\d.*not added.*--force"):
-        add_expert_from(model, root / "model-z", collections=both)
+        add_expert(model, root / "model-z", collections=both)
     assert (list(model.experts), model.library.experts) == (["x", "spare"], ("x", "spare"))
     np.testing.assert_array_equal(model.library.gains, library.gains)
-    name, report = add_expert_from(model, root / "model-z", collections=both, force=True)
+    name, report = add_expert(model, root / "model-z", collections=both, force=True)
     (x,) = report.harmed
     assert (name, x.collection, x.known) == ("z", "x", True)
     assert x.change < -0.05 and x.share > 0.2 and x.before > x.base
@@ -83,13 +82,13 @@ def test_an_expert_that_fools_the_router_is_refused(model, made):
 def test_an_expert_of_its_own_domain_comes_in_measured(model, made):
     root, known = made
     folder, both = root / "model-y" / "experts" / "y", [known["x"], known["y"]]
-    name, report = add_expert_from(model, folder, "why", collections=both, margin=0.05)
+    name, report = add_expert(model, folder, "why", collections=both, margin=0.05)
     assert (name, report.harmed, report.unchecked) == ("why", (), ())
     x, y = report.effects
     assert abs(x.change) <= 0.05 and y.change > 0.05 and y.share > 0.5
     assert model.library.collections() == ("x", "y") and model.library.unmeasured() == {}
     fresh = RouterRetriever.from_pretrained(root / "model-x", device="cpu")
-    fresh.import_expert(root / "model-y" / "experts" / "y", "why")
+    add_expert(fresh, root / "model-y" / "experts" / "y", "why", force=True)
     built = fresh.build_library([known["x"], known["y"]])
     np.testing.assert_array_equal(built.gains, model.library.gains)
     assert built.versions == model.library.versions
@@ -109,7 +108,7 @@ def test_the_scores_are_those_of_routed_vectors(model, made, monkeypatch):
         return float(ndcg_at_10(model.encode_query(texts), split, documents, known["x"]).mean())
 
     before = routed()
-    model.import_expert(root / "model-z" / "experts" / "z")
+    add_expert(model, root / "model-z" / "experts" / "z", force=True)
     report = check_expert(model, "z", [known["x"], known["z"]])
     model.set_library(report.library)
     assert report.effects[0].before == pytest.approx(before, abs=1e-6)
@@ -118,7 +117,7 @@ def test_the_scores_are_those_of_routed_vectors(model, made, monkeypatch):
 
 def test_no_query_is_routed_by_itself_and_no_test_judgement_is_read(model, made, monkeypatch):
     root, known = made
-    model.import_expert(root / "model-y" / "experts" / "y")
+    add_expert(model, root / "model-y" / "experts" / "y", force=True)
     seen, folds = [], additions._folds
 
     def watched(library, cases):
@@ -144,15 +143,15 @@ def test_no_query_is_routed_by_itself_and_no_test_judgement_is_read(model, made,
 def test_data_that_is_missing_or_another_is_told(model, made):
     root, known = made
     with pytest.raises(LibraryError, match=r"without the data of the library's collections x\. Name them"):
-        add_expert_from(model, root / "model-y", collections=[known["y"]])
+        add_expert(model, root / "model-y", collections=[known["y"]])
     other = replace(known["y"], name="x")
     with pytest.raises(LibraryError, match=r"pilots of 'x' are not this collection's held-out queries"):
-        add_expert_from(model, root / "model-y", collections=[other])
+        add_expert(model, root / "model-y", collections=[other])
     assert list(model.experts) == ["x", "spare"]
-    name, report = add_expert_from(model, root / "model-y", collections=[known["y"]], force=True)
+    name, report = add_expert(model, root / "model-y", collections=[known["y"]], force=True)
     assert report.unchecked == ("x",) and model.library.unmeasured() == {"y": ["x"]}
     model.remove_expert(name)
-    assert add_expert_from(model, root / "model-y", force=True) == ("y", None)
+    assert add_expert(model, root / "model-y", force=True) == ("y", None)
     with pytest.raises(ExpertError, match="'base' is not one of several"):
         check_expert(model, "base", [known["x"]])
 
@@ -160,24 +159,39 @@ def test_data_that_is_missing_or_another_is_told(model, made):
 def test_sources_that_cannot_be_added_are_told(model, made, tmp_path):
     root, _ = made
     with pytest.raises(ExpertError, match=r"is a model\. Name one expert's folder in it: .*experts/x, .*experts/spare"):
-        add_expert_from(model, root / "model-x", force=True)
+        add_expert(model, root / "model-x", force=True)
     with pytest.raises(ExpertError, match="already has an expert 'x'"):
-        add_expert_from(model, root / "model-y", "x", force=True)
+        add_expert(model, root / "model-y", "x", force=True)
     with pytest.raises(ExpertError, match="has no adapter_config.json"):
-        add_expert_from(model, tmp_path, force=True)
+        add_expert(model, tmp_path, force=True)
     foreign = RouterRetriever.create(str(make_checkpoint(tmp_path / "other", "roberta")), device="cpu")
     foreign.add_expert("x", random_adapter(foreign.encoder.lora_layers, 0))
     foreign.save_pretrained(tmp_path / "foreign")
     with pytest.raises(FingerprintError, match="model of another base encoder"):
-        add_expert_from(model, tmp_path / "foreign", "f", force=True)
+        add_expert(model, tmp_path / "foreign", "f", force=True)
     assert list(model.experts) == ["x", "spare"]
 
 
 def test_without_a_library_nothing_can_be_harmed(made, checkpoint):
     root, known = made
     model = RouterRetriever.create(str(checkpoint), device="cpu")
-    assert add_expert_from(model, root / "model-y") == ("y", None)
+    assert add_expert(model, root / "model-y") == ("y", None)
     assert model.library is None
     model.remove_expert("y")
-    assert add_expert_from(model, root / "model-y", collections=[known["y"]]) == ("y", None)
+    assert add_expert(model, root / "model-y", collections=[known["y"]]) == ("y", None)
     assert model.library.collections() == ("y",)
+
+
+def test_a_model_object_is_a_source_as_its_folder_is(made, checkpoint):
+    root, _ = made
+    other = RouterRetriever.from_pretrained(root / "model-y", device="cpu")
+    model = RouterRetriever.create(str(checkpoint), device="cpu")
+    assert add_expert(model, other) == ("y", None)
+    assert add_expert(model, root / "model-y", "again") == ("again", None)
+    assert model.state.versions["y"] == model.state.versions["again"] == other.state.versions["y"]
+    assert model.experts["y"] == other.experts["y"]
+    with pytest.raises(ExpertError, match="has the experts: y, again. Add one of them by itself"):
+        add_expert(other, model)
+    foreign = RouterRetriever.create(str(checkpoint), branch_layer=3, device="cpu")
+    with pytest.raises(ExpertError, match="may not change. Create the model with a lower branch layer"):
+        add_expert(foreign, other)

@@ -14,7 +14,7 @@ from serving import ADMIN_KEY, running, wait_until_ready
 from tiny import make_checkpoint, random_adapter
 from typer.testing import CliRunner
 
-from routerretriever import RouterRetriever
+from routerretriever import RouterRetriever, add_expert
 from routerretriever.cli.app import app
 from routerretriever.lora.peft_files import save_adapter
 from routerretriever.server.engine import Engine
@@ -74,7 +74,7 @@ def test_who_asks_for_a_new_expert_gets_it_at_once(own, adapter_files):
         client.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
         wait_until_ready(client)
         model = RouterRetriever.from_pretrained(own.model, device="cpu")
-        model.import_expert(adapter_files, "delta")
+        add_expert(model, adapter_files, "delta", force=True)
         model.save_experts(own.model)
         np.testing.assert_allclose(
             vector(client, "delta"), model.encode_query(["word1 word2"], expert="delta")[0], atol=1e-5
@@ -173,7 +173,7 @@ def test_only_what_changed_is_new_and_two_versions_are_never_mixed(own, adapter_
             if "delta" in writer.experts:
                 writer.remove_expert("delta")
             else:
-                writer.import_expert(adapter_files, "delta")
+                add_expert(writer, adapter_files, "delta", force=True)
             writer.save_experts(own.model)
 
     with ThreadPoolExecutor(1) as pool:

@@ -13,7 +13,7 @@ from serving import running, wait_until_ready
 from tiny import random_adapter
 from typer.testing import CliRunner
 
-from routerretriever import Collection, Index, RouterRetriever, add_expert_from, pull, push_expert, push_model
+from routerretriever import Collection, Index, RouterRetriever, add_expert, pull, push_expert, push_model
 from routerretriever.cli.app import app
 from routerretriever.errors import ExpertError, FormatError, HubError, ModelError
 from routerretriever.lora.expert_info import ExpertInfo
@@ -112,9 +112,7 @@ def test_an_older_revision_can_be_asked_for(served, model, checkpoint):
     assert list(RouterRetriever.from_pretrained(f"me/router@{first}", device="cpu").experts) == ["law", "sea"]
     push_expert(model, "sea", "me/sea-expert")
     other = RouterRetriever.create(str(checkpoint), device="cpu")
-    assert (
-        add_expert_from(other, f"me/sea-expert@{(served.folder / 'me/sea-expert/HEAD').read_text()}")[0] == "sea-expert"
-    )
+    assert add_expert(other, f"me/sea-expert@{(served.folder / 'me/sea-expert/HEAD').read_text()}")[0] == "sea-expert"
 
 
 def test_sentence_transformers_reads_it_as_well(served, model):
@@ -166,7 +164,7 @@ def test_an_expert_goes_alone_and_joins_another_model(served, model, checkpoint)
     assert {"adapter_config.json", "adapter_model.safetensors", "expert.json", "README.md"} <= set(files)
     assert "license: mit\n" in files["README.md"].decode()
     other = RouterRetriever.create(str(checkpoint), device="cpu")
-    name, _ = add_expert_from(other, "me/law-expert")
+    name, _ = add_expert(other, "me/law-expert")
     assert name == "law-expert"
     assert other.experts["law-expert"].collection == "law"
     wanted = model.encode_query([QUERY], expert="law")
@@ -179,7 +177,7 @@ def test_an_expert_of_a_model_on_the_hub_keeps_its_name(served, model, checkpoin
     model.remove_expert("sea")
     push_model(model, "me/router")
     other = RouterRetriever.create(str(checkpoint), device="cpu")
-    assert add_expert_from(other, "me/router")[0] == "law"
+    assert add_expert(other, "me/router")[0] == "law"
 
 
 def test_refusals_say_what_to_do(served, model, monkeypatch):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import make_checkpoint, random_adapter
 
-from routerretriever import RouterRetriever
+from routerretriever import RouterRetriever, add_expert
 from routerretriever.errors import (
     ExpertError,
     FingerprintError,
@@ -265,7 +265,7 @@ def peft_adapter(path, base_path, base_name="tiny", **options):
 def test_import_equals_peft(checkpoint, tmp_path, options):
     model = RouterRetriever.create(str(checkpoint), device="cpu")
     peft_model = peft_adapter(tmp_path / "shell", checkpoint, model.encoder.base.id, **options)
-    assert model.import_expert(tmp_path / "shell") == "shell"
+    assert add_expert(model, tmp_path / "shell")[0] == "shell"
     features = model.preprocess(TEXTS)
     with torch.inference_mode():
         hidden = peft_model(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
@@ -279,20 +279,20 @@ def test_import_refuses_what_does_not_fit(checkpoint, tmp_path):
     own = model.encoder.base.id
     peft_adapter(tmp_path / "foreign", checkpoint, "somebody/else")
     with pytest.raises(ExpertError, match="trained for the base 'somebody/else'"):
-        model.import_expert(tmp_path / "foreign")
-    assert model.import_expert(tmp_path / "foreign", trust_base=True) == "foreign"
+        add_expert(model, tmp_path / "foreign")
+    assert add_expert(model, tmp_path / "foreign", trust_base=True)[0] == "foreign"
     peft_adapter(tmp_path / "low", checkpoint, own, layers_to_transform=[0])
     with pytest.raises(ExpertError, match="below the model's branch layer"):
-        model.import_expert(tmp_path / "low")
+        add_expert(model, tmp_path / "low")
     with pytest.raises(ExpertError, match="has no adapter_config.json"):
-        model.import_expert(tmp_path)
+        add_expert(model, tmp_path)
     peft_adapter(tmp_path / "zero", checkpoint, own)
     change_weights(tmp_path / "zero" / "adapter_model.safetensors", torch.zeros_like)
     with pytest.raises(SilentExpertError, match="changes no query vector"):
-        model.import_expert(tmp_path / "zero")
+        add_expert(model, tmp_path / "zero")
     save_file({}, tmp_path / "zero" / "adapter_model.safetensors")
     with pytest.raises(ExpertError, match="rank 0"):
-        model.import_expert(tmp_path / "zero")
+        add_expert(model, tmp_path / "zero")
     assert list(model.experts) == ["foreign"]
 
 
@@ -304,7 +304,7 @@ def test_import_of_another_size_is_refused(checkpoint, tmp_path):
     weights = tmp_path / "a" / "adapter_model.safetensors"
     change_weights(weights, lambda t: torch.cat([t, t], dim=1) if t.shape[1] == 32 else t)
     with pytest.raises(ExpertError, match=r"made for a weight of 32×64, this base has 32×32"):
-        model.import_expert(tmp_path / "a")
+        add_expert(model, tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["base", "merged", "routed", "../evil", "", "a/b", ".hidden"])

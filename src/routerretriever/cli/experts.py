@@ -122,11 +122,11 @@ def add(
 
     Its gains are measured on the way, so that the router knows it at once.
     """
-    from routerretriever.experts.add import add_expert_from
+    from routerretriever.experts.add import add_expert
 
     collections = [load_collection(given, lenient) for given in collection or ()]
     with changed_model(model, device) as loaded:
-        added, report = add_expert_from(
+        added, report = add_expert(
             loaded,
             source,
             name,

@@ -56,6 +56,20 @@ def base_fingerprint(
     return digest.hexdigest()
 
 
+def document_fingerprint(base: str, prompts: Mapping[str, str]) -> str:
+    """Return a hash of everything that decides document vectors.
+
+    Args:
+        base: fingerprint of the base.
+        prompts: name → prompt; that of queries does not count.
+    """
+    counting = {name: prompt for name, prompt in prompts.items() if name != "query" and prompt}
+    if not counting:
+        return base
+    content = json.dumps(counting, sort_keys=True).encode()
+    return f"{base}-{hashlib.blake2b(content, digest_size=8).hexdigest()}"
+
+
 def silent_experts(encoder: ProbedEncoder, experts: Mapping[str, Adapter], tolerance: float = 1e-6) -> list[str]:
     """Return the experts that change no probe's vector by more than ``tolerance``, or make it NaN.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.errors import ExpertError
+from routerretriever.experts.read_expert import read_adapter
 from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.server.metrics import Metrics
@@ -73,7 +74,7 @@ class ExpertService:
         try:
             for file_name, content in files.items():  # names are ours, never a client's
                 (folder / file_name).write_bytes(content)
-            return self._model.read_adapter(folder, trust_base=trust_base)
+            return read_adapter(self._model, folder, trust_base=trust_base)
         except ExpertError as error:
             message = str(error).replace(f"{folder}/", "").replace(str(folder), "the upload")
             raise ExpertError(message) from error

@@ -31,6 +31,8 @@ from routerretriever.routing.policy import RoutingPolicy
 
 MODEL_FORMAT = 1
 MODEL_INFO = "routerretriever.json"
+ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
+"""What saved models name in ``modules.json``; older ones do so too, so it never changes."""
 EXPERT_INFO = "expert.json"
 EXPERTS = "experts"
 STATE_FILES = (EXPERTS, PILOT_INFO, PILOT_TENSORS)
@@ -158,6 +160,25 @@ def read_model_info(root: Path) -> dict[str, Any]:
             f"{path} has format {version}; this version reads up to {MODEL_FORMAT}. Upgrade routerretriever."
         )
     return info
+
+
+def check_modules(root: Path) -> None:
+    """Check that a saved model names no class from outside Sentence Transformers but ours.
+
+    Raises:
+        FormatError: it does, or ``modules.json`` is missing or damaged.
+    """
+    path = root / "modules.json"
+    try:
+        classes = [module["type"] for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path} is missing or damaged ({error}). Restore it from a copy.") from error
+    foreign = [name for name in classes if name != ENCODER_CLASS and not name.startswith("sentence_transformers.")]
+    if foreign or ENCODER_CLASS not in classes:
+        raise FormatError(
+            f"{root} names the modules {', '.join(classes)}; only {ENCODER_CLASS} and Sentence "
+            "Transformers' own are loaded. Restore modules.json."
+        )
 
 
 def read_expert_info(directory: Path) -> ExpertInfo:

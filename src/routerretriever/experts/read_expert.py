@@ -1,0 +1,132 @@
+"""Read an expert from a folder, a model or the hub, and check that it fits a base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from routerretriever.encoder.protocol import RoutedModel
+from routerretriever.errors import ExpertError, FingerprintError
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.peft_files import load_adapter, read_adapter_config
+from routerretriever.storage.hub_download import is_hub_name, read_folder, repository
+from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, read_expert_info, read_model_info
+
+
+class NamedExpert(NamedTuple):
+    """An expert, what is known of it, and the name that its source gives it."""
+
+    name: str
+    adapter: Adapter
+    info: ExpertInfo
+
+
+def read_expert(model: RoutedModel, source: str | Path | RoutedModel, *, trust_base: bool = False) -> NamedExpert:
+    """Read an expert that fits a model; the model stays as it is.
+
+    Args:
+        model: where the expert is meant to go.
+        source: a PEFT folder, as ``experts/NAME`` of any saved model is one; a saved model with
+            one expert; ``user/name`` of such on the hub; or a model object with one expert.
+        trust_base: accept an expert of another base.
+
+    Raises:
+        HubError: the source is not a folder, and not on the hub.
+        ExpertError: it cannot be read, does not fit, or is a model with several experts or none.
+        FingerprintError: it is part of a model of another base.
+    """
+    if not isinstance(source, str | Path):
+        return _of_model(model, source, trust_base)
+    folder = _expert_folder(model, read_folder(source), trust_base)
+    adapter = read_adapter(model, folder, trust_base=trust_base)
+    return NamedExpert(_name(source, folder), adapter, read_expert_info(folder))
+
+
+def read_adapter(model: RoutedModel, folder: Path, *, trust_base: bool = False) -> Adapter:
+    """Read an adapter that PEFT wrote, and check that it fits a model's base.
+
+    Args:
+        model: its base must be the adapter's.
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+        trust_base: accept an adapter whose config names another base.
+
+    Raises:
+        ExpertError: the files are missing or damaged, or the adapter belongs to another base.
+    """
+    encoder = model.encoder
+    named = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
+    if not trust_base and Path(named).name != Path(encoder.base.id).name:
+        raise ExpertError(
+            f"The adapter in {folder} was trained for the base '{named}', this model's base is "
+            f"'{encoder.base.id}'. If they are the same weights, pass trust_base=True (--trust-base)."
+        )
+    adapter = load_adapter(folder, encoder.lora_layers)
+    _check_sizes(model, adapter, f"The adapter in {folder}")
+    return adapter
+
+
+def _check_sizes(model: RoutedModel, adapter: Adapter, what: str) -> None:
+    layers = model.encoder.lora_layers
+    for name, (a, b) in adapter.factors.items():
+        if name not in layers:
+            raise ExpertError(
+                f"{what} changes '{name}', which experts of this model may not change. Create the model "
+                "with a lower branch layer (branch_layer=0 allows all)."
+            )
+        weight = layers[name].weight
+        if (b.shape[0], a.shape[1]) != tuple(weight.shape):
+            raise ExpertError(
+                f"{what} does not fit layer '{name}': it is made for a weight of "
+                f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
+            )
+
+
+def _of_model(model: RoutedModel, source: RoutedModel, trust_base: bool) -> NamedExpert:
+    state = source.state
+    if len(state.experts) != 1:
+        names = ", ".join(state.experts) or "none"
+        raise ExpertError(
+            f"The model has the experts: {names}. Add one of them by itself: "
+            "model.add_expert(name, other.state.experts[name], other.experts[name])."
+        )
+    if not trust_base:
+        _check_base(model, source.encoder.fingerprint, "The expert")
+    (name,) = state.experts
+    _check_sizes(model, state.experts[name], f"The expert '{name}'")
+    return NamedExpert(name, state.experts[name], state.infos[name])
+
+
+def _expert_folder(model: RoutedModel, folder: Path, trust_base: bool) -> Path:
+    """Return the PEFT folder that is meant, which may be that of a saved model's only expert."""
+    if (folder / MODEL_INFO).exists():
+        names = list(read_model_info(folder)["experts"])
+        if len(names) != 1:
+            choices = ", ".join(str(folder / EXPERTS / name) for name in names)
+            raise ExpertError(
+                f"{folder} is a model. Name one expert's folder in it: {choices or 'none, it has no experts'}."
+            )
+        folder = folder / EXPERTS / names[0]
+
+    resolved = folder.resolve()
+    root = resolved.parent.parent
+    if not trust_base and resolved.parent.name == EXPERTS and (root / MODEL_INFO).exists():
+        _check_base(model, read_model_info(root)["base"]["fingerprint"], f"The expert in {folder}")
+    return folder
+
+
+def _check_base(model: RoutedModel, fingerprint: str, what: str) -> None:
+    own = model.encoder.fingerprint
+    if fingerprint != own:
+        raise FingerprintError(
+            f"{what} belongs to a model of another base encoder (fingerprint {fingerprint[:12]}, this "
+            f"model's is {own[:12]}). Train it again for this base, or, if the weights are the same, "
+            "pass trust_base=True (--trust-base)."
+        )
+
+
+def _name(source: str | Path, folder: Path) -> str:
+    if folder.parent.name == EXPERTS:
+        return folder.name
+    # A snapshot from the hub has no name of its own.
+    return Path(repository(str(source))[0]).name if is_hub_name(source) else folder.resolve().name
