@@ -79,9 +79,9 @@ def test_k_and_unknown_fields_are_checked(client):
 @pytest.mark.parametrize(
     ("query", "where"),
     [
-        ("", "'query': the query is empty."),
-        (" ", "'query': the query is empty."),
-        (["word1", "word2", ""], "'query', item 3: the query is empty."),
+        ("", "'query': The query is empty."),
+        (" ", "'query': The query is empty."),
+        (["word1", "word2", ""], "'query', item 3: The query is empty."),
         (["word1", 5], "'query', item 2: Input should be a valid string."),
         (7, "'query': Input should be a valid string."),
     ],

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from routerretriever.cli.common import AsJson, Device, IndexUri, Model, load_model
 from routerretriever.cli.formatting import points, print_json, say, show_table
-from routerretriever.errors import QueryError
+from routerretriever.data.text import check_queries
 
 if TYPE_CHECKING:
-    from routerretriever.index.index import Index
     from routerretriever.index.search import Hit, Mode
     from routerretriever.routing.explain import Route
 
@@ -68,7 +67,7 @@ def route(
     as_json: AsJson = False,
 ) -> None:
     """Say which expert each query goes to, and why."""
-    _check_queries(queries)
+    check_queries(queries)
     routes = load_model(model, device).route(queries, n_pilots=pilots)
     if as_json:
         print_json({"routes": [route.to_dict() for route in routes]})
@@ -90,53 +89,20 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search INDEX with a query that the model routes."""
+    from routerretriever.index.answer import answer
     from routerretriever.index.index import Index
     from routerretriever.index.search import check_mode
 
-    _check_queries([query])
+    # Before the model is loaded, which takes seconds.
     check_mode(mode)
+    check_queries([query])
     opened = Index.open(index, None if model is None else load_model(model, device))
-    if mode == "text":
-        used, hits = None, opened.search(query, k, where=where, mode="text")
-    else:
-        used, hits = _search_routed(opened, query, k, expert=expert, where=where, exact=exact, mode=cast("Mode", mode))
+    found = answer(opened, [query], k, expert=expert, where=where, exact=exact, mode=cast("Mode", mode))[0]
     if as_json:
-        found = [hit.to_dict() for hit in hits]
-        print_json({"query": query, "expert": used, "mode": mode, "hits": found})
+        hits = [hit.to_dict() for hit in found.hits]
+        print_json({"query": query, "expert": found.expert, "mode": mode, "hits": hits})
     else:
-        _show_hits(hits, used)
-
-
-def _check_queries(queries: Sequence[str]) -> None:
-    if not all(query.strip() for query in queries):
-        raise QueryError("The query is empty. Write at least one word.")
-
-
-def _search_routed(
-    index: Index,
-    query: str,
-    k: int,
-    *,
-    expert: str | None,
-    where: str | None,
-    exact: bool,
-    mode: Mode,
-) -> tuple[str, list[Hit]]:
-    """Encode the query once; return what encoded it, and the documents it finds."""
-    from routerretriever.integrations.shared import pinned
-
-    model = index.model.eval()
-    encoded = model.encode_routed([query], [pinned(model, expert)])
-    found = index.search_many(
-        [query],
-        k,
-        vectors=encoded.vectors,
-        experts=encoded.experts,
-        where=where,
-        exact=exact,
-        mode=mode,
-    )
-    return encoded.experts[0], found[0]
+        _show_hits(found.hits, found.expert)
 
 
 def _show_route(item: Route) -> None:

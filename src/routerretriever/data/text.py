@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 
-from routerretriever.errors import CollectionError
+from routerretriever.errors import CollectionError, QueryError
 
 HALF_CHARACTER = "it holds half of a surrogate pair (such as \\ud800), which is no character. Remove it."
+EMPTY_QUERY = "The query is empty. Write at least one word."
 _EDGES = " .,;:!?\"'"
 
 
@@ -29,6 +31,16 @@ def check_text(text: str, where: str) -> str:
     if not is_text(text):
         raise CollectionError(f"{where}: {HALF_CHARACTER}")
     return text
+
+
+def check_queries(queries: Sequence[str]) -> None:
+    """Refuse a query without a word.
+
+    Raises:
+        QueryError: there is one.
+    """
+    if not all(query.strip() for query in queries):
+        raise QueryError(EMPTY_QUERY)
 
 
 def text_key(text: str) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.errors import MissingExtraError, ModelError
+from routerretriever.index.answer import answer
 from routerretriever.index.index import Index
 from routerretriever.integrations.haystack_filters import to_condition
 from routerretriever.integrations.shared import (
     described,
     document_vectors,
-    find,
     opened_index,
     opened_model,
     query_vector,
@@ -189,13 +189,13 @@ class RoutedRetriever:
             ExpertError: there is no such expert.
         """
         filters = self.filters if filters is None else filters
-        found = find(
+        found = answer(
             self._opened(),
-            query,
+            [query],
             self.top_k if top_k is None else top_k,
             where=to_condition(filters) if filters else None,
             expert=self.expert if expert is None else expert,
-        )
+        )[0]
         documents = [
             Document(id=hit.id, content=hit.text, meta=described(hit, found.expert), score=hit.score)
             for hit in found.hits

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import field_validator
 
 from routerretriever.errors import MissingExtraError
+from routerretriever.index.answer import answer
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.integrations.shared import (
     described,
     document_vectors,
-    find,
     opened_index,
     opened_model,
     pinned,
@@ -89,13 +89,13 @@ class RoutedRetriever(BaseRetriever):
         where: str | Condition | None = None,
         expert: str | None = None,
     ) -> list[Document]:
-        found = find(
+        found = answer(
             self.index,
-            query,
+            [query],
             self.k if k is None else k,
             where=self.where if where is None else where,
             expert=self.expert if expert is None else expert,
-        )
+        )[0]
         return [
             Document(id=hit.id, page_content=hit.text, metadata=described(hit, found.expert) | {"score": hit.score})
             for hit in found.hits

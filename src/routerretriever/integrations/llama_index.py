@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.errors import MissingExtraError
+from routerretriever.index.answer import answer
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.integrations.shared import (
     described,
     document_vectors,
-    find,
     opened_index,
     opened_model,
     pinned,
@@ -120,7 +120,13 @@ class RoutedRetriever(BaseRetriever):
         self.expert = expert
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = find(self.index, query_bundle.query_str, self.k, where=self.where, expert=self.expert)
+        found = answer(
+            self.index,
+            [query_bundle.query_str],
+            self.k,
+            where=self.where,
+            expert=self.expert,
+        )[0]
         return [
             NodeWithScore(
                 node=TextNode(

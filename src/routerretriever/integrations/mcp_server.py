@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from routerretriever.errors import MissingExtraError, RouterRetrieverError
+from routerretriever.index.answer import answer
 from routerretriever.index.index import Index
-from routerretriever.integrations.shared import find
 from routerretriever.model import RouterRetriever
 from routerretriever.version import __version__
 
@@ -58,7 +58,7 @@ def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer
         """Find the documents that answer a query; says which expert encoded it."""
         assert index is not None
         try:
-            found = find(index, query, k, where=where, expert=expert)
+            found = answer(index, [query], k, where=where, expert=expert)[0]
         except RouterRetrieverError as error:
             raise ToolError(str(error)) from error
         return {"query": query, "expert": found.expert, "hits": [hit.to_dict() for hit in found.hits]}

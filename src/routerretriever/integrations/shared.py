@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from routerretriever.encoder.bulk_documents import encode_documents
-from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.index.search import Hit
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import ROUTED
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The answer to one query.
-
-    Attributes:
-        expert: what encoded the query: ``base``, ``merged`` or an expert's name.
-        hits: nearest first.
-    """
-
-    expert: str
-    hits: list[Hit]
-
-
 def opened_model(model: RouterRetriever | str | Path, device: str | None = None) -> RouterRetriever:
-    """A model, or the one saved at a path or on the hub.
+    """Return a model, or load the one saved at a path or on the hub.
 
     Raises:
         FormatError: there is none.
@@ -38,7 +23,7 @@ def opened_model(model: RouterRetriever | str | Path, device: str | None = None)
 
 
 def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path | None = None) -> Index:
-    """An index, or the one in a folder; without ``model`` it loads the one it was made with.
+    """Return an index, or open the one in a folder; without ``model`` it loads the one it was made with.
 
     Raises:
         VectorIndexError: there is none.
@@ -50,7 +35,7 @@ def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path 
 
 
 def pinned(model: RouterRetriever, expert: str | None) -> str | None:
-    """The candidate to pin, or ``None`` to route.
+    """Return the candidate to pin, or ``None`` to route.
 
     Raises:
         ExpertError: there is no such candidate.
@@ -62,33 +47,20 @@ def pinned(model: RouterRetriever, expert: str | None) -> str | None:
 
 
 def query_vector(model: RouterRetriever, query: str, expert: str | None) -> tuple[list[float], str]:
-    """A query's vector (d,) as plain numbers, and what encoded it."""
+    """Return a query's vector (d,) as plain numbers, and what encoded it."""
     encoded = model.eval().encode_routed([query], [pinned(model, expert)])
     return encoded.vectors[0].tolist(), encoded.experts[0]
 
 
 def document_vectors(model: RouterRetriever, texts: Sequence[str]) -> list[list[float]]:
-    """The base's vectors (n, d) of texts as plain numbers."""
+    """Return the base's vectors (n, d) of texts as plain numbers."""
     vectors: list[list[float]] = encode_documents(model, list(texts)).tolist()
     return vectors
 
 
-def find(
-    index: Index, query: str, k: int = 10, *, where: str | Condition | None = None, expert: str | None = None
-) -> Found:
-    """Search as :meth:`Index.search` does, and say what encoded the query.
+def described(hit: Hit, expert: str | None) -> dict[str, Any]:
+    """Return the metadata of a result: the document's own, its title and collection, and what encoded the query.
 
-    Raises:
-        ExpertError: there is no such expert.
-        VectorIndexError: the condition cannot be understood.
-    """
-    encoded = index.model.eval().encode_routed([query], [pinned(index.model, expert)])
-    return Found(encoded.experts[0], index.search_vectors(encoded.vectors, k, where=where)[0])
-
-
-def described(hit: Hit, expert: str) -> dict[str, Any]:
-    """The metadata of a result: the document's own, its title and collection, and what encoded the query.
-
-    A field of the document that has one of these names gives way.
+    They replace fields of the document that have the same names.
     """
     return {**hit.metadata, "title": hit.title, "collection": hit.collection, "expert": expert}

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from routerretriever.index.answer import Answer, EncodedQueries, answer_encoded
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
-from routerretriever.index.search import Hit, Mode
+from routerretriever.index.search import Mode
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.policy import RoutingPolicy
@@ -69,35 +70,22 @@ class QueryService:
         where: Condition | None,
         exact: bool,
         mode: Mode = "vector",
-    ) -> list[tuple[str | None, list[Hit]]]:
+    ) -> list[Answer]:
         """Return, for each query, what encoded it and its hits; words alone need no encoder.
 
         Raises:
             ApiError: there is no index, no such candidate, or a limit is exceeded.
         """
         index = required_index(self._index)
-        experts: list[str | None] = [None] * len(queries)
-        vectors = None
         if mode == "text":
             self._encoder.check_texts(queries)
             await self._encoder.checked_candidate(expert)
+            encoded = EncodedQueries(queries=queries, vectors=None, experts=[None] * len(queries))
         else:
-            encoded = await self._encoder.queries(queries, expert)
-            experts = [item.expert for item in encoded]
-            vectors = np.stack([item.vector for item in encoded])
+            encoded = _as_encoded(queries, await self._encoder.queries(queries, expert))
 
         with self._stages.labels("search").time():
-            hits = await asyncio.to_thread(
-                index.search_many,
-                queries,
-                k,
-                vectors=vectors,
-                experts=experts,
-                where=where,
-                exact=exact,
-                mode=mode,
-            )
-        return list(zip(experts, hits, strict=True))
+            return await asyncio.to_thread(answer_encoded, index, encoded, k, where=where, exact=exact, mode=mode)
 
     async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, Place | None]]:
         """Return where queries go and why, and their places on the map if it was drawn.
@@ -138,3 +126,12 @@ def _route_embeddings(encoded: Sequence[Encoded]) -> torch.Tensor:
     """Return what the queries were routed by (n, d_route)."""
     found = [item.route_embedding for item in encoded if item.route_embedding is not None]
     return torch.cat(found)
+
+
+def _as_encoded(queries: Sequence[str], encoded: Sequence[Encoded]) -> EncodedQueries:
+    """Return queries in the form in which the index is searched."""
+    return EncodedQueries(
+        queries=queries,
+        vectors=np.stack([item.vector for item in encoded]),
+        experts=[item.expert for item in encoded],
+    )

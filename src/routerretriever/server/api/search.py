@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Literal
 
 import orjson
@@ -26,7 +25,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
 async def search(body: SearchRequest, request: Request) -> Response:
     """Routes every query, or encodes it with a pinned expert, and searches the index by vectors, words or both."""
     engine: Engine = request.app.state.engine
-    found = await engine.queries.search(
+    answers = await engine.queries.search(
         body.queries,
         body.k,
         expert=body.expert,
@@ -35,8 +34,8 @@ async def search(body: SearchRequest, request: Request) -> Response:
         mode=body.mode,
     )
     results = [
-        {"query": query, "expert": expert, "hits": [asdict(hit) for hit in hits]}
-        for query, (expert, hits) in zip(body.queries, found, strict=True)
+        {"query": query, "expert": found.expert, "hits": [hit.to_dict() for hit in found.hits]}
+        for query, found in zip(body.queries, answers, strict=True)
     ]
     return Response(
         orjson.dumps({"fingerprint": engine.fingerprint, "results": results}), media_type="application/json"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from routerretriever.data.text import HALF_CHARACTER, is_text
+from routerretriever.data.text import EMPTY_QUERY, HALF_CHARACTER, is_text
 
 MAX_NAME = 200
 MAX_ID = 1024
@@ -29,7 +29,7 @@ DocumentId = Annotated[Text, Field(min_length=1, max_length=MAX_ID)]
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("the query is empty. Write at least one word.")
+        raise ValueError(EMPTY_QUERY)
     return text
 
 
