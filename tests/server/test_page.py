@@ -231,7 +231,7 @@ def test_gains_on_generated_queries_are_marked(client, open_page):
     page = open_page(client, before=lambda page: page.route("**/v1/experts", trained_without_labels))
     gain = page.locator('#experts tr[data-expert="gamma"] .gain')
     expect(gain).to_have_text("+5.0 (generated)")
-    assert "nobody asked" in gain.get_attribute("title")
+    assert "synthetic" in gain.get_attribute("title")
     expect(page.locator('#experts tr[data-expert="alpha"] .gain')).to_have_text("+5.0")
 
 

@@ -25,7 +25,7 @@ class Overloaded(Exception):
 class WorkQueue:
     """Requests that have rows left, and changes, in the order in which they are served.
 
-    It has no lock of its own: whoever uses it holds the batcher's.
+    It has no lock of its own; its callers hold the batcher's.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -153,7 +153,7 @@ async function loadMap() {
     await redrawMap();
   } catch (error) {
     if (error.code === "no_library") return explainNoMap();
-    if (error instanceof api.ApiError) showMapState("There is no map now.");
+    if (error instanceof api.ApiError) showMapState("The map is not available at the moment.");
     throw error;
   }
   await locate(running.signal);

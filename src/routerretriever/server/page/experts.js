@@ -18,10 +18,10 @@ function heading(name, note) {
 
 function expertRow(expert, collections) {
   const isRouted = expert.measured.length > 0 || collections.length === 0;
-  const note = isRouted ? null : ["only pinned", "The router knows no gain of this expert."];
+  const note = isRouted ? null : ["only pinned", "The gain of this expert was not measured, so the router cannot choose it."];
   const known = expert.held_out > 0;
   const made = known && expert.gain_on_generated;
-  const measured = made ? "held-out queries, which were generated: nobody asked them" : "held-out queries";
+  const measured = made ? "held-out queries, which are synthetic" : "held-out queries";
   const title = known ? `${count(expert.held_out)} ${measured}` : "Not measured on held-out queries";
   return el(
     "tr",

@@ -38,11 +38,11 @@ const keyOf = (hit) => `${hit.collection}\n${hit.id}`;
 
 /** How far a hit moved against base: the text shown, what it means, and a class. */
 function movement(place, before) {
-  if (before === undefined) return ["new", "New: not among base's first ten", "up"];
+  if (before === undefined) return ["new", "New: not among the base's first ten", "up"];
   const by = before - place;
   if (by === 0) return ["=", "Same place as in base", "same"];
   const places = `${Math.abs(by)} ${Math.abs(by) === 1 ? "place" : "places"}`;
-  return by > 0 ? [`▲ ${by}`, `Up ${places} against base`, "up"] : [`▼ ${-by}`, `Down ${places} against base`, "down"];
+  return by > 0 ? [`▲ ${by}`, `Up ${places} compared with base`, "up"] : [`▼ ${-by}`, `Down ${places} compared with base`, "down"];
 }
 
 function movedTag(place, before) {

@@ -73,7 +73,7 @@ export function showRoute(route, pinned) {
   $("adapter-weight").hidden = route.adapter_weight >= 1;
   $("adapter-weight").textContent = `adapter weight ${Math.round(100 * route.adapter_weight)}%`;
   $("pinned").hidden = !pinned;
-  $("pinned").textContent = `The results are pinned to ${pinned}. The router itself would take ${route.expert}.`;
+  $("pinned").textContent = `The results are pinned to ${pinned}. The router would choose ${route.expert}.`;
   $("abstained").hidden = !route.abstained;
   $("abstained").textContent = `The router abstained and uses the fallback, ${route.expert}.`;
   $("reason").textContent = route.reason;
