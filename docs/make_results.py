@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from routerretriever.bench.report import markdown
+from routerretriever.bench.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"

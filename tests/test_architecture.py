@@ -7,9 +7,6 @@ PACKAGE = "routerretriever"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # (module, imported): imports inside functions that are still to go.
 OPEN = {
-    ("bench.studies", "bench.catalogue"),
-    ("bench.studies", "bench.rehearsal"),
-    ("bench.studies", "bench.runner"),
     ("feedback.core", "feedback.gains"),
     ("index.index", "cluster.encode"),
     ("index.index", "model"),

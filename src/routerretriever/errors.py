@@ -1,27 +1,27 @@
-"""Every error a user can meet.
+"""The errors that this package raises on purpose.
 
     RouterRetrieverError
     ├── CollectionError        a collection cannot be read, or contradicts itself
-    ├── ModelError             a model directory or base encoder cannot be used
-    │   ├── FormatError        written by a newer version, or not a model at all
-    │   └── FingerprintError   made for another base encoder
-    ├── ExpertError            an expert is missing, misplaced or unusable
-    │   ├── SilentExpertError  an adapter that changes nothing
-    │   ├── NoGainError        training ended without beating the base
+    ├── ModelError             a model folder or base encoder cannot be used
+    │   ├── FormatError        not a model, incomplete, or written by a newer version
+    │   └── FingerprintError   made with another base encoder
+    ├── ExpertError            an expert is missing, has a wrong name, or does not fit the base
+    │   ├── SilentExpertError  an adapter changes no query vector
+    │   ├── NoGainError        a trained expert does not beat the base
     │   └── HarmError          an expert costs a collection more than is allowed
-    ├── LibraryError           the pilot library is missing or contradicts the experts
-    ├── HistoryError           a model's log is damaged, or a former state of it is not kept
-    ├── VectorIndexError       an index cannot be opened, or does not fit the model
-    │   ├── FilterError        a condition on documents cannot be understood
-    │   └── BuildError         a build cannot start or end: another holds the index, or a cluster does not fit
+    ├── LibraryError           the pilot library is missing, damaged, or contradicts the experts
+    ├── HistoryError           a model's log is damaged, or a former state is no longer kept
+    ├── VectorIndexError       an index cannot be opened or searched, or does not fit the model
+    │   ├── FilterError        a condition on documents is wrong
+    │   └── BuildError         a build of an index cannot start or finish
     ├── QueryError             a query is empty
-    ├── FeedbackError          a log of use cannot be read, was applied before, or has nothing to apply it to
+    ├── FeedbackError          feedback cannot be read, or cannot be applied to the model
     ├── SynthesisError         queries cannot be generated as asked
-    │   └── PausedError        generating stopped before its end; what was paid for is kept
+    │   └── PausedError        generation stopped early and can be continued
     ├── SuiteError             a benchmark suite is wrong or cannot be run
-    ├── HubError               something could not be fetched from the hub or put there
-    ├── StorageError           the disk is full or cannot be written
-    │   └── LockedError        another process is changing the same thing
+    ├── HubError               a download from the hub or an upload to it failed
+    ├── StorageError           a file or folder cannot be written
+    │   └── LockedError        another process is changing the same model, index or journal
     ├── ServerError            the server cannot be started as asked
     └── MissingExtraError      an optional dependency is not installed
 
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 
 class RouterRetrieverError(Exception):
-    """Base class of all errors raised on purpose by this package."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class CollectionError(RouterRetrieverError):
@@ -40,31 +40,31 @@ class CollectionError(RouterRetrieverError):
 
 
 class ModelError(RouterRetrieverError):
-    """A model directory or a base encoder cannot be used."""
+    """A model folder or a base encoder cannot be used."""
 
 
 class FormatError(ModelError):
-    """A directory is not a model, is incomplete, or was written by a newer version."""
+    """A folder is not a model, is incomplete, or was written by a newer version."""
 
 
 class FingerprintError(ModelError):
-    """Something was made with another base encoder than the one at hand."""
+    """An index, expert or library was made with another base encoder."""
 
 
 class ExpertError(RouterRetrieverError):
-    """An expert is missing, is named badly, or does not fit the base encoder."""
+    """An expert is missing, has a wrong name, or does not fit the base encoder."""
 
 
 class SilentExpertError(ExpertError):
-    """An adapter was loaded, but it changes no query vector."""
+    """An adapter changes no query vector, although it was loaded."""
 
 
 class NoGainError(ExpertError):
-    """Training ended without an expert that beats the base on held-out queries."""
+    """A trained expert does not beat the base on held-out queries."""
 
 
 class HarmError(ExpertError):
-    """With a new expert, routed queries of some collection lose more than the margin."""
+    """With a new expert, the routed queries of a collection lose more than the margin."""
 
 
 class LibraryError(RouterRetrieverError):
@@ -72,19 +72,19 @@ class LibraryError(RouterRetrieverError):
 
 
 class HistoryError(RouterRetrieverError):
-    """The log of a model's versions is damaged, or the files of a former state are not kept any more."""
+    """The log of a model is damaged, or the files of a former state are no longer kept."""
 
 
 class VectorIndexError(RouterRetrieverError):
-    """An index cannot be opened, or was made with another base encoder."""
+    """An index cannot be opened or searched, or does not fit the model."""
 
 
 class FilterError(VectorIndexError):
-    """A condition on documents names something that does not exist, or a value of the wrong type."""
+    """A condition on documents names an unknown field, or has a value of the wrong type."""
 
 
 class BuildError(VectorIndexError):
-    """A build of an index cannot start or end: another one holds it, or the cluster does not fit."""
+    """A build of an index cannot start or finish: another build holds it, or the cluster is unsuitable."""
 
 
 class QueryError(RouterRetrieverError):
@@ -92,27 +92,27 @@ class QueryError(RouterRetrieverError):
 
 
 class FeedbackError(RouterRetrieverError):
-    """A log of use cannot be read, was applied before, or the model has nothing to apply it to."""
+    """A feedback log cannot be read, was applied before, or the model has no pilot library."""
 
 
 class SynthesisError(RouterRetrieverError):
-    """Queries cannot be generated: a wrong setting, an unusable collection, or a model that does not answer."""
+    """Queries cannot be generated: a wrong setting, an unusable collection, or no answer from a model."""
 
 
 class PausedError(SynthesisError):
-    """Generating stopped at a limit or a fault; the same command goes on from there."""
+    """Generation stopped at a limit or a fault; rerun the same command to continue."""
 
 
 class SuiteError(RouterRetrieverError):
-    """A benchmark suite names something that does not exist, or cannot be run as it stands."""
+    """A benchmark suite has a wrong value, names something unknown, or cannot be run."""
 
 
 class HubError(RouterRetrieverError):
-    """Something could not be fetched from the hub or put there."""
+    """A download from the hub or an upload to it failed."""
 
 
 class StorageError(RouterRetrieverError):
-    """Something could not be written: the disk is full or the path is not writable."""
+    """A file or folder cannot be written: the disk is full, or the path is not writable."""
 
 
 class LockedError(StorageError):

@@ -1,25 +1,29 @@
-"""How long work reports how far it is; the command line shows it, a library stays silent."""
+"""Progress of long work: shown by the command line, silent in a library."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Task(Protocol):
-    """One piece of long work."""
+    """Long work whose progress is reported."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """``amount`` more units are done; ``note`` replaces the text beside the bar."""
+        """Report that ``amount`` more units are done; ``note`` replaces the text beside the bar."""
 
 
 class Progress(Protocol):
-    """Where tasks are reported."""
+    """Receives the tasks of long work."""
 
     def task(self, description: str, total: int) -> AbstractContextManager[Task]:
-        """Announce work of ``total`` units."""
+        """Announce work of ``total`` units; the block is the work."""
 
 
 class _SilentTask:
@@ -28,7 +32,7 @@ class _SilentTask:
 
 
 class Silent:
-    """The default: nothing is shown."""
+    """Progress that shows nothing, which is the default."""
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:
@@ -37,7 +41,7 @@ class Silent:
 
 
 class Bars:
-    """Rich progress bars with rate and remaining time on standard error, if that is a terminal."""
+    """Progress bars with rate and remaining time on standard error, if it is a terminal."""
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:
@@ -61,19 +65,14 @@ class Bars:
 
 
 class _BarTask:
-    def __init__(self, bars: object, task_id: int) -> None:
-        self._bars, self._id = bars, task_id
+    def __init__(self, bars: RichProgress, task_id: TaskID) -> None:
+        self._bars = bars
+        self._id = task_id
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Move the bar."""
-        from rich.progress import Progress as RichProgress
-        from rich.progress import TaskID
-
-        assert isinstance(self._bars, RichProgress)
-        task_id = TaskID(self._id)
-        self._bars.advance(task_id, amount)
+        """Move the bar, and show the rate beside it."""
+        self._bars.advance(self._id, amount)
         speed = self._bars.tasks[self._id].speed
-        fields = {"rate": f"{speed:,.0f}/s" if speed else ""}
+        self._bars.update(self._id, rate=f"{speed:,.0f}/s" if speed else "")
         if note:
-            fields["note"] = note
-        self._bars.update(task_id, **fields)  # type: ignore[arg-type]
+            self._bars.update(self._id, note=note)

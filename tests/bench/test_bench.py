@@ -9,17 +9,26 @@ import torch
 from tiny import collection_maker
 from typer.testing import CliRunner
 
-from routerretriever.bench import measures, report, results
+from routerretriever.bench import measures, results, tables
 from routerretriever.bench.catalogue import SYSTEMS
-from routerretriever.bench.runner import Bench, make_known
+from routerretriever.bench.fused_with_bm25 import reciprocal_rank_fusion
+from routerretriever.bench.oracles import Oracle
+from routerretriever.bench.outcome import outcome
+from routerretriever.bench.prepared import make_known
+from routerretriever.bench.runner import Bench
+from routerretriever.bench.studies.registry import STUDIES
+from routerretriever.bench.study_settings import STUDY_SETTINGS
 from routerretriever.bench.suite import Suite
-from routerretriever.bench.systems import Oracle, outcome, reciprocal_rank_fusion
 from routerretriever.cli.app import app
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.errors import CollectionError, SuiteError
 
 TRAINING = "{epochs: 4, batch_size: 16, learning_rate: 0.01, temperature: 0.1, rank: 4}"
+
+
+def with_values(suite, **values):
+    return suite.model_copy(update=values)
 
 
 def write_suite(folder, checkpoint, make):
@@ -63,7 +72,7 @@ def prepared(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("suite")
     os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     suite = Suite.load(write_suite(folder, checkpoint, collection_maker(folder)))
-    bench = Bench(replace(suite, studies={}), folder / "out")
+    bench = Bench(with_values(suite, studies={}), folder / "out")
     return bench, {seed: bench.prepare(seed) for seed in bench.suite.seeds}
 
 
@@ -87,14 +96,14 @@ def test_the_whole_suite_and_its_resumption(suite_file, tmp_path, monkeypatch):
 
     # A part is lost, everything else is read: nothing is trained twice and the table is the same.
     shutil.rmtree(tmp_path / "out" / "vectors")
-    monkeypatch.setattr("routerretriever.bench.runner.train_expert", None)
+    monkeypatch.setattr("routerretriever.bench.models.train_expert", None)
     again = CliRunner().invoke(app, ["bench", str(suite_file), "--out", str(tmp_path / "out"), "--json"])
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout) == document
 
 
 def test_another_training_setting_trains_again(suite_file, tmp_path):
-    suite = replace(Suite.load(suite_file), studies={})
+    suite = with_values(Suite.load(suite_file), studies={})
     config = suite.training_config(0)
     job = {"x": ([Collection.load(tmp_path / "x")], config)}
     changed = {"x": (job["x"][0], replace(config, rank=2))}
@@ -188,6 +197,23 @@ def test_oracles_bound_what_they_choose_from(prepared):
         ("experts: x", "'experts' must be a list"),
         ("preset: slow", "unknown preset 'slow'"),
         ("name: [", "is not valid YAML"),
+        ("seeds: 3", "line 8: 'seeds' must be a list, but is 3"),
+        ("seeds:\n  - 0\n  - one", "line 10: 'seeds.1' must be a whole number, but is \"one\""),
+        ("seeds: []", "line 8: 'seeds' "),
+        ("unseen: [2024]", "line 8: 'unseen.0' must be text, but is 2024"),
+        ("test_queries: '60'", "line 8: 'test_queries' must be a whole number, but is \"60\""),
+        ("test_queries: 0", "line 8: 'test_queries' must be greater than or equal to 1, but is 0"),
+        ("test_splits: dev", "line 8: 'test_splits' must be a mapping of keys to values, but is \"dev\""),
+        ("sources: {x: y}", "line 8: unknown key 'sources'"),
+        ("published: {a: {x: high}}", "line 8: 'published.a.x' must be a valid number, but is \"high\""),
+        ("studies: [experts]", "line 8: 'studies' must be a mapping of keys to values"),
+        ("studies:\n  pilots:\n    counts: 5", "line 10: 'studies.pilots.counts' must be a list, but is 5"),
+        ("studies:\n  pilots: {colour: red}", "line 9: unknown key 'studies.pilots.colour'"),
+        ("studies:\n  caution: {settings: [[0.1, 2]]}", "line 9: 'studies.caution.settings.0.1' must be less than or"),
+        ("studies: {lora: {collections: [y]}}", "line 8: unknown collection with an expert 'y'"),
+        ("training:\n  epochs: 3\n  rank: eight", "line 10: 'training.rank' must be a whole number, but is \"eight\""),
+        ("multi_task: {epochs: 1.5}", "line 8: 'multi_task.epochs' must be a whole number, but is 1.5"),
+        ("training: 3", "line 8: 'training' must be a mapping of keys to values, but is 3"),
     ],
 )
 def test_a_wrong_suite_fails_before_any_work(tmp_path, checkpoint, change, message):
@@ -204,11 +230,15 @@ def test_a_wrong_suite_fails_before_any_work(tmp_path, checkpoint, change, messa
 def test_missing_collections_and_splits_are_named(suite_file, tmp_path):
     suite = Suite.load(suite_file)
     with pytest.raises(SuiteError, match="'gone' of the suite 'tiny'"):
-        Bench(replace(suite, sources={**suite.sources, "gone": "gone"}), tmp_path / "o")
+        Bench(with_values(suite, sources={**suite.sources, "gone": "gone"}), tmp_path / "o")
     with pytest.raises(SuiteError, match="'stranger'.*no split 'train'"):
-        Bench(replace(suite, experts=("x", "stranger")), tmp_path / "o")
+        Bench(with_values(suite, experts=("x", "stranger")), tmp_path / "o")
     with pytest.raises(SuiteError, match="cannot be read"):
         Suite.load(tmp_path / "nothing.yaml")
+
+
+def test_each_study_has_settings():
+    assert set(STUDIES) == set(STUDY_SETTINGS)
 
 
 def test_the_suites_that_come_with_the_project_are_valid(request):
@@ -271,9 +301,9 @@ def test_latex_and_markdown_escape_and_mark(prepared, tmp_path):
     bench, seeds = prepared
     result = {seed: bench.evaluate(seed, seeds) for seed in seeds}
     document = results.summarise(bench, result, [])
-    assert r"\textbf{routed}" in report.latex(document)
-    assert "| **routed** |" in report.markdown(document)
-    assert "*instance-oracle*" in report.markdown(document)
+    assert r"\textbf{routed}" in tables.latex(document)
+    assert "| **routed** |" in tables.markdown(document)
+    assert "*instance-oracle*" in tables.markdown(document)
     assert document["notes"] == []
     assert document["collections"]["x"]["held_out"] == "dev"
     assert sum(document["collections"]["x"]["chosen"].values()) == document["collections"]["x"]["queries"]

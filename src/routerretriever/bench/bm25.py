@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from routerretriever.bench.data import QuerySet
+from routerretriever.bench.query_set import QuerySet
 from routerretriever.errors import MissingExtraError
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from routerretriever.bench import routers, systems
-from routerretriever.bench.data import FALLBACK
+from routerretriever.bench import oracles, routers, systems
+from routerretriever.bench.fused_with_bm25 import FusedWithBM25
+from routerretriever.bench.query_set import FALLBACK
 from routerretriever.bench.systems import BM25, MULTI_TASK, Always, System
 from routerretriever.routing.candidates import BASE, MERGED
 
@@ -37,10 +38,10 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "routed+generalist": lambda: systems.Routed(generalist=True),
     "mixed+generalist": lambda: systems.Routed(generalist=True, mix=3),
     "mixed-vectors+generalist": lambda: systems.VectorMixture(generalist=True),
-    "dataset-oracle": systems.DatasetOracle,
-    "instance-oracle": systems.InstanceOracle,
-    "instance-oracle-controlled": systems.ControlledInstanceOracle,
+    "dataset-oracle": oracles.DatasetOracle,
+    "instance-oracle": oracles.InstanceOracle,
+    "instance-oracle-controlled": oracles.ControlledInstanceOracle,
     BM25: lambda: Always(BM25),
-    "bm25+routed": systems.FusedWithBM25,
+    "bm25+routed": FusedWithBM25,
 }
 """Name → how to make the system; the experts alone (``expert:NAME``) are always evaluated."""

@@ -18,12 +18,12 @@ _TIE = 1e-9
 
 
 def recovered_share(system: float, base: float, oracle: float) -> float | None:
-    """Share of the oracle's gain over base; ``None`` where there is no gain to recover."""
+    """Return the share of the oracle's gain over base; ``None`` if the oracle gains nothing."""
     return (system - base) / (oracle - base) if oracle - base > _TIE else None
 
 
 def hurt_and_helped(values: Values, base: Values) -> tuple[float, float]:
-    """Shares of queries below and above base."""
+    """Return the shares of queries below and above base."""
     return float((values < base - _TIE).mean()), float((values > base + _TIE).mean())
 
 

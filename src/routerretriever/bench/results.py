@@ -13,9 +13,10 @@ import numpy as np
 
 from routerretriever.bench import measures
 from routerretriever.bench.catalogue import ROUTED, SYSTEMS
-from routerretriever.bench.runner import Bench, SeedResult
-from routerretriever.bench.studies import StudyResult
-from routerretriever.bench.systems import Oracle
+from routerretriever.bench.oracles import Oracle
+from routerretriever.bench.runner import Bench
+from routerretriever.bench.seed_result import SeedResult
+from routerretriever.bench.studies.study import StudyResult
 from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
 from routerretriever.routing.candidates import BASE
@@ -24,7 +25,7 @@ _PACKAGES = ("routerretriever", "torch", "transformers", "sentence-transformers"
 
 
 def summarise(bench: Bench, seeds: Mapping[int, SeedResult], studies: Sequence[StudyResult]) -> dict[str, Any]:
-    """Everything the report shows, as plain data.
+    """Return all that the report shows, as plain data.
 
     Values of a query are averaged over the seeds before intervals and tests, so that a query counts
     once. Means are macro means over collections, in nDCG@10.

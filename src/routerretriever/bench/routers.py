@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from routerretriever.bench.data import Queries
+from routerretriever.bench.query_set import Queries
 from routerretriever.bench.systems import Known, System, Weights, one_hot
 from routerretriever.routing.candidates import BASE
 
@@ -90,12 +90,12 @@ class DatasetRouter(System):
 class RidgeRouter(System):
     """Ridge regression of every expert's gain on the route embedding, in closed form; base where none is predicted."""
 
-    def __init__(self, strength: float = 1.0) -> None:
-        self.strength = strength
+    def __init__(self, penalty: float = 1.0) -> None:
+        self.penalty = penalty
 
     def fit(self, known: Known) -> None:
         self.names = (BASE, *known.experts)
-        self.model = Ridge(alpha=self.strength).fit(known.embeddings, known.gains)
+        self.model = Ridge(alpha=self.penalty).fit(known.embeddings, known.gains)
 
     def weights(self, queries: Queries) -> Weights:
         predicted = np.asarray(self.model.predict(queries.route_embeddings)).reshape(len(queries), -1)

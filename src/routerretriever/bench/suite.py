@@ -2,118 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from routerretriever.bench.catalogue import SYSTEMS
-from routerretriever.bench.studies import STUDIES
+from routerretriever.bench.study_settings import STUDY_SETTINGS, OnSomeCollections
+from routerretriever.bench.suite_file import SuiteFile
 from routerretriever.data.collection import Collection
-from routerretriever.errors import RouterRetrieverError, SuiteError
-from routerretriever.experts.training_config import PRESETS, TrainingConfig
+from routerretriever.errors import ExpertError, RouterRetrieverError, SuiteError
+from routerretriever.experts.training_config import PRESETS, Preset, TrainingConfig
+
+Text = Annotated[str, Field(min_length=1)]
+_OPTIONS: dict[str, Any] = dict(TrainingConfig.__pydantic_fields__)
+del _OPTIONS["seed"]  # each of the suite's seeds is one
+_TrainingChanges: type[BaseModel] = create_model(
+    "_TrainingChanges",
+    __config__=ConfigDict(extra="forbid", strict=True),
+    **{name: (field.annotation, field) for name, field in _OPTIONS.items()},
+)
+"""The options of :class:`TrainingConfig` with the same rules, but without lenience for types."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suite:
+class Suite(BaseModel):
     """What one run of ``routerretriever bench`` does.
 
     Attributes:
         name: title of the report.
         base: hub id or path of the base encoder.
-        data: folder that collections are looked up in, relative to the suite file; ``None`` for hub names.
+        data: folder of the collections, relative to the suite file; ``None`` for hub names.
         experts: names of the collections that get an expert.
         unseen: names of those without one.
-        sources: name → what :meth:`Collection.load` reads; the name is the last part of the source.
-        systems: what is compared, in table order.
-        seeds: every seed trains its own experts.
-        test_queries: at most this many test queries a collection, chosen by seed 0; ``None`` for all.
-        whole: collections of which all test queries count.
-        test_splits: collection → split, where it is not ``test``; training does not touch that split.
-        generated_queries: collection → generated queries that are its train split.
+        sources: name → what :meth:`Collection.load` reads; the name is the last part of it.
+        systems: what is compared, in the order of the table.
+        seeds: each seed trains its own experts.
+        test_queries: most test queries of a collection, chosen by seed 0; ``None`` for all.
+        whole: collections all of whose test queries are used.
+        test_splits: collection → split, if it is not ``test``; training leaves it alone.
+        generated_queries: collection → generated queries, which become its train split.
         preset: how the model and its experts are made: ``default`` or ``paper``.
         training: changes to the preset's :class:`TrainingConfig`.
         multi_task: the same for the multi-task rivals.
-        studies: name → settings, see :mod:`routerretriever.bench.studies`.
+        studies: name → settings, see :mod:`routerretriever.bench.study_settings`.
         published: system → collection → published nDCG@10 × 100, shown beside ours.
     """
 
-    name: str
-    base: str
-    experts: tuple[str, ...]
-    unseen: tuple[str, ...] = ()
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Text
+    base: Text
+    experts: Annotated[tuple[Text, ...], Field(min_length=1)]
+    unseen: tuple[Text, ...] = ()
     systems: tuple[str, ...] = tuple(SYSTEMS)
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = {}
     data: Path | None = None
-    seeds: tuple[int, ...] = (0,)
-    test_queries: int | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    test_queries: Annotated[int, Field(ge=1)] | None = None
     whole: tuple[str, ...] = ()
-    test_splits: Mapping[str, str] = field(default_factory=dict)
-    generated_queries: Mapping[str, str] = field(default_factory=dict)
+    test_splits: dict[str, Text] = {}
+    generated_queries: dict[str, Text] = {}
     preset: str = "default"
-    training: Mapping[str, Any] = field(default_factory=dict)
-    multi_task: Mapping[str, Any] = field(default_factory=dict)
-    studies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    training: dict[str, Any] = {}
+    multi_task: dict[str, Any] = {}
+    studies: dict[str, Any] = {}
+    published: dict[str, dict[str, float]] = {}
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read and check a suite file.
 
         Raises:
-            SuiteError: it is not readable or names something that does not exist; the line is named.
+            SuiteError: it cannot be read, has a value of the wrong type, or names something
+                that does not exist; the message names the line.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
-            lines = _lines(yaml.compose(text))
-        except OSError as error:
-            raise SuiteError(f"The suite {path} cannot be read: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise SuiteError(f"{path} is not valid YAML: {error}") from error
-        return cls._checked(_Source(path, lines), content)
-
-    @classmethod
-    def _checked(cls, source: _Source, content: Any) -> Self:
-        known = {f.name for f in fields(cls)} - {"sources"}
-        if not isinstance(content, dict):
-            raise source.error("a suite is a mapping of keys to values", ())
-        content = {key: value for key, value in content.items() if value is not None}
+        file = SuiteFile.read(path)
+        content = {key: value for key, value in file.content.items() if value is not None}
+        keys = set(cls.model_fields) - {"sources"}
         for key in content:
-            source.check_choice(key, known, "key", (key,))
-        for key in ("name", "base", "experts"):
-            if key not in content:
-                raise source.error(f"the key '{key}' is missing", ())
-        _check_choices(source, content)
-        names: dict[str, str] = {}
-        for key in ("experts", "unseen"):
-            for index, given in enumerate(content.get(key, ())):
-                name = _short(given)
-                if name in names:
-                    raise source.error(f"the collection '{name}' is named twice", (key, index))
-                names[name] = given
-        for key in ("whole", "test_splits", "generated_queries"):
-            for index, name in enumerate(content.get(key, ())):
-                source.check_choice(name, names, "collection", (key, index if key == "whole" else name))
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        for key in ("experts", "unseen"):
-            values[key] = tuple(_short(given) for given in values.get(key, ()))
-        if "data" in values:
-            values["data"] = (source.path.parent / str(values["data"])).resolve()
-        return cls(**values, sources=names)
+            file.check_choice(key, keys, "key", (key,))
+        suite = file.checked(cls, content)
+
+        sources = _sources(file, suite)
+        _check_names(file, suite, sources)
+        return suite.model_copy(
+            update={
+                "experts": tuple(_short_name(given) for given in suite.experts),
+                "unseen": tuple(_short_name(given) for given in suite.unseen),
+                "sources": sources,
+                "data": suite.data and (path.parent / suite.data).resolve(),
+                "training": _checked_training(file, suite, "training"),
+                "multi_task": _checked_training(file, suite, "multi_task"),
+                "studies": _studies(file, suite, sources),
+            }
+        )
 
     def training_config(self, seed: int) -> TrainingConfig:
-        """How the experts of one seed are trained."""
-        return _config(self.preset, self.training, seed)
+        """Return how the experts of one seed are trained."""
+        return _training_config(self.preset, self.training, seed)
 
     def multi_task_config(self, seed: int) -> TrainingConfig:
-        """How the multi-task rivals of one seed are trained."""
-        return _config(self.preset, {**self.training, **self.multi_task}, seed)
+        """Return how the multi-task rivals of one seed are trained."""
+        changes = {**self.training, **self.multi_task}
+        return _training_config(self.preset, changes, seed)
 
     def load_collections(self) -> dict[str, Collection]:
-        """Every collection, checked for the splits that the suite needs.
+        """Load all collections, and check that they have the splits that the suite needs.
 
         Raises:
             SuiteError: one is missing, damaged, or lacks a split.
@@ -128,64 +124,71 @@ class Suite:
                 if name in self.experts:
                     collection.split("train")
             except RouterRetrieverError as error:
-                raise SuiteError(f"The collection '{name}' of the suite '{self.name}': {error}") from error
+                message = f"The collection '{name}' of the suite '{self.name}': {error}"
+                raise SuiteError(message) from error
         return loaded
 
     def limit(self, name: str) -> int | None:
-        """How many of a collection's test queries are used; ``None`` is all."""
+        """Return how many of a collection's test queries are used; ``None`` is all."""
         return None if name in self.whole else self.test_queries
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a suite comes from, to name the line of a mistake."""
-
-    path: Path
-    lines: Mapping[tuple[Any, ...], int]
-
-    def error(self, message: str, where: tuple[Any, ...]) -> SuiteError:
-        return SuiteError(f"{self.path}, line {self.lines.get(where, 1)}: {message}.")
-
-    def check_choice(self, value: Any, choices: Any, kind: str, where: tuple[Any, ...]) -> None:
-        if value not in choices:
-            raise self.error(f"unknown {kind} '{value}'; choose among: {', '.join(sorted(choices))}", where)
-
-
-def _check_choices(source: _Source, content: Mapping[str, Any]) -> None:
-    for key in ("experts", "unseen", "systems", "whole"):
-        value = content.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise source.error(f"'{key}' must be a list of names", (key,))
-    for index, system in enumerate(content.get("systems", ())):
-        source.check_choice(system, SYSTEMS, "system", ("systems", index))
-    for study in content.get("studies", {}):
-        source.check_choice(study, STUDIES, "study", ("studies", study))
-    source.check_choice(content.get("preset", "default"), PRESETS, "preset", ("preset",))
-    options = {f.name for f in fields(TrainingConfig)} - {"seed"}
-    for key in ("training", "multi_task"):
-        for option in content.get(key, {}):
-            source.check_choice(option, options, "training option", (key, option))
-
-
-def _short(given: str) -> str:
+def _short_name(given: str) -> str:
     return given.rstrip("/").split("/")[-1]
 
 
-def _lines(node: yaml.Node | None, where: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
-    """Path of keys and positions → line number."""
-    if node is None:
-        return {}
-    lines = {where: node.start_mark.line + 1}
-    children: Sequence[tuple[Any, yaml.Node, int]] = ()
-    if isinstance(node, yaml.MappingNode):
-        children = [(key.value, value, key.start_mark.line + 1) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        children = [(index, item, item.start_mark.line + 1) for index, item in enumerate(node.value)]
-    for key, child, line in children:
-        lines |= _lines(child, (*where, key)) | {(*where, key): line}
-    return lines
+def _sources(file: SuiteFile, suite: Suite) -> dict[str, str]:
+    """Return the name of each collection → what is loaded."""
+    sources: dict[str, str] = {}
+    for key in ("experts", "unseen"):
+        for index, given in enumerate(getattr(suite, key)):
+            name = _short_name(given)
+            if name in sources:
+                raise file.error(f"the collection '{name}' is named twice", (key, index))
+            sources[name] = given
+    return sources
 
 
-def _config(preset: str, changes: Mapping[str, Any], seed: int) -> TrainingConfig:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-    return replace(PRESETS[preset], **values, seed=PRESETS[preset].seed + seed)
+def _check_names(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> None:
+    file.check_choice(suite.preset, PRESETS, "preset", ("preset",))
+    for index, system in enumerate(suite.systems):
+        file.check_choice(system, SYSTEMS, "system", ("systems", index))
+    for index, name in enumerate(suite.whole):
+        file.check_choice(name, sources, "collection", ("whole", index))
+    for key in ("test_splits", "generated_queries"):
+        for name in getattr(suite, key):
+            file.check_choice(name, sources, "collection", (key, name))
+
+
+def _studies(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> dict[str, Any]:
+    """Return the name of each study → its checked settings."""
+    experts = {_short_name(given) for given in suite.experts}
+    checked = {}
+    for name, given in suite.studies.items():
+        file.check_choice(name, STUDY_SETTINGS, "study", ("studies", name))
+        place = ("studies", name)
+        settings = file.checked(STUDY_SETTINGS[name], given or {}, place)
+        if isinstance(settings, OnSomeCollections):
+            for index, collection in enumerate(settings.collections):
+                inner = (*place, "collections", index)
+                file.check_choice(collection, experts, "collection with an expert", inner)
+        checked[name] = settings
+    return checked
+
+
+def _checked_training(file: SuiteFile, suite: Suite, key: str) -> dict[str, Any]:
+    """Return the changes to a preset, checked as :class:`TrainingConfig` does."""
+    given = getattr(suite, key)
+    for option in given:
+        file.check_choice(option, _OPTIONS, "training option", (key, option))
+    changes = file.checked(_TrainingChanges, given, (key,)).model_dump(exclude_unset=True)
+    try:
+        _training_config(suite.preset, changes, seed=0)
+    except ExpertError as error:
+        raise file.error(str(error).removesuffix("."), (key,)) from error
+    return changes
+
+
+def _training_config(preset: str, changes: Mapping[str, Any], seed: int) -> TrainingConfig:
+    start = PRESETS[Preset(preset)]
+    return replace(start, **changes, seed=start.seed + seed)

@@ -1,10 +1,9 @@
-"""Everything that is compared, each as its source defines it.
+"""Systems that are compared, each as its source defines it.
 
-A system is fitted on held-out train and dev queries (:class:`Known`) and then says, for queries of which
-it sees text and route embedding only, how to weigh the candidates. A single weight of 1 is a choice. Other
-weights of the product's own policies are shares of the experts' updates, applied in one forward pass; those
-of the rest mix the candidates' vectors, a pass each, which documents being frozen is a fusion of scores.
-Oracles are the exception that their name says: they see the test judgements and bound the others.
+A system is fitted on held-out train and dev queries (:class:`Known`) and then weighs the candidates for
+queries of which it sees text and route embedding only. A single weight of 1 is a choice. Other weights of
+the product's own policies are weights of the experts' LoRA deltas, applied in one forward pass; those of
+the rest mix the candidates' vectors, which takes a pass for each candidate.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from routerretriever.bench.data import FALLBACK, Candidate, Queries, QuerySet
+from routerretriever.bench.query_set import FALLBACK, Candidate, Queries, QuerySet
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import PILOTS_PER_COLLECTION, TRAINING_PILOTS, Measurement, extend_library
@@ -63,7 +62,7 @@ class Known:
         return np.concatenate([measured.gains for measured in self.measurements])
 
     def library(self, partition: str = "cluster", *, generalist: bool = False) -> PilotLibrary:
-        """The pilot library that the product would build of these measurements; fitted once, for that takes time."""
+        """Return the pilot library of these measurements; it is fitted once, because that takes time."""
         if (partition, generalist) not in self._libraries:
             self._libraries[partition, generalist] = self._built(partition, generalist)
         return self._libraries[partition, generalist]
@@ -82,32 +81,32 @@ class System(ABC):
     is_oracle = False
     needs: tuple[str, ...] = ()
     """Candidates besides base, merged and the experts."""
-    blends_updates = False
-    """Whether weights are shares of updates within one pass, or of vectors."""
+    blends_deltas = False
+    """Whether weights are of LoRA deltas within one pass, or of vectors."""
 
     def fit(self, known: Known) -> None:  # noqa: B027 - most systems have nothing to learn
         """Learn from held-out queries."""
 
     @abstractmethod
     def weights(self, queries: Queries) -> Weights:
-        """How to weigh the candidates for every query."""
+        """Return the weight of each candidate for each query."""
 
     def decision(self, queries: Queries) -> Decision | None:
         """Predicted gains and in-domain scores, where the system has any."""
         return None
 
     def finish(self, queries: QuerySet, outcome: Candidate) -> Candidate:
-        """A last word on the ranking, for systems outside dense retrieval."""
+        """Return the final ranking; systems outside dense retrieval change it."""
         return outcome
 
 
 def constant(name: str, n: int) -> Weights:
-    """All queries to one candidate."""
+    """Send all queries to one candidate."""
     return {name: np.ones(n)}
 
 
 def one_hot(names: Sequence[str], columns: NDArray[np.int64]) -> Weights:
-    """Every query to the candidate of its column."""
+    """Send each query to the candidate of its column."""
     return {name: (columns == number).astype(float) for number, name in enumerate(names)}
 
 
@@ -133,7 +132,7 @@ class UniformMean(System):
 
 
 class Random(System):
-    """An expert drawn at random for every query: what routing is worth at least."""
+    """An expert drawn at random for each query: the least that routing must beat."""
 
     def fit(self, known: Known) -> None:
         self.experts = known.experts
@@ -153,7 +152,7 @@ class Routed(System):
         policy: changes to :class:`RoutingPolicy`.
     """
 
-    blends_updates = True
+    blends_deltas = True
 
     def __init__(
         self, router: str = "gain", partition: str = "cluster", *, generalist: bool = False, **policy: float | bool
@@ -170,8 +169,8 @@ class Routed(System):
         return self.policy.decide(torch.from_numpy(queries.route_embeddings))
 
     def weights(self, queries: Queries) -> Weights:
-        shares = self.decision(queries).weights.numpy().astype(float)
-        weights = {name: shares[:, column] for column, name in enumerate(self.policy.candidates)}
+        decided = self.decision(queries).weights.numpy().astype(float)
+        weights = {name: decided[:, column] for column, name in enumerate(self.policy.candidates)}
         prepared = weights[MERGED] == FALLBACK_WEIGHT
         return weights | {MERGED: np.where(prepared, 0.0, weights[MERGED]), FALLBACK: prepared.astype(float)}
 
@@ -182,7 +181,7 @@ class VectorMixture(Routed):
     A pass for every expert that takes part: what the product's one-pass mixture is compared with.
     """
 
-    blends_updates = False
+    blends_deltas = False
 
     def __init__(self, top: int = 3, temperature: float = 0.05, *, generalist: bool = False) -> None:
         super().__init__(generalist=generalist, mix=top, mix_temperature=temperature)
@@ -196,7 +195,7 @@ class VectorMixture(Routed):
 class BasePlusBest(Routed):
     """The mean of the base's vector and that of the best predicted expert."""
 
-    blends_updates = False
+    blends_deltas = False
 
     def __init__(self) -> None:
         super().__init__(abstain=False)
@@ -205,108 +204,3 @@ class BasePlusBest(Routed):
         best = self.decision(queries).scores[:, 2:].argmax(dim=1).numpy()
         chosen = one_hot(self.policy.candidates[2:], best)
         return {BASE: np.full(len(queries), 0.5)} | {name: 0.5 * weight for name, weight in chosen.items()}
-
-
-class FusedWithBM25(Routed):
-    """The routed ranking and BM25's, fused by reciprocal rank (Cormack et al. 2009, k = 60)."""
-
-    needs = (BM25,)
-
-    def finish(self, queries: QuerySet, outcome: Candidate) -> Candidate:
-        return queries.measure(reciprocal_rank_fusion(outcome.ranking, queries.candidates[BM25].ranking))
-
-
-def reciprocal_rank_fusion(*rankings: NDArray[np.int32], k: int = 60, depth: int = 100) -> NDArray[np.int32]:
-    """Rankings (n, m) of rows, -1 for nothing → one ranking (n, depth)."""
-    fused = np.full((len(rankings[0]), depth), -1, np.int32)
-    for number in range(len(fused)):
-        scores: dict[int, float] = {}
-        for ranking in rankings:
-            for place, row in enumerate(ranking[number].tolist(), start=1):
-                if row >= 0:
-                    scores[row] = scores.get(row, 0.0) + 1.0 / (k + place)
-        best = sorted(scores, key=lambda row: (-scores[row], row))[:depth]
-        fused[number, : len(best)] = best
-    return fused
-
-
-class Oracle(System):
-    """Sees the judgements of the very queries it chooses for."""
-
-    is_oracle = True
-
-    def fit(self, known: Known) -> None:
-        self.names = (BASE, *known.experts)
-
-    def weights(self, queries: Queries) -> Weights:
-        raise NotImplementedError("an oracle needs the judged queries")
-
-    @abstractmethod
-    def judged_weights(self, queries: QuerySet, others: Sequence[QuerySet]) -> Weights:
-        """Weights from the test values; ``others`` hold the same queries under experts of other seeds."""
-
-
-class DatasetOracle(Oracle):
-    """Base or the one expert that is best on the collection (the paper's Best Individual)."""
-
-    def judged_weights(self, queries: QuerySet, others: Sequence[QuerySet]) -> Weights:
-        best = max(self.names, key=lambda name: queries.candidates[name].ndcg.mean())
-        return constant(best, len(queries.queries))
-
-
-class InstanceOracle(Oracle):
-    """The best candidate for every query (the paper's Oracle). Partly selection noise."""
-
-    def judged_weights(self, queries: QuerySet, others: Sequence[QuerySet]) -> Weights:
-        values = np.stack([queries.candidates[name].ndcg for name in self.names])
-        return one_hot(self.names, values.argmax(axis=0))
-
-
-class ControlledInstanceOracle(Oracle):
-    """As InstanceOracle, but it chooses by experts trained with other seeds, which share no chance with these."""
-
-    def judged_weights(self, queries: QuerySet, others: Sequence[QuerySet]) -> Weights:
-        values = [np.stack([other.candidates[name].ndcg for name in self.names]) for other in others]
-        return one_hot(self.names, np.mean(values, axis=0).argmax(axis=0))
-
-
-def outcome(system: System, queries: QuerySet, others: Sequence[QuerySet] = ()) -> Candidate:
-    """What a fitted system makes of some queries: looked up where it chooses, encoded or mixed where it blends."""
-    judged = system.judged_weights(queries, others) if isinstance(system, Oracle) else None
-    given = judged or system.weights(queries.queries)
-    weights = {name: weight for name, weight in given.items() if weight.any()}
-    if all(np.isin(weight, (0.0, 1.0)).all() for weight in weights.values()):
-        chosen = _look_up(queries, {name: weight > 0 for name, weight in weights.items()})
-    else:
-        chosen = queries.rank(_blended(queries, weights) if system.blends_updates else _mixed(queries, weights))
-    return system.finish(queries, chosen)
-
-
-def _mixed(queries: QuerySet, weights: Weights) -> Vectors:
-    mixed = sum(weight[:, None] * queries.candidates[name].vectors for name, weight in weights.items())
-    return np.asarray(mixed, np.float32)
-
-
-def _blended(queries: QuerySet, weights: Weights) -> Vectors:
-    vectors = np.empty_like(queries.candidates[BASE].vectors)
-    rest = np.ones(len(vectors), bool)
-    for name, weight in weights.items():
-        whole = weight >= 1.0
-        vectors[whole] = queries.candidates[name].vectors[whole]
-        rest &= ~whole
-    rows = np.flatnonzero(rest)
-    if len(rows):
-        vectors[rows] = queries.blender.blend(weights, rows)
-    return vectors
-
-
-def _look_up(queries: QuerySet, masks: Mapping[str, NDArray[np.bool_]]) -> Candidate:
-    first = queries.candidates[BASE]
-    ranking = np.empty_like(first.ranking)
-    values = {measure: np.empty(len(ranking)) for measure in first.values}
-    for name, mask in masks.items():
-        candidate = queries.candidates[name]
-        ranking[mask] = candidate.ranking[mask]
-        for measure, column in values.items():
-            column[mask] = candidate.values[measure][mask]
-    return Candidate(np.empty((0, 0), np.float32), ranking, values)

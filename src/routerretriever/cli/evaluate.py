@@ -66,11 +66,12 @@ def bench(suite: SuiteFile, out_dir: BenchFolder, as_json: AsJson = False) -> No
     """
     from routerretriever.bench import report, results
     from routerretriever.bench.runner import Bench
+    from routerretriever.bench.studies.registry import run_studies
     from routerretriever.bench.suite import Suite
 
     run = Bench(Suite.load(suite), out_dir, progress=Bars())
     seeds = run.run()
-    document = results.summarise(run, seeds, run.studies())
+    document = results.summarise(run, seeds, run_studies(run))
     report.write_runs(run, seeds, out_dir / "runs")
     page = report.write(document, out_dir)
     if as_json:

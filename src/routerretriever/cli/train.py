@@ -171,12 +171,12 @@ def library(
 def _training_config(preset: str, **given: Any) -> TrainingConfig:
     from dataclasses import replace
 
-    from routerretriever.experts.training_config import PRESETS
+    from routerretriever.experts.training_config import PRESETS, Preset
 
-    if preset not in PRESETS:
-        raise ExpertError(f"There is no preset '{preset}'. Choose one of: {', '.join(PRESETS)}.")
+    if preset not in list(Preset):
+        raise ExpertError(f"There is no preset '{preset}'. Choose one of: {', '.join(Preset)}.")
     changes = {key: value for key, value in given.items() if value is not None}
-    return replace(PRESETS[preset], **changes)
+    return replace(PRESETS[Preset(preset)], **changes)
 
 
 def _open_or_create(path: Path, base: str | None, preset: str, device: str | None) -> RouterRetriever:

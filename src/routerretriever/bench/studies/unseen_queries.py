@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routerretriever.bench.data import QuerySet
-from routerretriever.bench.systems import Routed, outcome
+from routerretriever.bench.outcome import outcome
+from routerretriever.bench.query_set import QuerySet
+from routerretriever.bench.runner import Bench
+from routerretriever.bench.systems import Routed
 from routerretriever.routing.abstention import CrossValidatedScores, PilotSpace
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.folds import contiguous_folds
@@ -22,9 +23,6 @@ from routerretriever.routing.form_pilots import Measurement, extend_library
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import make_router
-
-if TYPE_CHECKING:
-    from routerretriever.bench.runner import Bench
 
 IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
 _FOLDS = 4

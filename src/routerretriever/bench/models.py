@@ -1,0 +1,101 @@
+"""The models of a suite: trained once, then read from its output folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from routerretriever.bench.catalogue import MULTI_TASKS
+from routerretriever.bench.suite import Suite
+from routerretriever.data.collection import Collection
+from routerretriever.experts.train import train_expert
+from routerretriever.experts.training_config import TrainingConfig
+from routerretriever.lora.adapter import Adapter
+from routerretriever.model import RouterRetriever
+from routerretriever.progress import Progress
+
+Job = tuple[Sequence[Collection], TrainingConfig]
+"""What an expert is trained on, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Creates, trains and reads the models of a suite.
+
+    Attributes:
+        suite: says how they are made.
+        folder: each model has a folder below it.
+        progress: shows the training.
+    """
+
+    suite: Suite
+    folder: Path
+    progress: Progress
+
+    def create(self, **settings: Any) -> RouterRetriever:
+        """Create a model of the suite's base and preset, without experts."""
+        if self.suite.preset == "paper":
+            return RouterRetriever.create_like_paper(self.suite.base)
+        return RouterRetriever.create(self.suite.base, **settings)
+
+    def trained(
+        self,
+        name: str,
+        jobs: Mapping[str, Job],
+        *,
+        start: str | None = None,
+        **settings: Any,
+    ) -> RouterRetriever:
+        """Return a model with an expert for each job; train those that its folder lacks.
+
+        Args:
+            name: of the model's folder.
+            jobs: expert → what it is trained on.
+            start: name of a model that a new one begins as.
+            settings: of a new model.
+        """
+        path = self.folder / name
+        source = self.folder / start if start is not None and not path.exists() else path
+        model = self.create(**settings)
+        if source.exists():
+            model = RouterRetriever.from_pretrained(source)
+        for expert, (collections, config) in jobs.items():
+            if expert in model.experts and model.experts[expert].config == _as_saved(config):
+                continue
+            train_expert(model, collections, name=expert, config=config, force=True, progress=self.progress)
+            model.save_pretrained(path)
+        return model
+
+    def rivals(self, seed: int, names: Sequence[str], collections: Sequence[Collection]) -> dict[str, RouterRetriever]:
+        """Return multi-task adapters of one seed, each in a model of its own."""
+        config = self.suite.multi_task_config(seed)
+        smallest = min(len(collection.train_and_held_out()[0]) for collection in collections)
+        rank = config.rank * len(collections)
+        # α grows with the rank, so that the scale of the LoRA delta stays the same.
+        settings = (
+            config,
+            replace(config, max_queries=smallest),
+            replace(config, rank=rank, alpha=4.0 * rank),
+        )
+        configs = dict(zip(MULTI_TASKS, settings, strict=True))
+        rivals = {}
+        for name in names:
+            job = (collections, configs[name])
+            rivals[name] = self.trained(f"seed-{seed}-{name}", {name: job})
+        return rivals
+
+    def with_adapters(self, model: RouterRetriever, adapters: Mapping[str, Adapter]) -> RouterRetriever:
+        """Return a copy of a model with more adapters."""
+        copy = self.create()
+        for name, adapter in {**model.state.experts, **adapters}.items():
+            copy.add_expert(name, adapter)
+        return copy
+
+
+def _as_saved(config: TrainingConfig) -> dict[str, Any]:
+    """Return a configuration as it is read from an expert's file."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return content

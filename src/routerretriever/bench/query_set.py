@@ -1,0 +1,162 @@
+"""Queries of one collection with the vectors, ranking and values of each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split
+from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.evaluation.runs import GAIN_MEASURE, measure_run, search_run
+from routerretriever.kernels.exact_search import Vectors
+from routerretriever.model import RouterRetriever
+from routerretriever.routing.candidates import BASE, MERGED
+from routerretriever.routing.form_pilots import Measurement
+
+FALLBACK = "merged-part"
+"""The candidate for out-of-domain queries: the merged expert at the policy's fallback weight."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """What a router may see of queries: their texts and route embeddings (n, d)."""
+
+    texts: tuple[str, ...]
+    route_embeddings: Vectors
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """What one encoding makes of some queries.
+
+    Attributes:
+        vectors: (n, d); empty for a ranking that is not made by vectors.
+        ranking: rows of the collection's documents, best first, -1 where there are fewer (n, 100).
+        values: measure → value per query (n,).
+    """
+
+    vectors: Vectors
+    ranking: NDArray[np.int32]
+    values: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def ndcg(self) -> NDArray[np.float64]:
+        """nDCG@10 per query (n,)."""
+        return self.values[GAIN_MEASURE]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blender:
+    """Queries that the lower layers have encoded, and a model with adapters to finish them."""
+
+    encoder: RoutedEncoder
+    encoded: EncodedQueries
+    experts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: RouterRetriever, experts: Sequence[str], encoded: EncodedQueries) -> Self:
+        """Return the queries for the adapters of a model with the same base and branch layer."""
+        return cls(model.encoder, replace(encoded, encoder=model.encoder), tuple(experts))
+
+    def mean(self, experts: Sequence[str], weight: float = 1.0) -> Vectors:
+        """Encode all queries with the mean of some experts' LoRA deltas; without experts, the base.
+
+        Args:
+            experts: names of adapters.
+            weight: factor of the mean.
+
+        Returns:
+            Vectors (n, d).
+        """
+        if not experts:
+            return self.encoded.vectors(None)
+        return self.encoded.vectors(self.encoder.mean_plan(experts, weight))
+
+    def blend(self, weights: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> Vectors:
+        """Encode some queries, each with weighted LoRA deltas.
+
+        Args:
+            weights: candidate → its weight for each of all queries (n,).
+            rows: positions of the queries to encode (m,).
+
+        Returns:
+            Vectors (m, d).
+        """
+        none = np.zeros(len(self.encoded))
+        merged = weights.get(MERGED, none) / max(1, len(self.experts))
+        columns = []
+        for expert in self.encoder.state.experts:
+            own = weights.get(expert, none)
+            columns.append(own + merged * (expert in self.experts))
+        matrix = torch.from_numpy(np.stack(columns, axis=1)).float()
+        part = self.encoded.only(rows.tolist())
+        return part.vectors_by(lambda batch: self.encoder.mixed_plan(matrix[rows[batch]]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuerySet:
+    """One collection's queries of one split, with every candidate.
+
+    Attributes:
+        queries: what a router may see of them.
+        candidates: name → what it makes of them.
+        blender: encodes them with other weights.
+        training: training queries that become pilots; held-out queries have them, test queries do not.
+    """
+
+    collection: Collection
+    split: Split
+    documents: Vectors
+    similarity: str
+    queries: Queries
+    candidates: dict[str, Candidate]
+    blender: Blender
+    training: Queries | None = None
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.collection.name
+
+    def rank(self, vectors: Vectors) -> Candidate:
+        """Search with vectors (n, d) and measure the outcome."""
+        run = search_run(vectors, self.split, self.documents, self.collection, similarity=self.similarity)
+        row = {document_id: index for index, document_id in enumerate(self.collection.document_ids)}
+        ranking = np.full((len(self.queries), 100), -1, np.int32)
+        for number, query_id in enumerate(self.split.queries):
+            found = [row[document_id] for document_id in run.get(query_id, ())]
+            ranking[number, : len(found)] = found
+        return Candidate(vectors, ranking, measure_run(run, self.split))
+
+    def measure(self, ranking: NDArray[np.int32]) -> Candidate:
+        """Measure a ranking of the collection's documents."""
+        ids = self.collection.document_ids
+        run = {
+            query_id: {ids[row]: float(-place) for place, row in enumerate(rows) if row >= 0}
+            for query_id, rows in zip(self.split.queries, ranking, strict=True)
+        }
+        return Candidate(np.empty((0, 0), np.float32), ranking, measure_run(run, self.split))
+
+    def measurement(self, experts: Sequence[str]) -> Measurement:
+        """Return the measured gains of some experts for the pilot library."""
+        base = self.candidates[BASE].ndcg
+        gains = np.stack([self.candidates[expert].ndcg - base for expert in experts], axis=1).astype(np.float32)
+        training = self.training or Queries((), self.queries.route_embeddings[:0])
+        return Measurement(
+            collection=self.name,
+            queries=self.queries.texts,
+            embeddings=self.queries.route_embeddings,
+            gains=gains,
+            training_queries=training.texts,
+            training_embeddings=training.route_embeddings,
+        )
