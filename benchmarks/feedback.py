@@ -78,7 +78,7 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
     """One domain that the library does not know: before and after so many logged queries."""
     model = RouterRetriever.from_pretrained(given.model, device="cpu")
     index = Index.open(given.index, model)
-    library = model.state.required_policy().router.library
+    library = model.state.required_policy().library
     model.set_library(library.without_collection(name).fitted())
     if without_expert:
         model.remove_expert(name)
@@ -104,8 +104,15 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
                 for group in groups:
                     del group["examples"]
                 after = ndcg(index, tests) if report.batch else row["before"]
-                told = {"queries": len(part), "clicks": clicks, "weight": weight, "pilots": report.pilots}
-                row["after"].append({**told, "far_share": report.far_share, "ndcg": after, "groups": groups})
+                told: dict[str, float] = {
+                    "queries": len(part),
+                    "clicks": clicks,
+                    "weight": weight,
+                    "pilots": report.pilots,
+                }
+                row["after"].append(
+                    {**told, "out_of_domain_share": report.out_of_domain_share, "ndcg": after, "groups": groups}
+                )
                 print(name, told, {key: round(value, 4) for key, value in after.items()}, flush=True)
                 if report.batch:
                     undo_feedback(model)

@@ -34,7 +34,7 @@ MODULES = (
     "updates",
     "history",
     "doctor",
-    "feedback.core",
+    "feedback.apply",
     "synthesis.core",
     "synthesis.report",
     "synthesis.llm",

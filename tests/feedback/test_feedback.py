@@ -13,7 +13,7 @@ from routerretriever import Index, RouterRetriever
 from routerretriever.cli.app import app
 from routerretriever.errors import FeedbackError, FormatError, LibraryError
 from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
-from routerretriever.feedback.core import credited
+from routerretriever.feedback.apply import gains_to_apply
 from routerretriever.feedback.gains import Evidence, estimate, measure, relevance
 from routerretriever.feedback.groups import Group, make_groups
 from routerretriever.feedback.log import Event, parse_line, read_log
@@ -39,7 +39,7 @@ def write(path, rows):
     return path
 
 
-def strangers(model, index, expert="gamma", n=60):
+def unfamiliar(model, index, expert="gamma", n=60):
     """Queries unlike any pilot; what is shown is the base's choice, and wanted is what ``expert`` puts first of it."""
     rng = np.random.default_rng(0)
     texts = [" ".join(f"word{w}" for w in rng.integers(20, 45, 6)) for _ in range(n)]
@@ -55,8 +55,8 @@ def strangers(model, index, expert="gamma", n=60):
     return rows
 
 
-def far_from_everything(model):
-    """The tiny model's router is made to know nobody, so that all traffic is far."""
+def out_of_domain_model(model):
+    """Raise the tiny model's thresholds so that every query is out of domain."""
     library = model.library
     model.set_library(replace(library, space=replace(library.space, reject_threshold=5.0, trust_threshold=5.0)))
     return model
@@ -64,7 +64,7 @@ def far_from_everything(model):
 
 @pytest.fixture
 def log(model, index, tmp_path):
-    return write(tmp_path / "log.jsonl", strangers(model, index))
+    return write(tmp_path / "log.jsonl", unfamiliar(model, index))
 
 
 def test_vectors_come_out_of_the_index_by_id(model, index):
@@ -77,7 +77,7 @@ def test_vectors_come_out_of_the_index_by_id(model, index):
 
 
 def test_judged_lines_give_the_ndcg_of_ir_measures(model, index, tmp_path):
-    rows = strangers(model, index, n=5)
+    rows = unfamiliar(model, index, n=5)
     for row in rows:
         row["judged"] = [{**row["shown"][n], "grade": n} for n in (1, 3)]
     log = read_log(write(tmp_path / "l", rows), model.fingerprint, index.lookup)
@@ -136,55 +136,66 @@ def evidence_of(gains, weights, clicks=1):
     texts = tuple(f"q{row}" for row in range(n))
     ones = np.ones(n, np.int64)
     return Evidence(
-        texts, embeddings, np.array(gains, float)[:, None], np.array(weights, float), ones * clicks, ones, ()
+        queries=texts,
+        route_embeddings=embeddings,
+        gains=np.array(gains, float)[:, None],
+        weights=np.array(weights, float),
+        clicks=ones * clicks,
+        lines=ones,
+        events=(),
     )
 
 
 def test_few_or_doubtful_clicks_turn_nothing():
     rng = np.random.default_rng(0)
 
-    def believed(gains, min_clicks=30):
-        return estimate(evidence_of(gains, np.ones(len(gains))), np.arange(len(gains)), min_clicks).believed[0]
+    def significant(gains, min_clicks=30):
+        return estimate(evidence_of(gains, np.ones(len(gains))), np.arange(len(gains)), min_clicks).significant[0]
 
-    assert believed([0.5] * 19, min_clicks=1) == 0  # however large: too few queries
-    assert believed([0.5] * 25) == 0  # too few clicks
-    assert believed([0.5] * 25, min_clicks=25) == pytest.approx(0.5)
-    assert believed([0.0] * 99 + [1.0]) == 0  # one query alone
-    assert believed(rng.normal(0, 0.3, 200)) == 0
-    assert believed([0.005] * 500) == 0  # sure, but below what the choice of documents can feign
+    assert significant([0.5] * 19, min_clicks=1) == 0  # however large: too few queries
+    assert significant([0.5] * 25) == 0  # too few clicks
+    assert significant([0.5] * 25, min_clicks=25) == pytest.approx(0.5)
+    assert significant([0.0] * 99 + [1.0]) == 0  # one query alone
+    assert significant(rng.normal(0, 0.3, 200)) == 0
+    assert significant([0.005] * 500) == 0  # sure, but below what the choice of documents can feign
     for mean in (0.1, -0.1):
         gains = rng.normal(mean, 0.3, 500)
-        assert believed(gains) == pytest.approx(gains.mean() - gains.var(ddof=1) / len(gains) / gains.mean())
+        assert significant(gains) == pytest.approx(gains.mean() - gains.var(ddof=1) / len(gains) / gains.mean())
 
 
 def test_repeating_a_query_adds_no_evidence(model, index, tmp_path):
-    row = strangers(model, index, n=1)[0]
-    report = apply_feedback(far_from_everything(model), write(tmp_path / "l", [row] * 100), index)
-    assert (report.used, report.groups[0].queries, report.groups[0].heard, report.batch) == (100, 1, 1, "")
+    row = unfamiliar(model, index, n=1)[0]
+    report = apply_feedback(out_of_domain_model(model), write(tmp_path / "l", [row] * 100), index)
+    assert (report.used, report.groups[0].queries, report.groups[0].queries_with_signal, report.batch) == (
+        100,
+        1,
+        1,
+        "",
+    )
     assert "too little evidence: 1 queries" in report.groups[0].reason
 
 
 def test_what_the_pilots_know_is_only_overruled_by_the_opposite():
     def group(far, predicted):
-        return Group("g", far, np.arange(3), np.array(predicted), ())
+        return Group(name="g", out_of_domain=far, rows=np.arange(3), predicted=np.array(predicted), shown=())
 
     def found(believed):
-        return replace(estimate(evidence_of([0.1], [1]), [0], 1), believed=np.array(believed))
+        return replace(estimate(evidence_of([0.1], [1]), [0], 1), significant=np.array(believed))
 
-    assert credited(group(False, [0.2, -0.1]), found([0.05, 0.0])) is None
-    np.testing.assert_array_equal(credited(group(False, [0.2, -0.1]), found([-0.05, 0.0])), [-0.05, -0.1])
-    np.testing.assert_array_equal(credited(group(False, [0.2, -0.1]), found([0.1, 0.03])), [0.2, 0.03])
-    np.testing.assert_array_equal(credited(group(True, [0.2, -0.1]), found([0.0, 0.03])), [0.0, 0.03])
-    assert credited(group(True, [0.2, -0.1]), found([-0.3, 0.0])) is None
+    assert gains_to_apply(group(False, [0.2, -0.1]), found([0.05, 0.0])) is None
+    np.testing.assert_array_equal(gains_to_apply(group(False, [0.2, -0.1]), found([-0.05, 0.0])), [-0.05, -0.1])
+    np.testing.assert_array_equal(gains_to_apply(group(False, [0.2, -0.1]), found([0.1, 0.03])), [0.2, 0.03])
+    np.testing.assert_array_equal(gains_to_apply(group(True, [0.2, -0.1]), found([0.0, 0.03])), [0.0, 0.03])
+    assert gains_to_apply(group(True, [0.2, -0.1]), found([-0.3, 0.0])) is None
 
 
 def test_a_log_turns_routes_and_is_taken_back_to_the_last_bit(model, index, log, tmp_path):
-    far_from_everything(model).save_pretrained(tmp_path / "model")
+    out_of_domain_model(model).save_pretrained(tmp_path / "model")
     before = [(tmp_path / "model" / name).read_bytes() for name in ("pilots.safetensors", "pilots.json")]
     queries = [json.loads(line)["query"] for line in log.read_text().splitlines()]
     report = apply_feedback(model, log, index)
-    assert report.far_share == 1.0
-    assert report.groups[0].believed["gamma"] > 0
+    assert report.out_of_domain_share == 1.0
+    assert report.groups[0].significant["gamma"] > 0
     assert report.pilots == len(queries)
     space = model.library.space
     model.set_library(replace(model.library, space=replace(space, reject_threshold=-5.0, trust_threshold=-5.0)))
@@ -203,8 +214,8 @@ def test_a_log_turns_routes_and_is_taken_back_to_the_last_bit(model, index, log,
 
 
 def test_a_batch_in_the_middle_is_taken_back_alone(model, index, tmp_path):
-    rows = strangers(model, index, n=120)
-    far_from_everything(model)
+    rows = unfamiliar(model, index, n=120)
+    out_of_domain_model(model)
     first = apply_feedback(model, write(tmp_path / "1", rows[:60]), index)
     kept = model.library
     second = apply_feedback(model, write(tmp_path / "2", rows[60:]), index)
@@ -218,7 +229,7 @@ def test_a_batch_in_the_middle_is_taken_back_alone(model, index, tmp_path):
 
 
 def test_a_log_is_applied_once(model, index, log, tmp_path):
-    far_from_everything(model)
+    out_of_domain_model(model)
     batch = apply_feedback(model, log, index).batch
     with pytest.raises(FeedbackError, match=f"applied before, as batch {batch}"):
         apply_feedback(model, log, index)
@@ -233,8 +244,8 @@ def test_a_log_is_applied_once(model, index, log, tmp_path):
 
 
 def test_a_repeat_in_a_log_that_has_grown_is_new(model, index, tmp_path):
-    rows = strangers(model, index)
-    far_from_everything(model)
+    rows = unfamiliar(model, index)
+    out_of_domain_model(model)
     first = apply_feedback(model, write(tmp_path / "1", [*rows, rows[0], rows[0]]), index)
     assert (first.used, first.applied_before) == (62, 0)
     grown = [*rows, rows[0], rows[0], rows[0], rows[1]]
@@ -261,7 +272,7 @@ def test_feedback_outlives_experts_but_not_the_base(model, index, tmp_path):
 def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, built):
     from routerretriever import Collection
 
-    far_from_everything(model)
+    out_of_domain_model(model)
     plain = model.library
     report = apply_feedback(model, log, index)
     model.build_library([Collection.load(built / "collections" / "beta")])
@@ -335,12 +346,12 @@ def test_what_cannot_be_learnt_from_is_refused(model, index, tmp_path, checkpoin
         apply_feedback(model, tmp_path / "nowhere", index)
     with pytest.raises(LibraryError, match="routerretriever library MODEL"):
         apply_feedback(RouterRetriever.create(str(checkpoint), device="cpu"), log, index)
-    with pytest.raises(FeedbackError, match="on_error is one of stop, skip"):
+    with pytest.raises(FeedbackError, match="on_error='ignore'"):
         FeedbackConfig(on_error="ignore")
 
 
 def test_an_older_version_refuses_a_library_with_feedback(model, index, log, tmp_path, monkeypatch):
-    apply_feedback(far_from_everything(model), log, index)
+    apply_feedback(out_of_domain_model(model), log, index)
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setattr("routerretriever.routing.pilot_files.LIBRARY_FORMAT", 1)
     with pytest.raises((LibraryError, FormatError), match="Upgrade routerretriever"):
@@ -348,12 +359,12 @@ def test_an_older_version_refuses_a_library_with_feedback(model, index, log, tmp
 
 
 def test_the_report_says_how_and_where(model, index, tmp_path, log):
-    rows = strangers(model, index, n=30)
+    rows = unfamiliar(model, index, n=30)
     for row in rows:
         row["clicked"] = [row.pop("judged")[0]["id"]]
         row["query"] += " <b>"
     path = write(tmp_path / "clicks", rows)
-    report = apply_feedback(far_from_everything(model), path, index, FeedbackConfig(min_clicks=1000))
+    report = apply_feedback(out_of_domain_model(model), path, index, FeedbackConfig(min_clicks=1000))
     assert "Joachims" in report.estimator
     content = to_dict(report, "my-router")
     assert content["groups"][0]["commands"][0] == (
@@ -362,24 +373,26 @@ def test_the_report_says_how_and_where(model, index, tmp_path, log):
     page = write_report(report, tmp_path / "out", model="my-router").read_text()
     assert "You need an expert here" in page
     assert "the files that the collection &#39;alpha&#39; was indexed from" in page
-    assert "Do not believe gains on generated queries" in page
+    assert "Do not rely on gains on generated queries" in page
     assert "&lt;b&gt;" in page and " <b></li>" not in page
-    assert json.loads((tmp_path / "out" / "feedback.json").read_text())["far_share"] == 1.0
+    assert json.loads((tmp_path / "out" / "feedback.json").read_text())["out_of_domain_share"] == 1.0
     naive = apply_feedback(model, path, index, FeedbackConfig(position_bias=0.0, min_clicks=1000))
-    assert "NOT handled" in naive.estimator
+    assert "NOT corrected" in naive.estimator
     assert "no position bias" in apply_feedback(model, log, index).estimator
 
 
 def test_too_few_far_queries_tell_nothing(model, index, tmp_path):
-    rows = strangers(model, index, n=20)
+    rows = unfamiliar(model, index, n=20)
     for row in rows:
         row["clicked"] = [row.pop("judged")[0]["id"]]
-    far_from_everything(model)
+    out_of_domain_model(model)
     few = apply_feedback(model, write(tmp_path / "few", rows[1:] * 3), index)  # 57 lines, 19 queries
     assert to_dict(few, "m")["groups"][0]["commands"] == ()
-    assert "Too few to tell" in " ".join(summary(few)) and "far-1 (19, such as" in " ".join(summary(few))
+    assert "Too few queries to tell" in " ".join(summary(few)) and "out-of-domain-1 (19, such as" in " ".join(
+        summary(few)
+    )
     page = write_report(few, tmp_path / "out", model="m").read_text()
-    assert "You need an expert" not in page and "Too few to tell" in page
+    assert "You need an expert" not in page and "Too few queries to tell" in page
     enough = apply_feedback(model, write(tmp_path / "enough", rows), index)
     assert len(to_dict(enough, "m")["groups"][0]["commands"]) == 3
     assert "Too few" not in " ".join(summary(enough))
@@ -389,9 +402,9 @@ def test_the_commands_of_the_report_run(model, index, tmp_path, monkeypatch):
     """With the placeholder filled in; neither a shell nor an expert's name takes every collection's name."""
     monkeypatch.chdir(tmp_path)
     model.save_pretrained(tmp_path / "my router")
-    rows = strangers(model, index, n=20)
+    rows = unfamiliar(model, index, n=20)
     report = apply_feedback(
-        far_from_everything(model), write(tmp_path / "l", rows), index, FeedbackConfig(min_clicks=99)
+        out_of_domain_model(model), write(tmp_path / "l", rows), index, FeedbackConfig(min_clicks=99)
     )
     (group,) = report.groups
     group = replace(group, shown=("/help desk", *group.shown))
@@ -415,7 +428,7 @@ def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
         text: name for text, name, ok in zip(library.examples, library.sources, library.measured, strict=True) if ok
     }
     rows = [{"query": query, "shown": ["y"], "clicked": []} for query in known]
-    others = strangers(model, index, n=40)
+    others = unfamiliar(model, index, n=40)
     rows += others + others + others
     path = write(tmp_path / "log", rows)
     report = apply_feedback(model, path, index)
@@ -423,15 +436,15 @@ def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
     strange = {row["query"] for row in others} & abstained
     assert len(strange) > 10 and len(set(known) - abstained) > 10
     far_lines = sum(row["query"] in abstained for row in rows)
-    assert 0.2 < report.far_share < 0.8
-    assert report.far_share == pytest.approx(far_lines / len(rows))
+    assert 0.2 < report.out_of_domain_share < 0.8
+    assert report.out_of_domain_share == pytest.approx(far_lines / len(rows))
     assert sum(group.share for group in report.groups) == pytest.approx(1)
     log = read_log(path, model.fingerprint, index.lookup)
     evidence = measure(model, log, cosine=True, eta=1.0, clip=10.0)
     groups = make_groups(model.state.required_policy(), evidence)
     members = {group.name: [evidence.queries[row] for row in group.rows] for group in groups}
-    assert {query for group in groups if group.far for query in members[group.name]} == abstained
-    assert {group.name for group in groups if not group.far} <= {"alpha", "beta"}
+    assert {query for group in groups if group.out_of_domain for query in members[group.name]} == abstained
+    assert {group.name for group in groups if not group.out_of_domain} <= {"alpha", "beta"}
     placed = [(name, known[query]) for name in ("alpha", "beta") for query in members.get(name, ()) if query in known]
     assert np.mean([name == own for name, own in placed]) > 0.8
 
@@ -439,7 +452,7 @@ def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
 def far_evidence(model, sizes, shown=("alpha",)):
     """Queries in as many directions as there are sizes, by turns shown documents of the collections."""
     model.set_library(replace(model.library, space=PilotSpace.plain(len(model.library), 32)))
-    far_from_everything(model)
+    out_of_domain_model(model)
     rng = np.random.default_rng(0)
     points = np.concatenate([np.eye(32)[topic] * 6 + rng.normal(size=(n, 32)) for topic, n in enumerate(sizes)])
     n, events = len(points), []
@@ -447,7 +460,15 @@ def far_evidence(model, sizes, shown=("alpha",)):
         events.append((Event(row, row, f"q{row}", ((shown[row % len(shown)], "d"),), np.ones(1), judged=False),))
     ones = np.ones(n, np.int64)
     texts = tuple(f"q{row}" for row in range(n))
-    return Evidence(texts, points.astype(np.float32), np.zeros((n, 3)), np.ones(n), ones, ones, tuple(events))
+    return Evidence(
+        queries=texts,
+        route_embeddings=points.astype(np.float32),
+        gains=np.zeros((n, 3)),
+        weights=np.ones(n),
+        clicks=ones,
+        lines=ones,
+        events=tuple(events),
+    )
 
 
 @pytest.mark.parametrize(
@@ -464,7 +485,7 @@ def test_far_queries_are_divided_by_topic(model, sizes, found):
     evidence = far_evidence(model, sizes)
     groups = make_groups(model.state.required_policy(), evidence)
     assert [(group.name, len(group.rows)) for group in groups] == [
-        (f"far-{n}", k) for n, k in enumerate(found, start=1)
+        (f"out-of-domain-{n}", k) for n, k in enumerate(found, start=1)
     ]
     topics = np.repeat(np.arange(len(sizes)), sizes)
     if len(found) == len(sizes):
@@ -472,7 +493,7 @@ def test_far_queries_are_divided_by_topic(model, sizes, found):
 
 
 def test_large_topics_and_other_collections_are_divided_too(model):
-    policy = far_from_everything(model).state.required_policy()
+    policy = out_of_domain_model(model).state.required_policy()
     (one,) = make_groups(policy, far_evidence(model, [799]))
     assert len(one.rows) == 799
     policy = model.state.required_policy()
@@ -490,9 +511,9 @@ def test_equal_queries_are_one_topic(model):
 
 
 def test_of_a_long_log_the_last_lines_are_used(model, index, tmp_path, monkeypatch):
-    monkeypatch.setattr("routerretriever.feedback.core.MAX_LINES", 40)
-    rows = strangers(model, index, n=70)
-    far_from_everything(model)
+    monkeypatch.setattr("routerretriever.feedback.apply.MAX_LINES", 40)
+    rows = unfamiliar(model, index, n=70)
+    out_of_domain_model(model)
     report = apply_feedback(model, write(tmp_path / "1", rows), index)
     assert (report.lines, report.used, report.too_old, report.applied_before) == (70, 40, 30, 0)
     assert "30 too old" in summary(report)[0]
@@ -502,7 +523,7 @@ def test_of_a_long_log_the_last_lines_are_used(model, index, tmp_path, monkeypat
 
 
 def test_the_command_line(built, model, index, tmp_path, log):
-    far_from_everything(model).save_pretrained(tmp_path / "model")
+    out_of_domain_model(model).save_pretrained(tmp_path / "model")
 
     def run(*arguments, code=0):
         result = CliRunner().invoke(app, ["feedback", str(tmp_path / "model"), *map(str, arguments)])
@@ -513,7 +534,7 @@ def test_the_command_line(built, model, index, tmp_path, log):
     assert "60 pilots would be added" in run(*given, "--dry-run").stdout
     assert json.loads(run("--list", "--json").stdout) == {"batches": []}
     shown = run(*given, "--out", tmp_path / "out").stdout
-    assert "60 pilots added. Take them back" in shown
+    assert "60 pilots added. To undo" in shown
     assert (tmp_path / "out" / "feedback.html").exists()
     (batch,) = json.loads(run("--list", "--json").stdout)["batches"]
     assert (batch["pilots"], batch["lines"]) == (60, 60)
@@ -522,13 +543,13 @@ def test_the_command_line(built, model, index, tmp_path, log):
     assert json.loads(run("--undo", batch["id"], "--json").stdout)["undone"] == batch["id"]
     _, applied, undone = History(tmp_path / "model").entries
     assert [action["what"] for action in applied.actions] == ["feedback"]
-    assert applied.actions[0]["groups"]["far-1"]["gamma"] > 0
+    assert applied.actions[0]["groups"]["out-of-domain-1"]["gamma"] > 0
     assert undone.actions == ({"what": "feedback undone", "batch": batch["id"]},)
     told = CliRunner().invoke(app, ["experts", "log", str(tmp_path / "model")]).stdout
     assert f"learnt from feedback, batch {batch['id']}" in told  # a narrow console breaks the line after this
-    assert "(far-1: " in told
+    assert "(out-of-domain-1: " in told
     assert f"took back feedback batch {batch['id']}" in told
     assert "feedback:" not in told and "forgotten" not in told
     assert "Nothing to undo" in run("--undo", code=1).stderr
-    assert "Say which log" in run(log, code=1).stderr
+    assert "Name the log" in run(log, code=1).stderr
     assert "line 1: no query" in run(write(tmp_path / "bad", [{}]), "--index", built / "index", code=1).stderr

@@ -1,10 +1,10 @@
-"""``routerretriever feedback``: what people clicked or judged becomes pilots, and can be taken back."""
+"""``routerretriever feedback``: apply clicks and judgements to the pilot library, and undo it."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -29,38 +29,46 @@ def feedback(
     index: Annotated[str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")] = None,
     position_bias: Annotated[
         float,
-        typer.Option(min=0.0, max=3.0, help="eta: a document at rank r is looked at with 1 / r^eta. 0: no correction."),
+        typer.Option(
+            min=0.0,
+            max=3.0,
+            help="Exponent eta: rank r is seen with probability 1 / r^eta. 0: no correction.",
+        ),
     ] = 1.0,
-    clip: Annotated[float, typer.Option(min=1.0, help="Most that the correction lets a click weigh.")] = 10.0,
+    clip: Annotated[float, typer.Option(min=1.0, help="Largest weight of a click after the correction.")] = 10.0,
     min_clicks: Annotated[
-        int, typer.Option(min=1, help="A group of queries with fewer clicks (or relevant documents) changes nothing.")
+        int, typer.Option(min=1, help="Fewest clicks (or relevant documents) with which a group of queries is applied.")
     ] = 30,
     weight: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Of a logged query; one measured with judgements weighs 1.")
+        float, typer.Option(min=0.01, max=1.0, help="Weight of a logged query; one measured with judgements weighs 1.")
     ] = 0.5,
-    on_error: Annotated[str, typer.Option(help="At a line that cannot be used: stop, or skip it.")] = "stop",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and leave MODEL as it is.")] = False,
+    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="At an unusable line: stop, or skip it.")] = "stop",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only; do not change MODEL.")] = False,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Write an HTML page and JSON here.")] = None,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Take back the batch named after it; the last by default.")
-    ] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Show the batches that MODEL has.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo a batch: the one named, or the last.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the batches in MODEL.")] = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Update MODEL's pilot library with what users clicked or judged, and report what drifts away from it.
+    """Update MODEL's pilot library with clicks or judgements, and report out-of-domain queries.
 
-    The experts stay as they are. What a log added can be undone to the last bit.
+    The experts do not change. A batch can be undone to the last bit.
     """
     from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
     from routerretriever.feedback.report import to_dict, write_report
     from routerretriever.index.index import Index
 
-    config = FeedbackConfig(position_bias, clip, min_clicks, weight, on_error)
+    config = FeedbackConfig(
+        position_bias=position_bias,
+        clip=clip,
+        min_clicks=min_clicks,
+        weight=weight,
+        on_error=on_error,
+    )
     if undo and listed:
-        raise FeedbackError("Say either --undo or --list.")
+        raise FeedbackError("Give either --undo or --list, not both.")
     if not (undo or listed) and (log is None or index is None):
-        raise FeedbackError("Say which log and which index: routerretriever feedback MODEL LOG.jsonl --index INDEX")
+        raise FeedbackError("Name the log and the index: routerretriever feedback MODEL LOG.jsonl --index INDEX")
     if listed:
         _list(load_model(model, device), as_json)
         return
@@ -70,7 +78,7 @@ def feedback(
         if as_json:
             print_json({"model": str(model), "undone": gone})
         else:
-            say(f"Batch {gone} is taken back: the library is as it was without it.")
+            say(f"Batch {gone} was undone.")
         return
     with nullcontext(load_model(model, device)) if dry_run else changed_model(model, device) as loaded:
         report = apply_feedback(loaded, str(log), Index.open(str(index), loaded), config, progress=Bars())
@@ -114,4 +122,4 @@ def _show(report: FeedbackReport, model: str, dry_run: bool) -> None:
     if report.batch and dry_run:
         say(f"{report.pilots} pilots would be added.")
     elif report.batch:
-        say(f"{report.pilots} pilots added. Take them back: routerretriever feedback {model} --undo {report.batch}")
+        say(f"{report.pilots} pilots added. To undo: routerretriever feedback {model} --undo {report.batch}")

@@ -10,9 +10,8 @@ from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
 from routerretriever.evaluation.evaluate import Evaluation
+from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
 from routerretriever.version import __version__
-
-_SIGNIFICANT = 0.05
 
 
 def _points(value: float) -> str:
@@ -33,7 +32,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def _star(summary: dict[str, Any]) -> str:
-    return "*" if summary["p_vs_base"] < _SIGNIFICANT else ""
+    return "*" if summary["p_vs_base"] < SIGNIFICANCE_LEVEL else ""
 
 
 def write_report(evaluation: Evaluation, directory: Path, *, title: str) -> Path:

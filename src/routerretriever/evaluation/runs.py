@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import ir_measures
 import numpy as np
@@ -13,10 +12,6 @@ from numpy.typing import NDArray
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.kernels.exact_search import Vectors, top_k
-
-if TYPE_CHECKING:
-    pass
-
 
 MEASURES = {"nDCG@10": nDCG @ 10, "R@100": R @ 100, "RR@10": RR @ 10}
 GAIN_MEASURE = "nDCG@10"

@@ -1,13 +1,14 @@
-"""What an expert gains over the base, estimated on the documents that were shown.
+"""Estimate what each expert gains over the base on the documents that were shown.
 
-A log says nothing of documents that nobody saw. So every candidate ranks the shown documents alone, by the vectors
-that the index holds, and is measured by how high it puts those that were wanted, discounted as in nDCG@10.
+A log says nothing about documents that nobody saw. So every candidate ranks only the shown documents, by the
+vectors in the index, and is measured by how high it ranks those that were clicked or judged relevant, with the
+discount of nDCG@10.
 
-Clicks are fewer further down whatever stands there. The inverse propensity weighting of Joachims, Swaminathan and
-Schnabel (2017, arXiv 1608.04468) makes up for it: a click at rank r counts ``r ** eta`` times (their position-based
-model, with examination 1 / r ** eta), at most ``clip`` times, and the sum over a group of queries is normalised by
-the sum of the weights (self-normalised, after Swaminathan and Joachims 2015). Clicks that fall on any shown document
-alike cancel, since all candidates rank the same documents; they only make the estimate smaller.
+Lower ranks get fewer clicks whatever is shown there. The inverse propensity weighting of Joachims, Swaminathan and
+Schnabel (2017, arXiv 1608.04468) corrects this: a click at rank r counts ``r ** eta`` times (their position-based
+model, with examination 1 / r ** eta), at most ``clip`` times, and the sum over a group of queries is divided by
+the sum of the weights (self-normalised, after Swaminathan and Joachims 2015). Random clicks on any shown document
+cancel out, since all candidates rank the same documents; they only make the estimate smaller.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.evaluation.statistics import exceeds, ratio_of_sums
 from routerretriever.feedback.log import Event, Log
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import BASE
@@ -31,23 +32,21 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float64]
 DEPTH = 10
 MIN_QUERIES = 20
-"""Fewer queries of a group say nothing, whatever they say."""
-LEVEL = 0.05
-"""Of the one-sided test against no gain, for every expert."""
+"""A group with fewer queries with signal is never significant."""
 MIN_GAIN = 0.01
-"""Least gain (nDCG@10) that the lower end of an interval must reach: about what the choice of the shown documents can
-feign for a candidate that did not choose them."""
+"""Least gain (nDCG@10) that the lower end of an interval must reach: about as much as a candidate can seem to gain
+only because another one chose the shown documents."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Evidence:
-    """What a log says of n different queries; lines with the same query are averaged, so that none counts more.
+    """Gains on n different queries of a log; lines with the same query are averaged, so that each counts once.
 
     Attributes:
         queries: texts (n).
         route_embeddings: (n, d).
         gains: weighted utility of every expert minus the base's (n, E).
-        weights: that they are to be divided by (n,).
+        weights: of the queries, by whose sum a sum of gains is divided (n,).
         clicks: documents that were clicked or judged relevant (n,).
         lines: number of lines of each (n,).
         events: the lines of each (n).
@@ -62,24 +61,32 @@ class Evidence:
     events: tuple[tuple[Event, ...], ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Estimate:
-    """Gains of a group: estimated, their standard errors, and as far as they are believed; all (E,), 0 for not."""
+    """Gains of a group of queries.
+
+    Attributes:
+        gains: estimated gain of every expert (E,).
+        errors: standard errors of these (E,).
+        significant: gains that are significant, shrunk by their error; 0 for the others (E,).
+        queries: number of queries with signal: with a click or a relevant document.
+        clicks: number of clicked or relevant documents.
+    """
 
     gains: Matrix
     errors: Matrix
-    believed: Matrix
+    significant: Matrix
     queries: int
     clicks: int
 
 
 def discount(ranks: NDArray[np.int64]) -> Matrix:
-    """DCG's discount of ranks from 0, none beyond the tenth."""
+    """Return DCG's discount of ranks, counted from 0; it is 0 beyond the tenth."""
     return np.where(ranks < DEPTH, 1.0 / np.log2(ranks + 2.0), 0.0)
 
 
 def relevance(event: Event, eta: float, clip: float) -> tuple[Matrix, float]:
-    """What each shown document is worth (m,), and the weight of the whole line."""
+    """Return the utility of each shown document (m,), and the weight of the whole line."""
     if event.judged:
         ideal = float(np.sort(event.marks)[::-1] @ discount(np.arange(len(event.marks))))
         return event.marks / (ideal or 1.0), 1.0 if ideal else 0.0
@@ -109,7 +116,7 @@ def measure(
     worth = [relevance(event, eta, clip) for event in log.events]
     documents = [np.stack([log.vectors[key] for key in event.shown]) for event in log.events]
     if cosine:
-        documents = [block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12) for block in documents]
+        documents = [_unit(block) for block in documents]
     lines = np.array([len(events) for events in by_query.values()])
     utilities = []
     with (progress or Silent()).task("measure feedback", 1 + len(model.experts)) as task:
@@ -126,36 +133,41 @@ def measure(
     weights = np.zeros(len(texts))
     np.add.at(weights, [number[event.query] for event in log.events], [weight for _, weight in worth])
     return Evidence(
-        tuple(texts),
-        queries.route_embeddings(),
-        np.stack(utilities[1:], axis=1) - utilities[0][:, None],
-        weights / lines,
-        np.array([sum(event.evidence for event in events) for events in by_query.values()]),
-        lines,
-        tuple(map(tuple, by_query.values())),
+        queries=tuple(texts),
+        route_embeddings=queries.route_embeddings(),
+        gains=np.stack(utilities[1:], axis=1) - utilities[0][:, None],
+        weights=weights / lines,
+        clicks=np.array([sum(event.evidence for event in events) for events in by_query.values()]),
+        lines=lines,
+        events=tuple(map(tuple, by_query.values())),
     )
 
 
 def estimate(evidence: Evidence, rows: Sequence[int] | NDArray[np.int64], min_clicks: int) -> Estimate:
-    """Gains of a group of queries.
+    """Estimate the gains of a group of queries.
 
-    The ratio of summed gains to summed weights, its error by linearisation over queries. A gain is believed once that
-    end of its one-sided interval which lies nearer to zero is beyond ``MIN_GAIN``: no query turns a route by itself.
-    It is then credited by the share ``1 - (error / mean) ** 2`` (after James and Stein 1961), as the gains that the
-    router compares it with are: the end of the interval would lose against those of strange domains.
+    A significant gain is shrunk by ``1 - (error / gain) ** 2`` (after James and Stein 1961), as the gains that the
+    router compares it with are; the end of the interval would lose against those of other domains.
+
+    Args:
+        evidence: of the whole log.
+        rows: of the group.
+        min_clicks: with fewer clicked or relevant documents nothing is significant.
     """
     gains, weights = evidence.gains[rows], evidence.weights[rows]
-    heard, clicks = weights > 0, int(evidence.clicks[rows].sum())
-    n, total = int(heard.sum()), float(weights.sum())
-    if not n:
+    queries, clicks = int(np.count_nonzero(weights > 0)), int(evidence.clicks[rows].sum())
+    if not queries:
         nothing = np.zeros(gains.shape[1])
-        return Estimate(nothing, np.full_like(nothing, np.inf), nothing, 0, clicks)
-    mean = gains.sum(axis=0) / total
-    residuals = gains - weights[:, None] * mean
-    errors = np.sqrt((residuals**2).sum(axis=0) * n / max(n - 1, 1)) / total
-    nearer = np.sign(mean) * (np.abs(mean) - norm.ppf(1 - LEVEL) * errors)
-    enough = n >= MIN_QUERIES and clicks >= min_clicks
-    sure = enough & (np.sign(nearer) == np.sign(mean)) & (np.abs(nearer) >= MIN_GAIN)
+        infinite = np.full_like(nothing, np.inf)
+        return Estimate(gains=nothing, errors=infinite, significant=nothing, queries=0, clicks=clicks)
+    mean, errors = ratio_of_sums(gains, weights)
+    enough = queries >= MIN_QUERIES and clicks >= min_clicks
+    significant = enough & exceeds(mean, errors, MIN_GAIN)
     shrunk = np.zeros_like(mean)
-    shrunk[sure] = mean[sure] - errors[sure] ** 2 / mean[sure]
-    return Estimate(mean, errors, shrunk, n, clicks)
+    shrunk[significant] = mean[significant] - errors[significant] ** 2 / mean[significant]
+    return Estimate(gains=mean, errors=errors, significant=shrunk, queries=queries, clicks=clicks)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12))

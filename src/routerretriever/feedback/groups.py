@@ -1,12 +1,11 @@
-"""Traffic in groups: what the pilots know, by the collection they know it from, and what is far from all of them."""
+"""Group the queries of a log: in-domain ones by collection, out-of-domain ones by topic."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,85 +15,114 @@ from sklearn.metrics import silhouette_score
 
 from routerretriever.feedback.gains import Evidence
 from routerretriever.routing.abstention import NEIGHBOURS
+from routerretriever.routing.nearest_pilots import Similarities
 from routerretriever.routing.pilot_library import FEEDBACK
 from routerretriever.routing.policy import RoutingPolicy
 
 APART = 0.11
-"""Mean silhouette (Rousseeuw 1987) in the pilots' space from which on two halves of some far queries are two topics. No
-sample of one real collection's queries reached it, and clearly different collections did."""
+"""Mean silhouette (Rousseeuw 1987) in the pilots' space from which on two halves of out-of-domain queries are two
+topics. No sample of one real collection's queries reached it, and clearly different collections did."""
 TOPIC_QUERIES = 50
-"""A topic has so many: what it gains has to be told from noise without the others."""
+"""Least number of queries of a topic: its gain has to be told from noise without the others."""
 CLUSTER_QUERIES = 400
-"""A topic of more queries is divided into clusters of about so many: fewer cannot tell gains from noise."""
+"""A larger topic is divided into clusters of about this many queries: fewer cannot tell gains from noise."""
 MAX_CLUSTERS = 20
-"""Of the far queries of one collection into topics, and of a topic."""
+"""Most topics of the out-of-domain queries of one collection, and most clusters of a topic."""
 _SAMPLE = 1000  # queries of each half for the silhouette
 _BLOCK = 2048  # queries compared with the pilots at a time
 _TEMPERATURE = 0.1  # the gain router's own
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Group:
-    """Queries that are believed or not together.
+    """Queries that are applied together or not at all.
 
     Attributes:
-        name: the collection whose pilots are nearest; ``far-N`` for strangers.
-        far: no pilot knows them.
+        name: the collection whose pilots are nearest, or ``out-of-domain-N``.
+        out_of_domain: their in-domain scores are below the reject threshold.
         rows: of the evidence, those nearest to the centre first (n,).
-        predicted: mean gain the router predicts for every expert (E,).
+        predicted: mean gain that the router predicts for every expert (E,).
         shown: collections of the documents shown, most frequent first.
     """
 
     name: str
-    far: bool
+    out_of_domain: bool
     rows: NDArray[np.int64]
     predicted: NDArray[np.float64]
     shown: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Placed:
+    """n queries among the pilots: vectors in their space (n, d), predicted gains (n, E), scores, collections."""
+
+    vectors: NDArray[np.float32]
+    predicted: NDArray[np.float64]
+    in_domain_scores: NDArray[np.float32]
+    nearest: list[str]
+
+
 def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
-    """Divide the queries of a log; a query is far if its familiarity is below the library's own limit.
+    """Divide the queries of a log into groups.
 
-    That limit, :attr:`routerretriever.familiarity.PilotSpace.unsure`, is the one at which the router abstains.
+    A query is out of domain if its in-domain score is below
+    :attr:`~routerretriever.routing.abstention.PilotSpace.reject_threshold`, where the router abstains.
     """
-    placed = [_placed(policy, block) for block in torch.from_numpy(evidence.route_embeddings).split(_BLOCK)]
-    points, predicted, familiarity = (np.concatenate([block[part] for block in placed]) for part in (0, 1, 2))
-    nearest = [name for block in placed for name in block[3]]
-    far = familiarity < policy.router.space.reject_threshold
+    placed = _place(policy, torch.from_numpy(evidence.route_embeddings))
+    rejected = placed.in_domain_scores < policy.router.space.reject_threshold
     members: dict[str, list[int]] = {}
-    for row in np.flatnonzero(~far):
-        members.setdefault(nearest[row], []).append(int(row))
+    for row in np.flatnonzero(~rejected):
+        members.setdefault(placed.nearest[row], []).append(int(row))
 
-    def group(name: str, is_far: bool, rows: NDArray[np.int64]) -> Group:
-        centre = points[rows].mean(axis=0)
-        rows = rows[np.argsort(-(points[rows] @ centre), kind="stable")]
-        return Group(name, is_far, rows, predicted[rows].mean(axis=0), _shown(evidence, rows))
+    def group(name: str, rows: NDArray[np.int64], *, out_of_domain: bool) -> Group:
+        centre = placed.vectors[rows].mean(axis=0)
+        rows = rows[np.argsort(-(placed.vectors[rows] @ centre), kind="stable")]
+        return Group(
+            name=name,
+            out_of_domain=out_of_domain,
+            rows=rows,
+            predicted=placed.predicted[rows].mean(axis=0),
+            shown=_shown(evidence, rows),
+        )
 
-    known = [group(name, False, np.array(rows)) for name, rows in members.items()]
-    clusters = sorted(_clusters(points, np.flatnonzero(far), evidence), key=len, reverse=True)
-    return known + [group(f"far-{number}", True, rows) for number, rows in enumerate(clusters, start=1)]
+    groups = [group(name, np.array(rows), out_of_domain=False) for name, rows in members.items()]
+    clusters = sorted(_clusters(placed.vectors, np.flatnonzero(rejected), evidence), key=len, reverse=True)
+    for number, rows in enumerate(clusters, start=1):
+        groups.append(group(f"out-of-domain-{number}", rows, out_of_domain=True))
+    return groups
 
 
-def _placed(policy: RoutingPolicy, embeddings: torch.Tensor) -> tuple[Any, Any, Any, list[str]]:
-    """Points (n, d) in the pilots' space, predicted gains (n, E), familiarities (n,), and nearest collections (n)."""
-    similarities = policy.router.similarities(embeddings)
-    decision, nearest = policy.decide(embeddings), similarities.nearest(NEIGHBOURS)
-    sources, names = policy.library.sources, []
+def _place(policy: RoutingPolicy, embeddings: torch.Tensor) -> _Placed:
+    vectors, predicted, scores = [], [], []
+    nearest: list[str] = []
+    for block in embeddings.split(_BLOCK):
+        similarities = policy.router.similarities(block)
+        decision = policy.decide_by(similarities)
+        vectors.append(similarities.queries.numpy())
+        predicted.append(decision.scores[:, 2:].double().numpy())
+        scores.append(decision.in_domain_scores.numpy())
+        nearest += _nearest_collections(similarities, policy.library.sources)
+    return _Placed(
+        vectors=np.concatenate(vectors),
+        predicted=np.concatenate(predicted),
+        in_domain_scores=np.concatenate(scores),
+        nearest=nearest,
+    )
+
+
+def _nearest_collections(similarities: Similarities, sources: Sequence[str]) -> list[str]:
+    """Return the collection that the nearest pilots of each query vote for (n)."""
+    nearest, names = similarities.nearest(NEIGHBOURS), []
     for pilots, values in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True):
         votes: dict[str, float] = defaultdict(float)
         for pilot, value in zip(pilots, values, strict=True):
             votes[_plain(sources[pilot])] += math.exp(value / _TEMPERATURE)
         names.append(max(votes, key=votes.__getitem__))
-    return (
-        similarities.queries.numpy(),
-        decision.scores[:, 2:].double().numpy(),
-        decision.in_domain_scores.numpy(),
-        names,
-    )
+    return names
 
 
 def _plain(source: str) -> str:
-    """A group of earlier feedback keeps its name, with its batch so that it is told from a new one."""
+    """Return a readable name; a group of earlier feedback has its batch before its name."""
     return source.removeprefix(FEEDBACK).replace("/", " ") if source.startswith(FEEDBACK) else source
 
 
@@ -103,16 +131,19 @@ def _shown(evidence: Evidence, rows: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(name for name, _ in counts.most_common())
 
 
-def _clusters(points: NDArray[np.float32], far: NDArray[np.int64], evidence: Evidence) -> Iterator[NDArray[np.int64]]:
-    """Far queries by the collection that they were mostly shown, then by topic, and large topics by k-means."""
-    labels = np.array([(_shown(evidence, far[n : n + 1]) or ("",))[0] for n in range(len(far))], dtype=str)
+def _clusters(
+    points: NDArray[np.float32], rejected: NDArray[np.int64], evidence: Evidence
+) -> Iterator[NDArray[np.int64]]:
+    """Divide out-of-domain queries by the collection mostly shown, then by topic, and large topics by k-means."""
+    shown = [_shown(evidence, rejected[n : n + 1]) for n in range(len(rejected))]
+    labels = np.array([names[0] if names else "" for names in shown], dtype=str)
     for label in np.unique(labels):
-        for rows in _topics(points, far[labels == label]):
+        for rows in _topics(points, rejected[labels == label]):
             yield from _divided(points, rows, min(MAX_CLUSTERS, max(1, len(rows) // CLUSTER_QUERIES)))
 
 
 def _topics(points: NDArray[np.float32], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Bisect queries for as long as the halves lie apart and neither is too small to be believed."""
+    """Bisect queries while the halves are apart and neither is too small to be significant."""
     waiting, topics = [rows], list[NDArray[np.int64]]()
     while waiting:
         rows = waiting.pop()

@@ -1,4 +1,4 @@
-"""Show what a log did: a table for the terminal, and a folder with an HTML page and JSON."""
+"""Show the outcome of a log: a table for the terminal, and a folder with an HTML page and JSON."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
-from routerretriever.feedback.core import FeedbackReport, GroupReport
 from routerretriever.feedback.gains import MIN_QUERIES
+from routerretriever.feedback.outcome import FeedbackReport, GroupReport
 from routerretriever.version import __version__
 
 
 def feedback_table(report: FeedbackReport) -> Table:
-    """Groups of the traffic, and every expert's gain there as far as it is believed."""
+    """Return the groups of queries with every expert's estimated gain."""
     experts = list(report.groups[0].gains) if report.groups else []
-    table = Table("queries", "share", "clicks", *experts, "", title="Gain over base on what was shown (nDCG@10 points)")
+    table = Table(
+        "queries", "share", "clicks", *experts, "", title="Gain over base on the shown documents (nDCG@10 points)"
+    )
     for group in report.groups:
         cells = [_gain(group, name) for name in experts]
-        fate = "added" if group.added else "left out"
+        outcome = "applied" if group.applied else "not applied"
         table.add_row(
             f"{group.name} ({group.queries})",
             f"{100 * group.share:.0f}%",
             str(group.clicks),
             *cells,
-            f"{fate}: {group.reason}",
+            f"{outcome}: {group.reason}",
         )
     return table
 
@@ -41,16 +44,16 @@ def _gain(group: GroupReport, name: str) -> str:
 
 
 def _unserved(group: GroupReport) -> bool:
-    return group.far and not group.added
+    return group.out_of_domain and not group.applied
 
 
 def missing(group: GroupReport) -> bool:
-    """No pilot knows these queries, no expert serves them, and they are enough to say so."""
+    """Return whether the group is out of domain, no expert serves it, and it is large enough to say so."""
     return _unserved(group) and group.queries >= MIN_QUERIES
 
 
 def commands(group: GroupReport, model: str) -> tuple[str, ...]:
-    """What makes an expert for a group, with a placeholder for the documents that only the user has."""
+    """Return the commands that make an expert for a group; the placeholder DOCUMENTS is the user's to fill in."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", _served(group)).strip("-_") or "new"  # it becomes the expert's name
     made, model = f"{plain[:32]}-made", shlex.quote(model)
     return (
@@ -61,12 +64,12 @@ def commands(group: GroupReport, model: str) -> tuple[str, ...]:
 
 
 def advice(group: GroupReport) -> tuple[str, ...]:
-    """What the placeholder stands for, and how far the result is to be trusted."""
+    """Return what the placeholder stands for, and how far to trust the result."""
     return (
-        f"DOCUMENTS stands for the files that the collection '{_served(group)}' was indexed from, of which most "
-        "of what was shown is.",
-        "Do not believe gains on generated queries: judge some of the logged queries instead, make a test split of "
-        "them, and run routerretriever evaluate before you rely on the expert.",
+        f"Replace DOCUMENTS with the files that the collection '{_served(group)}' was indexed from; most of the "
+        "documents shown come from it.",
+        "Do not rely on gains on generated queries. Judge some of the logged queries, make a test split of them, and "
+        "run routerretriever evaluate before you use the expert.",
     )
 
 
@@ -75,24 +78,26 @@ def _served(group: GroupReport) -> str:
 
 
 def summary(report: FeedbackReport) -> list[str]:
-    """What the table does not say, in sentences."""
+    """Return what the table does not say, in sentences."""
     lines = [
         f"{report.used} of {report.lines} lines used, {len(report.problems)} refused, {report.applied_before} applied "
         f"before, {report.too_old} too old.",
-        f"Estimated by {report.estimator}; only documents that were shown count.",
-        f"{100 * report.far_share:.0f}% of the traffic is far from every pilot (familiarity below {report.limit:.3f}, "
-        "the library's own limit).",
+        f"Estimated by {report.estimator}; only shown documents count.",
+        f"{100 * report.out_of_domain_share:.0f}% of the lines are out of domain (in-domain score below the library's "
+        f"reject threshold, {report.reject_threshold:.3f}).",
     ]
     if few := [group for group in report.groups if _unserved(group) and not missing(group)]:
         told = ", ".join(f"{group.name} ({group.queries}, such as '{group.examples[0]}')" for group in few)
-        lines.append(f"Too few to tell whether they need an expert (under {MIN_QUERIES} different queries): {told}.")
+        lines.append(
+            f"Too few queries to tell whether they need an expert (under {MIN_QUERIES} different queries): {told}."
+        )
     if not report.batch:
-        lines.append("Nothing was added: the library is as it was, and these lines may be given again with more.")
+        lines.append("Nothing was applied: the library is unchanged. You may give these lines again in a longer log.")
     return lines
 
 
 def to_dict(report: FeedbackReport, model: str) -> dict[str, Any]:
-    """The document that ``--json`` prints."""
+    """Return the document that ``--json`` prints."""
     content = report.to_dict()
     for group, row in zip(report.groups, content["groups"], strict=True):
         row["commands"] = commands(group, model) if missing(group) else ()
@@ -100,7 +105,7 @@ def to_dict(report: FeedbackReport, model: str) -> dict[str, Any]:
 
 
 def write_report(report: FeedbackReport, directory: Path, *, model: str) -> Path:
-    """Write ``feedback.html`` and ``feedback.json``; answers where the page is."""
+    """Write ``feedback.html`` and ``feedback.json``, and return the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(to_dict(report, model), ensure_ascii=False, indent=2)
     (directory / "feedback.json").write_text(content + "\n", encoding="utf-8")
@@ -120,18 +125,19 @@ def write_report(report: FeedbackReport, directory: Path, *, model: str) -> Path
 
 
 def _cell(group: GroupReport, name: str) -> dict[str, str]:
-    value = group.believed[name]
-    return {"text": _gain(group, name), "kind": "up" if value > 0 else "down" if value < 0 else ""}
+    value = group.significant[name]
+    kind = {1: "up", -1: "down"}.get(int(np.sign(value)), "")
+    return {"text": _gain(group, name), "kind": kind}
 
 
 def _plot(report: FeedbackReport) -> str:
-    """Share of the traffic by group, where the ``plots`` extra is installed."""
+    """Return a plot of the lines by group, if the ``plots`` extra is installed."""
     try:
         import plotly.graph_objects as go
     except ImportError:
         return ""
     groups = report.groups
-    colours = ["#d9a441" if group.far else "#0a7d4f" for group in groups]
+    colours = ["#d9a441" if group.out_of_domain else "#0a7d4f" for group in groups]
     bars = go.Figure(
         go.Bar(x=[group.name for group in groups], y=[100 * group.share for group in groups], marker_color=colours)
     )
@@ -139,7 +145,7 @@ def _plot(report: FeedbackReport) -> str:
         template="plotly_white",
         height=360,
         yaxis_title="% of lines",
-        title="Traffic: known to the pilots (green) and far from all of them (yellow)",
+        title="Lines in domain (green) and out of domain (yellow)",
     )
     text: str = bars.to_html(full_html=False, include_plotlyjs=True)
     return text
