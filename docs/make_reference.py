@@ -15,46 +15,23 @@ from routerretriever.cli.app import app
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "routerretriever"
 MODULES = (
-    "model",
-    "collection",
-    "documents",
-    "training",
-    "pilots",
-    "routing",
-    "index",
-    "index_search",
-    "filters",
-    "maintenance",
-    "evaluation",
-    "report",
-    "export",
-    "hub",
-    "routing_quality",
-    "additions",
-    "updates",
-    "history",
-    "doctor",
-    "feedback.apply",
-    "synthesis.core",
-    "synthesis.report",
-    "synthesis.llm",
-    "synthesis.limits",
-    "synthesis.doc2query",
-    "synthesis.filters",
-    "cluster_index",
+    "synthesis",
+    "feedback",
+    "server",
+    "cluster.encode",
+    "cluster.vector_index",
     "integrations.langchain",
     "integrations.llama_index",
     "integrations.haystack",
     "integrations.mteb",
     "integrations.mcp_server",
-    "server.app",
-    "server.settings",
-    "bench.suite",
-    "bench.runner",
-    "progress",
+    "evaluation.report",
     "errors",
 )
-"""What others may build upon, in the order of the reference; every public name of these is documented."""
+"""What belongs to the public interface beside the names of the package itself, in the order of the reference.
+
+Of a folder the names in its ``__all__`` are documented, of a module all without an underscore.
+"""
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -160,8 +137,8 @@ def python_page() -> str:
     lines = [
         "# Python",
         "",
-        f"What `from {PACKAGE} import …` gives. What lies in its modules and may be used as well is on the page "
-        "[Modules](modules.md).",
+        f"What `from {PACKAGE} import …` gives. The folders that are public as well are on the page "
+        "[Folders](modules.md). Everything else may change without notice.",
     ]
     for name in package.exports or ():
         found = package.members.get(str(name))
@@ -171,15 +148,15 @@ def python_page() -> str:
 
 
 def modules_page() -> str:
-    """The public names of the modules that others may build upon, less those of the page before."""
+    """Return the page of the public folders: generating queries, learning from use, serving, frameworks, errors."""
     package = _package()
     exported = {str(name) for name in package.exports or ()}
-    lines = ["# Modules", "", "Names of the package itself are on the page [Python](python.md)."]
+    lines = ["# Folders", "", "Names of the package itself are on the page [Python](python.md)."]
     for module_name in MODULES:
         module = package[module_name]
         lines += ["", f"## {PACKAGE}.{module_name}", "", *_text(module)]
         for member in public_names(module):
-            if member.name in exported:
+            if member.name in exported and module_name != "errors":
                 lines += ["", f"`{member.name}`: see [Python](python.md#{_anchor(member.name)})."]
             else:
                 lines += ["", *_documented(member, name=member.name, level=3)]
@@ -191,7 +168,9 @@ def _package() -> Any:
 
 
 def public_names(module: Any) -> list[Any]:
-    """What a module defines without an underscore: classes, functions, documented constants."""
+    """Return what is public: of a folder the names in ``__all__``, of a module those without an underscore."""
+    if module.exports:
+        return [_resolved(module.members[str(name)]) for name in module.exports]
     return [
         member
         for member in module.members.values()
@@ -200,6 +179,10 @@ def public_names(module: Any) -> list[Any]:
         and not member.is_module
         and (member.is_class or member.is_function or member.has_docstring)
     ]
+
+
+def _resolved(member: Any) -> Any:
+    return member.final_target if member.is_alias else member
 
 
 def methods(found: Any) -> list[Any]:
@@ -215,6 +198,8 @@ def methods(found: Any) -> list[Any]:
 def _documented(found: Any, *, name: str, level: int = 2) -> list[str]:
     target = found.final_target if found.is_alias else found
     lines = ["#" * level + f" {name}", ""]
+    if target.is_module:
+        return [*lines, *_text(target), "", f"Its names are on the page [Folders](modules.md), under `{target.path}`."]
     if target.is_attribute:
         return [*lines, *(_text(target) if target.has_docstring else ["The version of the package."])]
     if target.is_class and "dataclass" not in " ".join(str(d.value) for d in target.decorators):
