@@ -1,8 +1,9 @@
 """Haystack's filters as conditions of our index.
 
-Haystack compares a field that a document does not have as ``None``: it differs from every value, is in no list, and
-is neither greater nor less than anything. In SQL such a comparison is neither true nor false, so the conditions made
-here ask for the field itself where that matters.
+Haystack compares a field that a document does not have as ``None``: it differs from every
+value, is in no list, and is neither greater nor less than anything. In SQL such a comparison
+is neither true nor false, so the conditions made here ask for the field itself where that
+matters.
 """
 
 from __future__ import annotations

@@ -97,15 +97,21 @@ def _revision(model: RouterRetriever) -> str:
 def training_datasets(model: RouterRetriever, known: Mapping[str, Iterable[str]]) -> set[str] | None:
     """Return the MTEB tasks that any part of this model was trained on; ``None`` if that is unknown."""
     base = set(known[BASE]) if BASE in known else _of_base(model.encoder.base.id)
-    names, told = set(base or ()), base is not None
-    for expert, info in model.experts.items():
-        told = told and bool(expert in known or info.collection)
-        # Generated queries were made of the documents of their source: its tasks are not zero-shot either.
-        own = _of_collections([*info.collection.split(", "), *info.source.split(", ")])
-        names |= set(known[expert]) if expert in known else own
-    library = model.library
-    names |= _of_collections((*library.collections(), *library.generated.values()) if library is not None else ())
-    return names if told else None
+    if base is None:
+        return None
+    names = set(base)
+    state = model.state
+    for expert, info in state.infos.items():
+        if expert in known:
+            names |= set(known[expert])
+        elif info.collection:
+            # Synthetic queries are made from the documents of their source, so its tasks are not zero-shot either.
+            names |= _of_collections([*info.collection.split(", "), *info.source.split(", ")])
+        else:
+            return None
+    if state.library is not None:
+        names |= _of_collections((*state.library.collections(), *state.library.generated.values()))
+    return names
 
 
 def _of_base(name: str) -> set[str] | None:
@@ -117,10 +123,11 @@ def _of_base(name: str) -> set[str] | None:
 
 def _of_collections(names: Iterable[str]) -> set[str]:
     """Return the tasks of MTEB that are these collections; one that is none of them keeps its name."""
-    tasks, found = _tasks(), set()
+    tasks = _tasks()
+    found: set[str] = set()
     for name in filter(None, names):
-        parts = (_folded(part) for part in re.split(r"[/:]", name))
-        found |= set().union(*(tasks.get(part, ()) for part in parts)) or {name}
+        parts = [_folded(part) for part in re.split(r"[/:]", name)]
+        found |= set[str]().union(*(tasks.get(part, ()) for part in parts)) or {name}
     return found
 
 

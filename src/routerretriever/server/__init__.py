@@ -1,4 +1,4 @@
-"""The service: an OpenAI-compatible embeddings endpoint, search, routing, and a page to see it at work."""
+"""The service: OpenAI-compatible embeddings, search, routing, and a page that shows them."""
 
 from routerretriever.server.app import create_app
 from routerretriever.server.run import serve

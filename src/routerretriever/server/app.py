@@ -37,7 +37,7 @@ health = APIRouter(tags=["health"])
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application; model and index are loaded while it already answers /health."""
+    """Return the ASGI application; it answers /health while model and index are loaded."""
     engine = Engine(settings)
     app = FastAPI(
         title="RouterRetriever",
@@ -94,7 +94,7 @@ def _load(engine: Engine) -> None:
 
 
 async def model_is_ready(request: Request) -> None:
-    """Refuse what needs the model while it is not there.
+    """Refuse what needs the model while it is not loaded.
 
     Raises:
         ApiError: 503.
@@ -107,19 +107,19 @@ async def model_is_ready(request: Request) -> None:
 
 @health.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    """The page."""
+    """Return the page."""
     return FileResponse(PAGE / "index.html")
 
 
-@health.get("/health", summary="Whether the process lives")
+@health.get("/health", summary="Whether the process is alive")
 async def alive() -> Status:
-    """Answers as soon as the server listens."""
+    """Answer as soon as the server listens."""
     return Status(status="alive")
 
 
 @health.get("/ready", summary="Whether model and index are loaded", responses=responses())
 async def ready(_: Annotated[None, Depends(model_is_ready)]) -> Status:
-    """503 until model and index are loaded."""
+    """Answer 503 until model and index are loaded."""
     return Status(status="ready")
 
 
@@ -131,6 +131,6 @@ async def ready(_: Annotated[None, Depends(model_is_ready)]) -> Status:
     dependencies=[Depends(client_may_read)],
 )
 async def metrics(request: Request) -> Response:
-    """Requests, latencies of queue, encode, route and search, batches, queries by expert, abstentions, gains."""
+    """Return requests, latencies, batches, queries by expert, abstentions and predicted gains."""
     engine: Engine = request.app.state.engine
     return Response(engine.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -69,16 +69,17 @@ class BatchEncoder:
         return results
 
     def _encode_queries(self, rows: Sequence[Row]) -> Sequence[Any]:
-        candidates = self._model.state.candidates
-        present = [row for row in rows if row.expert is None or row.expert in candidates]
-        encoded = iter(self._encode_present(present) if present else ())
-        # An expert may have been removed after its request was looked at.
-        return [
-            next(encoded)
-            if row.expert is None or row.expert in candidates
-            else ExpertError(f"There is no expert '{row.expert}' any more.")
-            for row in rows
-        ]
+        known = {None, *self._model.state.candidates}
+        present = [row for row in rows if row.expert in known]
+        if len(present) == len(rows):
+            return self._encode_present(rows)
+
+        # An expert was removed after its request was checked.
+        encoded: list[Any] = list(self._encode_present(present)) if present else []
+        for number, row in enumerate(rows):
+            if row.expert not in known:
+                encoded.insert(number, ExpertError(f"The expert '{row.expert}' was removed meanwhile."))
+        return encoded
 
     def _encode_present(self, rows: Sequence[Row]) -> list[Encoded]:
         batch = self._model.encode_routed([row.content for row in rows], [row.expert for row in rows])

@@ -34,13 +34,15 @@ class Guard:
     """ASGI middleware around the application."""
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
-        self.app, self.engine = app, engine
+        self.app = app
+        self.engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started = time.perf_counter()
+        status = 0
 
         async def send_noting(message: Message) -> None:
             nonlocal status
@@ -65,7 +67,8 @@ class Guard:
             self._count(scope, status or 500, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
-        headers, settings = Headers(scope=scope), self.engine.settings
+        headers = Headers(scope=scope)
+        settings = self.engine.settings
         # Without a key, a page of another site could have a browser ask this server under a name of its own.
         host = _PORT.sub("", headers.get("host", ""))
         if settings.is_loopback and not settings.api_keys and host not in _LOOPBACK_NAMES:
@@ -76,8 +79,9 @@ class Guard:
         return None
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Reads no more of a body than the limit, whatever its headers say."""
-        read, most = 0, self._most_bytes(scope)
+        """Read no more of a body than the limit, whatever its headers say."""
+        read = 0
+        most = self._most_bytes(scope)
 
         async def receive_bounded() -> Message:
             nonlocal read
@@ -139,7 +143,7 @@ def _token(request: Request) -> str:
 
 
 def _is_among(token: str, keys: Iterable[str]) -> bool:
-    """Compares with every key in constant time; digests, so that lengths tell nothing either."""
+    """Compare with every key in constant time; digests hide the lengths too."""
     given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
     same = [hmac.compare_digest(given, hashlib.sha256(key.encode()).digest()) for key in keys]
     return any(same)

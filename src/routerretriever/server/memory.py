@@ -14,7 +14,7 @@ _EVERY = 30.0  # seconds; a trim keeps allocations waiting for some tens of mill
 
 
 async def keep_trimming() -> None:
-    """Trim the heap again and again, until cancelled."""
+    """Trim the heap at intervals, until cancelled."""
     while True:
         await asyncio.sleep(_EVERY)
         await asyncio.to_thread(trim)

@@ -20,7 +20,11 @@ _MINUTES = 60
 
 
 class Metrics:
-    """The counters of one server, in a registry of their own; ``replica``, where it has a name, labels all of them."""
+    """The figures of one server, in a registry of their own.
+
+    Args:
+        replica: the server's name where several answer as one; a label of every figure.
+    """
 
     def __init__(self, replica: str = "") -> None:
         self._replica = replica
@@ -59,7 +63,7 @@ class Metrics:
         self.served = LastHour()
 
     def batch(self, facts: BatchFacts) -> None:
-        """Note one forward pass."""
+        """Count one forward pass."""
         self.batch_rows.observe(facts.rows)
         self.stages.labels("encode").observe(facts.seconds)
         queue = self.stages.labels("queue")
@@ -67,7 +71,7 @@ class Metrics:
             queue.observe(seconds)
 
     def routed(self, batch: RoutedVectors, pinned: list[bool]) -> None:
-        """Note what encoded the queries of one batch."""
+        """Count what encoded the queries of one batch."""
         counts = Counts(batch.experts)
         for expert, count in counts.items():
             self.queries.labels(expert).inc(count)
@@ -110,7 +114,7 @@ class LastHour:
         self._lock = threading.Lock()
 
     def add(self, counts: Counts[str], minute: int | None = None) -> None:
-        """Note some queries; ``minute`` is for tests."""
+        """Count some queries; ``minute`` is for tests."""
         minute = int(time.monotonic() // 60) if minute is None else minute
         with self._lock:
             if not self._buckets or self._buckets[-1][0] != minute:

@@ -39,7 +39,8 @@ class PilotMap:
     @classmethod
     def draw(cls, policy: RoutingPolicy) -> Self:
         """Lay out a sample of the pilots so that those near in the router's space are near each other."""
-        library, router = policy.library, policy.router
+        library = policy.library
+        router = policy.router
         rows = _sample(np.array(library.sources), library.measured)
         vectors = router.vectors.exact[torch.from_numpy(rows)].cpu().numpy()
         places = _layout(vectors)

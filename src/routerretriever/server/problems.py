@@ -1,4 +1,4 @@
-"""Every answer that is not a success, as OpenAI's error object."""
+"""Give every answer that is not a success the form of OpenAI's error object."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from routerretriever.errors import (
 )
 from routerretriever.server.batching import Closed, Overloaded
 from routerretriever.server.schemas.common import MANY, ONE
-from routerretriever.server.schemas.embeddings import TOKEN_LISTS, TOKENS
+from routerretriever.server.schemas.embeddings import ID_LISTS, IDS
 from routerretriever.server.schemas.errors import ErrorAnswer
 
 # How pydantic names the kinds of value that a field may have: no part of what a client has written.
-_KINDS = frozenset({ONE, MANY, TOKENS, TOKEN_LISTS, "str", "int", "float", "bool"})
+_KINDS = frozenset({ONE, MANY, IDS, ID_LISTS, "str", "int", "float", "bool"})
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -51,11 +51,15 @@ class ApiError(Exception):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
 
 
 def answer(error: ApiError) -> JSONResponse:
-    """The answer that an error becomes."""
+    """Return the answer that an error becomes."""
     kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     headers: dict[str, str] = {}
     if error.retry_after is not None:
@@ -69,7 +73,7 @@ def answer(error: ApiError) -> JSONResponse:
 
 
 def from_exception(error: Exception) -> ApiError:
-    """What a client is told of an error of the package."""
+    """Return what a client is told of an error of the package."""
     match error:
         case ApiError():
             return error
@@ -94,7 +98,7 @@ def from_exception(error: Exception) -> ApiError:
             return ApiError(503, str(error), code="storage", retry_after=60)
         case RouterRetrieverError():
             return ApiError(400, str(error))
-    return ApiError(500, "The server failed at this request; its log says why.", code="internal_error")
+    return ApiError(500, "The server failed to answer this request. See its log.", code="internal_error")
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
@@ -139,13 +143,13 @@ def install(app: FastAPI) -> None:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's list of an endpoint's unhappy answers; those that every endpoint may give are added."""
+    """Return OpenAPI's list of an endpoint's errors; those that every endpoint may give are added."""
     texts = {
         400: "The request cannot be carried out.",
         401: "A key is needed.",
         403: "This key may not do that.",
-        404: "There is no such thing.",
-        409: "It is there already.",
+        404: "It does not exist.",
+        409: "It exists already.",
         413: "Over a limit of the server.",
         422: "A field is wrong.",
         429: "Busy: try again after `Retry-After` seconds.",

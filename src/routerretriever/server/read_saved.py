@@ -91,11 +91,13 @@ def _read(folder: Path, encoder: RoutedEncoder, version: SavedVersion) -> Saved:
         raise ModelError(f"The model in {folder} has other layers for its experts now. Restart the server.")
     state = read_state(folder, info, encoder.lora_layers, encoder.fingerprint)
     at_hand = encoder.state.experts
-    experts, fresh = {}, []
+    experts: dict[str, Adapter] = {}
+    fresh: list[str] = []
     for name, adapter in state.experts.items():
-        unchanged = name in at_hand and _same(adapter, at_hand[name])
-        experts[name] = at_hand[name] if unchanged else adapter
-        if not unchanged:
+        if name in at_hand and _same(adapter, at_hand[name]):
+            experts[name] = at_hand[name]
+        else:
+            experts[name] = adapter
             fresh.append(name)
     return Saved(version=version, state=replace(state, experts=experts), fresh=tuple(fresh))
 

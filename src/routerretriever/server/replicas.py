@@ -43,14 +43,15 @@ TARGET_ONGOING_REQUESTS = 16
 
 _START_SECONDS = 600.0
 _CONSTRUCTIONS = 3  # a replica that fails so often while the application starts fails the start
-_UPSCALE_SECONDS, _DOWNSCALE_SECONDS = 5.0, 120.0
+_UPSCALE_SECONDS = 5.0
+_DOWNSCALE_SECONDS = 120.0
 _HEALTH_SECONDS = 2.0  # between two looks; a dead process is noticed at the next
 _MORE_REQUESTS = 64  # beyond those that may wait for the encoder: answered with 429, or in need of no encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """How many replicas; between two numbers as many as the length of their queues asks for.
+    """How many replicas to run; between two numbers the length of their queues decides.
 
     Raises:
         ServerError: not 1 ≤ least ≤ most.
@@ -61,7 +62,7 @@ class Replicas:
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:
-            raise ServerError(f"There cannot be {self.least} to {self.most} replicas. Give N, or MIN-MAX, from 1 on.")
+            raise ServerError(f"There cannot be {self.least} to {self.most} replicas. Give N, or MIN-MAX, at least 1.")
 
     @classmethod
     def parse(cls, text: str) -> Replicas:
@@ -73,7 +74,7 @@ class Replicas:
         found = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", text.strip())
         if found is None:
             raise ServerError(
-                f"'{text}' is no number of replicas. Give N, or MIN-MAX to follow the length of the queue."
+                f"'{text}' is not a number of replicas. Give N, or MIN-MAX to follow the length of the queue."
             )
         return cls(int(found[1]), int(found[2] or found[1]))
 
@@ -104,7 +105,7 @@ def serve_replicas(
 
 @contextmanager
 def running(settings: Settings, *, cluster: str, replicas: Replicas) -> Iterator[None]:
-    """The replicas, while a block runs; see :func:`serve_replicas`."""
+    """Run the replicas while a block runs; see :func:`serve_replicas`."""
     read_model_info(settings.model)
     if settings.index is not None and not exists(settings.index):
         raise ServerError(f"There is no index at {settings.index}. Make one: routerretriever index MODEL INDEX …")
@@ -131,7 +132,7 @@ def _connect(stack: ExitStack, settings: Settings, cluster: str, replicas: Repli
 
 
 def _options(settings: Settings, replicas: Replicas) -> dict[str, Any]:
-    """The deployment's, with what a replica takes of its node.
+    """Return the deployment's options, with the resources of a replica.
 
     Raises:
         ServerError: the cluster has no room for as many as there must be at least.
@@ -166,7 +167,7 @@ def _options(settings: Settings, replicas: Replicas) -> dict[str, Any]:
 
 
 def _check_place(settings: Settings) -> None:
-    """On a cluster that serves already, only a free place on its own port will do.
+    """Check that a cluster that serves already has a free place on its port.
 
     Raises:
         ServerError: there is none.
@@ -219,10 +220,12 @@ def _stop(*, mine: bool) -> None:
 
 
 def _last_line(message: str) -> str:
-    """Of a traceback, what was wrong."""
+    """Return what was wrong, from the last line of a traceback."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("routerretriever.errors.")]
-    return own[-1].partition(": ")[2] if own else lines[-1] if lines else "its log says why."
+    if own:
+        return own[-1].partition(": ")[2]
+    return lines[-1] if lines else "See its log."
 
 
 @contextmanager

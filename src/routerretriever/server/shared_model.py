@@ -27,7 +27,7 @@ LOG = logging.getLogger("routerretriever.server")
 
 
 class SharedModel:
-    """The experts of a model whose folder other processes change as well; belongs to the event loop.
+    """The experts of a model whose folder other processes change too; belongs to the event loop.
 
     Args:
         model: as it was loaded.

@@ -1,4 +1,4 @@
-"""Documents that come and go."""
+"""Endpoints that add and delete documents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(clien
 
 @router.post("/documents", summary="Add or replace documents", responses=responses(400, 401, 403, 413, 422, 429))
 async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
-    """Encodes documents with the base and stores them, in the place of those of the same collection and id."""
+    """Encode documents with the base and store them; each replaces the one of the same collection and id."""
     engine: Engine = request.app.state.engine
     most = engine.settings.limits.documents
     if len(body.documents) > most:
@@ -35,7 +35,7 @@ async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
 
 @router.delete("/documents", summary="Delete documents", responses=responses(400, 401, 403, 413, 422))
 async def delete(body: DeleteRequest, request: Request) -> DeleteAnswer:
-    """Deletes by id; unknown ids are ignored."""
+    """Delete documents by id; unknown ids are ignored."""
     engine: Engine = request.app.state.engine
     deleted, total = await engine.documents.delete(body.ids, body.collection)
     return DeleteAnswer(deleted=deleted, documents=total)

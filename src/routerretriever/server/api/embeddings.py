@@ -1,4 +1,4 @@
-"""OpenAI's endpoints."""
+"""OpenAI's endpoints: embeddings and models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1", tags=["embeddings"])
     responses=responses(400, 401, 404, 413, 422, 429),
 )
 async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
-    """OpenAI's endpoint. `model` says what encodes queries; documents are always the base's."""
+    """Encode texts. `model` says what encodes queries; documents are always encoded by the base."""
     engine: Engine = request.app.state.engine
     texts = _texts(body.input, engine.model.encoder.tokenizer)
     await engine.encoder.checked_candidate(body.model)
@@ -54,7 +54,7 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
 
 @router.get("/models", summary="What may encode queries", responses=responses(401))
 async def models(request: Request) -> ModelsAnswer:
-    """`routed`, `base`, `merged` and every expert."""
+    """List `routed`, `base`, `merged` and every expert."""
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
     names = (ROUTED, *engine.model.state.candidates)

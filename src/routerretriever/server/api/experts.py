@@ -1,4 +1,4 @@
-"""Experts that come and go while the server runs."""
+"""Endpoints that list, add and remove experts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_CONFIG = 64 * 2**10
 
 @router.get("/experts", summary="The experts", responses=responses(401))
 async def experts(request: Request) -> ExpertsAnswer:
-    """What each was trained on, its held-out gain, and how many queries it served in the last hour."""
+    """Say what each was trained on, its held-out gain, and how many queries it served in the last hour."""
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
     return await _listing(engine)
@@ -51,7 +51,7 @@ async def add(
     ] = None,
     trust_base: Annotated[bool, Form(description="Accept an adapter that names another base.")] = False,
 ) -> ExpertsAnswer:
-    """Adds an adapter that plain PEFT trained. Requests in flight finish on the experts they began with."""
+    """Add an adapter that plain PEFT trained. Requests in flight finish on the experts they began with."""
     engine: Engine = request.app.state.engine
     try:
         check_expert_name(name)
@@ -72,7 +72,7 @@ async def add(
     dependencies=[Depends(client_may_change)],
 )
 async def remove(name: str, request: Request) -> ExpertsAnswer:
-    """Removes an expert and its column of the library. Requests in flight finish on the experts they began with."""
+    """Remove an expert and its gains. Requests in flight finish on the experts they began with."""
     engine: Engine = request.app.state.engine
     await engine.experts.remove(name)
     return await _listing(engine)

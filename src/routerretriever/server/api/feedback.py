@@ -1,4 +1,4 @@
-"""What people clicked or judged, kept for ``routerretriever feedback``."""
+"""The endpoint that keeps what people clicked or judged, for ``routerretriever feedback``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
     responses=responses(400, 401, 413, 422),
 )
 async def feedback(body: FeedbackRequest, request: Request) -> Status:
-    """Appends one line to the server's feedback log; nothing is learnt from it until `routerretriever feedback`."""
+    """Append one line to the server's feedback log; `routerretriever feedback` learns from it later."""
     engine: Engine = request.app.state.engine
     row = body.model_dump(exclude_none=True) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
     line = orjson.dumps(row)

@@ -1,4 +1,4 @@
-"""Search, and what the router thinks of a query."""
+"""Endpoints that search, explain routes and draw the map."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
     responses=responses(400, 401, 404, 413, 422, 429),
 )
 async def search(body: SearchRequest, request: Request) -> Response:
-    """Routes every query, or encodes it with a pinned expert, and searches the index by vectors, words or both."""
+    """Route every query, or encode it with a pinned expert, and search by vectors, words or both."""
     engine: Engine = request.app.state.engine
     answers = await engine.queries.search(
         body.queries,
@@ -44,7 +44,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
 
 @router.post("/route", summary="Say where queries go, and why", responses=responses(400, 401, 413, 422, 429))
 async def route(body: RouteRequest, request: Request) -> RouteAnswer:
-    """Predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
+    """Return predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
     engine: Engine = request.app.state.engine
     found = await engine.queries.route(body.queries, body.pilots)
     return RouteAnswer.model_validate({"routes": [route.to_dict() | {"position": place} for route, place in found]})
@@ -52,7 +52,7 @@ async def route(body: RouteRequest, request: Request) -> RouteAnswer:
 
 @router.get("/map", summary="Pilots in two dimensions", responses=responses(400, 401))
 async def pilot_map(request: Request) -> MapAnswer:
-    """A sample of pilots and training queries; drawn when it is first asked for, which takes some seconds."""
+    """Return a sample of pilots and training queries; the first request takes some seconds."""
     engine: Engine = request.app.state.engine
     drawn = await engine.queries.pilot_map()
     scores: Literal["gain", "similarity"] = "gain" if drawn.policy.router.knows_base else "similarity"

@@ -12,7 +12,8 @@ MAX_NAME = 200
 MAX_ID = 1024
 
 # What a text or a list of texts is called where an error says which part of a field is wrong.
-ONE, MANY = "one", "many"
+ONE = "one"
+MANY = "many"
 
 
 def _without_half_characters(text: str) -> str:

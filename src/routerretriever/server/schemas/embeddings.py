@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.server.schemas.common import MANY, ONE, FilledText, Name
 
-TOKENS, TOKEN_LISTS = "tokens", "token_lists"
+IDS = "ids"
+ID_LISTS = "id_lists"
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 InputType = Literal["query", "document"]
@@ -22,8 +23,8 @@ def _kind_of_input(given: Any) -> str:
         return ONE
     first = given[0] if given else ""
     if isinstance(first, list):
-        return TOKEN_LISTS
-    return TOKENS if isinstance(first, int) else MANY
+        return ID_LISTS
+    return IDS if isinstance(first, int) else MANY
 
 
 def _default(default: str, kind: Any) -> BeforeValidator:
@@ -42,8 +43,8 @@ class EmbeddingsRequest(BaseModel):
     input: Annotated[
         Annotated[FilledText, Tag(ONE)]
         | Annotated[Annotated[list[FilledText], Field(min_length=1)], Tag(MANY)]
-        | Annotated[TokenIds, Tag(TOKENS)]
-        | Annotated[Annotated[list[TokenIds], Field(min_length=1)], Tag(TOKEN_LISTS)],
+        | Annotated[TokenIds, Tag(IDS)]
+        | Annotated[Annotated[list[TokenIds], Field(min_length=1)], Tag(ID_LISTS)],
         Discriminator(_kind_of_input),
     ] = Field(
         description="A text, a list of texts, or one or more lists of token ids of the base's tokenizer.",

@@ -1,0 +1,34 @@
+"""One batch: queries, documents, and what went wrong."""
+
+import numpy as np
+import pytest
+
+from routerretriever import RouterRetriever
+from routerretriever.errors import ExpertError
+from routerretriever.server.batching import Row
+from routerretriever.server.encode_batch import BatchEncoder
+from routerretriever.server.metrics import Metrics
+
+
+@pytest.fixture(scope="module")
+def model(built):
+    return RouterRetriever.from_pretrained(built / "model", device="cpu").eval()
+
+
+def row(content, kind="query", expert=None):
+    return Row(content=content, kind=kind, expert=expert, cost=5)
+
+
+def test_an_expert_that_was_removed_meanwhile_fails_its_own_rows(model):
+    rows = [row("word1"), row("word2", expert="gone"), row("word3", "document"), row("word4", expert="alpha")]
+    routed, gone, document, pinned = BatchEncoder(model, Metrics())(rows, 1)
+    assert isinstance(gone, ExpertError) and "'gone'" in str(gone)
+    assert (document.expert, pinned.expert) == ("base", "alpha")
+    np.testing.assert_allclose(routed.vector, model.encode_query(["word1"])[0], atol=1e-5)
+    np.testing.assert_allclose(document.vector, model.encode_document(["word3"])[0], atol=1e-5)
+    np.testing.assert_allclose(pinned.vector, model.encode_query(["word4"], expert="alpha")[0], atol=1e-5)
+
+
+def test_only_experts_that_were_removed(model):
+    (gone,) = BatchEncoder(model, Metrics())([row("word1", expert="gone")], 1)
+    assert isinstance(gone, ExpertError)
