@@ -7,7 +7,6 @@ PACKAGE = "routerretriever"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # (module, imported): imports inside functions that are still to go.
 OPEN = {
-    ("feedback.core", "feedback.gains"),
     ("index.index", "cluster.encode"),
     ("index.index", "model"),
     ("index.maintenance", "cluster.vector_index"),
