@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever.evaluation.evaluate import Evaluation, evaluate
     from routerretriever.experts.add import add_expert
     from routerretriever.experts.check_harm import check_expert
-    from routerretriever.experts.compare import diff_experts, merge_experts
+    from routerretriever.experts.combine import merge_experts
+    from routerretriever.experts.compare import diff_experts
     from routerretriever.experts.train import train_expert
     from routerretriever.experts.training_config import TrainingConfig
     from routerretriever.feedback import apply_feedback
@@ -43,7 +44,7 @@ _MODULE_OF = {
     "add_expert": "experts.add",
     "check_expert": "experts.check_harm",
     "diff_experts": "experts.compare",
-    "merge_experts": "experts.compare",
+    "merge_experts": "experts.combine",
     "examine": "doctor",
     "History": "storage.history",
     "push_model": "sharing.hub_upload",

@@ -16,7 +16,7 @@ import routerretriever.encoder.base_models
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.cli.app import app
 from routerretriever.data.document import Document
-from routerretriever.experts.check_harm import HarmReport
+from routerretriever.experts.harm_report import HarmReport
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "demo"))

@@ -11,7 +11,8 @@ from routerretriever import Collection, RouterRetriever, add_expert, train_exper
 from routerretriever.cli import experts as cli_experts
 from routerretriever.errors import ExpertError, FingerprintError, HarmError, LibraryError
 from routerretriever.evaluation.runs import ndcg_at_10
-from routerretriever.experts import check_harm as additions
+from routerretriever.experts import check_harm
+from routerretriever.experts import cross_validated_weights as cross_validation
 from routerretriever.experts.check_harm import check_expert
 
 
@@ -68,15 +69,15 @@ def test_an_expert_that_fools_the_router_is_refused(model, made):
     np.testing.assert_array_equal(model.library.gains, library.gains)
     name, report = add_expert(model, root / "model-z", collections=both, force=True)
     (x,) = report.harmed
-    assert (name, x.collection, x.known) == ("z", "x", True)
-    assert x.change < -0.05 and x.share > 0.2 and x.before > x.base
+    assert (name, x.collection, x.in_library) == ("z", "x", True)
+    assert x.change < -0.05 and x.routed_to_it > 0.2 and x.before > x.base
     z = next(effect for effect in report.effects if effect.collection == "z")
-    assert not z.known and z.change > 0
+    assert not z.in_library and z.change > 0
     assert model.library.experts == ("x", "spare", "z") and model.library.unmeasured() == {}
     assert report.to_dict()["harmed"] == ["x"]
     allowed = check_expert(model, "z", both, margin=1.0)  # the same question, asked of an expert that is there
     assert not allowed.harmed
-    assert all(effect.known for effect in allowed.effects)
+    assert all(effect.in_library for effect in allowed.effects)
 
 
 def test_an_expert_of_its_own_domain_comes_in_measured(model, made):
@@ -85,7 +86,7 @@ def test_an_expert_of_its_own_domain_comes_in_measured(model, made):
     name, report = add_expert(model, folder, "why", collections=both, margin=0.05)
     assert (name, report.harmed, report.unchecked) == ("why", (), ())
     x, y = report.effects
-    assert abs(x.change) <= 0.05 and y.change > 0.05 and y.share > 0.5
+    assert abs(x.change) <= 0.05 and y.change > 0.05 and y.routed_to_it > 0.5
     assert model.library.collections() == ("x", "y") and model.library.unmeasured() == {}
     fresh = RouterRetriever.from_pretrained(root / "model-x", device="cpu")
     add_expert(fresh, root / "model-y" / "experts" / "y", "why", force=True)
@@ -97,8 +98,8 @@ def test_an_expert_of_its_own_domain_comes_in_measured(model, made):
 def test_the_scores_are_those_of_routed_vectors(model, made, monkeypatch):
     """With every pilot left in, the check must find what encoding and evaluating finds."""
     root, known = made
-    everything = lambda library, cases: [([np.arange(len(c.queries)) for c in cases], np.ones(len(library), bool))]  # noqa: E731
-    monkeypatch.setattr(additions, "_folds", everything)
+    everything = lambda library, cases: [([np.arange(len(c)) for c in cases], np.ones(len(library), bool))]  # noqa: E731
+    monkeypatch.setattr(cross_validation, "folds", everything)
     model.add_expert("third", random_adapter(model.encoder.lora_layers, 3))  # so that merged is the fallback
     model.build_library([known["x"]])
     split, documents = known["x"].train_and_held_out()[1], model.embed_collection(known["x"])
@@ -118,7 +119,7 @@ def test_the_scores_are_those_of_routed_vectors(model, made, monkeypatch):
 def test_no_query_is_routed_by_itself_and_no_test_judgement_is_read(model, made, monkeypatch):
     root, known = made
     add_expert(model, root / "model-y" / "experts" / "y", force=True)
-    seen, folds = [], additions._folds
+    seen, folds = [], cross_validation.folds
 
     def watched(library, cases):
         for rows, kept in folds(library, cases):
@@ -127,9 +128,9 @@ def test_no_query_is_routed_by_itself_and_no_test_judgement_is_read(model, made,
             seen.append((asked, remaining))
             yield rows, kept
 
-    monkeypatch.setattr(additions, "_folds", watched)
+    monkeypatch.setattr(cross_validation, "folds", watched)
     report = check_expert(model, "y", [known["x"]])
-    assert cli_experts._MARGIN == 100 * additions.MARGIN == 100 * report.margin
+    assert cli_experts._MARGIN == 100 * check_harm.MARGIN == 100 * report.margin
     assert len(seen) == 10
     assert all(asked and remaining and not asked & remaining for asked, remaining in seen)
     held_out = set(known["x"].train_and_held_out()[1].queries.values())

@@ -9,7 +9,8 @@ from tiny import make_checkpoint, random_adapter
 
 from routerretriever import RouterRetriever
 from routerretriever.errors import ExpertError, FingerprintError, SilentExpertError
-from routerretriever.experts.compare import diff_experts, merge_experts
+from routerretriever.experts.combine import merge_experts
+from routerretriever.experts.compare import diff_experts
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.arithmetic import combine_adapters, cosines
 from routerretriever.lora.expert_info import ExpertInfo
@@ -37,7 +38,7 @@ def flat(adapter):
 
 
 @pytest.mark.parametrize(("rank", "weights"), [(1, (1.0, 1.0)), (3, (0.7, -0.2)), (5, (1.0, 1.0)), (99, (0.5, 0.5))])
-def test_a_merger_is_the_truncated_svd_of_the_dense_sum(model, rank, weights):
+def test_a_combined_expert_is_the_truncated_svd_of_the_dense_sum(model, rank, weights):
     first, second = model.state.experts.values()
     name = next(iter(first.factors))
     only = Adapter({key: pair for key, pair in second.factors.items() if key != name}, second.scaling)
@@ -54,7 +55,7 @@ def test_a_merger_is_the_truncated_svd_of_the_dense_sum(model, rank, weights):
     assert combined.rank == min(rank, 7)  # 4 and 3 together
 
 
-def test_a_merged_expert_is_an_expert_like_any_other(model, tmp_path):
+def test_a_combined_expert_is_an_expert_like_any_other(model, tmp_path):
     combined = merge_experts(model, ["a", "b"], "both", rank=7)
     assert combined.kept == pytest.approx(1.0)
     total = Adapter(
@@ -73,13 +74,13 @@ def test_a_merged_expert_is_an_expert_like_any_other(model, tmp_path):
     )
     info = model.experts["both"]
     assert (info.collection, info.queries, info.held_out, info.generated) == ("a, b", 21, 0, {"crops": 6})
-    assert info.config["merged"] == {"a": 1.0, "b": 1.0}
+    assert info.config["combined"] == {"a": 1.0, "b": 1.0}
     model.save_pretrained(tmp_path / "m")
     loaded = RouterRetriever.from_pretrained(tmp_path / "m", device="cpu")
     assert loaded.state.experts["both"].fingerprint == combined.adapter.fingerprint
 
 
-def test_what_cannot_be_merged_is_told(model):
+def test_what_cannot_be_combined_is_told(model):
     for arguments, message in (
         ((["a"], "x"), "at least two"),
         ((["a", "z"], "x"), "no expert 'z'.*a, b"),

@@ -28,7 +28,7 @@ from routerretriever.errors import ExpertError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
-    from routerretriever.experts.check_harm import HarmReport
+    from routerretriever.experts.harm_report import HarmReport
     from routerretriever.model import RouterRetriever
     from routerretriever.storage.history import Entry
 
@@ -48,7 +48,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 Margin = Annotated[
     float, typer.Option(min=0.0, help="nDCG@10 points that routed queries of a collection may lose at most.")
 ]
-_MARGIN = 0.5  # points; additions.MARGIN, which is not imported for the help's sake
+_MARGIN = 0.5  # points; check_harm.MARGIN, not imported because that would slow down the help
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -110,7 +110,9 @@ def add(
         typer.Option(help="Data of a collection in the library, or of one that comes with the expert; once for each."),
     ] = None,
     margin: Margin = _MARGIN,
-    force: Annotated[bool, typer.Option("--force", help="Add it though it harms, or where that is not known.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Add it even if it harms, or if that cannot be measured.")
+    ] = False,
     trust_base: Annotated[
         bool, typer.Option("--trust-base", help="Accept an adapter that names another base.")
     ] = False,
@@ -118,9 +120,9 @@ def add(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add an expert to MODEL, unless routed queries of a collection would lose by it.
+    """Add an expert to MODEL, unless it harms routed queries of a collection.
 
-    Its gains are measured on the way, so that the router knows it at once.
+    Its gains are measured on the way, so that the router can use it at once.
     """
     from routerretriever.experts.add import add_expert
 
@@ -143,9 +145,9 @@ def add(
     if report is not None:
         _show_effects(report)
     elif loaded.library is None:
-        say("There is no pilot library, so nothing is routed yet and nothing could be harmed.")
+        say("There is no pilot library, so nothing is routed yet and no collection can be harmed.")
     elif added in loaded.library.unmeasured():
-        say("Not measured: nothing is routed to it before routerretriever library has measured it.")
+        say("Not measured: nothing is routed to it until routerretriever library has measured it.")
     say(Text.assemble("Added ", (added, "bold"), f" to {model}."))
 
 
@@ -159,7 +161,7 @@ def check(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an expert of MODEL costs or gives every collection; exit code 1 if one loses over the margin."""
+    """Show what an expert of MODEL gains or costs on every collection; exit code 1 if one loses over the margin."""
     from routerretriever.experts.check_harm import check_expert
 
     loaded, given = load_model(model, device), [load_collection(source, lenient) for source in collections]
@@ -177,18 +179,18 @@ def _show_effects(report: HarmReport) -> None:
     for effect in report.effects:
         style = "bold red" if effect in report.harmed else ""
         table.add_row(
-            effect.collection if effect.known else f"{effect.collection} (new)",
+            effect.collection if effect.in_library else f"{effect.collection} (new)",
             str(effect.queries),
             *(f"{100 * value:.1f}" for value in (effect.base, effect.before, effect.after)),
             f"{100 * effect.change:+.1f}",
             f"{effect.p_value:.3f}",
-            f"{100 * effect.share:.0f}%",
+            f"{100 * effect.routed_to_it:.0f}%",
             style=style,
         )
     say(f"Routed nDCG@10 × 100 on held-out queries, without '{report.expert}' and with it")
     out.print(table)
     if report.unchecked:
-        say(f"Not checked, for want of their data: {', '.join(report.unchecked)}.")
+        say(f"Not checked, because their data was not given: {', '.join(report.unchecked)}.")
 
 
 @command
@@ -222,7 +224,7 @@ def diff(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two experts: cards, hyper-parameters, updates layer by layer, measured gains."""
+    """Compare two experts: cards, hyper-parameters, LoRA deltas layer by layer, measured gains."""
     from routerretriever.experts.compare import diff_experts
 
     loaded = load_model(model, device)
@@ -231,7 +233,7 @@ def diff(
         print_json(found.to_dict())
         return
     say(
-        f"Updates: norm {found.norm_a:.3f} and {found.norm_b:.3f}, cosine {found.cosine:+.3f}"
+        f"LoRA deltas: norm {found.norm_a:.3f} and {found.norm_b:.3f}, cosine {found.cosine:+.3f}"
         + (" (the same, factor by factor)" if found.same else "")
     )
     facts = Table("", a, b)
@@ -256,31 +258,36 @@ def _shown(value: Any) -> str:
 def merge(
     model: OwnModel,
     names: Annotated[list[str], typer.Argument(metavar="A B…", show_default=False)],
-    out_name: Annotated[str, typer.Option("--out", help="Name of the new expert.", show_default=False)],
-    rank: Annotated[int | None, typer.Option(min=1, help="Of the result; default the largest of theirs.")] = None,
+    out_name: Annotated[str, typer.Option("--out", help="Name of the combined expert.", show_default=False)],
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the combined expert; default the largest of theirs.")
+    ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="One an expert, as in 0.5,0.5 for the mean; default 1 each, the sum.")
+        str | None, typer.Option(help="One for each expert, as in 0.5,0.5 for the mean; default 1 each, the sum.")
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add the rank-reduced sum of some experts to MODEL; they stay."""
-    from routerretriever.experts.compare import merge_experts
+    """Add a combined expert to MODEL: the weighted sum of some experts, at a lower rank.
+
+    The experts stay.
+    """
+    from routerretriever.experts.combine import merge_experts
 
     try:
         given = None if weights is None else [float(weight) for weight in weights.split(",")]
     except ValueError as error:
         raise ExpertError(f"--weights '{weights}' are not numbers with commas between, as in 0.5,0.5.") from error
     with changed_model(model, device) as loaded:
-        merger = merge_experts(loaded, names, out_name, rank=rank, weights=given)
+        combined = merge_experts(loaded, names, out_name, rank=rank, weights=given)
     if as_json:
-        print_json({"expert": out_name, "rank": merger.rank, "kept_norm": merger.kept})
+        print_json({"expert": out_name, "rank": combined.rank, "kept_norm": combined.kept})
         return
     say(
         Text.assemble(
             (out_name, "bold"),
-            f": rank {merger.rank}, {100 * merger.kept:.1f}% of the sum's norm kept. Nothing is routed to it before it "
-            f"is measured: routerretriever library {model} COLLECTION…",
+            f": rank {combined.rank}, {100 * combined.kept:.1f}% of the sum's norm kept. Nothing is routed "
+            f"to it until it has been measured: routerretriever library {model} COLLECTION…",
         )
     )
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from routerretriever.data.collection import Collection
 from routerretriever.errors import HarmError
-from routerretriever.experts.check_harm import MARGIN, HarmReport, check_expert, harm
+from routerretriever.experts.check_harm import MARGIN, check_expert
+from routerretriever.experts.harm_report import HarmReport
 from routerretriever.experts.read_expert import read_expert
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
@@ -60,7 +61,7 @@ def add_expert(
             return name, None
         report = check_expert(model, name, collections, margin=margin, partial=force, progress=progress)
         if report.harmed and not force:
-            raise HarmError(harm(report))
+            raise HarmError(report.refusal)
     except BaseException:
         model.state = before
         raise
