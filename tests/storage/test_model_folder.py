@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import run
 from models import TEXTS, with_experts
+from peft_adapters import peft_adapter
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import make_checkpoint, random_adapter
@@ -138,6 +139,12 @@ def test_save_refuses_a_folder_with_other_things(model, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_other_formats_than_safetensors_are_refused(model, tmp_path):
+    with pytest.raises(ModelError, match="safetensors only"):
+        model.save_pretrained(tmp_path / "model", safe_serialization=False)
+    assert not (tmp_path / "model").exists()
+
+
 def test_users_files_are_carried_over_and_removed_experts_are_not(model, saved):
     (saved / "NOTES.md").write_text("mine")
     (saved / "notes").mkdir()
@@ -243,35 +250,6 @@ def test_kill_during_save_leaves_a_whole_model(model, saved):
 
 
 # -- experts from elsewhere ------------------------------------------------------------------------
-
-
-def peft_adapter(path, base_path, base_name="tiny", **options):
-    """An adapter made with PEFT alone."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModel
-
-    options = {"target_modules": ["query", "value"], "layers_to_transform": [2, 3], "r": 4} | options
-    base = AutoModel.from_pretrained(base_path)
-    base.config._name_or_path = base.name_or_path = base_name
-    peft_model = get_peft_model(base, LoraConfig(init_lora_weights=False, **options))
-    peft_model.save_pretrained(str(path), save_embedding_layers=False)
-    return peft_model.eval()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"use_rslora": True, "lora_alpha": 3}, {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 7}}],
-)
-def test_import_equals_peft(checkpoint, tmp_path, options):
-    model = RouterRetriever.create(str(checkpoint), device="cpu")
-    peft_model = peft_adapter(tmp_path / "shell", checkpoint, model.encoder.base.id, **options)
-    assert add_expert(model, tmp_path / "shell")[0] == "shell"
-    features = model.preprocess(TEXTS)
-    with torch.inference_mode():
-        hidden = peft_model(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
-    mask = features["attention_mask"][..., None]
-    wanted = (hidden.last_hidden_state * mask).sum(1) / mask.sum(1)
-    assert abs(model.encode_query(TEXTS, expert="shell") - wanted.numpy()).max() < 1e-5
 
 
 def test_import_refuses_what_does_not_fit(checkpoint, tmp_path):

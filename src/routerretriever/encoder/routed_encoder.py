@@ -345,7 +345,13 @@ class RoutedEncoder(BaseEncoder):
         )
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Write the base at the root, and the experts and pilots beside it; not atomic by itself."""
+        """Write the base at the root, and the experts and pilots beside it; not atomic by itself.
+
+        Raises:
+            ModelError: ``safe_serialization=False`` is asked for, which is not supported.
+        """
+        if not kwargs.get("safe_serialization", True):
+            raise ModelError("Models are saved as safetensors only. Leave out safe_serialization=False.")
         root = Path(output_path)
         self.transformer.save(str(root))
         write_state(root, self.parts(), save_head(self.head, root))

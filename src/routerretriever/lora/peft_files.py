@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig, TaskType
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from routerretriever.errors import ExpertError
 from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.peft_options import PeftOptions, check_options
 
 PEFT_PREFIX = "base_model.model."
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,10 +24,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str | None) -> None:
     """Write an adapter in PEFT's format, naming the base by hub id and never by a local path.
 
-    The same update gives the same bytes, so that versions can be told apart by their files.
+    The same delta gives the same bytes, so that versions can be told apart by their files.
     """
-    from peft import LoraConfig, TaskType
-
     directory.mkdir(parents=True, exist_ok=True)
     smaller = {name: a.shape[0] for name, (a, _) in sorted(adapter.factors.items()) if a.shape[0] != adapter.rank}
     config = LoraConfig(
@@ -51,7 +51,11 @@ def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str 
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:
-    """PEFT's ``adapter_config.json`` as a dictionary; refuses what cannot be served."""
+    """Return the content of PEFT's ``adapter_config.json``.
+
+    Raises:
+        ExpertError: it is missing or damaged, or has an option that experts cannot have.
+    """
     path = directory / ADAPTER_CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -59,11 +63,9 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
         raise ExpertError(f"{directory} is not a PEFT adapter: it has no {ADAPTER_CONFIG}.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise ExpertError(f"{path} is not valid JSON ({error}). Export the adapter again.") from error
-    for key, wanted in {"peft_type": ("LORA",), "use_dora": (None, False), "bias": (None, "none")}.items():
-        if config.get(key) not in wanted:
-            raise ExpertError(
-                f"{path}: {key}={config[key]!r} is not supported; train the adapter as plain LoRA with bias='none'."
-            )
+    if not isinstance(config, dict):
+        raise ExpertError(f"{path} is not a JSON object. Export the adapter again.")
+    check_options(config, path)
     return config
 
 
@@ -75,34 +77,57 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
         layers: names of the linear layers that experts may change.
 
     Raises:
-        ExpertError: the files are missing, damaged, or touch a layer that experts may not change.
+        ExpertError: the files are missing or damaged, change a layer that experts may not change,
+            or do more than LoRA on linear layers.
     """
-    config = read_adapter_config(directory)
+    options = PeftOptions(read_adapter_config(directory), directory / ADAPTER_CONFIG)
     path = directory / ADAPTER_WEIGHTS
-    try:
-        tensors = load_file(str(path), backend="pread")  # a mapped file would stay in memory beside the factors
-    except FileNotFoundError as error:
-        raise ExpertError(
-            f"{directory} has no {ADAPTER_WEIGHTS}; save the adapter with safe_serialization=True."
-        ) from error
-    except (SafetensorError, OSError) as error:
-        raise ExpertError(f"{path} is damaged ({error}). Copy the adapter again.") from error
+    tensors = _read_tensors(path)
     known = sorted(layers, key=len, reverse=True)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for key, a in tensors.items():
-        module, marker, _ = key.partition(".lora_A.")
-        if not marker:
-            continue
+    for module in _modules(tensors, path):
         name = _match_layer(module, known, directory)
-        b_key = key.replace(".lora_A.", ".lora_B.")
-        if b_key not in tensors:
-            raise ExpertError(f"{path} is incomplete: it has {key} but not {b_key}.")
-        b, scaling = tensors[b_key].float(), _scaling(config, module, a.shape[0])
-        factors[name] = (a.float(), b if scaling == 1.0 else b * scaling)
+        if name in factors:
+            raise ExpertError(f"{path} changes the layer '{name}' twice. Export the adapter again.")
+        a, b = (tensors[f"{module}.{factor}.weight"].float() for factor in ("lora_A", "lora_B"))
+        scaling = options.scaling(module.removeprefix(PEFT_PREFIX), a.shape[0])
+        factors[name] = (a, b if scaling == 1.0 else b * scaling)
     if not factors:
         raise ExpertError(f"{path} holds no LoRA factors (rank 0). Train or export the adapter again.")
     # PEFT lets every module have its own scaling, so each is folded into its B.
     return Adapter(factors, 1.0)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        # A mapped file would stay in memory beside the factors.
+        tensors: dict[str, Tensor] = load_file(str(path), backend="pread")
+    except FileNotFoundError as error:
+        raise ExpertError(
+            f"{path.parent} has no {path.name}. Save the adapter with PEFT's safe_serialization=True."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise ExpertError(f"{path} is damaged ({error}). Copy the adapter again.") from error
+    return tensors
+
+
+def _modules(tensors: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Return the modules that have factors; every tensor must be one of a pair."""
+    modules: list[str] = []
+    for key in tensors:
+        module, factor = key.removesuffix(".weight").rpartition(".")[::2]
+        if factor not in ("lora_A", "lora_B") or not key.endswith(".weight"):
+            raise ExpertError(
+                f"{path} holds '{key}', which is no LoRA factor of a linear layer. Experts change "
+                "linear layers alone, not embeddings, biases or whole modules: train the adapter as "
+                "plain LoRA."
+            )
+        other = f"{module}.{'lora_B' if factor == 'lora_A' else 'lora_A'}.weight"
+        if other not in tensors:
+            raise ExpertError(f"{path} is incomplete: it has {key} but not {other}.")
+        if factor == "lora_A":
+            modules.append(module)
+    return modules
 
 
 def _match_layer(module: str, known: Sequence[str], directory: Path) -> str:
@@ -116,11 +141,3 @@ def _match_layer(module: str, known: Sequence[str], directory: Path) -> str:
         "this model may change. Either it belongs to another base, or it reaches below the model's "
         "branch layer: then create the model with a lower branch layer (branch_layer=0 allows all)."
     )
-
-
-def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
-    alpha = config.get("lora_alpha", rank)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if module.endswith(pattern):
-            alpha = value
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
