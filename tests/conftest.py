@@ -42,6 +42,12 @@ def pytest_itemcollected(item):
         item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory):
+    """What is made for many tests has a cache of its own."""
+    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
     """No test sees another's embeddings, checkpoints, or those of the person running it."""
