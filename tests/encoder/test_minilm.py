@@ -25,14 +25,22 @@ from make_collections import UNSEEN, write_all
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """Two experts of the demo, trained for a short while."""
-    import os
+def collections(tmp_path_factory):
+    """Those of the demo."""
+    return {name: Collection.load(path) for name, path in write_all(tmp_path_factory.mktemp("collections")).items()}
 
+
+@pytest.fixture(scope="module")
+def base():
+    """The published model, without experts."""
+    return RouterRetriever.create(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def demo(collections, tmp_path_factory):
+    """Two experts of the demo, trained for a short while."""
     root = tmp_path_factory.mktemp("demo")
-    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     torch.set_num_threads(2)
-    collections = {name: Collection.load(path) for name, path in write_all(root).items()}
     model = RouterRetriever.create(device="cpu")
     for name in ("notam", "ops"):
         train_expert(model, collections[name], config=TrainingConfig(epochs=2, evaluations=1))
@@ -41,9 +49,7 @@ def demo(tmp_path_factory):
     return root / "model", model, collections
 
 
-@pytest.mark.slow
-def test_demo_collections_are_sound(demo):
-    _, _, collections = demo
+def test_demo_collections_are_sound(collections):
     for name, collection in collections.items():
         assert ("train" in collection.splits) == (name not in UNSEEN)
         if name in UNSEEN:
@@ -54,11 +60,10 @@ def test_demo_collections_are_sound(demo):
         assert not set(train.queries.values()) & set(test.queries.values())
 
 
-def test_base_is_the_published_model(demo):
-    _, model, _ = demo
-    assert model.encoder.base.id == "sentence-transformers/all-MiniLM-L6-v2"
-    assert model.encoder.dimension == 384
-    assert (model.encoder.branch_layer, model.encoder.num_layers) == (3, 6)
+def test_base_is_the_published_model(base):
+    assert base.encoder.base.id == "sentence-transformers/all-MiniLM-L6-v2"
+    assert base.encoder.dimension == 384
+    assert (base.encoder.branch_layer, base.encoder.num_layers) == (3, 6)
 
 
 @pytest.mark.slow
@@ -142,9 +147,8 @@ def test_queries_cost_one_forward_pass_of_the_base(demo):
     assert np.isfinite(counts["routed"])
 
 
-def test_the_beginning_of_a_long_text_has_the_tokens_of_the_whole(demo, monkeypatch):
-    _, model, collections = demo
-    encoder = model.encoder
+def test_the_beginning_of_a_long_text_has_the_tokens_of_the_whole(base, collections, monkeypatch):
+    encoder = base.encoder
     documents = [document.text for name in sorted(collections) for document in collections[name].documents]
     long = [
         " ".join(documents)[:60_000],
@@ -202,22 +206,20 @@ def documents_of(text, path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["crops", "titles"])
-def test_a_language_that_the_base_does_not_know_is_told(demo, tmp_path, way):
+def test_a_language_that_the_base_does_not_know_is_told(base, tmp_path, way):
     """Letters of Greek are in its vocabulary and signs of Chinese are in part, words of neither."""
-    _, model, _ = demo
     config = SynthesisConfig(way, queries=300)
-    report = synthesize(documents_of(GREEK, tmp_path / "greek.jsonl"), tmp_path / "greek", model=model, config=config)
+    report = synthesize(documents_of(GREEK, tmp_path / "greek.jsonl"), tmp_path / "greek", model=base, config=config)
     assert STRANGE in report.notes
     source = documents_of(CHINESE, tmp_path / "chinese.jsonl")
     try:
-        assert STRANGE in synthesize(source, tmp_path / "chinese", model=model, config=config).notes
+        assert STRANGE in synthesize(source, tmp_path / "chinese", model=base, config=config).notes
     except SynthesisError as error:
         assert "a base that knows the language" in str(error)
     for written in (source, tmp_path / "greek.jsonl"):
-        assert not reads(model.encoder.tokenizer, Passages.of(load_documents(written)[1]).items)
+        assert not reads(base.encoder.tokenizer, Passages.of(load_documents(written)[1]).items)
 
 
-def test_languages_that_the_base_knows_are_not_doubted(demo):
-    _, model, collections = demo
+def test_languages_that_the_base_knows_are_not_doubted(base, collections):
     for collection in collections.values():
-        assert reads(model.encoder.tokenizer, Passages.of(collection.documents).items)
+        assert reads(base.encoder.tokenizer, Passages.of(collection.documents).items)

@@ -12,12 +12,9 @@ from routerretriever.evaluation.runs import ndcg_at_10
 @pytest.fixture(scope="module")
 def trained(checkpoint, tmp_path_factory):
     """Two experts on two collections; built once, never changed by a test."""
-    import os
-
     from tiny import collection_maker
 
     root = tmp_path_factory.mktemp("collections")
-    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     make = collection_maker(root)
     collections = [Collection.load(make(name, shift)) for shift, name in ((1, "x"), (2, "y"))]
     model = RouterRetriever.create(str(checkpoint), device="cpu")

@@ -1,5 +1,4 @@
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +38,6 @@ def switched(folder, target):
 def made(checkpoint, tmp_path_factory):
     """A model with an expert for x and a library of x, and models with one expert for y and one for z."""
     root = tmp_path_factory.mktemp("additions")
-    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     make = collection_maker(root)
     folders = {"x": make("x", 1), "y": make("y", 2)}
     folders["z"] = switched(folders["x"], root / "z")
