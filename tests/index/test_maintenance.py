@@ -54,8 +54,9 @@ def sizes_of(index):
     sizes, stop = [], threading.Event()
 
     def watch():
-        while not stop.is_set():
+        while not stop.wait(0.002):
             sizes.append(index_store.bytes_on_disk(index.uri))
+        sizes.append(index_store.bytes_on_disk(index.uri))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -69,7 +70,7 @@ def sizes_of(index):
 def write_long(index, n, start=0):
     """Documents of 9 kB that nothing can compress, so that the slack in a bound is little beside them."""
     rng = np.random.default_rng(start)
-    texts = [" ".join(rng.bytes(4).hex() for _ in range(1000)) for _ in range(n)]
+    texts = [rng.bytes(4000).hex(" ", 16) for _ in range(n)]
     index.upsert([Document(f"d{start + k}", text) for k, text in enumerate(texts)], encode=encode)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from clients import free_port
+from commands import run
 from serving import ADMIN_KEY, API_KEY, wait_until_ready
 
 from routerretriever import Index, RouterRetriever
@@ -149,12 +150,9 @@ def test_its_output_holds_neither_keys_nor_queries(command):
     ],
 )
 def test_what_it_will_not_do_is_said_in_a_sentence(own, arguments, message):
-    command = [sys.executable, "-m", "routerretriever", "serve", str(own.model), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    said = run("serve", own.model, *arguments, code=1).stderr
+    assert message in said and "Traceback" not in said
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    command = [sys.executable, "-m", "routerretriever", "serve", str(tmp_path / "nothing")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 1 and "is not a RouterRetriever model" in done.stderr
+    assert "is not a RouterRetriever model" in run("serve", tmp_path / "nothing", code=1).stderr
