@@ -71,51 +71,6 @@ def prepared(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("suite")
     suite = Suite.load(write_suite(folder, checkpoint, collection_maker(folder), epochs=1))
     bench = Bench(with_values(suite, studies={}), folder / "out")
-    for shift, name in enumerate(("x", "y", "z"), start=1):
-        make(name, shift)
-    make("stranger", 9, with_train=False)
-    path = folder / "suite.yaml"
-    path.write_text(
-        f"""name: tiny
-base: {checkpoint}
-data: .
-experts: [x, y, z]
-unseen: [stranger]
-seeds: [0, 1]
-training: {{epochs: {epochs}, {TRAINING}}}
-studies:
-  experts: {{}}
-  pilots: {{counts: [1, 500]}}
-  caution: {{settings: [[0.0, 0.0], [0.1, 0.3]]}}
-  route-layer: {{}}
-  leave-one-out: {{}}
-  second-expert: {{collections: [x]}}
-  topics: {{experts: 5, max_queries: 20}}
-  training-queries: {{counts: [10, null], collections: [x]}}
-  branch-layer: {{layers: [1, 3], collections: [x]}}
-  lora: {{ranks: [2], collections: [x]}}
-  multi-task: {{}}
-"""
-    )
-    return path
-
-
-@pytest.fixture
-def suite_file(tmp_path, checkpoint, make_collection):
-    return write_suite(tmp_path, checkpoint, make_collection)
-
-
-@pytest.fixture(scope="module")
-def prepared(checkpoint, tmp_path_factory):
-    """Two seeds of the tiny suite, trained and encoded; no test changes them."""
-    folder = tmp_path_factory.mktemp("suite")
-<<<<<<< HEAD
-    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    suite = Suite.load(write_suite(folder, checkpoint, collection_maker(folder)))
-    bench = Bench(with_values(suite, studies={}), folder / "out")
-=======
-    suite = Suite.load(write_suite(folder, checkpoint, collection_maker(folder), epochs=1))
-    bench = Bench(replace(suite, studies={}), folder / "out")
     return bench, {seed: bench.prepare(seed) for seed in bench.suite.seeds}
 
 
