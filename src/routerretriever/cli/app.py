@@ -12,11 +12,12 @@ from routerretriever.cli import experts, index
 from routerretriever.cli.common import QueryCommand, guarded
 from routerretriever.cli.evaluate import bench, evaluate
 from routerretriever.cli.feedback import feedback
+from routerretriever.cli.library import library
 from routerretriever.cli.search import route, search
 from routerretriever.cli.serve import mcp, serve
 from routerretriever.cli.share import export, pull, push
 from routerretriever.cli.synthesize import synthesize
-from routerretriever.cli.train import library, train
+from routerretriever.cli.train import train
 from routerretriever.version import __version__
 
 app = typer.Typer(

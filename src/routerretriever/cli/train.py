@@ -1,4 +1,4 @@
-"""``routerretriever train`` and ``library``: experts, and the pilots that route among them."""
+"""``routerretriever train``: an expert from labelled queries."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from routerretriever.cli.common import (
     AsJson,
     Device,
     Lenient,
-    OptionalSources,
     OwnModel,
     Sources,
     load_collections,
     load_model,
 )
-from routerretriever.cli.formatting import err, points, print_json, say, show_table
-from routerretriever.errors import ExpertError, LibraryError
+from routerretriever.cli.formatting import err, points, print_json, say
+from routerretriever.errors import ExpertError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
     from routerretriever.experts.training_config import TrainingConfig
     from routerretriever.experts.training_report import TrainingReport
     from routerretriever.model import RouterRetriever
-    from routerretriever.routing.pilot_library import PilotLibrary
 
 _DEFAULT_BASE = "all-MiniLM-L6-v2"
 
@@ -49,10 +46,6 @@ Seed = Annotated[int | None, typer.Option(help="Random seed.")]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Keep an expert without a gain; replace an expert of the same name."),
-]
-Router = Annotated[
-    str | None,
-    typer.Option(help="gain, pilot-mean (the paper's rule) or pilot-max (the official code's rule)."),
 ]
 
 
@@ -103,69 +96,6 @@ def train(
         print_json(report.to_dict() | {"expert": added, "model": str(model)})
     else:
         _show_training(report, added, model, collections)
-
-
-def library(
-    model: OwnModel,
-    collections: OptionalSources = None,
-    router: Router = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=100.0, help="Least predicted gain for which an expert is chosen (nDCG@10 points)."),
-    ] = None,
-    mix: Annotated[
-        int | None, typer.Option(min=1, help="Average the LoRA deltas of this many candidates; 1 chooses one.")
-    ] = None,
-    mix_temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="Softmax temperature of the mixing weights (nDCG@10 points).")
-    ] = None,
-    partial_weight: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Weight of an expert between the reject and the trust threshold."),
-    ] = None,
-    fallback_weight: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Weight of the merged expert below the reject threshold."),
-    ] = None,
-    abstain: Annotated[
-        bool | None,
-        typer.Option("--abstain/--no-abstain", help="Use the thresholds, or treat every query as in domain."),
-    ] = None,
-    lenient: Lenient = False,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the experts on held-out queries, build or extend the pilot library, and set how MODEL routes.
-
-    Without collections, only the settings given are changed.
-    """
-    from routerretriever.change_model import change_after
-
-    settings: dict[str, Any] = {
-        "margin": None if margin is None else margin / 100,
-        "mix": mix,
-        "mix_temperature": None if mix_temperature is None else mix_temperature / 100,
-        "partial_weight": partial_weight,
-        "fallback_weight": fallback_weight,
-        "abstain": abstain,
-    }
-    only_settings = router is None and any(value is not None for value in settings.values())
-    if not collections and not only_settings:
-        raise LibraryError("Name at least one collection to measure the experts on: a folder, a file or a hub name.")
-    measured = load_collections(collections or [], lenient=lenient)
-
-    def change(loaded: RouterRetriever) -> None:
-        if measured:
-            loaded.build_library(measured, router=router, progress=Bars())
-        loaded.set_policy(**settings)
-
-    changed, _ = change_after(model, change, device=device)
-    policy = changed.state.required_policy()
-    if as_json:
-        chosen = {name: getattr(policy, name) for name in settings}
-        print_json(_library_facts(policy.library, policy.router.name) | {"policy": chosen})
-    else:
-        _show_library(policy.library)
 
 
 def _training_config(preset: str, **given: Any) -> TrainingConfig:
@@ -219,30 +149,3 @@ def _show_training(report: TrainingReport, expert: str, model: Path, collections
     if info.gain_on_generated:
         say(f"This gain was {GENERATED_GAIN} Evaluate it on queries that people asked.", err)
     say(f"Next: routerretriever library {model} {' '.join(collections)} …")
-
-
-def _library_facts(built: PilotLibrary, rule: str) -> dict[str, Any]:
-    space = built.space
-    return {
-        "router": rule,
-        "experts": built.experts,
-        "pilots": {name: built.sources.count(name) for name in built.groups()},
-        "reject_threshold": None if space is None else space.reject_threshold,
-        "trust_threshold": None if space is None else space.trust_threshold,
-        "unmeasured": built.unmeasured(),
-    }
-
-
-def _show_library(built: PilotLibrary) -> None:
-    title = "Mean measured gain (nDCG@10 points over base)"
-    table = Table("collection", "pilots", *built.experts, title=title)
-    for name, means in built.mean_gains().items():
-        gains = [points(mean, signed=True) for mean in means]
-        table.add_row(built.label(name), str(built.sources.count(name)), *gains)
-    show_table(table)
-    for expert, missing in built.unmeasured().items():
-        say(
-            f"Not measured: {expert} on {', '.join(missing)}. "
-            "Rerun the command with these collections to measure it there.",
-            err,
-        )
