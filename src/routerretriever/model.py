@@ -70,7 +70,7 @@ class RouterRetriever(SentenceTransformer):
         similarity: str | None = None,
         device: str | None = None,
     ) -> Self:
-        """A model without experts.
+        """Create a model without experts.
 
         Args:
             base: hub id or path of a Sentence Transformers or transformers encoder. ``all-MiniLM-L6-v2``
@@ -103,7 +103,7 @@ class RouterRetriever(SentenceTransformer):
 
     @classmethod
     def create_like_paper(cls, base: str = "facebook/contriever", *, device: str | None = None) -> Self:
-        """The setting of arXiv 2409.02685: experts in all layers, router at the last, two passes, dot product."""
+        """Create a model in the setting of arXiv 2409.02685: experts in all layers, two passes, dot product."""
         return cls.create(base, branch_layer=0, route_layer=-1, similarity="dot", device=device)
 
     @property
@@ -156,9 +156,9 @@ class RouterRetriever(SentenceTransformer):
     # -- saving ------------------------------------------------------------------------------------
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
-        """Write the model; what stood at ``path`` stays whole until the new one is complete.
+        """Write the model; what is at ``path`` stays whole until the new one is complete.
 
-        What changed goes into the log of :class:`routerretriever.history.History`.
+        What changed goes into the log of :class:`routerretriever.History`.
 
         Raises:
             StorageError: the disk is full or the folder is not writable.
@@ -180,7 +180,7 @@ class RouterRetriever(SentenceTransformer):
         Raises:
             FormatError: there is no model at ``path``.
             FingerprintError: it has another base.
-            StorageError: it could not be written; what stood there is unchanged.
+            StorageError: it could not be written; what was there is unchanged.
         """
         target = Path(path).expanduser()
         info = read_model_info(target)
@@ -358,7 +358,7 @@ class RouterRetriever(SentenceTransformer):
         self.state = self.state.with_library(library)
 
     def route(self, queries: str | Sequence[str], *, n_pilots: int = 5) -> list[Route]:
-        """Where each query goes and why, without encoding it to the end.
+        """Return where each query goes and why, without encoding it to the end.
 
         Raises:
             LibraryError: the pilot library has not been built.
@@ -401,7 +401,7 @@ class RouterRetriever(SentenceTransformer):
         return encode_routed(self.encoder, queries, experts, self.query_prompt)
 
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:
-        """What the router reads (n, d): unit vectors."""
+        """Return what the router reads (n, d): unit vectors."""
         if not queries:
             return np.empty((0, self.encoder.route_dimension), np.float32)
         vectors: Vectors = self.encode_query(list(queries), route_only=True, batch_size=64)
@@ -412,7 +412,7 @@ class RouterRetriever(SentenceTransformer):
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
     ) -> Vectors:
-        """Document vectors (n, d) from the cache, encoding only what is new.
+        """Return document vectors (n, d) from the cache, encoding only what is new.
 
         Args:
             texts: any number of them.
@@ -429,7 +429,7 @@ class RouterRetriever(SentenceTransformer):
             )
 
     def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
-        """The vectors of a collection's documents (m, d), in their order."""
+        """Return the vectors of a collection's documents (m, d), in their order."""
         return self.embed_texts(collection.contents, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""Finding the base encoder: a hub id, a path, or the weights of the ``minilm`` extra."""
+"""Find the base encoder: a hub id, a path, or the weights of the ``minilm`` extra."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _packaged_minilm() -> Path | None:
 
 
 def _source(base: str) -> str:
-    """The folder or hub id that is loaded."""
+    """Return the folder or hub id that is loaded."""
     if base in _MINILM_NAMES:
         packaged = _packaged_minilm()
         return MINILM if packaged is None else str(packaged)
@@ -36,7 +36,7 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
     """Load a plain encoder.
 
     Raises:
-        ModelError: nothing usable stands there, or the hub cannot be reached.
+        ModelError: nothing usable is there, or the hub cannot be reached.
     """
     try:
         return SentenceTransformer(_source(base), device=device)
@@ -49,7 +49,7 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
 
 
 def base_info(base: str) -> BaseInfo:
-    """The public name of a base: its hub id, or for a local folder the name it gives itself."""
+    """Return the public name of a base: its hub id, or for a local folder the name it gives itself."""
     if base in _MINILM_NAMES:
         return BaseInfo(MINILM)
     path = Path(base).expanduser()
@@ -64,14 +64,14 @@ def base_info(base: str) -> BaseInfo:
 
 
 def stated_licence(base: str) -> str | None:
-    """The licence that the base's own card states, as hubs abbreviate it; ``None`` where there is no card to read."""
+    """Return the licence that the base's own card states, as hubs abbreviate it; ``None`` without a card."""
     source = _source(base)
     card = Path(source) / "README.md" if Path(source).is_dir() else source
     if isinstance(card, Path) and not card.is_file():
         return None
     try:
         data = ModelCard.load(card, ignore_metadata_errors=True).data
-    except Exception:  # there is none, the hub is not asked, or whatever a stranger's card holds
+    except Exception:  # there is none, the hub is not asked, or the card cannot be parsed
         return None
     stated = data.license if data.license != "other" else data.license_name or data.license
     return stated if isinstance(stated, str) else None

@@ -1,4 +1,4 @@
-"""Encoding documents in bulk: batches of a fixed number of tokens, in bfloat16 or 8 bits where that is asked for.
+"""Encode documents in bulk: batches of a fixed number of tokens, in bfloat16 or 8 bits on request.
 
 A batch of thirty-two long documents moves more memory than a processor's caches hold, and one of thirty-two short
 ones does not keep it busy. Batches of about as many tokens each do neither.
@@ -23,7 +23,7 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:
-    """``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 on a device that has instructions for products in bfloat16.
+    """Return ``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 if the device multiplies in bfloat16.
 
     Raises:
         ModelError: there is no such precision, or not on this device.
@@ -44,7 +44,7 @@ def encode_documents(
     precision: str = "fp32",
     done: Callable[[int], None] | None = None,
 ) -> Vectors:
-    """Document vectors (n, d), float32: those of ``encode_document`` up to rounding, in less time.
+    """Return document vectors (n, d), float32: those of ``encode_document`` up to rounding, in less time.
 
     Args:
         model: its base encodes.
@@ -66,7 +66,12 @@ def encode_documents(
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first, of at most so many tokens, or of a single row."""
+    """Yield row numbers in batches of similar length, longest first.
+
+    Args:
+        lengths: of each row, in tokens.
+        tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
+    """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:

@@ -26,16 +26,16 @@ _READ_BLOCK = 500  # below SQLite's oldest limit on the number of parameters
 
 
 def default_directory() -> Path:
-    """``$ROUTERRETRIEVER_CACHE``, or ``routerretriever`` in the user's cache folder."""
+    """Return ``$ROUTERRETRIEVER_CACHE``, or ``routerretriever`` in the user's cache folder."""
     if configured := os.environ.get("ROUTERRETRIEVER_CACHE"):
         return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "routerretriever"
 
 
 def encoded_blocks(texts: Iterable[str], encode: Encode) -> Iterator[tuple[list[str], Vectors]]:
-    """Distinct texts and their vectors (n, d), a block at a time.
+    """Yield distinct texts and their vectors (n, d), a block at a time.
 
-    Whoever encodes the same texts makes the same blocks, and so the same vectors to the last bit, cached or not.
+    The same texts always give the same blocks, and so the same vectors to the last bit, cached or not.
     """
     # Long texts first: an encoder that sorts within a block wastes least padding that way.
     ordered = sorted(dict.fromkeys(texts), key=lambda text: -len(text))
@@ -78,7 +78,7 @@ class EmbeddingCache:
             ) from error
 
     def vectors(self, texts: Sequence[str], encode: Encode) -> Vectors:
-        """The vectors of ``texts`` (n, d), encoding only those that are not stored yet."""
+        """Return the vectors of ``texts`` (n, d), encoding only those that are not stored yet."""
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         with self._connection() as connection:
             found = self._read(connection, set(keys))
@@ -104,7 +104,7 @@ class EmbeddingCache:
         return {key: vector for key, vector in found.items() if len(vector) == 4 * self.dimension}
 
     def count_missing(self, texts: Sequence[str]) -> int:
-        """How many distinct texts would have to be encoded."""
+        """Return how many distinct texts would have to be encoded."""
         keys = {hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts}
         with self._connection() as connection:
             return len(keys) - len(self._read(connection, keys))

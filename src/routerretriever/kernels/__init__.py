@@ -1,1 +1,1 @@
-"""Arithmetic that everything else stands on: exact search, reduced precision, attention over short queries."""
+"""Arithmetic that everything else is built on: exact search, reduced precision, attention over short queries."""

@@ -58,7 +58,7 @@ def attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (n, heads, tokens, d) each; the mask (n, 1, tokens, tokens) is true where to attend.
+    """Compute the attention of (n, heads, tokens, d) each; the mask (n, 1, tokens, tokens) is true where to attend.
 
     Returns:
         The values attended to (n, tokens, heads, d), and no weights.
@@ -78,7 +78,7 @@ def _pays(query: Tensor) -> bool:
 
 
 def _is_plain(module: torch.nn.Module, query: Tensor, key: Tensor, dropout: float, more: dict[str, Any]) -> bool:
-    """Whether every token attends to every token that the mask lets it, and nothing else is asked."""
+    """Return whether every token attends to every token that the mask lets it, and nothing else is asked."""
     causal = more.get("is_causal") or getattr(module, "is_causal", True)
     return not dropout and not causal and key.shape == query.shape and more.get("position_bias") is None
 

@@ -32,7 +32,7 @@ def as_similarity(vectors: Tensor, similarity: str) -> Tensor:
 
 
 def top_k(queries: Vectors, documents: Vectors, k: int, similarity: str = "cosine") -> TopK:
-    """The k most similar documents of every query, by a blocked matrix product.
+    """Return the k most similar documents of every query, by a blocked matrix product.
 
     Args:
         queries: shape (n, d).

@@ -13,7 +13,7 @@ from routerretriever.errors import ModelError
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for products in bfloat16."""
+    """Return whether the device has instructions for products in bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
@@ -23,7 +23,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def int8_product(points: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Queries (n, d) → products with points (P, d), both rounded to 8 bits; ``None`` where torch cannot.
+    """Return a function from queries (n, d) to products with points (P, d), both rounded to 8 bits.
+
+    Returns ``None`` where torch cannot.
 
     Every point has a scale of its own, the queries of a batch share one (dynamic quantisation).
     """
@@ -61,13 +63,13 @@ class Int8Linear(nn.Module):
             raise ModelError(f"Torch cannot multiply in 8 bits here ({error}). Choose fp32.") from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (…, in) → outputs (…, out), in their precision."""
+        """Return outputs (…, out) of inputs (…, in), in their precision."""
         result: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, False)
         return result.to(x.dtype)
 
 
 def _packed(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
-    """Weights (out, in) rounded to whole numbers up to ``largest``, as torch's integer product wants them."""
+    """Return weights (out, in) rounded to whole numbers up to ``largest``, as torch's integer product wants them."""
     weight = weight.float()
     scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / largest
     zeros = torch.zeros(len(weight), dtype=torch.int64)
