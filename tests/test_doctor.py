@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import collection_maker, random_adapter, write_beir
 
 from routerretriever import Collection, RouterRetriever, doctor
-from routerretriever.doctor import examine
+from routerretriever.doctor import diagnose
 from routerretriever.errors import FormatError
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.peft_files import save_adapter
@@ -93,7 +93,7 @@ ROLLBACK = "routerretriever experts rollback {root} 1"
 @pytest.mark.parametrize(
     ("damage", "severity", "check", "subject", "message", "fix"),
     [
-        (lambda r: change(weights(r), torch.zeros_like), "error", "silent", "e1", "update is zero", ROLLBACK),
+        (lambda r: change(weights(r), torch.zeros_like), "error", "silent", "e1", "LoRA delta is zero", ROLLBACK),
         (lambda r: change(weights(r), lambda t: t * torch.nan), "error", "silent", "e1", "not finite", ROLLBACK),
         (renamed_layers, "error", "expert", "e1", "not a linear layer", ROLLBACK),
         (lambda r: weights(r).write_bytes(b"x"), "error", "expert", "e1", "is damaged", ROLLBACK),
@@ -116,17 +116,17 @@ ROLLBACK = "routerretriever experts rollback {root} 1"
     ],
 )  # fmt: skip
 def test_each_fault_is_found_and_has_a_fix(saved, damage, severity, check, subject, message, fix):
-    assert examine(saved) == []
+    assert diagnose(saved) == []
     damage(saved)
-    found = [f for f in examine(saved) if (f.check, f.subject) == (check, subject)]
-    assert found, examine(saved)
+    found = [f for f in diagnose(saved) if (f.check, f.subject) == (check, subject)]
+    assert found, diagnose(saved)
     assert found[0].severity == severity
     assert message in found[0].message
     assert fix.format(root=saved) in found[0].fix
 
 
 def test_too_few_queries_are_a_warning(made):
-    findings = examine(made)
+    findings = diagnose(made)
     assert [(f.severity, f.check, f.subject) for f in findings] == [
         ("warning", "coverage", "c"),
         ("warning", "coverage", "d"),
@@ -137,10 +137,10 @@ def test_too_few_queries_are_a_warning(made):
 def test_what_doctor_advises_helps(saved):
     weights(saved).write_bytes(b"x")
     shutil.rmtree(saved / "experts" / "e2")
-    fix = next(f.fix for f in examine(saved) if f.check == "files")
+    fix = next(f.fix for f in diagnose(saved) if f.check == "files")
     assert f"experts rollback {saved} 1" in fix
     run("experts", "rollback", saved, "1")
-    assert examine(saved) == []
+    assert diagnose(saved) == []
     assert list(load(saved).experts) == ["e0", "e1", "e2"]
 
 
@@ -202,11 +202,11 @@ def out_of_the_way(root):
 def test_each_fix_makes_its_finding_go_away(measurable, tmp_path, monkeypatch, damage, check, subject):
     monkeypatch.setattr(doctor, "FEW_QUERIES", 5)
     root = shutil.copytree(measurable, tmp_path / "all") / "my model"
-    assert [(f.check, f.subject) for f in examine(root)] == [("coverage", "e0")]  # it never wins
+    assert [(f.check, f.subject) for f in diagnose(root)] == [("coverage", "e0")]  # it never wins
     damage(root)
-    (found,) = [f for f in examine(root) if (f.check, f.subject) == (check, subject)]
+    (found,) = [f for f in diagnose(root) if (f.check, f.subject) == (check, subject)]
     followed(found.fix, root)
-    left = examine(root)
+    left = diagnose(root)
     assert (check, subject) not in [(f.check, f.subject) for f in left]
     assert not [f for f in left if f.severity == "error"]
     load(root)
@@ -214,14 +214,14 @@ def test_each_fix_makes_its_finding_go_away(measurable, tmp_path, monkeypatch, d
 
 def test_more_queries_make_a_collection_count(measurable, tmp_path):
     root = shutil.copytree(measurable, tmp_path / "all") / "my model"
-    first, _ = [f for f in examine(root) if "Only" in f.message]
+    first, _ = [f for f in diagnose(root) if "Only" in f.message]
     assert first.subject == "c"
     shutil.rmtree(root.parent / "data" / "c")
     words = {f"{n}": f"word{n} word{n + 1}" for n in range(60)}
     qrels = {"train": {"t": {"0": 1}}, "dev": {n: {n: 1} for n in words}}
     write_beir(root.parent / "data" / "c", words, words | {"t": "word150"}, qrels)
     followed(first.fix, root)
-    assert [f.subject for f in examine(root) if f.check == "coverage" and "Only" in f.message] == ["d"]
+    assert [f.subject for f in diagnose(root) if f.check == "coverage" and "Only" in f.message] == ["d"]
 
 
 def test_an_expert_is_taken_from_before_its_damage_was_saved(measurable, tmp_path, monkeypatch):
@@ -231,20 +231,20 @@ def test_an_expert_is_taken_from_before_its_damage_was_saved(measurable, tmp_pat
     zero = {layer: (a, b * 0) for layer, (a, b) in model.state.experts["e1"].factors.items()}
     model.state = replace(model.state, experts={**model.state.experts, "e1": Adapter(zero, 0.05)})
     model.save_experts(root)
-    (silent,) = [f for f in examine(root) if f.check == "silent"]
+    (silent,) = [f for f in diagnose(root) if f.check == "silent"]
     assert "rollback" in silent.fix and silent.fix.split(";")[0].endswith(" 1")
     followed(silent.fix, root)
-    assert [f.check for f in examine(root)] == ["coverage"]
+    assert [f.check for f in diagnose(root)] == ["coverage"]
 
 
 def test_the_history_begins_again(saved):
     (saved / "history/log.jsonl").write_text("{")
-    (found,) = [f for f in examine(saved) if f.check == "history"]
+    (found,) = [f for f in diagnose(saved) if f.check == "history"]
     assert "move the folder 'history' away" in found.message
     (saved / "history").rename(saved.parent / "away")
-    assert [f.check for f in examine(saved)] == ["history"]  # a note: the next save begins one
+    assert [f.check for f in diagnose(saved)] == ["history"]  # a note: the next save begins one
     run("experts", "rename", saved, "e0", "f0")
-    assert examine(saved) == []
+    assert diagnose(saved) == []
 
 
 def test_measuring_again_forgets_gains_of_another_version(saved):
@@ -266,5 +266,5 @@ def test_the_command(saved, tmp_path):
     findings = run_json("doctor", saved, code=1)["findings"]
     assert findings[0]["severity"] == "error" and {"check", "subject", "message", "fix"} < set(findings[0])
     with pytest.raises(FormatError, match="not a RouterRetriever model"):
-        examine(tmp_path)
+        diagnose(tmp_path)
     assert run_json("doctor", tmp_path, code=1)["error"]["type"] == "FormatError"

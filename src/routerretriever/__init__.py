@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever import cluster, integrations, server
     from routerretriever.data.collection import Collection
     from routerretriever.data.document import Document
-    from routerretriever.doctor import examine
+    from routerretriever.doctor import diagnose
     from routerretriever.errors import RouterRetrieverError
     from routerretriever.evaluation.evaluate import Evaluation, evaluate
     from routerretriever.experts.add import add_expert
@@ -45,7 +45,7 @@ _MODULE_OF = {
     "check_expert": "experts.check_harm",
     "diff_experts": "experts.compare",
     "merge_experts": "experts.combine",
-    "examine": "doctor",
+    "diagnose": "doctor",
     "History": "storage.history",
     "push_model": "sharing.hub_upload",
     "push_expert": "sharing.hub_upload",
@@ -75,9 +75,9 @@ __all__ = [
     "apply_feedback",
     "check_expert",
     "cluster",
+    "diagnose",
     "diff_experts",
     "evaluate",
-    "examine",
     "integrations",
     "merge_experts",
     "pull",

@@ -389,9 +389,9 @@ def rollback(
 
 def doctor(model: Model, as_json: AsJson = False) -> None:
     """Say what is wrong with MODEL and what to do about it; exit code 1 if something is an error."""
-    from routerretriever.doctor import ERROR, examine
+    from routerretriever.doctor import ERROR, diagnose
 
-    findings = examine(model)
+    findings = diagnose(model)
     if as_json:
         print_json({"findings": [finding.to_dict() for finding in findings]})
     else:
