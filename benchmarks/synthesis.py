@@ -1,8 +1,8 @@
 """What experts gain that learnt from generated queries, against those of true ones, on true test queries.
 
-    python benchmarks/synthesis.py DATA OUT.json [--only NAME…] [--ways true,crops,titles,mixture]
+    python benchmarks/synthesis.py DATA OUT.json [--only NAME…] [--methods true,crops,titles,mixture]
 
-DATA holds the collections in BEIR's layout. Every cell, a collection and a way, is a model of its own with a single
+DATA holds the collections in BEIR's layout. Every cell, a collection and a method, is a model of its own with a single
 expert. It is written as soon as it is measured; an interrupted run goes on with the next, and a training with its last
 checkpoint. A cell also has what the router makes of the expert when all it knows are gains on generated held-out
 queries; where the expert does not help, also when it knows gains on true ones.
@@ -26,23 +26,23 @@ from routerretriever.progress import Bars
 from routerretriever.synthesis import SynthesisConfig, synthesize
 
 COLLECTIONS = ("nl2bash", "scifact", "nfcorpus", "finqa10k", "mitre_attack", "obliqa", "bankfaq", "medquad", "cosqa")
-WAYS = ("true", "crops", "titles", "mixture")
+METHODS = ("true", "crops", "titles", "mixture")
 LIMIT, SEED = 500, 0
 
 
-def measured(data: Path, name: str, way: str, queries: int, config: TrainingConfig, limit: int) -> dict[str, Any]:
+def measured(data: Path, name: str, method: Any, queries: int, config: TrainingConfig, limit: int) -> dict[str, Any]:
     """One cell: make queries, train, build the library, test."""
     true = Collection.load(data / name)
     model = RouterRetriever.create()
     made: dict[str, Any] = {}
     source = true
-    if way != "true":
-        folder = default_directory() / "benchmarks" / "synthesis" / f"{name}-{way}"
+    if method != "true":
+        folder = default_directory() / "benchmarks" / "synthesis" / f"{name}-{method}"
         report = synthesize(
             data / name,
             folder,
             model=model,
-            config=SynthesisConfig(way, queries=queries, seed=SEED),
+            config=SynthesisConfig(method=method, queries=queries, seed=SEED),
             force=True,
             progress=Bars(),
         )
@@ -90,12 +90,12 @@ def _tested(model: RouterRetriever, collection: Collection, limit: int) -> dict[
 def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Means over collections, and how far held-out gains foretell true ones."""
     result: dict[str, Any] = {}
-    for way in WAYS:
-        done = {name: row[way] for name, row in cells.items() if way in row}
+    for method in METHODS:
+        done = {name: row[method] for name, row in cells.items() if method in row}
         if not done:
             continue
         harmful = [name for name, cell in done.items() if cell["gain"] <= 0]
-        result[way] = {
+        result[method] = {
             "collections": list(done),
             **{key: statistics.mean(cell[key] for cell in done.values()) for key in ("base", "expert", "routed")},
             "held_out_gain": statistics.mean(cell["held_out_gain"] for cell in done.values()),
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="+", default=COLLECTIONS, help="collections")
-    parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--queries", type=int, default=SynthesisConfig().queries, help="generated a collection")
     parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
     parser.add_argument("--limit", type=int, default=LIMIT, help="test queries a collection")
@@ -131,12 +131,17 @@ def main() -> None:
             parser.error(f"{given.out} was begun with {content['settings']}; give another file")
     config = replace(TrainingConfig(), epochs=given.epochs)
     for name in given.only:
-        for way in given.ways.split(","):
+        for method in given.methods.split(","):
             row = content["cells"].setdefault(name, {})
-            if way in row:
+            if method in row:
                 continue
-            row[way] = measured(given.data, name, way, given.queries, config, given.limit)
-            print(name, way, {key: row[way][key] for key in ("base", "expert", "routed", "held_out_gain")}, flush=True)
+            row[method] = measured(given.data, name, method, given.queries, config, given.limit)
+            print(
+                name,
+                method,
+                {key: row[method][key] for key in ("base", "expert", "routed", "held_out_gain")},
+                flush=True,
+            )
             content |= {
                 "command": f"python benchmarks/synthesis.py DATA OUT.json --queries {given.queries}",
                 **surroundings(),

@@ -16,8 +16,8 @@ from routerretriever.encoder.bulk_documents import encode_documents
 from routerretriever.encoder.tokens import beginning
 from routerretriever.errors import SynthesisError
 from routerretriever.synthesis import SynthesisConfig, synthesize
-from routerretriever.synthesis.core import STRANGE
-from routerretriever.synthesis.language import reads
+from routerretriever.synthesis.notes import UNKNOWN_LANGUAGE
+from routerretriever.synthesis.language import knows_language
 from routerretriever.synthesis.passages import Passages, load_documents
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
@@ -205,21 +205,21 @@ def documents_of(text, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["crops", "titles"])
-def test_a_language_that_the_base_does_not_know_is_told(base, tmp_path, way):
+@pytest.mark.parametrize("method", ["crops", "titles"])
+def test_a_language_that_the_base_does_not_know_is_told(base, tmp_path, method):
     """Letters of Greek are in its vocabulary and signs of Chinese are in part, words of neither."""
-    config = SynthesisConfig(way, queries=300)
+    config = SynthesisConfig(method=method, queries=300)
     report = synthesize(documents_of(GREEK, tmp_path / "greek.jsonl"), tmp_path / "greek", model=base, config=config)
-    assert STRANGE in report.notes
+    assert UNKNOWN_LANGUAGE in report.notes
     source = documents_of(CHINESE, tmp_path / "chinese.jsonl")
     try:
-        assert STRANGE in synthesize(source, tmp_path / "chinese", model=base, config=config).notes
+        assert UNKNOWN_LANGUAGE in synthesize(source, tmp_path / "chinese", model=base, config=config).notes
     except SynthesisError as error:
         assert "a base that knows the language" in str(error)
     for written in (source, tmp_path / "greek.jsonl"):
-        assert not reads(base.encoder.tokenizer, Passages.of(load_documents(written)[1]).items)
+        assert not knows_language(base.encoder.tokenizer, Passages.of(load_documents(written)[1]).items)
 
 
 def test_languages_that_the_base_knows_are_not_doubted(base, collections):
     for collection in collections.values():
-        assert reads(base.encoder.tokenizer, Passages.of(collection.documents).items)
+        assert knows_language(base.encoder.tokenizer, Passages.of(collection.documents).items)

@@ -346,7 +346,7 @@ def test_what_cannot_be_learnt_from_is_refused(model, index, tmp_path, checkpoin
         apply_feedback(model, tmp_path / "nowhere", index)
     with pytest.raises(LibraryError, match="routerretriever library MODEL"):
         apply_feedback(RouterRetriever.create(str(checkpoint), device="cpu"), log, index)
-    with pytest.raises(FeedbackError, match="on_error='ignore'"):
+    with pytest.raises(FeedbackError, match="'on_error' should be 'stop' or 'skip', and is 'ignore'"):
         FeedbackConfig(on_error="ignore")
 
 

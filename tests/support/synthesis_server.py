@@ -45,14 +45,20 @@ class Endpoint:
                     outer.headers.append(dict(self.headers))
                     number = len(outer.requests)
                     outer.under_way += 1
+                    self.counted = True
                     outer.most_under_way = max(outer.most_under_way, outer.under_way)
                 try:
                     (behave or outer.answer)(self, body, number)
                 except (BrokenPipeError, ConnectionResetError):
                     pass
                 finally:
-                    with outer.lock:
-                        outer.under_way -= 1
+                    self.answered()
+
+            def answered(self) -> None:
+                """A request counts as under way until its answer is sent: the next may come at once."""
+                with outer.lock:
+                    outer.under_way -= self.counted
+                    self.counted = False
 
             def log_message(self, *arguments: Any) -> None:
                 pass
@@ -72,6 +78,7 @@ class Endpoint:
     @staticmethod
     def reply(handler: Any, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Send a response."""
+        handler.answered()
         handler.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             handler.send_header(name, value)

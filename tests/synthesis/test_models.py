@@ -23,9 +23,10 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from routerretriever import Collection, RouterRetriever
 from routerretriever.errors import MissingExtraError, ModelError, PausedError, SynthesisError
 from routerretriever.synthesis import Doc2QueryConfig, Limits, LlmConfig, SynthesisConfig, synthesize
-from routerretriever.synthesis.core import journal_path
+from routerretriever.synthesis.answers import queries_in
 from routerretriever.synthesis.journal import Answer, Journal
-from routerretriever.synthesis.llm import queries_in, read_examples, read_prompt
+from routerretriever.synthesis.prompts import read_examples, read_prompt
+from routerretriever.synthesis.write import journal_path
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def writer(tmp_path_factory):
 
 
 def asking(writer, **changes):
-    generator = Doc2QueryConfig(str(writer), batch_size=8, write_tokens=6, device="cpu")
-    return replace(SynthesisConfig("doc2query", queries=60, k=30, doc2query=generator), **changes)
+    generator = Doc2QueryConfig(model=str(writer), batch_size=8, write_tokens=6, device="cpu")
+    return replace(SynthesisConfig(method="doc2query", queries=60, k=30, doc2query=generator), **changes)
 
 
 def test_doc2query_writes_a_collection(writer, model, bare, tmp_path):
@@ -179,23 +180,44 @@ def test_a_missing_tokeniser_package_is_named_with_its_extra(
 def test_half_a_line_is_cut_off_and_damage_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     with Journal.open(path, {"seed": 0}) as journal:
-        journal.append([Answer("one", ("q",)), Answer("two", ())])
+        journal.append([Answer(key="one", queries=("q",)), Answer(key="two")])
         with pytest.raises(SynthesisError, match="Another process is writing"), Journal.open(path, {"seed": 0}):
             pass
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     with Journal.open(path, {"seed": 0}) as journal:
         assert set(journal.answers) == {"one"}
-        journal.append([Answer("two", ())])
+        journal.append([Answer(key="two")])
     assert path.read_bytes() == whole
     with Journal.open(tmp_path / "b.jsonl", {"seed": 0}):
         pass
     with Journal.open(tmp_path / "b.jsonl", {"seed": 1}) as journal:  # nothing had been paid for
-        journal.append([Answer("one", ())])
+        journal.append([Answer(key="one")])
     with Journal.open(tmp_path / "b.jsonl", {"seed": 1}) as journal:
         assert set(journal.answers) == {"one"}
+    path.write_bytes(whole.replace(b'{"settings"', b'\xef\xbb\xbf{"settings"'))
+    with Journal.open(path, {"seed": 0}) as journal:
+        assert set(journal.answers) == {"one", "two"}
+    path.write_bytes(whole.replace(b'"key": "two"', b'"key": two'))
+    with pytest.raises(SynthesisError, match="line 3 is damaged"), Journal.open(path, {"seed": 0}):
+        pass
     path.write_bytes(b"nonsense\n" + whole)
     with pytest.raises(SynthesisError, match="is damaged"), Journal.open(path, {"seed": 0}):
+        pass
+
+
+def test_answers_of_the_first_version_are_taken_up(tmp_path):
+    path = tmp_path / "a.jsonl"
+    settings = SynthesisConfig(method="doc2query").settings()
+    before = {"way" if name == "method" else name: value for name, value in settings.items()}
+    answer = {"key": "one", "queries": ["q"], "tokens_in": 5, "tokens_out": 2, "problem": ""}
+    path.write_text(json.dumps({"settings": before}) + "\n" + json.dumps(answer) + "\n")
+    with Journal.open(path, settings) as journal:
+        assert journal.answers["one"].queries == ("q",)
+    with (
+        pytest.raises(SynthesisError, match=r"other settings \(method, seed changed\)"),
+        Journal.open(path, settings | {"method": "llm", "seed": 5}),
+    ):
         pass
 
 
@@ -218,14 +240,14 @@ def serve():
 
 def llm(endpoint, **changes):
     given = {"backoff": 0.01, "timeout": 5.0, "retries": 3} | changes
-    return SynthesisConfig("llm", queries=60, k=30, llm=LlmConfig(endpoint.url, "tiny", **given))
+    return SynthesisConfig(method="llm", queries=60, k=30, llm=LlmConfig(endpoint=endpoint.url, model="tiny", **given))
 
 
 def test_llm_writes_a_collection(serve, model, bare, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret-0815")
 
     def behave(handler, body, number):
-        time.sleep(0.05)  # so that others can be under way
+        time.sleep(0.05)  # so that others can be under method
         endpoint.answer(handler, body, number)
 
     endpoint = serve(behave)
@@ -524,7 +546,7 @@ def test_unusable_answers_are_paid_for_once_and_reported(serve, model, bare, tmp
     endpoint = serve(behave)
     with pytest.raises(
         SynthesisError,
-        match="Of 10 queries .*too few to train on.*Answers with too little: 20 no queries in the answer, 10 too few queries",
+        match="Of 10 queries .*too few to train on.*Answers with too few queries: 20 no queries in the answer, 10 too few queries",
     ):
         synthesize(bare, tmp_path / "out", model=model, config=llm(endpoint))
     assert len(endpoint.requests) == 30
@@ -595,13 +617,13 @@ def test_a_killed_or_interrupted_command_goes_on_without_paying_twice(serve, che
         assert b"Traceback" not in said
     assert not out.exists()
     kept = set(answers_in(out))
-    if number == signal.SIGINT:  # what was under way may be billed; after a kill nobody can say
+    if number == signal.SIGINT:  # what was under method may be billed; after a kill nobody can say
         assert {record["problem"] for record in lost_in(out)} <= {"interrupted"} and len(lost_in(out)) <= 2
     assert 4 <= len(kept) < 30
     before = len(endpoint.requests)
     finished = subprocess.run(command(endpoint, bare, out, checkpoint), capture_output=True, check=True)
     assert json.loads(finished.stdout)["generated"] == 60
     assert len(endpoint.requests) - before == 30 - len(kept)
-    # Only what was under way when the process died may have been answered twice.
+    # Only what was under method when the process died may have been answered twice.
     assert sum(count - 1 for count in endpoint.answered.values()) <= 2
     assert re.search(rb"Traceback", finished.stderr) is None

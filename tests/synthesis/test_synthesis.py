@@ -18,12 +18,12 @@ from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.routing.self_check import routing_quality
 from routerretriever.sharing.model_card import model_card
 from routerretriever.storage.model_folder import read_expert_info
-from routerretriever.synthesis import SynthesisConfig, synthesize
+from routerretriever.synthesis import Doc2QueryConfig, Limits, LlmConfig, SynthesisConfig, synthesize
 from routerretriever.synthesis.crops import LONGEST, crops
 from routerretriever.synthesis.filters import MERGED, Dropped, distinct
+from routerretriever.synthesis.held_out import held_out_ids
 from routerretriever.synthesis.passages import MIN_PASSAGES, READ_CHARACTERS, Passages, load_documents
 from routerretriever.synthesis.queries import Generated
-from routerretriever.synthesis.report import held_out_ids
 from routerretriever.synthesis.titles import Statistics, titles, words_of
 
 ESSAY = """# Kestrel operations
@@ -89,7 +89,7 @@ def test_sources(bare, make_collection, tmp_path):
         load_documents(tmp_path / "nothing")
 
 
-# -- ways ------------------------------------------------------------------------------------------
+# -- methods ------------------------------------------------------------------------------------------
 
 
 def test_crops_are_short_spans_of_their_passage_with_words_left_out():
@@ -131,13 +131,15 @@ def test_common_words_are_no_keywords_in_any_language():
     assert "wort1" not in Statistics.of(items).common
 
 
-@pytest.mark.parametrize("way", ["crops", "titles"])
-def test_ways_are_decided_by_seed_and_content_alone(way):
+@pytest.mark.parametrize("method", ["crops", "titles"])
+def test_methods_are_decided_by_seed_and_content_alone(method):
     documents = [Document(f"d{n}", text) for n, text in enumerate(texts())]
 
     def made(order, seed=0):
         items = Passages.of(order).items
-        return {(g.passage.key, g.text) for g in (crops(items, 2, seed) if way == "crops" else titles(items, 2, seed))}
+        return {
+            (g.passage.key, g.text) for g in (crops(items, 2, seed) if method == "crops" else titles(items, 2, seed))
+        }
 
     assert made(documents) == made(documents[::-1])
     assert made(documents, 1) != made(documents)
@@ -179,8 +181,8 @@ def test_distinct_queries_and_why_the_others_went():
 
 
 def test_only_queries_whose_passage_is_found_are_kept(model, bare, tmp_path):
-    few = synthesize(bare, tmp_path / "few", model=model, config=SynthesisConfig("crops", k=1))
-    many = synthesize(bare, tmp_path / "many", model=model, config=SynthesisConfig("crops", k=80))
+    few = synthesize(bare, tmp_path / "few", model=model, config=SynthesisConfig(method="crops", k=1))
+    many = synthesize(bare, tmp_path / "many", model=model, config=SynthesisConfig(method="crops", k=80))
     assert few.dropped["passage not among the first 1"] > 0
     assert not any("not among" in reason for reason in many.dropped)
     assert few.kept < many.kept
@@ -195,7 +197,7 @@ def test_only_queries_whose_passage_is_found_are_kept(model, bare, tmp_path):
 
 
 def test_all_queries_of_a_passage_are_on_one_side(model, bare, tmp_path):
-    report = synthesize(bare, tmp_path / "out", model=model, config=SynthesisConfig("mixture", k=40))
+    report = synthesize(bare, tmp_path / "out", model=model, config=SynthesisConfig(method="mixture", k=40))
     collection = Collection.load(tmp_path / "out")
     train, held_out = collection.train_and_held_out()
     assert (len(train), len(held_out)) == (report.train, report.held_out)
@@ -218,14 +220,14 @@ def test_passages_that_share_a_query_stay_together():
 # -- the collection --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["crops", "titles", "mixture"])
-def test_the_new_collection_trains_an_expert_that_says_so(way, model, bare, tmp_path):
-    report = synthesize(bare, tmp_path / "made", model=model, config=SynthesisConfig(way, queries=200, k=40))
+@pytest.mark.parametrize("method", ["crops", "titles", "mixture"])
+def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, tmp_path):
+    report = synthesize(bare, tmp_path / "made", model=model, config=SynthesisConfig(method=method, queries=200, k=40))
     collection = Collection.load(tmp_path / "made")
     assert len(collection.documents) == 80
     assert collection.documents[0].metadata == {"year": 2020}
-    ways = set(collection.generated.values())
-    assert ways == ({"crops", "titles"} if way == "mixture" else {way})
+    methods = set(collection.generated.values())
+    assert methods == ({"crops", "titles"} if method == "mixture" else {method})
     written = json.loads((tmp_path / "made" / "synthesis.json").read_text())
     assert written == json.loads(json.dumps(report.to_dict()))
     assert written["settings"]["seed"] == 0
@@ -234,7 +236,7 @@ def test_the_new_collection_trains_an_expert_that_says_so(way, model, bare, tmp_
     config = TrainingConfig(epochs=1, batch_size=16, rank=4)
     info = train_expert(model, collection, config=config, force=True).info
     assert sum(info.generated.values()) == info.queries == report.train
-    assert set(info.generated) == ways
+    assert set(info.generated) == methods
     model.save_pretrained(tmp_path / "model")
     assert read_expert_info(tmp_path / "model" / "experts" / "made").generated == info.generated
     card = (tmp_path / "model" / "README.md").read_text()
@@ -250,15 +252,15 @@ def test_a_query_of_several_passages_is_counted_once_and_nothing_is_left_over(mo
         for n, text in enumerate(texts(60))
     ]
     (tmp_path / "c.jsonl").write_text("\n".join(lines))
-    config = SynthesisConfig("titles", queries=240, k=3)
+    config = SynthesisConfig(method="titles", queries=240, k=3)
     report = synthesize(tmp_path / "c.jsonl", tmp_path / "out", model=model, config=config)
     assert report.dropped[MERGED] > 0 and report.dropped["passage not among the first 3"] > 0
     assert report.generated == report.kept + sum(report.dropped.values())
 
 
 def test_a_collection_made_of_a_made_one_keeps_the_first_name(model, bare, tmp_path):
-    synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig("crops", k=80))
-    report = synthesize(tmp_path / "one", tmp_path / "two", model=model, config=SynthesisConfig("titles", k=80))
+    synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig(method="crops", k=80))
+    report = synthesize(tmp_path / "one", tmp_path / "two", model=model, config=SynthesisConfig(method="titles", k=80))
     assert report.source == Collection.load(tmp_path / "two").source == "bare"
     (tmp_path / "two" / "synthesis.json").write_text("{")
     with pytest.raises(CollectionError, match="synthesis.json is damaged.*restore it"):
@@ -319,7 +321,7 @@ def test_the_result_does_not_depend_on_the_order_of_documents(model, bare, tmp_p
     shuffled = bare.read_text().splitlines()
     random.Random(0).shuffle(shuffled)
     (tmp_path / "shuffled.jsonl").write_text("\n".join(shuffled) + "\n")
-    config = SynthesisConfig("mixture", k=40)
+    config = SynthesisConfig(method="mixture", k=40)
     for name, source in (("a", bare), ("b", tmp_path / "shuffled.jsonl")):
         synthesize(source, tmp_path / name, model=model, config=config)
     for file in ("queries.jsonl", "qrels/train.tsv", "qrels/dev.tsv"):
@@ -327,9 +329,9 @@ def test_the_result_does_not_depend_on_the_order_of_documents(model, bare, tmp_p
 
 
 def test_a_large_collection_is_sampled_and_a_small_one_asked_several_times(model, bare, tmp_path):
-    one = synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig("crops", queries=40, k=80))
+    one = synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig(method="crops", queries=40, k=80))
     assert (one.asked, one.generated) == (40, 40)
-    two = synthesize(bare, tmp_path / "two", model=model, config=SynthesisConfig("crops", queries=160, k=80))
+    two = synthesize(bare, tmp_path / "two", model=model, config=SynthesisConfig(method="crops", queries=160, k=80))
     assert (two.asked, two.generated) == (80, 160)
     assert "are few" in " ".join(one.notes)
 
@@ -337,7 +339,7 @@ def test_a_large_collection_is_sampled_and_a_small_one_asked_several_times(model
 def test_copies_of_a_passage_are_all_relevant(model, tmp_path):
     contents = texts(40)
     source = write_documents(tmp_path / "c.jsonl", contents + contents[:1])
-    synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig("crops", k=41))
+    synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=41))
     qrels = [grades for split in Collection.load(tmp_path / "out").splits.values() for grades in split.qrels.values()]
     assert any("d0" in grades for grades in qrels)
     assert all(("d0" in grades) == ("d40" in grades) for grades in qrels)
@@ -345,10 +347,10 @@ def test_copies_of_a_passage_are_all_relevant(model, tmp_path):
 
 def test_an_expert_of_a_model_can_look_for_the_passages(model, bare, make_collection, tmp_path):
     train_expert(model, Collection.load(make_collection("x")), config=TrainingConfig(epochs=1, rank=4), force=True)
-    report = synthesize(bare, tmp_path / "out", model=model, expert="x", config=SynthesisConfig("crops", k=40))
+    report = synthesize(bare, tmp_path / "out", model=model, expert="x", config=SynthesisConfig(method="crops", k=40))
     assert report.settings["expert"] == "x"
     with pytest.raises(ExpertError, match="nobody"):
-        synthesize(bare, tmp_path / "o2", model=model, expert="nobody", config=SynthesisConfig("crops"))
+        synthesize(bare, tmp_path / "o2", model=model, expert="nobody", config=SynthesisConfig(method="crops"))
 
 
 # -- bad input -------------------------------------------------------------------------------------
@@ -357,9 +359,9 @@ def test_an_expert_of_a_model_can_look_for_the_passages(model, bare, make_collec
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (["alone in the world"], "There are 1 distinct texts"),
-        (["the same"] * 50, r"There are 0 distinct texts \(0 empty documents, 50 with a text"),
-        (["", "  ", "..."] * 10, r"There are 0 distinct texts \(30 empty"),
+        (["alone in the world"], "There are 1 different texts"),
+        (["the same"] * 50, r"There are 0 different texts \(0 empty documents, 50 with a text"),
+        (["", "  ", "..."] * 10, r"There are 0 different texts \(30 empty"),
         (texts(MIN_PASSAGES - 1), "split long ones into passages"),
     ],
 )
@@ -370,8 +372,8 @@ def test_corpora_that_teach_nothing_are_refused(model, tmp_path, contents, messa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("way", ["crops", "titles"])
-def test_huge_and_empty_texts_are_stated(way, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["crops", "titles"])
+def test_huge_and_empty_texts_are_stated(method, model, tmp_path, monkeypatch):
     """Ten megabytes, of which neither queries nor vectors need more than the beginning."""
     tokenise, longest = model.encoder.transformer.preprocess, []
 
@@ -384,11 +386,11 @@ def test_huge_and_empty_texts_are_stated(way, model, tmp_path, monkeypatch):
     assert len(huge) > 10_000_000
     source = write_documents(tmp_path / "c.jsonl", [*texts(40), huge, ""])
     started = time.monotonic()
-    report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(way, k=40))
+    report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(method=method, k=40))
     assert time.monotonic() - started < 60  # minutes, where the whole was tokenised
     assert max(longest) < 10_000
     assert report.set_aside == {"without a text": 1}
-    assert "Of 1 long documents only the beginning was read" in report.notes[0]
+    assert "Only the beginning of 1 long documents was read" in report.notes[0]
     collection = Collection.load(tmp_path / "out")
     assert [len(d.text) for d in collection.documents[-2:]] == [len(huge), 0]
     assert len(Passages.of(collection.documents).items[0].text) <= READ_CHARACTERS
@@ -397,25 +399,39 @@ def test_huge_and_empty_texts_are_stated(way, model, tmp_path, monkeypatch):
 def test_a_base_that_finds_nothing_is_named(model, tmp_path):
     unknown = [" ".join(f"слово{n * 7 + m}" for m in range(9)) for n in range(300)]
     source = write_documents(tmp_path / "c.jsonl", unknown)
-    report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig("crops"))
+    report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(method="crops"))
     assert any("may not know the language" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (SynthesisConfig("guess"), "no way 'guess'.*crops, titles, mixture, doc2query, llm"),
-        (SynthesisConfig("llm"), "--endpoint URL --model NAME"),
-        (SynthesisConfig("crops", queries=0), "at least 1"),
+        ({"method": "guess"}, "'method' should be 'crops', 'titles', 'mixture', 'doc2query' or 'llm', and is 'guess'"),
+        ({"method": "llm"}, "--endpoint URL --model NAME"),
+        ({"queries": 0}, "'queries' should be greater than or equal to 1, and is 0"),
+        ({"k": 2.5, "seed": None}, "'k' should be .* and is 2.5; 'seed' should be a valid integer, and is None"),
+        ({"way": "crops"}, "there is no setting 'way'"),
+        ({"doc2query": {"top_p": 2}}, "'doc2query.top_p' should be less than or equal to 1, and is 2|'top_p' should"),
     ],
 )
-def test_wrong_settings(model, bare, tmp_path, config, message):
+def test_wrong_settings(settings, message):
     with pytest.raises(SynthesisError, match=message):
-        synthesize(bare, tmp_path / "out", model=model, config=config)
+        SynthesisConfig(**settings)
+
+
+def test_settings_of_a_model_are_checked():
+    with pytest.raises(SynthesisError, match="LlmConfig: 'model' is required"):
+        LlmConfig(endpoint="http://x/v1")
+    with pytest.raises(SynthesisError, match="'rate' should be greater than 0, and is 0"):
+        LlmConfig(endpoint="http://x/v1", model="m", rate=0)
+    with pytest.raises(SynthesisError, match="'batch_size' should be"):
+        Doc2QueryConfig(batch_size=0)
+    with pytest.raises(SynthesisError, match="'price_in' should be a finite number"):
+        Limits(price_in=float("nan"))
 
 
 def test_a_taken_folder_is_left_alone(model, bare, tmp_path):
-    config = SynthesisConfig("crops", k=80)
+    config = SynthesisConfig(method="crops", k=80)
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("years of work")
@@ -426,7 +442,7 @@ def test_a_taken_folder_is_left_alone(model, bare, tmp_path):
     with pytest.raises(SynthesisError, match="--force"):
         synthesize(bare, tmp_path / "own", model=model, config=config)
     before = (tmp_path / "own" / "queries.jsonl").read_bytes()
-    synthesize(bare, tmp_path / "own", model=model, config=SynthesisConfig("crops", k=80, seed=1), force=True)
+    synthesize(bare, tmp_path / "own", model=model, config=SynthesisConfig(method="crops", k=80, seed=1), force=True)
     assert (tmp_path / "own" / "queries.jsonl").read_bytes() != before
     with pytest.raises(SynthesisError, match="is a file"):
         synthesize(bare, bare, model=model, config=config)
@@ -434,14 +450,14 @@ def test_a_taken_folder_is_left_alone(model, bare, tmp_path):
 
 def test_a_failed_write_leaves_nothing(model, bare, tmp_path, monkeypatch):
     from routerretriever.errors import StorageError
-    from routerretriever.synthesis import report
+    from routerretriever.synthesis import write
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "_query_line", full)
+    monkeypatch.setattr(write, "_query_line", full)
     with pytest.raises(StorageError, match="disk is full"):
-        synthesize(bare, tmp_path / "out", model=model, config=SynthesisConfig("crops", k=80))
+        synthesize(bare, tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=80))
     assert [path.name for path in tmp_path.iterdir()] == ["bare.jsonl"]
 
 
@@ -449,7 +465,7 @@ def test_ids_that_no_tsv_can_hold_are_refused(model, tmp_path):
     lines = [json.dumps({"_id": f"d\t{n}", "text": text}) for n, text in enumerate(texts(40))]
     (tmp_path / "c.jsonl").write_text("\n".join(lines))
     with pytest.raises(SynthesisError, match="tab or line break"):
-        synthesize(tmp_path / "c.jsonl", tmp_path / "out", model=model, config=SynthesisConfig("crops", k=40))
+        synthesize(tmp_path / "c.jsonl", tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=40))
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -486,14 +502,12 @@ def test_the_command(checkpoint, bare, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--with", "guess"], "no way 'guess'"),
         (["--with", "llm"], "--endpoint URL --model NAME"),
         (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--max-cost", "1"], "needs prices"),
         (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--body", "{"], "--body is not JSON"),
         (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--body", "[]"], "--body is a JSON object"),
-        (["--with", "llm", "--endpoint", "ftp://x", "--model", "m"], "is no endpoint"),
+        (["--with", "llm", "--endpoint", "ftp://x", "--model", "m"], "is not an endpoint"),
         (["--with", "doc2query", "--finish"], "nothing to finish"),
-        (["--with", "guess", "--endpoint", "http://x/v1"], "no way 'guess'"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(checkpoint, bare, tmp_path, arguments, message):
@@ -512,9 +526,11 @@ def test_the_command_refuses_in_one_sentence(checkpoint, bare, tmp_path, argumen
         (["--with", "doc2query", "--prompt", "p", "--max-cost", "0"], "--prompt, --max-cost belong to --with llm,"),
         (["--retriever", "m", "--base", "all-MiniLM-L6-v2"], "--retriever takes the place of --base"),
         (["--expert", "made"], "--expert names an expert of --retriever"),
+        (["--with", "guess"], "'guess' is not one of 'crops', 'titles', 'mixture', 'doc2query', 'llm'."),
+        (["--with", "guess", "--endpoint", "http://x/v1"], "'guess' is not one of"),
     ],
 )
-def test_options_of_another_way_are_a_usage_error(bare, tmp_path, arguments, message):
+def test_options_of_another_method_are_a_usage_error(bare, tmp_path, arguments, message):
     result = run("synthesize", bare, "--out", tmp_path / "o", *arguments, code=2)
     assert message in re.sub(r"[\s│]+", " ", result.stderr)
     assert not (tmp_path / "o").exists()

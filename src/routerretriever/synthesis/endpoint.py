@@ -1,4 +1,7 @@
-"""Requests to an OpenAI-compatible endpoint: pace, back-off, and what a failure says of the next try and the bill."""
+"""Requests to an OpenAI-compatible endpoint: their pace, and what a failure means.
+
+A failure decides about the next attempt, and whether the request may be billed.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 LONGEST_WAIT = 60.0
-"""Seconds between two tries at most, unless the server says otherwise."""
+"""Most seconds between two attempts, unless the server says otherwise."""
 
 LONGEST_ORDER = 600.0
-"""A server that wants to be left alone for longer ends the run; it goes on later."""
+"""Most seconds that a server may ask to be left alone; longer ends the run for now."""
 
 LARGEST_BODY = 2**20
 _RETRIED = (408, 409, 425, 429)
 _HOPELESS = (401, 402, 404, 405)
 _LATE = (504, 524)
-"""A gateway gave up waiting; what stands behind it may have worked on, and be paid for it."""
+"""A gateway gave up waiting; the model behind it may have worked on, and be paid for it."""
 
 
 class Pace:
-    """Keeps requests apart: so many a minute, and none while the server wants to be left alone."""
+    """Keeps requests apart: a few a minute, and none while the server asks for a pause."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap = 60.0 / per_minute if per_minute else 0.0
@@ -45,7 +48,7 @@ class Pace:
         self._next = time.monotonic() + self._gap
 
     def hold(self, seconds: float) -> None:
-        """No request for some time."""
+        """Start no request for some seconds."""
         self._next = max(self._next, time.monotonic() + seconds)
 
 
@@ -90,11 +93,14 @@ class FaultError(Exception):
         status: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.wait, self.final, self.billed, self.status = wait, final, billed, status
+        self.wait = wait
+        self.final = final
+        self.billed = billed
+        self.status = status
 
 
 class Endpoint:
-    """A chat endpoint. The key is read from the environment and stands nowhere else."""
+    """A chat endpoint; its key is read from the environment and kept nowhere else."""
 
     def __init__(self, url: str, *, timeout: float, backoff: float, pace: Pace) -> None:
         try:
@@ -102,13 +108,19 @@ class Endpoint:
         except ImportError as error:
             raise MissingExtraError("llm", "httpx") from error
         if not url.startswith(("http://", "https://")):
-            raise SynthesisError(f"'{url}' is no endpoint. Give the address that ends in /v1: --endpoint http://…/v1")
+            raise SynthesisError(
+                f"'{url}' is not an endpoint. Give the address that ends in /v1, such as --endpoint http://…/v1"
+            )
         self._key = os.environ.get(KEY_VARIABLE, "")
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        # A connection that is never made ends a little before an answer that never comes, which alone may be billed.
-        self._client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(timeout, connect=0.9 * timeout))
-        self._timeout, self._backoff, self._pace = timeout, backoff, pace
+        # A connection that is never made ends a little before an answer that never comes,
+        # because only the latter may be billed.
+        waiting = httpx.Timeout(timeout, connect=0.9 * timeout)
+        self._client = httpx.AsyncClient(headers=headers, timeout=waiting)
+        self._timeout = timeout
+        self._backoff = backoff
+        self._pace = pace
 
     async def __aenter__(self) -> Endpoint:
         return self
@@ -125,14 +137,16 @@ class Endpoint:
 
         Raises:
             FaultError: it was not answered.
-            SynthesisError: the endpoint will answer none.
+            SynthesisError: the endpoint will answer no request.
         """
         import httpx
 
         try:
-            # httpx's own time-outs begin anew with every byte; a server that dribbles would be waited for for ever.
-            async with asyncio.timeout(self._timeout), self._client.stream("POST", self.url, json=body) as response:
-                content = await _limited(response)
+            # httpx's own time-outs begin again with every byte; a server that sends one byte
+            # at a time would be waited for forever.
+            async with asyncio.timeout(self._timeout):
+                async with self._client.stream("POST", self.url, json=body) as response:
+                    content = await _limited(response)
         except TimeoutError:
             raise FaultError(f"no answer within {self._timeout:g} seconds", billed=UNKNOWN) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -144,34 +158,34 @@ class Endpoint:
         return _reply(content)
 
     async def rest(self, fault: FaultError, attempt: int) -> None:
-        """Wait after a failed try: as long as the server asks, or longer with every try.
+        """Wait after a failed attempt: as long as the server asks, or longer with each attempt.
 
         Raises:
-            PausedError: the server wants to be left alone for long.
+            PausedError: the server asks for a long pause.
         """
         if fault.wait is None:
-            # Full jitter: tries of several clients spread over the whole time.
+            # Full jitter: attempts of several clients spread over the whole time.
             longest = min(LONGEST_WAIT, self._backoff * 2**attempt)
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - not for secrets
             return
         if fault.wait > LONGEST_ORDER:
             raise PausedError(
-                f"{self.url} asks for {fault.wait:.0f} seconds without requests. Run the same command again after that."
+                f"{self.url} asks for {fault.wait:.0f} seconds without requests. Rerun the same command after that."
             )
         self._pace.hold(fault.wait)
 
     def hopeless(self, message: str) -> SynthesisError:
-        """What to say of an endpoint that answers no request."""
+        """Return the error for an endpoint that answers no request."""
         return SynthesisError(
             f"{self.url} refuses every request ({message}). Check --endpoint, --model, and the key in {KEY_VARIABLE}."
         )
 
     def _refused(self, response: httpx.Response, content: bytes) -> None:
         said = self._safe(" ".join(content[:300].decode("utf-8", "replace").split()))
-        message = f"status {response.status_code}: {said}"
-        if response.status_code in _HOPELESS:
-            raise self.hopeless(message)
         status = response.status_code
+        message = f"status {status}: {said}"
+        if status in _HOPELESS:
+            raise self.hopeless(message)
         raise FaultError(
             message,
             _retry_after(response.headers),
@@ -201,7 +215,7 @@ def _reply(content: bytes) -> Reply:
         choice = record["choices"][0]
         text = choice["message"].get("content") or ""
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        message = f"an answer that is no chat completion ({type(error).__name__}: {error})"
+        message = f"an answer that is not a chat completion ({type(error).__name__}: {error})"
         raise FaultError(message, billed=usage) from None
     return Reply(str(text), *usage, choice.get("finish_reason") == "length")
 
@@ -210,12 +224,13 @@ def _usage(record: Any) -> Usage:
     usage = record.get("usage")
     if not isinstance(usage, dict):
         return UNKNOWN
-    read, written = (usage.get(key) for key in ("prompt_tokens", "completion_tokens"))
-    return read if isinstance(read, int) else None, written if isinstance(written, int) else None
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    read, written = (count if isinstance(count, int) else None for count in counts)
+    return read, written
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     value = headers.get("retry-after")
     if value is None:
         return None

@@ -9,14 +9,36 @@ from routerretriever.synthesis.passages import Passage
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A query somebody or something made up for a passage.
+    """A query as it was made, for one passage.
 
     Attributes:
         passage: what it should find.
         text: the query.
-        way: how it was made: ``crops``, ``titles``, ``doc2query`` or ``llm``.
+        method: how it was made: ``crops``, ``titles``, ``doc2query`` or ``llm``.
     """
 
     passage: Passage
     text: str
-    way: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that passed the filter, with every passage it was made for.
+
+    Attributes:
+        id: decided by its text.
+        text: as it was first made.
+        method: how it was made.
+        passages: what it should find, in the order of their keys.
+    """
+
+    id: str
+    text: str
+    method: str
+    passages: tuple[Passage, ...]
+
+    @property
+    def documents(self) -> list[str]:
+        """The ids of all relevant documents."""
+        return sorted(document for passage in self.passages for document in passage.documents)

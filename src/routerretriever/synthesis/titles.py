@@ -1,8 +1,8 @@
-"""Pseudo-queries that a passage brings along: headings, sentences, salient phrases, and keywords.
+"""Pseudo-queries from a passage's own headings, sentences, salient phrases, and keywords.
 
-What is salient is decided by tf-idf over the collection itself. Phrases are runs of words between function words and
-punctuation, as in RAKE (Rose et al. 2010), so neither a tagger nor a language model is needed; words of a fifth of all
-passages count as function words, whatever the language.
+Tf-idf over the collection decides what is salient. Phrases are runs of words between function
+words and punctuation, as in RAKE (Rose et al. 2010), so neither a tagger nor a language model
+is needed. Words of a fifth of all passages count as function words, whatever the language.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ from routerretriever.synthesis.passages import Passage
 from routerretriever.synthesis.queries import Generated
 
 WEIGHTS = {"heading": 3, "sentence": 4, "phrase": 3, "keywords": 6}
-"""How often each kind is asked for; one that a passage has nothing for gives way to the others."""
+"""How often each kind is drawn; a kind that a passage has nothing for is left out."""
 
 KEYWORDS = (2, 6)
-"""Words of a keyword query."""
+"""Fewest and most words of a keyword query."""
 
 PHRASE = (2, 5)
-"""Words of a phrase."""
+"""Fewest and most words of a phrase."""
 
 SALIENT = 20
-"""Keywords and phrases are drawn from so many of the best of a passage."""
+"""How many of the best keywords and phrases of a passage are drawn from."""
 
-HEADING_WORDS, SENTENCE_WORDS = 20, 24
+HEADING_WORDS = 20
+SENTENCE_WORDS = 24
 COMMON = 0.2
-COUNTED = 50_000  # passages that frequencies are counted on
+"""A word of more than this share of all passages is a function word."""
+
+COUNTED = 50_000
+"""Most passages that frequencies are counted on."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -44,7 +48,7 @@ _BREAK = re.compile(r"[^\w\s'’-]+|\n+")
 def titles(
     passages: Sequence[Passage], per_passage: int, seed: int, corpus: Sequence[Passage] | None = None
 ) -> Iterator[Generated]:
-    """Up to ``per_passage`` queries for every passage.
+    """Yield up to ``per_passage`` queries for every passage.
 
     Args:
         passages: to make queries for.
@@ -69,7 +73,7 @@ def titles(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in order; ``readFile`` and ``read_file`` are two each."""
+    """Return the words of a text; ``readFile`` and ``read_file`` are two words each."""
     return _WORD.findall(_HUMP.sub(" ", text))
 
 
@@ -87,7 +91,7 @@ class Statistics:
 
     @classmethod
     def of(cls, passages: Sequence[Passage]) -> Statistics:
-        """Count on at most ``COUNTED`` passages, in the order of their hashes."""
+        """Count the words of at most ``COUNTED`` passages, in the order of their hashes."""
         counted = sorted(passages, key=lambda passage: passage.key)[:COUNTED]
         vectorizer = TfidfVectorizer(analyzer=_lower_words)
         vectorizer.fit(passage.content for passage in counted)
@@ -101,7 +105,7 @@ class Statistics:
         return cls(idf, common | ENGLISH_STOP_WORDS)
 
     def weights(self, words: Sequence[str]) -> dict[str, float]:
-        """Word → tf-idf within one passage, function words and numbers left out."""
+        """Return word → tf-idf within a passage, without function words and numbers."""
         counts = Counter(word.lower() for word in words)
         return {
             word: (1 + (count > 1)) * self.idf.get(word, 0.0)
@@ -112,7 +116,7 @@ class Statistics:
 
 @dataclass(slots=True)
 class _Offers:
-    """What a passage has to offer; headings and sentences are used up, the rest is drawn at random."""
+    """What queries can be made of; headings and sentences are used up as they are drawn."""
 
     headings: list[str]
     sentences: list[str]
@@ -120,16 +124,20 @@ class _Offers:
     keywords: list[str] = field(default_factory=list)
 
     def has(self, kind: str) -> bool:
-        return len(self.keywords) >= KEYWORDS[0] if kind == "keywords" else bool(self._list(kind))
+        if kind == "keywords":
+            return len(self.keywords) >= KEYWORDS[0]
+        return bool(self._list(kind))
 
     def draw(self, kind: str, generator: random.Random) -> str:
         if kind == "keywords":
             size = min(len(self.keywords), generator.randint(*KEYWORDS))
-            # Few of the best words, in the order of the passage: that is how people shorten.
-            chosen = set(generator.sample(range(len(self.keywords)), size))
-            return " ".join(word for number, word in enumerate(self.keywords) if number in chosen)
+            # A few of the best words, in the order of the passage: that is how people shorten.
+            chosen = sorted(generator.sample(range(len(self.keywords)), size))
+            return " ".join(self.keywords[number] for number in chosen)
         items = self._list(kind)
-        return items.pop(0 if kind == "heading" else generator.randrange(len(items)))
+        if kind == "heading":
+            return items.pop(0)
+        return items.pop(generator.randrange(len(items)))
 
     def _list(self, kind: str) -> list[str]:
         return {"heading": self.headings, "sentence": self.sentences, "phrase": self.phrases}[kind]
@@ -152,7 +160,7 @@ def _offers(passage: Passage, statistics: Statistics) -> _Offers:
 
 
 def _headings(passage: Passage) -> list[str]:
-    """The title, Markdown headings, and a first line that ends like none of a paragraph."""
+    """Return title, Markdown headings, and a first line that does not end like a sentence."""
     found = [passage.title, *_MARKDOWN_HEADING.findall(passage.text)]
     first, _, rest = passage.text.strip().partition("\n")
     if rest.strip() and not first.startswith("#") and not first.rstrip().endswith((".", ",", ";")):
