@@ -16,8 +16,8 @@ from routerretriever.encoder.bulk_documents import encode_documents
 from routerretriever.encoder.tokens import beginning
 from routerretriever.errors import SynthesisError
 from routerretriever.synthesis import SynthesisConfig, synthesize
-from routerretriever.synthesis.notes import UNKNOWN_LANGUAGE
 from routerretriever.synthesis.language import knows_language
+from routerretriever.synthesis.notes import UNKNOWN_LANGUAGE
 from routerretriever.synthesis.passages import Passages, load_documents
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
