@@ -284,11 +284,11 @@ def test_an_interrupted_training_is_not_continued_with_other_data(model, make_co
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"precision": "fp16"}, "precision='fp16'.*'auto', 'bf16' or 'fp32'"),
-        ({"rank": "eight"}, "rank='eight'"),
-        ({"rank": 0}, "rank=0"),
-        ({"temperature": 0.0}, "temperature=0.0"),
-        ({"strengths": (1.0,)}, "strengths"),
+        ({"precision": "fp16"}, "'precision' should be 'auto', 'bf16' or 'fp32', and is 'fp16'"),
+        ({"rank": "eight"}, "'rank' should be .*, and is 'eight'"),
+        ({"rank": 0}, "'rank' should be .*, and is 0"),
+        ({"temperature": 0.0}, "'temperature' should be .*, and is 0.0"),
+        ({"strengths": (1.0,)}, "no setting 'strengths'"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(options, named):

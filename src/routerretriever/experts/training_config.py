@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from routerretriever.errors import ExpertError
 from routerretriever.kernels.quantization import has_bfloat16
+from routerretriever.validation import named_errors
 
 Count = Annotated[int, Field(ge=1)]
 AtLeastZero = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -79,27 +80,13 @@ class TrainingConfig:
     max_queries: Annotated[int, Field(ge=2)] | None = None
     seed: int = 0
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _named_errors(cls, values: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return check(values)
-        except ValidationError as error:
-            raise ExpertError(_explained(error)) from error
+    _named = named_errors(ExpertError)
 
     def computes_in_bf16(self, device: torch.device) -> bool:
         """Return whether products with the frozen weights are computed in bfloat16 on a device."""
         if self.precision == "auto":
             return has_bfloat16(device)
         return self.precision == "bf16"
-
-
-def _explained(error: ValidationError) -> str:
-    wrong = []
-    for found in error.errors():
-        name = ".".join(map(str, found["loc"]))
-        wrong.append(f"{name}={found['input']!r}: {found['msg'].lower()}")
-    return f"The training configuration is not possible: {'; '.join(wrong)}. Change it, or leave it out."
 
 
 class Preset(StrEnum):
