@@ -117,8 +117,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
         lock_open_file(file, path)
     except LockedError as error:
         raise SynthesisError(
-            f"Another process is writing {path}. Wait for it, or choose another folder for "
-            "the collection (--out)."
+            f"Another process is writing {path}. Wait for it, or choose another folder for the collection (--out)."
         ) from error
 
 
