@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from routerretriever.errors import FeedbackError
+from routerretriever.validation import named_errors
 
 OnError = Literal["stop", "skip"]
 
@@ -34,11 +35,4 @@ class FeedbackConfig:
     weight: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     on_error: OnError = "stop"
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _named_errors(cls, values: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return check(values)
-        except ValidationError as error:
-            wrong = [f"{found['loc'][0]}={found['input']!r}: {found['msg'].lower()}" for found in error.errors()]
-            raise FeedbackError(f"The feedback settings are not possible: {'; '.join(wrong)}.") from error
+    _named = named_errors(FeedbackError)
