@@ -30,6 +30,7 @@ from routerretriever.data.splits import Split
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.index.fusion import BASE_WEIGHT, DEPTH, EXPERT_WEIGHT, fuse, vector_weight
+from routerretriever.index.querying import encode_queries
 
 NAMES = ("bankfaq", "mitre_attack", "nl2bash", "scifact")
 UNSEEN = ("cranfield", "cacm", "fiqa_mini")
@@ -85,7 +86,7 @@ class Sides:
 def search(index: Index, split: Split, collection: Collection) -> Sides:
     """Both sides for every query."""
     queries, model = list(split.queries.values()), index.model
-    encoded = {"base": index._routed(queries, "base"), "routed": index._routed(queries, None)}
+    encoded = {"base": encode_queries(model, queries, "base"), "routed": encode_queries(model, queries, None)}
     documents = _unit(model.embed_texts(collection.contents))
     similarities = {name: _unit(vectors) @ documents.T for name, (vectors, _) in encoded.items()}
     experts = {name: by for name, (_, by) in encoded.items()}

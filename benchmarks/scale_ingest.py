@@ -29,18 +29,21 @@ from typing import Any
 import psutil
 from core import surroundings
 
-PIECE = 8192
+CHUNK_ROWS = 8192
 _DRIVER = """
 import json, os, sys
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli.common import quiet_libraries
-from routerretriever.index.build.settings import Settings
+from routerretriever.index.build.settings import BuildSettings
 from routerretriever.progress import Bars
 quiet_libraries()
 model, index, source, cluster, workers, resume = sys.argv[1:]
-settings = Settings(resume=resume == "resume")
-report = Index.create(index, RouterRetriever.from_pretrained(model), model_path=model).build(
-    source, settings=settings, cluster=cluster or None, workers=int(workers) if cluster else None, progress=Bars())
+settings = BuildSettings(resume=resume == "resume")
+loaded, runner = RouterRetriever.from_pretrained(model), None
+if cluster:
+    from routerretriever.cluster import encode_on
+    runner = encode_on(cluster, loaded, workers=int(workers))
+report = Index.create(index, loaded, model_path=model).add(source, settings=settings, runner=runner, progress=Bars())
 print(json.dumps({**report.to_dict(), "problems": len(report.problems)}), flush=True)
 """
 
@@ -117,7 +120,8 @@ def timed(
 def throughput(model: Path, source: Path, rounds: int, scratch: Path) -> dict[str, Any]:
     """One process with all cores against as many one-core workers, in turns."""
     cores = os.cpu_count() or 1
-    counts = {"small": cores * PIECE, "large": 3 * cores * PIECE}  # every worker has as much to do as the others
+    # Every worker has as much to do as the others.
+    counts = {"small": cores * CHUNK_ROWS, "large": 3 * cores * CHUNK_ROWS}
     sizes = {size: head(source, scratch, count) for size, count in counts.items()}
     systems = {"one process": "", f"{cores} workers": "local"}
     seconds: dict[str, dict[str, list[float]]] = {name: {size: [] for size in sizes} for name in systems}
@@ -149,7 +153,7 @@ def large(model: Path, source: Path, index: Path) -> dict[str, Any]:
     cores, peaks, begun = os.cpu_count() or 1, dict[str, float](), time.perf_counter()
     index.parent.mkdir(parents=True, exist_ok=True)
     running = start(model, index, source, "local", cores)
-    killed_at = _kill_after(running, index, pieces=30)
+    killed_at = _kill_after(running, index, chunks=30)
     print("killed after", round(killed_at), "s", flush=True)
     report = finished(start(model, index, source, "local", cores, resume=True), peaks)
     print(report, peaks, flush=True)
@@ -161,9 +165,9 @@ def large(model: Path, source: Path, index: Path) -> dict[str, Any]:
     }
 
 
-def _kill_after(running: Any, index: Path, pieces: int) -> float:
+def _kill_after(running: Any, index: Path, chunks: int) -> float:
     begun = time.perf_counter()
-    while len(list(_records(index))) < pieces:
+    while len(list(_records(index))) < chunks:
         if running.poll() is not None:
             raise RuntimeError("The build ended before it could be killed; give it more documents.")
         time.sleep(1)

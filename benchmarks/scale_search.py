@@ -255,7 +255,7 @@ def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:
     for at in range(0, new.num_rows, 4096):
         ids, numbers = (new[name].slice(at, 4096).to_pylist() for name in ("id", "number"))
         documents = [Document(k, "changed", "", {"number": n}) for k, n in zip(ids, numbers, strict=True)]
-        index._write(documents, vectors[at : at + 4096], collection)
+        index._writer.write(documents, vectors[at : at + 4096], collection, {})
     index.delete(gone["id"].to_pylist(), collection=collection)
     row: dict[str, Any] = {
         "replaced": new.num_rows,

@@ -409,6 +409,19 @@ class RouterRetriever(SentenceTransformer):
 
     # -- documents ---------------------------------------------------------------------------------
 
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self.encoder.dimension
+
+    def document_precision(self, precision: str) -> str:
+        """Return the precision that documents are encoded in here: ``auto`` depends on the device.
+
+        Raises:
+            ModelError: there is no such precision, or not on this device.
+        """
+        return resolved_precision(precision, self.device)
+
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
     ) -> Vectors:

@@ -128,7 +128,7 @@ def test_what_cannot_be_indexed_is_told(trained, tmp_path):
     assert "line 2: not valid JSON" in going_on.stderr
     assert "1 left out. Their lines are in" in going_on.stderr
     shard.write_text('{"_id": "1", "text": "word1"}\n')
-    assert "1 documents are not in the source any more: kept; --prune" in run("index", model, index, shard).stdout
+    assert "1 documents are no longer in the source: kept; --prune" in run("index", model, index, shard).stdout
     assert run_json("index", model, index, shard, "--prune", "--collection", "notes")["total"] == 1
 
 
@@ -154,7 +154,7 @@ def test_upkeep_of_an_index(trained, tmp_path):
     assert run_json("index", "refresh", index)["vectors"] == 0
     assert run_json("index", "clean", index, "--older-than", "0")["versions_after"] == 1
     assert "ivf_flat (asked for)" in run("index", "info", index).stdout
-    for verb, says in (("build", "flat"), ("compact", "pieces"), ("refresh", "0 documents"), ("clean", "versions")):
+    for verb, says in (("build", "flat"), ("compact", "fragments"), ("refresh", "0 documents"), ("clean", "versions")):
         assert says in run("index", verb, index).stdout
     assert "by words alone" in run("search", index, "word1", "--mode", "text").stdout
 

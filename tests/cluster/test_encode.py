@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lance
 import pyarrow as pa
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli.app import app
-from routerretriever.cluster import encode as cluster
+from routerretriever.cluster import connection, encode
 from routerretriever.data.document import Document
 from routerretriever.errors import BuildError
 
@@ -53,10 +54,10 @@ def test_options_that_would_do_nothing_are_refused(model_path, tmp_path):
 
 
 def test_more_workers_than_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 4.0})
-    assert [cluster.worker_count(asked) for asked in (None, 1, 4)] == [4, 1, 4]
+    monkeypatch.setattr(connection.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    assert [connection.worker_count(asked) for asked in (None, 1, 4)] == [4, 1, 4]
     with pytest.raises(BuildError, match="5 workers were asked for, but the cluster has 4 processors"):
-        cluster.worker_count(5)
+        connection.worker_count(5)
 
 
 def test_threads_of_a_stopped_job_start_no_other_cluster():
@@ -115,7 +116,7 @@ def test_sources_of_every_kind_with_faults_on_a_cluster(model_path, tmp_path):
 def leave_a_claim(index):
     """What a build that is killed leaves behind."""
     program = (
-        "import os, sys; from routerretriever.ingest.build import claimed; hold = claimed(sys.argv[1], 'docs', resume=False);"
+        "import os, sys; from routerretriever.index.build.lock import build_lock; hold = build_lock(sys.argv[1], 'docs', resume=False);"
         "hold.__enter__(); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", program, f"{index}/documents.lance"], check=False)
@@ -123,6 +124,6 @@ def leave_a_claim(index):
 
 
 def test_int8_is_refused_where_workers_have_accelerators(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.setattr(encode.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     with pytest.raises(BuildError, match="workers have accelerators"):
-        next(cluster._map_pieces(None, [], None, "int8", None))
+        next(encode._map_chunks(SimpleNamespace(precision="int8"), [], None, None))

@@ -11,9 +11,9 @@ from pyarrow import fs
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.errors import BuildError, CollectionError, RouterRetrieverError
-from routerretriever.index.build import lock as build_module
-from routerretriever.index.build import shards as sources
-from routerretriever.index.build.settings import Settings
+from routerretriever.index.build import chunks as chunks_module
+from routerretriever.index.build import lock as lock_module
+from routerretriever.index.build.settings import BuildSettings
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def model(checkpoint):
 @pytest.fixture
 def shards(s3, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "PIECE_ROWS", 20)
+    monkeypatch.setattr(chunks_module, "CHUNK_ROWS", 20)
     for part in range(3):
         put(s3.uri(f"docs/{part}.jsonl.gz"), [record(k) for k in range(part * 30, part * 30 + 30)])
     return s3.uri("docs")
@@ -45,12 +45,12 @@ def objects(bucket):
 def test_everything_in_an_object_store(s3, shards, model, caplog):  # noqa: F811
     caplog.set_level(logging.DEBUG)
     index = Index.create(s3.uri("index"), model)
-    report = index.build(shards)
-    assert (report.documents, report.encoded, report.pieces) == (90, 90, 6)
+    report = index.add(shards)
+    assert (report.documents, report.encoded, report.chunks) == (90, 90, 6)
     assert len(stored(index)) == 90
-    assert index.build(shards).encoded == 0
+    assert index.add(shards).encoded == 0
     put(f"{shards}/0.jsonl.gz", [record(k, "word5" if k == 7 else None) for k in range(29)])
-    report = Index.open(s3.uri("index"), model).build(shards, settings=Settings(prune=True))
+    report = Index.open(s3.uri("index"), model).add(shards, settings=BuildSettings(prune=True))
     assert (report.encoded, report.replaced, report.gone) == (1, 1, 1)
     assert index.search("word3 word21", k=1, where="year = 1993")[0].id == "d3"
     index.build_text_index()
@@ -67,13 +67,13 @@ def test_everything_in_an_object_store(s3, shards, model, caplog):  # noqa: F811
 def test_a_killed_build_goes_on(s3, shards, model, monkeypatch):  # noqa: F811
     index = Index.create(s3.uri("index"), model)
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_standing", lambda dataset: None)  # nobody takes the claim back
+        patch.setattr(lock_module, "held_lock", lambda dataset: None)  # nobody takes the claim back
         killed_after(patch, model, 3)
         with pytest.raises(Killed):
-            index.build(shards)
+            index.add(shards)
     with pytest.raises(BuildError, match="--resume"):
-        index.build(shards)
-    report = index.build(shards, settings=Settings(resume=True))
+        index.add(shards)
+    report = index.add(shards, settings=BuildSettings(resume=True))
     assert (report.encoded, report.recorded) == (90, 50)
     assert len(stored(index)) == 90
 
@@ -82,8 +82,8 @@ def test_bad_lines_are_put_aside_in_the_store(s3, shards, model):  # noqa: F811
     put(f"{shards}/3.jsonl", [{"text": "no id"}])
     index = Index.create(s3.uri("index"), model)
     with pytest.raises(CollectionError, match=r"s3://bucket/docs/3\.jsonl, line 1: the record has no field '_id'"):
-        index.build(shards)
-    report = index.build(shards, settings=Settings(on_error="quarantine"))
+        index.add(shards)
+    report = index.add(shards, settings=BuildSettings(on_error="quarantine"))
     system, path = fs.FileSystem.from_uri(report.quarantine)
     assert json.loads(system.open_input_file(path).read())["raw"] == '{"text": "no id"}'
 
@@ -91,7 +91,7 @@ def test_bad_lines_are_put_aside_in_the_store(s3, shards, model):  # noqa: F811
 def test_nothing_there(s3, model, tmp_path):  # noqa: F811
     index = Index.create(tmp_path / "index", model)
     with pytest.raises(CollectionError, match="nothing at s3://bucket/none"):
-        index.build(s3.uri("none"))
+        index.add(s3.uri("none"))
     with pytest.raises(RouterRetrieverError, match="s3://elsewhere/docs"):
-        index.build("s3://elsewhere/docs")
+        index.add("s3://elsewhere/docs")
     assert Path(index.uri).is_dir()

@@ -8,7 +8,7 @@ from tiny import write_beir
 from routerretriever.data.collection import Collection
 from routerretriever.data.names import collection_name, data_suffix
 from routerretriever.errors import CollectionError
-from routerretriever.index.build.shards import list_pieces
+from routerretriever.index.build.chunks import list_chunks
 from routerretriever.synthesis.passages import load_documents
 
 
@@ -68,8 +68,8 @@ def test_train_index_and_synthesize_agree(tmp_path, monkeypatch):
     folder = write_beir(tmp_path / "my.coll.v2", {"d": "one"}, {"q": "two"}, {"test": {"q": {"d": 1}}})
     monkeypatch.chdir(folder)
     for source in (folder, f"{folder}/", "."):
-        names = {Collection.load(source).name, list_pieces(source).name, load_documents(source)[0]}
+        names = {Collection.load(source).name, list_chunks(source).name, load_documents(source)[0]}
         assert names == {"my.coll.v2"}
     shard = tmp_path / "docs.v2.jsonl"
     shard.write_text(json.dumps({"_id": "d", "text": "one"}) + "\n")
-    assert {list_pieces(shard).name, load_documents(shard)[0]} == {"docs.v2"}
+    assert {list_chunks(shard).name, load_documents(shard)[0]} == {"docs.v2"}

@@ -70,7 +70,7 @@ def test_words_are_found_in_title_and_text(index):
 
 
 def test_words_need_no_model(index):
-    index._info = index._info | {"model": "/gone"}
+    index._table.info = index._table.info | {"model": "/gone"}
     index._model = None
     assert index.search("word13", mode="text")[0].id == "d13"
 

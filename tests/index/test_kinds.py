@@ -38,14 +38,14 @@ def vectors():
 def index(model, vectors, tmp_path_factory):
     """Written in one go: 25,000 documents of a cluster each."""
     index = Index.create(tmp_path_factory.mktemp("kinds") / "index", model)
-    index._table.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
+    index._table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
     numbers = list(range(ROWS))
     columns = {"key": [document_key("", f"d{n}") for n in numbers], "id": [f"d{n}" for n in numbers]}
     columns |= {name: [""] * ROWS for name in ("collection", "title", "text")}
     columns |= {"vector": list(vectors), "number": numbers, "cluster": [n % CLUSTERS for n in numbers]}
-    schema = index._table.schema
+    schema = index._table.lancedb.schema
     values = [columns.get(name, [None] * ROWS) for name in schema.names]
-    index._table.add(pa.table(dict(zip(schema.names, values, strict=True)), schema=schema))
+    index._table.lancedb.add(pa.table(dict(zip(schema.names, values, strict=True)), schema=schema))
     return index
 
 
@@ -77,9 +77,13 @@ def test_a_filter_never_costs_results(index, vectors, kind):
 def test_slow_kinds_keep_to_filters_too(index, model, vectors, tmp_path, kind):
     """On few rows, because LanceDB takes half a minute to build a graph of 25,000."""
     small = Index.create(tmp_path / "small", model)
-    small._table.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
-    small._table.add(
-        index._table.search().where("number < 2000").limit(2000).to_arrow().select(small._table.schema.names)
+    small._table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
+    small._table.lancedb.add(
+        index._table.lancedb.search()
+        .where("number < 2000")
+        .limit(2000)
+        .to_arrow()
+        .select(small._table.lancedb.schema.names)
     )
     assert small.build_index(kind).kind == small.kind.kind == kind
     for condition, kept in (("number % 2 = 0", 1000), ("number % 100 = 7", 20), ("number IN (11, 900)", 2)):
@@ -142,7 +146,7 @@ def test_an_index_that_nobody_noted_keeps_its_kind(index):
     from lancedb.index import IvfFlat
 
     index.build_index("auto")
-    index._table.create_index("vector", config=IvfFlat(distance_type="cosine"))
-    assert (index.kind.kind, index.kind.reason) == ("ivf_flat", "why was not noted")
-    index_kinds.rebuild(index._table, "cosine")
+    index._table.lancedb.create_index("vector", config=IvfFlat(distance_type="cosine"))
+    assert (index.kind.kind, index.kind.reason) == ("ivf_flat", "reason not recorded")
+    index_kinds.rebuild(index._table.lancedb, "cosine")
     assert index.kind.kind == "ivf_flat"

@@ -18,7 +18,7 @@ from routerretriever.data.document import Document
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index import connection as index_store
 from routerretriever.index import kinds as index_kinds
-from routerretriever.index import maintenance
+from routerretriever.index import maintenance, reports, snapshot
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -144,7 +144,7 @@ def test_refresh_takes_rows_in_and_builds_anew_when_parts_are_many(index, monkey
         assert (done.vectors, done.texts) == (10, 10)
         assert index.describe().unindexed == 0
         rebuilt.append(done.rebuilt)
-        assert index_kinds.vector_indices(index._table)[0].num_segments <= 3
+        assert index_kinds.vector_indices(index._table.lancedb)[0].num_segments <= 3
     assert rebuilt == [False, False, True, False, False, True]
 
 
@@ -194,16 +194,16 @@ def test_info_counts_collections(index):
 
 
 def test_caches_are_bounded(index, monkeypatch):
-    asked, real = [], index_store.lance.dataset
+    asked, real = [], snapshot.lance.dataset
 
     def dataset(uri, **sizes):
         asked.append(tuple(size >> 20 for size in sizes.values()))
         return real(uri, **sizes)
 
-    monkeypatch.setattr(index_store.lance, "dataset", dataset)
-    index_store.View(index.uri).latest()
+    monkeypatch.setattr(snapshot.lance, "dataset", dataset)
+    snapshot.LatestSnapshot(index.uri).get()
     monkeypatch.setenv("ROUTERRETRIEVER_INDEX_CACHE_MIB", "64")
-    index_store.View(index.uri).latest()
+    snapshot.LatestSnapshot(index.uri).get()
     assert asked == [(1024, 128), (64, 128)]
 
 
@@ -224,10 +224,10 @@ def test_caches_for_writing_are_bounded_too(index, monkeypatch):
 def test_an_object_store_is_not_asked_for_versions_at_every_search(index, monkeypatch):
     assert index_store.connect(index.uri).read_consistency_interval == timedelta(0)
     monkeypatch.setattr(index_store, "LOCAL_INTERVAL", timedelta(hours=1))  # as for one, but longer
-    index._view = index_store.View(index.uri)
-    before = index._view.latest().dataset.version
+    index._table.latest = snapshot.LatestSnapshot(index.uri)
+    before = index._table.latest.get().dataset.version
     Index.open(index.uri, index.model).upsert([Document("other's", "word1")])
-    assert index._view.latest().dataset.version == before
+    assert index._table.latest.get().dataset.version == before
     index.upsert([Document("own", "word2")])  # what this process wrote it sees at once
     found = {hit.id for hit in index.search("word1 word2", k=len(index))}
     assert found >= {"other's", "own"}
@@ -274,7 +274,7 @@ def test_a_flush_syncs_only_what_is_new(index, synced):
     write(index, 20, durable=True)
     files, _ = on_disk(index)
     synced.clear()
-    assert index.flush() == maintenance.Flushed(0, 0)
+    assert index.flush() == reports.Flushed(0, 0)
     index.build_text_index()
     index.delete(["d1"])
     done = index.flush()
@@ -282,7 +282,7 @@ def test_a_flush_syncs_only_what_is_new(index, synced):
     assert after - files <= set(synced) <= (after | folders)
     assert done.files >= len(after - files) > 0
     assert len(set(synced) & files) <= 1  # LanceDB's hint at the newest version is written again
-    assert index.flush(durable=False) == maintenance.Flushed(0, 0)
+    assert index.flush(durable=False) == reports.Flushed(0, 0)
 
 
 def test_a_disk_that_cannot_write_is_named(index, monkeypatch):

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 
 from routerretriever import Index, RouterRetriever
-from routerretriever.cluster.vector_index import searching
+from routerretriever.cluster import build_index_on, searching
 from routerretriever.data.document import Document
 from routerretriever.index.search import SearchParameters
 
@@ -37,7 +37,7 @@ def main(address, model, uri):
         write(index, part * 2500, 2500)
     result = {}
     for kind in ("ivf_flat", "ivf_pq", "ivf_rq"):
-        built = index.build_index(kind, cluster=address)
+        built = index.build_index(kind, builder=build_index_on(address))
         every = SearchParameters(nprobes=200, refine=30)
         row = {"kind": built.kind, "reason": built.reason, "present": index.kind.kind}
         with searching(index, address) as sharded:

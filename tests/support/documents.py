@@ -48,13 +48,13 @@ class Killed(BaseException):
     """Stands for a process that ends on the spot."""
 
 
-def killed_after(monkeypatch, model, pieces):
-    """Encoding ends on the spot after so many pieces; the claim stays, as after a kill."""
+def killed_after(monkeypatch, model, chunks):
+    """Encoding ends on the spot after this many chunks; the lock stays, as after a kill."""
     done = []
     embed = type(model).embed_texts
 
     def encode(self, texts, **kwargs):
-        if len(done) == pieces:
+        if len(done) == chunks:
             raise Killed
         done.append(len(texts))
         return embed(self, texts, **kwargs)

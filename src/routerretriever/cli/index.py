@@ -1,10 +1,10 @@
-"""The verbs of ``routerretriever index``: adding documents, and keeping the index in shape."""
+"""The commands of ``routerretriever index``: adding documents, and keeping the index in shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -26,8 +26,9 @@ from routerretriever.errors import BuildError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
-    from routerretriever.index.build.settings import BuildReport
-    from routerretriever.index.maintenance import Result
+    from routerretriever.index.build.report import BuildReport
+    from routerretriever.index.build.settings import OnError
+    from routerretriever.index.reports import Report
 
 _SHOWN_PROBLEMS = 5
 
@@ -67,8 +68,8 @@ def add(
     on_error: Annotated[
         str,
         typer.Option(
-            help="At a document that cannot be indexed: stop, skip it, or quarantine it (skip, and keep the line in a "
-            "file beside the index)."
+            help="At a document that cannot be indexed: stop, skip it, or quarantine it (skip it and keep its line in "
+            "a file beside the index)."
         ),
     ] = "stop",
     prune: Annotated[
@@ -89,30 +90,42 @@ def add(
 ) -> None:
     """Encode what is new or changed and put it into INDEX, as one new version.
 
-    A build that was interrupted goes on with the same command; one that was killed also wants --resume.
+    A build that was interrupted continues with the same command; one that was killed also needs --resume.
     """
-    from routerretriever.index.build.settings import Settings, check_workers
+    from routerretriever.index.build.settings import BuildSettings
     from routerretriever.index.index import Index
 
-    check_workers(cluster, workers)
+    _check_workers(cluster, workers)
     if cluster is not None and device is not None:
         raise BuildError("Workers of a cluster take the device their node has. Leave out --device, or --cluster.")
-    settings = Settings(on_error, resume=resume, prune=prune)
-    opened = Index.create(index, load_model(model, device), model_path=model)
-    report = opened.build(
+    settings = BuildSettings(on_error=cast("OnError", on_error), resume=resume, prune=prune)
+
+    loaded = load_model(model, device)
+    runner = None
+    if cluster is not None:
+        from routerretriever.cluster import encode_on
+
+        runner = encode_on(cluster, loaded, workers=workers)
+
+    opened = Index.create(index, loaded, model_path=model)
+    report = opened.add(
         source,
         collection=collection,
         settings=settings,
         strict=not lenient,
         precision=precision,
-        cluster=cluster,
-        workers=workers,
+        runner=runner,
         progress=Bars(),
     )
     if as_json:
         print_json({"index": index, **report.to_dict(), "total": len(opened)})
         return
     _tell(report, index, len(opened), "approximate" if opened.is_approximate else "exact")
+
+
+def _check_workers(cluster: str | None, workers: int | None) -> None:
+    if workers is not None and cluster is None:
+        raise BuildError("Workers need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
 
 
 def _tell(report: BuildReport, index: str, total: int, kind: str) -> None:
@@ -123,7 +136,9 @@ def _tell(report: BuildReport, index: str, total: int, kind: str) -> None:
     )
     if report.gone:
         fate = "deleted" if report.pruned else "kept; --prune deletes them"
-        say(f"{report.gone} documents are not in the source any more: {fate}.")
+        say(f"{report.gone} documents are no longer in the source: {fate}.")
+    if report.left_out:
+        say(f"Fields left out, since they hold lists or the like: {', '.join(report.left_out)}.", err)
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         say(f"Left out: {problem}", err)
     if report.problems:
@@ -148,13 +163,22 @@ def build(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the vector index of INDEX anew, its text index, or both."""
+    """Build the vector index of INDEX again, its text index, or both."""
     from routerretriever.index.index import Index
 
+    _check_workers(cluster, workers)
     if cluster is not None and text and kind is None:
         raise BuildError("The text index is built by one process. Leave out --cluster, or add --kind auto.")
+    builder = None
+    if cluster is not None:
+        from routerretriever.cluster import build_index_on
+
+        builder = build_index_on(cluster, workers=workers)
+
     opened = Index.open(index)
-    vectors = None if text and kind is None else opened.build_index(kind or "auto", cluster=cluster, workers=workers)
+    vectors = None
+    if kind is not None or not text:
+        vectors = opened.build_index(kind or "auto", builder=builder)
     seconds = opened.build_text_index() if text else None
     opened.flush()
     if as_json:
@@ -168,12 +192,12 @@ def build(
 
 @command
 def compact(index: IndexUri, as_json: AsJson = False) -> None:
-    """Merge the small pieces that writes have left; takes up to twice the space more until `clean`."""
+    """Merge the small fragments that writes have left; takes up to twice the space more until `clean`."""
     from routerretriever.index.index import Index
 
     done = Index.open(index).compact()
     text = (
-        f"{index}: {done.fragments_before} pieces became {done.fragments_after}; "
+        f"{index}: {done.fragments_before} fragments became {done.fragments_after}; "
         f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, in {done.seconds:.1f} s."
     )
     _answer(index, done, text, as_json)
@@ -185,9 +209,9 @@ def refresh(index: IndexUri, as_json: AsJson = False) -> None:
     from routerretriever.index.index import Index
 
     done = Index.open(index).refresh()
-    anew = ", which was built anew" if done.rebuilt else ""
+    rebuilt = ", which was built again" if done.rebuilt else ""
     text = (
-        f"{index}: {done.vectors} documents taken into the vector index{anew}, {done.texts} into the text index, "
+        f"{index}: {done.vectors} documents taken into the vector index{rebuilt}, {done.texts} into the text index, "
         f"in {done.seconds:.1f} s."
     )
     _answer(index, done, text, as_json)
@@ -197,7 +221,7 @@ def refresh(index: IndexUri, as_json: AsJson = False) -> None:
 def clean(
     index: IndexUri,
     older_than: Annotated[
-        float, typer.Option("--older-than", min=0.0, metavar="DAYS", help="Keep versions younger than so many days.")
+        float, typer.Option("--older-than", min=0.0, metavar="DAYS", help="Keep versions younger than this.")
     ] = 7.0,
     as_json: AsJson = False,
 ) -> None:
@@ -225,7 +249,7 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
         "vectors": f"{found.kind.kind} ({found.kind.reason})",
         "not in it yet": found.unindexed,
         "text index": "yes" if found.text else "no; make one with: routerretriever index build INDEX --text",
-        "pieces": found.fragments,
+        "fragments": found.fragments,
         "versions": found.versions,
         "size": _size(found.bytes),
     }
@@ -234,7 +258,7 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     _answer(index, found, table, as_json)
 
 
-def _answer(index: str, result: Result, shown: str | Table, as_json: bool) -> None:
+def _answer(index: str, result: Report, shown: str | Table, as_json: bool) -> None:
     if as_json:
         print_json({"index": index, **result.to_dict()})
     elif isinstance(shown, str):

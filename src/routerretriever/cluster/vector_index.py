@@ -1,80 +1,79 @@
-"""Vector indexes built and searched by the nodes of a Ray cluster, each a part of it, with lance-ray."""
+"""Vector indexes built and searched by the nodes of a Ray cluster, with lance-ray.
+
+Each node has a part of the index.
+"""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lance
+import lance_ray
 import numpy as np
 import ray
 
-from routerretriever.cluster.encode import connected, worker_count
-from routerretriever.errors import MissingExtraError, VectorIndexError
+from routerretriever.cluster.connection import connected, worker_count
+from routerretriever.errors import VectorIndexError
 from routerretriever.index.connection import dataset_uri
+from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition, to_sql
-from routerretriever.index.kinds import Metric, partitions, pq_parts
+from routerretriever.index.index import Index
+from routerretriever.index.kinds import partitions, pq_parts
+from routerretriever.index.maintenance import Builder
 from routerretriever.index.schema import SHOWN_COLUMNS, metadata_columns
 from routerretriever.index.search import Hit, SearchParameters, approximation, hit_of, similarity
-
-try:
-    import lance_ray
-except ImportError as error:
-    raise MissingExtraError("ray", "lance-ray") from error
-
-if TYPE_CHECKING:
-    from routerretriever.index.index import Index
-    from routerretriever.kernels.exact_search import Vectors
+from routerretriever.index.table import IndexTable
 
 _ENGINE_KINDS = {"ivf_flat": "IVF_FLAT", "ivf_pq": "IVF_PQ", "ivf_rq": "IVF_RQ"}
 _NAME = "vector_idx"
-_SAMPLED_ROWS = 256  # for each centre that is to be found, where there are so many
+_MOST_SAMPLED_ROWS = 256  # for each centre that is to be found, where there are this many
 _PQ_CENTRES = 256
 
 
-def index_maker(table: Any, uri: str, metric: Metric, address: str, workers: int | None) -> Callable[[str], None]:
-    """What builds a vector index of a kind on a cluster: one segment for each worker.
+def build_index_on(address: str, *, workers: int | None = None) -> Builder:
+    """Return a builder for :meth:`Index.build_index`: each worker builds one segment.
 
     Args:
-        table: of LanceDB.
-        uri: of the index, whose storage every node reaches.
-        metric: of the vectors.
         address: of the cluster, or ``local``.
         workers: default one for each processor.
-
-    Raises:
-        VectorIndexError: the kind cannot be built by several workers.
     """
 
-    def make(kind: str) -> None:
+    def build(table: IndexTable, kind: str) -> None:
         if kind not in _ENGINE_KINDS:
             known = ", ".join(_ENGINE_KINDS)
             raise VectorIndexError(f"A cluster builds {known}, not '{kind}'. Leave out --cluster to build it here.")
-        dimension = table.schema.field("vector").type.list_size
-        options: dict[str, dict[str, Any]] = {
-            "ivf_pq": {"num_sub_vectors": pq_parts(dimension)},
-            "ivf_rq": {"num_bits": 1},  # unsaid, lance-ray's workers and its driver disagree about it
-        }
-        rows = int(table.count_rows())
-        sampled = max(1, min(_SAMPLED_ROWS, rows // _PQ_CENTRES))
         with connected(address), _quiet():
             lance_ray.create_index(
-                dataset_uri(uri),
+                table.dataset_uri,
                 "vector",
                 _ENGINE_KINDS[kind],
                 _NAME,
                 num_workers=worker_count(workers),
-                metric=metric,
-                num_partitions=partitions(rows),  # as in one process, so that the same settings find as much
-                sample_rate=sampled,
-                **options.get(kind, {}),
+                metric=table.metric,
+                # As in one process, so that the same settings find as much.
+                num_partitions=partitions(len(table)),
+                sample_rate=_sampled_rows(len(table)),
+                **_engine_options(table, kind),
             )
 
-    return make
+    return build
+
+
+def _sampled_rows(rows: int) -> int:
+    return max(1, min(_MOST_SAMPLED_ROWS, rows // _PQ_CENTRES))
+
+
+def _engine_options(table: IndexTable, kind: str) -> dict[str, Any]:
+    if kind == "ivf_pq":
+        return {"num_sub_vectors": pq_parts(table.dimension)}
+    if kind == "ivf_rq":
+        return {"num_bits": 1}  # left out, lance-ray's workers and its driver disagree about it
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +91,23 @@ class ShardedSearch:
         where: str | Condition | None = None,
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """The documents most similar to query vectors (n, d): the same as :meth:`Index.search_vectors` finds."""
+        """Return the documents most similar to query vectors (n, d).
+
+        They are the same as :meth:`Index.search_vectors` finds.
+        """
         dataset = lance.dataset(dataset_uri(self.index.uri))
         if isinstance(where, Mapping):
             where = to_sql(where, dataset.schema)
-        metadata = metadata_columns(dataset.schema)
-        given = parameters or SearchParameters()
-        return [self._search(dataset, vector, k, where, given, metadata) for vector in np.atleast_2d(vectors)]
+        how = approximation(parameters or SearchParameters(), k, filtered=where is not None)
+        nearest = {"column": "vector", "k": k, "metric": self.index.metric, **how}
+        return [self._search(dataset, {**nearest, "q": vector}, where) for vector in np.atleast_2d(vectors)]
 
-    def _search(
-        self,
-        dataset: Any,
-        vector: Vectors,
-        k: int,
-        where: str | None,
-        parameters: SearchParameters,
-        metadata: Sequence[str],
-    ) -> list[Hit]:
-        how = approximation(parameters, k, filtered=where is not None)
-        nearest = {"column": "vector", "q": vector, "k": k, "metric": self.index.metric, **how}
+    def _search(self, dataset: Any, nearest: Mapping[str, Any], where: str | None) -> list[Hit]:
+        metadata = metadata_columns(dataset.schema)
         try:
             found: Any = lance_ray.vector_search(
                 dataset,
-                nearest=nearest,
+                nearest=dict(nearest),
                 columns=[*SHOWN_COLUMNS, *metadata, "_distance"],
                 filter=where,
                 num_workers=self.workers,
@@ -130,7 +123,7 @@ def searching(index: Index, address: str, *, workers: int | None = None) -> Iter
     """Keep workers on a cluster that search an index together.
 
     Args:
-        index: whose storage every node reaches; :meth:`Index.build_index` with a cluster makes segments for them.
+        index: whose storage every node reaches; :func:`build_index_on` makes segments for them.
         address: of the cluster, or ``local``.
         workers: default one for each processor.
     """
@@ -145,7 +138,7 @@ def searching(index: Index, address: str, *, workers: int | None = None) -> Iter
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The engines warn of what is meant here, such as workers that are forked."""
+    """Silence warnings of the engines about what is meant here, such as forked workers."""
     logging.getLogger("lance_ray").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

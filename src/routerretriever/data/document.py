@@ -15,6 +15,7 @@ ID_FIELDS = ("_id", "id", "doc_id")
 """Fields that can hold an id, in the order in which they are looked for."""
 
 _OWN_FIELDS = frozenset({"text", "title", "metadata", *ID_FIELDS})
+_SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,17 @@ def metadata_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = record.get("metadata") or {}
     if not isinstance(given, Mapping):
         raise CollectionError(f"{where}: 'metadata' is {type(given).__name__}. Make it an object of fields.")
+    return {name: value for name, value in _fields(record).items() if isinstance(value, _SCALARS)}
+
+
+def left_out_fields(record: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a sound record that are no metadata, since they hold lists or the like."""
+    return [name for name, value in _fields(record).items() if value is not None and not isinstance(value, _SCALARS)]
+
+
+def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in record.items() if name not in _OWN_FIELDS}
-    return {
-        name: value for name, value in (fields | dict(given)).items() if isinstance(value, str | int | float | bool)
-    }
+    return fields | dict(record.get("metadata") or {})
 
 
 def content_hash(document: Document) -> bytes:

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from routerretriever.data.text import check_queries
+from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
+from routerretriever.index.querying import encode_queries
 from routerretriever.index.search import Hit, Mode, SearchParameters, check_mode
 from routerretriever.routing.candidates import ROUTED
 
 if TYPE_CHECKING:
     from routerretriever.encoder.protocol import RoutedModel
-    from routerretriever.kernels.exact_search import Vectors
-
-_QUERY_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +69,8 @@ def answer(
     check_queries(queries)
     pinned = None if expert == ROUTED else expert
     if mode != "text":
-        encoded = _encode(index, queries, pinned)
+        vectors, experts = encode_queries(index.model, queries, pinned)
+        encoded = EncodedQueries(queries=queries, vectors=vectors, experts=experts)
     else:
         if pinned is not None:
             _model(index).state.column(pinned)
@@ -102,18 +100,6 @@ def answer_encoded(
         parameters=parameters,
     )
     return [Answer(expert=expert, hits=hits) for expert, hits in zip(encoded.experts, found, strict=True)]
-
-
-def _encode(index: Index, queries: Sequence[str], pinned: str | None) -> EncodedQueries:
-    model = _model(index)
-    vectors = [np.empty((0, model.encoder.dimension), np.float32)]
-    experts: list[str] = []
-    for start in range(0, len(queries), _QUERY_BLOCK):
-        block = queries[start : start + _QUERY_BLOCK]
-        encoded = model.encode_routed(block, [pinned] * len(block))
-        vectors.append(encoded.vectors)
-        experts += encoded.experts
-    return EncodedQueries(queries=queries, vectors=np.concatenate(vectors), experts=experts)
 
 
 def _model(index: Index) -> RoutedModel:

@@ -1,158 +1,126 @@
 """The document index: one LanceDB table that all experts share.
 
-Documents are encoded by the base alone, so adding or removing experts never touches an index. The
-table records the base's fingerprint and refuses another's vectors.
+Documents are encoded by the base alone, so adding or removing experts never touches an index.
+The table records the base's fingerprint and refuses another's vectors.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Self
 
 import numpy as np
-import pyarrow as pa
 
-from routerretriever.data.document import Document, check_document
-from routerretriever.encoder.bulk_documents import resolved_precision
-from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
-from routerretriever.index import kinds as index_kinds
+from routerretriever.data.document import Document
+from routerretriever.errors import FingerprintError
+from routerretriever.index import kinds
+from routerretriever.index.blocks import blocks
 from routerretriever.index.build.build import build
-from routerretriever.index.build.settings import BuildReport, Run, Settings, check_workers, run_here
-from routerretriever.index.build.shards import Listing, list_pieces, pieces_of
-from routerretriever.index.conflicts import retrying_conflicts
-from routerretriever.index.connection import TABLE, View, connect, exists, located
-from routerretriever.index.filters import Condition, to_sql
-from routerretriever.index.kinds import Metric
-from routerretriever.index.maintenance import Upkeep
-from routerretriever.index.schema import OWN_COLUMNS, document_key, document_table, quoted, table_schema
-from routerretriever.index.search import Hit, Mode, Reader, SearchParameters, check_mode
+from routerretriever.index.build.chunks import Listing, chunks_of, list_chunks
+from routerretriever.index.build.report import BuildReport
+from routerretriever.index.build.settings import BuildSettings
+from routerretriever.index.build.worker import Runner, run_here
+from routerretriever.index.connection import exists, located
+from routerretriever.index.encoder import Encoder, Vectors
+from routerretriever.index.filters import Condition
+from routerretriever.index.flush import Flusher
+from routerretriever.index.kinds import IndexKind
+from routerretriever.index.maintenance import KEEP_VERSIONS, Builder, Maintenance
+from routerretriever.index.querying import encode_queries, look_up, search_request
+from routerretriever.index.recorded_model import load_recorded_model, recorded_place
+from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.search import Hit, Mode, SearchParameters, check_mode
+from routerretriever.index.table import IndexTable, Metric
+from routerretriever.index.writer import BLOCK_ROWS, DocumentWriter
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
-from routerretriever.storage.hub_download import downloaded, is_hub_name
-
-if TYPE_CHECKING:
-    from routerretriever.kernels.exact_search import Vectors
-    from routerretriever.model import RouterRetriever
-
-INDEX_FORMAT = 2
-_ADD_BLOCK = 4096
-_QUERY_BLOCK = 64
-
-T = TypeVar("T")
 
 
-class Index(Upkeep):
-    """A folder (or object-store URI) with the documents of any number of collections.
+class Index:
+    """A folder or object-store URI with the documents of any number of collections.
 
     Use :meth:`create` or :meth:`open`.
     """
 
-    def __init__(self, table: Any, info: Mapping[str, Any], uri: str, model: RouterRetriever | None) -> None:
-        self._table, self._info, self.uri, self._model = table, info, uri, model
-        self._view = View(uri)
+    def __init__(self, table: IndexTable, model: Encoder | None) -> None:
+        self._table = table
+        self._model = model
+        self._writer = DocumentWriter(table)
+        self._flusher = Flusher(table.uri)
+        self._maintenance = Maintenance(table, self._flusher)
 
-    # -- opening -----------------------------------------------------------------------------------
+    # -- opening -----------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, uri: str | Path, model: RouterRetriever, *, model_path: str | Path | None = None) -> Self:
+    def create(cls, uri: str | Path, model: Encoder, *, model_path: str | Path | None = None) -> Self:
         """Open the index at ``uri``, or make an empty one for this model.
 
         Args:
             uri: a folder or an object-store URI.
             model: its base encodes the documents.
-            model_path: folder or name on the hub; remembered, so that :meth:`open` can load the model by itself.
+            model_path: folder of the model or its name on the hub. It is recorded, so that
+                :meth:`open` can load the model by itself.
 
         Raises:
             FingerprintError: the index there was made with another base.
-            VectorIndexError: something that is not an index stands there.
+            VectorIndexError: there is something that is not an index.
         """
         uri = located(uri)
         if exists(uri):
             return cls.open(uri, model)
-        path = Path(uri)
-        if path.is_dir() and any(path.iterdir()):
-            raise VectorIndexError(f"{uri} is not empty and not an index. Choose another folder.")
-        info = {
-            "format_version": INDEX_FORMAT,
-            "fingerprint": model.fingerprint,
-            "similarity": model.similarity_fn_name,
-            "model": _recorded(model_path) if model_path else "",
-        }
-        schema = table_schema(model.encoder.dimension, json.dumps(info).encode())
-        try:
-            table = connect(uri).create_table(TABLE, schema=schema)
-        except (OSError, RuntimeError) as error:
-            raise StorageError(f"The index {uri} could not be created: {error}") from error
-        return cls(table, info, uri, model)
+        table = IndexTable.create(
+            uri,
+            dimension=model.dimension,
+            fingerprint=model.fingerprint,
+            similarity=model.similarity_fn_name,
+            model=recorded_place(model_path) if model_path else "",
+        )
+        return cls(table, model)
 
     @classmethod
-    def open(cls, uri: str | Path, model: RouterRetriever | None = None) -> Self:
+    def open(cls, uri: str | Path, model: Encoder | None = None) -> Self:
         """Open an index; without ``model`` the one it was made with is loaded when first needed.
 
         Raises:
             VectorIndexError: there is no index, or it was written by a newer version.
             FingerprintError: it was made with another base than ``model``'s.
         """
-        uri = located(uri)
-        if not exists(uri):
-            raise VectorIndexError(
-                f"There is no index at {uri}. Make one: routerretriever index MODEL {uri} COLLECTION"
-            )
-        table = connect(uri).open_table(TABLE)
-        try:
-            info = json.loads((table.schema.metadata or {})[b"routerretriever"])
-        except (KeyError, ValueError) as error:
-            raise VectorIndexError(f"{uri} was not made by routerretriever. Choose another folder.") from error
-        if info["format_version"] > INDEX_FORMAT:
-            raise VectorIndexError(
-                f"The index {uri} has format {info['format_version']}, this version reads up to {INDEX_FORMAT}. "
-                "Upgrade routerretriever."
-            )
-        if info["format_version"] < INDEX_FORMAT:
-            raise VectorIndexError(
-                f"The index {uri} has format {info['format_version']}, this version makes {INDEX_FORMAT}. Index the "
-                "documents again into a new folder; vectors come from the embedding cache."
-            )
-        index = cls(table, info, uri, None)
+        index = cls(IndexTable.open(located(uri)), None)
         if model is not None:
             index._attach(model)
         return index
 
-    def _attach(self, model: RouterRetriever) -> None:
-        if model.fingerprint != self._info["fingerprint"]:
+    def _attach(self, model: Encoder) -> None:
+        recorded = self._table.info["fingerprint"]
+        if model.fingerprint != recorded:
             raise FingerprintError(
                 f"The index {self.uri} was made with another base encoder (fingerprint "
-                f"{self._info['fingerprint'][:12]}, the model has {model.fingerprint[:12]}). Use the model it "
+                f"{recorded[:12]}, the model has {model.fingerprint[:12]}). Use the model it "
                 "was made with, or index the documents again into a new folder."
             )
         self._model = model
 
     @property
-    def model(self) -> RouterRetriever:
+    def uri(self) -> str:
+        """The folder or object-store URI."""
+        return self._table.uri
+
+    @property
+    def model(self) -> Encoder:
         """The model that encodes queries and documents."""
         if self._model is None:
-            from routerretriever.model import RouterRetriever
-
-            recorded = self._info["model"]
-            on_hub = bool(recorded) and not Path(recorded).is_absolute()
-            if not on_hub and not Path(recorded or "-").is_dir():
-                raise VectorIndexError(
-                    f"The model of the index {self.uri} is not at '{recorded}' any more. Say where it is: --model PATH"
-                )
-            # A folder that has the name of a model on the hub does not come before it here: it was not there.
-            self._attach(RouterRetriever.from_pretrained(downloaded(recorded) if on_hub else recorded))
+            self._attach(load_recorded_model(self._table.info["model"], self.uri))
         assert self._model is not None
         return self._model
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        return len(self._table)
 
-    # -- writing -----------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------
 
     def upsert(
         self,
@@ -164,164 +132,115 @@ class Index(Upkeep):
         progress: Progress | None = None,
         durable: bool = False,
     ) -> int:
-        """Add documents, replacing those of the same collection and id.
+        """Add documents, in the place of those of the same collection and id.
+
+        All are checked before the first is written. Two with the same id are refused. Numbers
+        of a new field become floats if one of them is; later its type no longer changes.
 
         Args:
             documents: any number; they are encoded and written in blocks.
             collection: that they belong to.
-            encode: texts → vectors (n, d) of the index's model; default the model itself, with its cache.
-            precision: in which the model computes: ``fp32``, ``bf16``, ``int8`` or ``auto``; see
-                :func:`routerretriever.documents.encode_documents`.
+            encode: texts → vectors (n, d) of the index's model; default the model itself, with
+                its cache.
+            precision: in which the model computes: ``fp32``, ``bf16``, ``int8`` or ``auto``.
             progress: where to report.
             durable: write everything through to the disk at the end; see :meth:`flush`.
 
         Returns:
-            How many documents were written.
+            The number of documents written.
 
         Raises:
-            CollectionError: a document cannot be stored: a number beyond 64 bits, or what is no text.
-            VectorIndexError: a metadata field has another type than before.
-            StorageError: the disk is full or cannot be written; documents before that are kept.
+            CollectionError: a document cannot be stored: the name, the value or the type of a
+                field, a text that is none, or an id that is there twice. Nothing is written.
+            VectorIndexError: vectors have another length than the index's.
+            StorageError: the disk is full or cannot be written; blocks before that are kept.
         """
-        count = 0
-        for block in _blocks(documents, _ADD_BLOCK):
-            for number, document in enumerate(block, start=count + 1):
-                check_document(document, f"Document {number}")
-            texts = [document.content for document in block]
-            embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
-            vectors = embed(texts)
-            self._write(block, vectors, collection)
-            count += len(block)
-        self._refresh(progress or Silent())
+        documents = list(documents)
+        fields = self._writer.check(documents)
+        embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
+        for block in blocks(documents, BLOCK_ROWS):
+            vectors = embed([document.content for document in block])
+            self._writer.write(block, vectors, collection, fields)
+        self._maintenance.after_write(progress or Silent())
         self.flush(durable=durable)
-        return count
-
-    def _write(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
-        self._add_metadata_columns(documents)
-
-        def merge() -> None:
-            data = document_table(documents, collection, vectors, self._table.schema)
-            merging = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-            merging.execute(data)
-
-        self._written(merge)
-
-    def _written(self, work: Callable[[], Any]) -> None:
-        try:
-            retrying_conflicts(work)
-        except (OSError, RuntimeError) as error:
-            raise StorageError(f"The index {self.uri} could not be written: {error}") from error
-        finally:
-            self._view.expire()
-
-    def _add_metadata_columns(self, documents: Sequence[Document]) -> None:
-        known = set(self._table.schema.names)
-        samples: dict[str, Any] = {}
-        for document in documents:
-            for name, value in document.metadata.items():
-                if name in OWN_COLUMNS:
-                    raise VectorIndexError(
-                        f"Document '{document.id}' has a metadata field '{name}', a name the index needs. Rename it."
-                    )
-                if name not in known:
-                    samples.setdefault(name, value)
-        if samples:
-            self._add_columns({name: pa.scalar(value).type for name, value in samples.items()})
-
-    def _add_columns(self, types: Mapping[str, Any]) -> None:
-        """Add those that are missing; another process may add the same at the same time."""
-
-        def missing() -> list[tuple[str, Any]]:
-            present = set(self._table.schema.names)
-            return [(name, kind) for name, kind in types.items() if name not in present]
-
-        while fields := missing():
-            try:
-                retrying_conflicts(partial(self._table.add_columns, pa.schema(fields)))
-            except (OSError, RuntimeError, ValueError) as error:
-                self._table.checkout_latest()
-                if missing() == fields:  # nobody else added any
-                    raise StorageError(f"The index {self.uri} could not be written: {error}") from error
+        return len(documents)
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
-        """Delete documents by id; unknown ids are ignored. Returns how many were there.
+        """Delete documents by id; unknown ids are ignored. Return how many there were.
 
         Raises:
-            StorageError: the disk is full or cannot be written; documents before that are deleted.
+            StorageError: the disk is full or cannot be written; documents before that are
+                deleted.
         """
         before = len(self)
-        keys = [quoted(document_key(collection, document_id)) for document_id in ids]
-        for start in range(0, len(keys), _ADD_BLOCK):
-            self._written(partial(self._table.delete, f"key IN ({', '.join(keys[start : start + _ADD_BLOCK])})"))
+        self._writer.delete(ids, collection)
         return before - len(self)
 
-    def build(
+    def add(
         self,
         source: str | Path | Iterable[Document],
         *,
         collection: str | None = None,
-        settings: Settings | None = None,
+        settings: BuildSettings | None = None,
         strict: bool = True,
         precision: str = "fp32",
-        cluster: str | None = None,
-        workers: int | None = None,
+        runner: Runner | None = None,
         progress: Progress | None = None,
     ) -> BuildReport:
-        """Put a whole source into the index, as one new version: only what is new or changed is encoded.
+        """Put a whole source into the index, as one new version.
 
-        What is done is recorded piece by piece beside the index: after a kill, a full disk or a lost machine the
-        same call goes on from there. Readers see the old version until the end.
+        Only what is new or changed is encoded. What is done is recorded chunk by chunk beside
+        the index: after a kill, a full disk or a lost machine the same call continues from
+        there. Readers see the old version until the end.
 
         Args:
-            source: a file, folder or URI of shards (JSONL, also ``.gz`` and ``.zst``, or Parquet), a BEIR folder,
-                anything :meth:`Collection.load` reads, or documents.
+            source: a file, folder or URI of shards (JSONL, also ``.gz`` and ``.zst``, or
+                Parquet), a BEIR folder, anything :meth:`Collection.load` reads, or documents.
             collection: its name; default the source's.
-            settings: what to do with what cannot be indexed, with an unfinished build, and with rows that are gone.
+            settings: what to do about documents that cannot be indexed, about an unfinished
+                build, and about documents that are gone from the source.
             strict: as for :meth:`Collection.load`.
             precision: as for :meth:`upsert`.
-            cluster: address of a Ray cluster, or ``local`` for one on this machine; default this process.
-            workers: that encode on the cluster; default as many as it has processors or accelerators.
+            runner: encodes the chunks elsewhere, such as
+                :func:`routerretriever.cluster.encode_on`; default this process.
             progress: where to report.
 
         Raises:
-            CollectionError: something cannot be indexed, and ``settings.on_error`` is ``stop``.
+            CollectionError: a document cannot be indexed, and ``settings.on_error`` is ``stop``.
             BuildError: another build of this index has not finished, or the cluster does not fit.
             StorageError: the disk is full or cannot be written; what is recorded is kept.
         """
-        check_workers(cluster, workers)
         if isinstance(source, str | Path):
-            listing = list_pieces(source, strict=strict)
+            listing = list_chunks(source, strict=strict)
         else:
-            listing = Listing("documents", tuple(pieces_of(source)))
-        listing = replace(listing, name=collection or listing.name)
-        precision = resolved_precision(precision, self.model.device)
-        run: Run
-        if cluster is None:
-            run = run_here(partial(self.model.embed_texts, precision=precision))
-        else:
-            from routerretriever.cluster.encode import run_on
-
-            run = run_on(cluster, self.model, precision=precision, workers=workers)
-        identity = f"{self.model.fingerprint}-{precision}"
-        settings = settings or Settings()
-        report = build(self.uri, listing, run, settings, identity=identity, flush=self.flush, progress=progress)
-        self._table.checkout_latest()
-        self._view.expire()
-        self._refresh(progress or Silent())
+            listing = Listing("documents", tuple(chunks_of(source)))
+        precision = self.model.document_precision(precision)
+        report = build(
+            self.uri,
+            replace(listing, name=collection or listing.name),
+            runner or run_here(self.model),
+            settings or BuildSettings(),
+            fingerprint=self.model.fingerprint,
+            precision=precision,
+            flush=self._flusher.flush,
+            progress=progress or Silent(),
+        )
+        self._table.refresh()
+        self._maintenance.after_write(progress or Silent())
         self.flush()
         return report
 
-    # -- searching ---------------------------------------------------------------------------------
+    # -- searching ---------------------------------------------------------------------------
 
     @property
     def is_approximate(self) -> bool:
         """Whether searches use an approximate index."""
-        return bool(index_kinds.vector_indices(self._table))
+        return bool(kinds.vector_indices(self._table.lancedb))
 
     @property
     def metric(self) -> Metric:
         """How vectors are compared."""
-        return "cosine" if self._info["similarity"] == "cosine" else "dot"
+        return self._table.metric
 
     def search(
         self,
@@ -334,19 +253,19 @@ class Index(Upkeep):
         mode: Mode = "vector",
         parameters: SearchParameters | None = None,
     ) -> list[Hit]:
-        """The k documents that fit a query best.
+        """Return the k documents that fit a query best.
 
         Args:
             query: the text, which the model routes.
-            k: at most this many results; fewer only where fewer documents satisfy ``where``, or, in mode ``text``,
-                have a word of the query.
+            k: at most this many results. There are fewer only where fewer documents satisfy
+                ``where``, or, in mode ``text``, have a word of the query.
             expert: pins ``base``, ``merged`` or an expert instead of routing.
-            where: condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields: SQL, or plain data
-                as :mod:`routerretriever.filters` describes, which is safe to take from strangers.
+            where: condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields:
+                SQL, or plain data as :data:`routerretriever.index.filters.Condition`
+                describes, which is safe to take from clients.
             exact: scan all vectors even where an approximate index exists.
-            mode: ``vector`` ranks by similarity, ``text`` by BM25 over title and text without any model, and
-                ``hybrid`` by both as :func:`routerretriever.fusion.fuse` describes. The last two need
-                :meth:`build_text_index`.
+            mode: ``vector`` ranks by similarity, ``text`` by BM25 over title and text without
+                any model, and ``hybrid`` by both. The last two need :meth:`build_text_index`.
             parameters: how hard an approximate index is searched.
 
         Raises:
@@ -369,32 +288,27 @@ class Index(Upkeep):
         mode: Mode = "vector",
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """The same for several queries.
+        """Search for several queries, as :meth:`search` does for one.
 
         Args:
-            vectors: theirs (n, d), where they were encoded already.
-            experts: what encoded each, which mode ``hybrid`` wants to know; default the base.
+            vectors: of the queries (n, d), where they were encoded already.
+            experts: what encoded each, which mode ``hybrid`` needs; default the base.
         """
         check_mode(mode)
-        reader = self._reader(k, where, exact, parameters)
+        request = search_request(self._table, k, where, exact=exact, parameters=parameters)
         if mode != "vector":
-            index_kinds.check_text(self._table)
+            kinds.check_text(self._table.lancedb)
         if mode == "text":
-            return [reader.by_text(query) for query in queries]
+            return [request.by_text(query) for query in queries]
         if mode == "vector":
-            given = self.model.encode_query(list(queries), expert=expert) if vectors is None else vectors
-            return [reader.by_vector(vector) for vector in given]
-        if vectors is None:
-            vectors, experts = self._routed(queries, expert)
-        by = experts or [None] * len(queries)
-        return [reader.by_both(*query) for query in zip(queries, vectors, by, strict=True)]
+            if vectors is None:
+                vectors = self.model.encode_query(list(queries), expert=expert)
+            return [request.by_vector(vector) for vector in vectors]
 
-    def _routed(self, queries: Sequence[str], expert: str | None) -> tuple[Vectors, list[str]]:
-        """Vectors of queries, and what encoded each."""
-        pinned = None if expert == ROUTED else expert
-        blocks = [self.model.encode_routed(block, [pinned] * len(block)) for block in _blocks(queries, _QUERY_BLOCK)]
-        vectors = [block.vectors for block in blocks] or [np.empty((0, self.model.encoder.dimension), np.float32)]
-        return np.concatenate(vectors), [name for block in blocks for name in block.experts]
+        if vectors is None:
+            vectors, experts = encode_queries(self.model, queries, None if expert == ROUTED else expert)
+        by = experts or [None] * len(queries)
+        return [request.by_both(*query) for query in zip(queries, vectors, by, strict=True)]
 
     def search_vectors(
         self,
@@ -405,41 +319,107 @@ class Index(Upkeep):
         exact: bool = False,
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """The documents most similar to query vectors (n, d)."""
-        reader = self._reader(k, where, exact, parameters)
-        return [reader.by_vector(vector) for vector in np.atleast_2d(vectors)]
+        """Return the documents most similar to query vectors (n, d)."""
+        request = search_request(self._table, k, where, exact=exact, parameters=parameters)
+        return [request.by_vector(vector) for vector in np.atleast_2d(vectors)]
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
-        """Vectors (d,) of documents by (collection, id); an id may be in several collections or in none."""
-        wanted = list(dict.fromkeys(ids))
-        found: dict[tuple[str, str], Vectors] = {}
-        for start in range(0, len(wanted), _ADD_BLOCK):
-            block = wanted[start : start + _ADD_BLOCK]
-            rows = self._table.search().where(f"id IN ({', '.join(map(quoted, block))})")
-            table = rows.select(["id", "collection", "vector"]).to_arrow()
-            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            vectors = flat.reshape(len(table), self._table.schema.field("vector").type.list_size)
-            keys = zip(table["collection"].to_pylist(), table["id"].to_pylist(), strict=True)
-            found.update(zip(keys, vectors, strict=True))
-        return found
+        """Return vectors (d,) of documents by (collection, id).
 
-    def _reader(
-        self, k: int, where: str | Condition | None, exact: bool, parameters: SearchParameters | None
-    ) -> Reader:
-        if k < 1:
-            raise VectorIndexError(f"k must be at least 1, but is {k}.")
-        snapshot = self._view.latest()
-        if isinstance(where, Mapping):
-            where = to_sql(where, snapshot.dataset.schema)
-        return Reader(snapshot, self.metric, k, where or None, exact, parameters or SearchParameters())
+        An id may be in several collections or in none.
+        """
+        return look_up(self._table, ids)
 
+    # -- maintenance -------------------------------------------------------------------------
 
-def _recorded(model: str | Path) -> str:
-    """Where a model is, for whoever opens the index from another folder."""
-    return str(model) if is_hub_name(model) else str(Path(model).expanduser().resolve())
+    @property
+    def kind(self) -> IndexKind:
+        """The vector index there is, and why it is of this kind."""
+        return kinds.present(self._table.lancedb)
 
+    def build_index(self, kind: str = "auto", *, builder: Builder | None = None) -> IndexKind:
+        """Build the vector index again; the choice is remembered.
 
-def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while block := list(islice(iterator, size)):
-        yield block
+        Args:
+            kind: ``auto`` chooses by the number of documents; ``flat`` drops the index, so that
+                searches scan all vectors; ``ivf_flat``, ``ivf_pq``, ``ivf_rq`` and ``hnsw`` are
+                LanceDB's.
+            builder: builds it elsewhere, such as
+                :func:`routerretriever.cluster.build_index_on`; default this process.
+
+        Raises:
+            VectorIndexError: there is no such kind, or it cannot be built for these vectors.
+            BuildError: there is no such cluster, or nothing for it to do.
+            StorageError: the disk is full or cannot be written.
+        """
+        return self._maintenance.build_index(kind, builder)
+
+    def build_text_index(self) -> float:
+        """Build the full-text index of title and text again, and return the seconds it took.
+
+        Modes ``text`` and ``hybrid`` need it. Documents written later are found at once, by a
+        scan, and taken in by :meth:`refresh`.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        return self._maintenance.build_text_index()
+
+    def compact(self) -> Compacted:
+        """Merge the fragments that writes have left, and drop deleted rows from them.
+
+        Fragments in different segments of the vector index cannot be merged: that is then
+        built again first.
+
+        Raises:
+            StorageError: the disk is full or cannot be written; the index is as it was.
+        """
+        return self._maintenance.compact()
+
+    def refresh(self) -> Refreshed:
+        """Take rows that were written since into the vector index and the text index.
+
+        Raises:
+            StorageError: the disk is full or cannot be written; the index is as it was.
+        """
+        return self._maintenance.refresh()
+
+    def clean(self, older_than: timedelta = KEEP_VERSIONS) -> Cleaned:
+        """Remove versions that are older than this, and the files that only they used.
+
+        A reader keeps its version while a search lasts, so an hour is plenty unless something
+        checks out versions by number. Files of a write that was killed look like those of one
+        that is still running: they are removed once they are seven days old.
+
+        Raises:
+            VectorIndexError: ``older_than`` is negative.
+            StorageError: something cannot be removed.
+        """
+        return self._maintenance.clean(older_than)
+
+    def flush(self, *, durable: bool = True) -> Flushed:
+        """Write every file and folder that is new since the last flush through to the disk.
+
+        A write is visible to all processes and survives the end of this one as soon as it
+        returns. LanceDB never calls fsync, though, so that a power cut can lose it until the
+        operating system has written it out; what returns from here is on the disk. The first
+        flush of an opened index covers all its files. An object store acknowledges only what
+        is safe, so there is nothing to do.
+
+        A power cut *while* a write runs can leave its new version on the disk without all of
+        its files, since LanceDB orders nothing; the version before it is whole.
+
+        Args:
+            durable: without it nothing is done, for callers that pass a setting on.
+
+        Raises:
+            StorageError: the disk reports that it could not write.
+        """
+        return self._flusher.flush() if durable else Flushed(0, 0)
+
+    def describe(self) -> IndexInfo:
+        """Return what the index holds, how it is searched, and the space it takes.
+
+        This reads one column of all documents.
+        """
+        return self._maintenance.describe()

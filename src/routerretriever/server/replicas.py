@@ -35,7 +35,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("replicas", error.name or "ray") from error
 
-from routerretriever.cluster.encode import LOCAL, connected
+from routerretriever.cluster.connection import LOCAL, connected
 
 APPLICATION = "routerretriever"
 TARGET_ONGOING_REQUESTS = 16

@@ -18,12 +18,15 @@ from routerretriever.data.document import Document
 from routerretriever.errors import BuildError, CollectionError, StorageError, VectorIndexError
 from routerretriever.index import connection as index_store
 from routerretriever.index import index as index_module
-from routerretriever.index.build import commit as commit_module
-from routerretriever.index.build import lock as build_module
-from routerretriever.index.build import shards as sources
-from routerretriever.index.build import worker as work
-from routerretriever.index.build.lock import claimed
-from routerretriever.index.build.settings import Settings
+from routerretriever.index.build import all_results as results_module
+from routerretriever.index.build import build as build_module
+from routerretriever.index.build import chunk_result as chunk_result_module
+from routerretriever.index.build import chunks as chunks_module
+from routerretriever.index.build import lock as lock_module
+from routerretriever.index.build import read_chunk as read_chunk_module
+from routerretriever.index.build import replaced_rows
+from routerretriever.index.build.lock import build_lock
+from routerretriever.index.build.settings import BuildSettings
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +35,9 @@ def model(checkpoint):
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch, tmp_path):
+def small_chunks(monkeypatch, tmp_path):
     monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "PIECE_ROWS", 20)
+    monkeypatch.setattr(chunks_module, "CHUNK_ROWS", 20)
 
 
 @pytest.fixture
@@ -54,9 +57,9 @@ def shards(tmp_path):
 
 
 def test_shards_of_every_kind(index, shards, model):
-    report = index.build(shards)
+    report = index.add(shards)
     assert (report.collection, report.documents, report.encoded, report.problems) == ("docs", 165, 165, ())
-    assert report.pieces == 3 + 3 + 2 + 3
+    assert report.chunks == 3 + 3 + 2 + 3
     found = stored(index)
     assert list(found) == [f"d{k}" for k in range(165)]
     vectors = model.encode_document([text for text, _ in found.values()])
@@ -65,10 +68,10 @@ def test_shards_of_every_kind(index, shards, model):
 
 
 def test_a_build_that_changes_nothing_encodes_nothing_and_makes_no_version(index, shards, model, monkeypatch):
-    index.build(shards)
+    index.add(shards)
     killed_after(monkeypatch, model, 0)
     rows = lance.dataset(f"{index.uri}/documents.lance").get_fragments()
-    report = index.build(shards)
+    report = index.add(shards)
     assert (report.encoded, report.unchanged, report.replaced, report.gone) == (0, 165, 0, 0)
     assert [f.fragment_id for f in lance.dataset(f"{index.uri}/documents.lance").get_fragments()] == [
         f.fragment_id for f in rows
@@ -77,7 +80,7 @@ def test_a_build_that_changes_nothing_encodes_nothing_and_makes_no_version(index
 
 def test_only_what_is_new_or_changed_is_encoded(index, tmp_path, model, monkeypatch):
     path = write_jsonl(tmp_path / "docs.jsonl", [record(k) for k in range(60)])
-    index.build(path)
+    index.add(path)
     changed = [record(k, "word111" if k in (3, 45) else None) for k in range(1, 62)]
     write_jsonl(path, changed)
     encoded = []
@@ -85,37 +88,37 @@ def test_only_what_is_new_or_changed_is_encoded(index, tmp_path, model, monkeypa
     monkeypatch.setattr(
         type(model), "embed_texts", lambda self, texts, **kw: encoded.extend(texts) or embed(self, texts, **kw)
     )
-    report = index.build(path)
+    report = index.add(path)
     assert sorted(encoded) == sorted(["word111", "word111", "word60 word20", "word61 word27"])
     assert (report.encoded, report.replaced, report.gone, report.pruned) == (4, 2, 1, False)
     assert set(stored(index)) == {f"d{k}" for k in range(62)}
     assert stored(index)["d45"][0] == "word111"
-    report = index.build(path, settings=Settings(prune=True))
+    report = index.add(path, settings=BuildSettings(prune=True))
     assert (report.encoded, report.gone, report.pruned) == (0, 1, True)
     assert set(stored(index)) == {f"d{k}" for k in range(1, 62)}
 
 
 def test_other_collections_are_left_alone(index, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(5)])
-    index.build(path)
-    index.build(path, collection="b")
-    index.build(write_jsonl(path, [record(9)]), settings=Settings(prune=True))
+    index.add(path)
+    index.add(path, collection="b")
+    index.add(write_jsonl(path, [record(9)]), settings=BuildSettings(prune=True))
     assert len(index) == 6
 
 
 def test_changed_metadata_are_a_change(index, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [record(1)])
-    index.build(path)
-    report = index.build(write_jsonl(path, [{**record(1), "year": 2024, "lang": "en"}]))
+    index.add(path)
+    report = index.add(write_jsonl(path, [{**record(1), "year": 2024, "lang": "en"}]))
     assert report.replaced == 1
     assert index.search("word1", k=1)[0].metadata == {"year": 2024, "lang": "en"}
 
 
 def test_documents_and_collections_in_memory(index):
     documents = [Document(f"d{k}", f"word{k}") for k in range(45)]
-    report = index.build(documents, collection="mine")
-    assert (report.collection, report.encoded, report.pieces) == ("mine", 45, 3)
-    assert index.build(documents, collection="mine").unchanged == 45
+    report = index.add(documents, collection="mine")
+    assert (report.collection, report.encoded, report.chunks) == ("mine", 45, 3)
+    assert index.add(documents, collection="mine").unchanged == 45
 
 
 # -- what cannot be indexed ------------------------------------------------------------------------
@@ -135,10 +138,10 @@ def test_stop_names_shard_and_line_and_keeps_what_is_done(index, tmp_path, monke
     write_jsonl(folder / "a.jsonl", [record(k) for k in range(40)])
     write_jsonl(folder / "b.jsonl", [record(50), "{broken\n"])
     with pytest.raises(CollectionError, match=r"b\.jsonl, line 2: not valid JSON.*on-error skip"):
-        index.build(folder)
+        index.add(folder)
     assert len(index) == 0
     write_jsonl(folder / "b.jsonl", [record(50)])
-    report = index.build(folder)
+    report = index.add(folder)
     assert (report.encoded, report.recorded) == (41, 40)
     assert len(index) == 41
 
@@ -147,11 +150,11 @@ def test_an_id_that_stands_in_two_shards(index, tmp_path):
     folder = tmp_path / "docs"
     write_jsonl(folder / "a.jsonl", [record(k) for k in range(30)])
     write_jsonl(folder / "b.jsonl", [record(40), record(25, "the same id")])
-    with pytest.raises(CollectionError, match=r"b\.jsonl, line 2: its id stands in .*a\.jsonl, line 26 too"):
-        index.build(folder)
-    report = index.build(folder, settings=Settings(on_error="skip"))
+    with pytest.raises(CollectionError, match=r"b\.jsonl, line 2: its id is in .*a\.jsonl, line 26 too"):
+        index.add(folder)
+    report = index.add(folder, settings=BuildSettings(on_error="skip"))
     assert [str(problem).split("/")[-1] for problem in report.problems] == [
-        "b.jsonl, line 2: the id 'd25' stands on an earlier line too."
+        "b.jsonl, line 2: the id 'd25' is on an earlier line too."
     ]
     assert stored(index)["d25"][0] == "word25 word175"
     assert len(index) == 31
@@ -161,7 +164,7 @@ def test_an_id_that_stands_in_two_shards(index, tmp_path):
 def test_skip_counts_everything_that_is_left_out(index, tmp_path):
     folder = tmp_path / "docs"
     broken(folder)
-    report = index.build(folder, settings=Settings(on_error="skip"))
+    report = index.add(folder, settings=BuildSettings(on_error="skip"))
     told = [str(problem).split("/")[-1] for problem in report.problems]
     assert [text.split(":")[0] for text in told] == [
         "a.jsonl, line 5",
@@ -193,8 +196,8 @@ UNSTORABLE = [
 def test_what_cannot_be_stored_is_a_problem_like_others(index, tmp_path, fault, reason):
     path = write_jsonl(tmp_path / "a.jsonl", [record(1), {**record(2), **fault}, record(3)])
     with pytest.raises(CollectionError, match=rf"a\.jsonl, line 2: .*{reason}"):
-        index.build(path)
-    report = index.build(path, settings=Settings(on_error="quarantine"))
+        index.add(path)
+    report = index.add(path, settings=BuildSettings(on_error="quarantine"))
     assert [str(problem).split("/")[-1].split(":")[0] for problem in report.problems] == ["a.jsonl, line 2"]
     assert reason in report.problems[0].reason
     assert len(Path(report.quarantine).read_text(encoding="utf-8").splitlines()) == 1
@@ -207,23 +210,23 @@ def test_what_cannot_be_stored_is_a_problem_like_others(index, tmp_path, fault, 
 def test_documents_in_memory_that_cannot_be_stored(index, document):
     documents = [Document("d1", "word1"), document]
     with pytest.raises(CollectionError, match="Document 2: .*(surrogate pair|beyond 64 bits)"):
-        index.build(documents)
+        index.add(documents)
     with pytest.raises(CollectionError, match="Document 2: .*(surrogate pair|beyond 64 bits)"):
         index.upsert(documents)
 
 
 def test_lines_nested_without_end_are_a_problem(index, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [record(1), "[" * 100_000 + "\n"])
-    assert len(index.build(path, settings=Settings(on_error="skip")).problems) == 1
+    assert len(index.add(path, settings=BuildSettings(on_error="skip")).problems) == 1
 
 
 def test_a_field_that_appears_late(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SAMPLED_ROWS", 5)
+    monkeypatch.setattr(read_chunk_module, "SAMPLED_ROWS", 5)
     path = write_jsonl(tmp_path / "a.jsonl", [*[record(k) for k in range(10)], record(10, lang="en")])
     with pytest.raises(CollectionError, match=r"line 11: the field 'lang' is not one of .*: year\. .*first 100 rows"):
-        index.build(path)
+        index.add(path)
     write_jsonl(path, [record(10, lang="en"), *[record(k) for k in range(10)]])
-    assert index.build(path).documents == 11  # as the message says
+    assert index.add(path).documents == 11  # as the message says
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -238,8 +241,8 @@ def test_truncated_shards(index, tmp_path, name):
     path.write_bytes(path.read_bytes()[:-20_000])
     write_jsonl(path.parent / "z.jsonl", [record(9999)])
     with pytest.raises(CollectionError, match=rf"{name}.*(truncated|not a whole Parquet)"):
-        index.build(path.parent)
-    report = index.build(path.parent, settings=Settings(on_error="skip"))
+        index.add(path.parent)
+    report = index.add(path.parent, settings=BuildSettings(on_error="skip"))
     assert len(report.problems) >= 1
     assert "d9999" in stored(index)
     assert len(stored(index)) == (1 if name.endswith("parquet") else report.documents)
@@ -249,15 +252,15 @@ def test_truncated_shards(index, tmp_path, name):
 
 def test_quarantine_keeps_the_lines(index, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [record(1), "{broken\n"])
-    report = index.build(path, settings=Settings(on_error="quarantine"))
+    report = index.add(path, settings=BuildSettings(on_error="quarantine"))
     kept = [json.loads(line) for line in Path(report.quarantine).read_text(encoding="utf-8").splitlines()]
     assert [(item["raw"], item["where"].split(", ")[1]) for item in kept] == [("{broken", "line 2")]
-    assert index.build(path, settings=Settings(on_error="skip")).quarantine == ""
+    assert index.add(path, settings=BuildSettings(on_error="skip")).quarantine == ""
 
 
 def test_settings_are_checked():
     with pytest.raises(CollectionError, match="stop, skip, quarantine"):
-        Settings(on_error="ignore")
+        BuildSettings(on_error="ignore")
 
 
 @pytest.mark.parametrize("content", [None, []])
@@ -267,12 +270,14 @@ def test_nothing_to_index(index, tmp_path, content):
     if content is not None:
         write_jsonl(folder / "a.jsonl", content)
     with pytest.raises(CollectionError, match="holds no"):
-        index.build(folder)
+        index.add(folder)
 
 
 def test_metadata_may_not_take_the_indexs_names(index, tmp_path):
-    with pytest.raises(CollectionError, match="names of these metadata fields itself: vector"):
-        index.build(write_jsonl(tmp_path / "a.jsonl", [{**record(1), "vector": 3}]))
+    with pytest.raises(
+        CollectionError, match=r"a\.jsonl, line 1: the index needs the name of the field 'vector' itself"
+    ):
+        index.add(write_jsonl(tmp_path / "a.jsonl", [{**record(1), "vector": 3}]))
 
 
 # -- interrupted, and side by side -----------------------------------------------------------------
@@ -280,24 +285,24 @@ def test_metadata_may_not_take_the_indexs_names(index, tmp_path):
 
 def test_a_killed_build_goes_on_where_it_was(index, shards, model, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_standing", lambda dataset: None)  # nobody takes the claim back
+        patch.setattr(lock_module, "held_lock", lambda dataset: None)  # nobody releases the lock
         killed_after(patch, model, 4)
         with pytest.raises(Killed):
-            index.build(shards)
+            index.add(shards)
     with pytest.raises(BuildError, match=r"held by a build of 'docs' begun .* by process \d+ on .*--resume"):
-        index.build(shards)
+        index.add(shards)
     with pytest.raises(BuildError, match="Resume that collection first"):
-        index.build(shards, collection="other", settings=Settings(resume=True))
-    report = index.build(shards, settings=Settings(resume=True))
+        index.add(shards, collection="other", settings=BuildSettings(resume=True))
+    report = index.add(shards, settings=BuildSettings(resume=True))
     assert (report.documents, report.encoded, report.recorded) == (165, 165, 70)
     assert len(stored(index)) == 165
-    assert index.build(shards).encoded == 0
+    assert index.add(shards).encoded == 0
 
 
 HOLDER = """
 import sys, time
-from routerretriever.index.build.lock import claimed
-with claimed(sys.argv[1], "docs", resume=False):
+from routerretriever.index.build.lock import build_lock
+with build_lock(sys.argv[1], "docs", resume=False):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -307,33 +312,33 @@ def test_a_build_that_is_alive_is_not_taken_over(index, shards, monkeypatch):
     command = [sys.executable, "-c", HOLDER, f"{index.uri}/documents.lance"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BuildError, match=rf"by process {holder.pid} on .*still at work"):
-            index.build(shards, settings=Settings(resume=True))
+        with pytest.raises(BuildError, match=rf"by process {holder.pid} on .*still running"):
+            index.add(shards, settings=BuildSettings(resume=True))
         with monkeypatch.context() as patch:  # a later process with the same number
             patch.setattr(psutil.Process, "create_time", lambda self: time.time() + 60)
-            assert not build_module._standing(lance.dataset(command[-1])).is_alive()
+            assert not lock_module.held_lock(lance.dataset(command[-1])).is_alive()
         with monkeypatch.context() as patch:  # nobody knows who lives on another host
-            patch.setattr(build_module.socket, "gethostname", lambda: "elsewhere")
-            assert not build_module._standing(lance.dataset(command[-1])).is_alive()
+            patch.setattr(lock_module.socket, "gethostname", lambda: "elsewhere")
+            assert not lock_module.held_lock(lance.dataset(command[-1])).is_alive()
         holder.kill()
-    assert index.build(shards, settings=Settings(resume=True)).encoded == 165
+    assert index.add(shards, settings=BuildSettings(resume=True)).encoded == 165
 
 
 def test_a_build_of_this_process_is_not_taken_over_either(index, shards):
     with (
-        claimed(f"{index.uri}/documents.lance", "docs", resume=False),
-        pytest.raises(BuildError, match="still at work"),
+        build_lock(f"{index.uri}/documents.lance", "docs", resume=False),
+        pytest.raises(BuildError, match="still running"),
     ):
-        index.build(shards, settings=Settings(resume=True))
+        index.add(shards, settings=BuildSettings(resume=True))
 
 
 def test_a_build_killed_after_its_commit_is_not_committed_again(index, shards, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_standing", lambda dataset: None)
-        patch.setattr(build_module._Work, "_report", lambda *args: (_ for _ in ()).throw(Killed))
+        patch.setattr(lock_module, "held_lock", lambda dataset: None)
+        patch.setattr(build_module.Build, "_report", lambda *args: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            index.build(shards)
-    report = index.build(shards, settings=Settings(resume=True))
+            index.add(shards)
+    report = index.add(shards, settings=BuildSettings(resume=True))
     assert (report.documents, report.encoded, report.recorded) == (165, 165, 0)
     assert len(stored(index)) == 165
 
@@ -342,19 +347,19 @@ def test_records_whose_files_are_gone_are_not_believed(index, shards, model, mon
     with monkeypatch.context() as patch:
         killed_after(patch, model, 4)
         with pytest.raises(Killed):
-            index.build(shards)
+            index.add(shards)
     data = Path(index.uri) / "documents.lance/data"
     for path in data.iterdir():
         path.unlink()
-    report = index.build(shards)
+    report = index.add(shards)
     assert report.recorded == 0
     assert len(stored(index)) == 165
 
 
 def test_two_builds_at_once(index, shards, tmp_path):
-    with claimed(f"{index.uri}/documents.lance", "other", resume=False), pytest.raises(BuildError, match="other"):
-        index.build(shards)
-    assert index.build(shards).encoded == 165
+    with build_lock(f"{index.uri}/documents.lance", "other", resume=False), pytest.raises(BuildError, match="other"):
+        index.add(shards)
+    assert index.add(shards).encoded == 165
 
 
 def test_of_two_claims_at_the_same_moment_one_holds(index):
@@ -363,7 +368,7 @@ def test_of_two_claims_at_the_same_moment_one_holds(index):
     def claim(number):
         barrier.wait()
         try:
-            with claimed(uri, f"c{number}", resume=False):
+            with build_lock(uri, f"c{number}", resume=False):
                 won.append(number)
                 barrier.wait(10)
         except BuildError as error:
@@ -385,7 +390,7 @@ def test_an_index_that_cannot_be_claimed_says_why(index, shards, monkeypatch, re
 
     monkeypatch.setattr(lance.LanceDataset, "update_config", refuse)
     with pytest.raises(StorageError, match=reason):
-        index.build(shards)
+        index.add(shards)
 
 
 def test_paths_do_not_depend_on_where_a_worker_stands(model, tmp_path, monkeypatch):
@@ -395,15 +400,15 @@ def test_paths_do_not_depend_on_where_a_worker_stands(model, tmp_path, monkeypat
     write_jsonl(Path("a.jsonl"), [record(k) for k in range(30)])
     index, run_here = Index.create("index", model), index_module.run_here
 
-    def run_elsewhere(encode):
-        def run(job, pieces):
+    def run_elsewhere(model):
+        def run(job, chunks):
             monkeypatch.chdir(tmp_path / "worker")
-            return run_here(encode)(job, pieces)
+            return run_here(model)(job, chunks)
 
         return run
 
     monkeypatch.setattr(index_module, "run_here", run_elsewhere)
-    assert index.build("a.jsonl").documents == 30
+    assert index.add("a.jsonl").documents == 30
     assert list((tmp_path / "worker").iterdir()) == []
     monkeypatch.chdir(tmp_path / "driver")
     assert len(stored(Index.open("index"))) == 30
@@ -416,7 +421,7 @@ def test_uris_stay_as_they_are(uri):
 
 def test_a_document_deleted_and_one_changed_while_building(index, shards, model, monkeypatch):
     """Another client deletes an unchanged document and upserts a changed one while pieces are done."""
-    index.build(shards)
+    index.add(shards)
     write_jsonl(shards / "a.jsonl", [record(k, "word5" if k == 7 else None) for k in range(50)])
     embed = type(model).embed_texts
 
@@ -432,7 +437,7 @@ def test_a_document_deleted_and_one_changed_while_building(index, shards, model,
         return embed(self, texts, **kwargs)
 
     monkeypatch.setattr(type(model), "embed_texts", encode)
-    index.build(shards)
+    index.add(shards)
     found = stored(index)
     assert len(found) == 165
     assert found["d7"][0] == "word5"
@@ -440,11 +445,11 @@ def test_a_document_deleted_and_one_changed_while_building(index, shards, model,
 
 
 def test_memory_stays_bounded_by_comparing_a_share_of_ids_at_a_time(index, shards, monkeypatch, tmp_path):
-    monkeypatch.setattr(commit_module, "SHARE_IDS", 16)
-    index.build(shards)
+    monkeypatch.setattr(results_module, "PART_IDS", 16)
+    index.add(shards)
     write_jsonl(shards / "a.jsonl", [record(k, "word5" if k == 7 else None) for k in range(1, 50)])
     write_jsonl(shards / "e.jsonl", [record(7, "again")])
-    report = index.build(shards, settings=Settings(on_error="skip", prune=True))
+    report = index.add(shards, settings=BuildSettings(on_error="skip", prune=True))
     assert (report.encoded, report.replaced, report.gone, len(report.problems)) == (1, 1, 1, 1)
     found = stored(index)
     assert found["d7"][0] == "word5"
@@ -452,36 +457,36 @@ def test_memory_stays_bounded_by_comparing_a_share_of_ids_at_a_time(index, shard
 
 
 def test_digests_alike_are_not_ids_alike(index, tmp_path, monkeypatch):
-    for module in (work, commit_module):
+    for module in (chunk_result_module, replaced_rows):
         monkeypatch.setattr(module, "id_digest", lambda document_id: int(document_id[1:]) % 7)
     path = write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)])
-    report = index.build(path)
+    report = index.add(path)
     assert (report.documents, len(stored(index))) == (50, 50)
     write_jsonl(path, [record(k, "word5" if k == 30 else None) for k in range(30, 80)])
-    report = index.build(path)
+    report = index.add(path)
     assert (report.encoded, report.unchanged, report.replaced, report.gone) == (31, 19, 1, 30)
     found = stored(index)
     assert set(found) == {f"d{k}" for k in range(80)}
     assert (found["d30"][0], found["d2"][0]) == ("word5", "word2 word14")
-    assert index.build(path, settings=Settings(prune=True)).gone == 30
+    assert index.add(path, settings=BuildSettings(prune=True)).gone == 30
     assert set(stored(index)) == {f"d{k}" for k in range(30, 80)}
 
 
 def test_of_ids_that_stand_twice_the_first_is_kept_though_digests_are_alike(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "id_digest", lambda document_id: 7)
+    monkeypatch.setattr(chunk_result_module, "id_digest", lambda document_id: 7)
     for name in ("a", "b", "c"):
         write_jsonl(tmp_path / "docs" / f"{name}.jsonl", [record(k, f"word{ord(name)}") for k in range(3)])
-    report = index.build(tmp_path / "docs", settings=Settings(on_error="skip"))
+    report = index.add(tmp_path / "docs", settings=BuildSettings(on_error="skip"))
     assert len(report.problems) == 6
     assert {text for text, _ in stored(index).values()} == {"word97"}
-    with pytest.raises(CollectionError, match=r"b.jsonl, line 1: its id stands in .*a.jsonl, line 1 too"):
-        Index.create(tmp_path / "other", index.model).build(tmp_path / "docs")
+    with pytest.raises(CollectionError, match=r"b.jsonl, line 1: its id is in .*a.jsonl, line 1 too"):
+        Index.create(tmp_path / "other", index.model).add(tmp_path / "docs")
 
 
 def test_nothing_is_left_of_the_only_shard(index, tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes(b"not Parquet")
-    report = index.build(path, settings=Settings(on_error="skip", prune=True))
+    report = index.add(path, settings=BuildSettings(on_error="skip", prune=True))
     assert (report.documents, len(report.problems)) == (0, 1)
 
 

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli.app import app
-from routerretriever.index.build import commit as commit_module
-from routerretriever.index.build import lock as build_module
-from routerretriever.index.build import records as files
-from routerretriever.index.build import shards as sources
-from routerretriever.index.build import worker as work
-from routerretriever.index.build.commit import files_of
+from routerretriever.data.document import Document
+from routerretriever.index.build import build as build_module
+from routerretriever.index.build import chunks as chunks_module
+from routerretriever.index.build import folder as folder_module
+from routerretriever.index.build import lock as lock_module
+from routerretriever.index.build import worker as worker_module
+from routerretriever.index.build.settings import BuildSettings
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def model(checkpoint):
 
 @pytest.fixture
 def index(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "PIECE_ROWS", 20)
+    monkeypatch.setattr(chunks_module, "CHUNK_ROWS", 20)
     return Index.create(tmp_path / "index", model)
 
 
@@ -57,23 +58,23 @@ def disk(monkeypatch):
 
 
 def test_a_piece_is_on_the_disk_before_its_record(index, disk, tmp_path, monkeypatch):
-    data, seen, real = Path(index.uri) / "documents.lance/data", [], work.write_record
+    data, seen, real = Path(index.uri) / "documents.lance/data", [], worker_module.write_result
 
     def write_record(folder, done, ids):
-        seen.extend(files_of(done))
-        assert [name for name in files_of(done) if not disk.holds(data / name)] == []
+        seen.extend(done.data_files())
+        assert [name for name in done.data_files() if not disk.holds(data / name)] == []
         assert disk.holds(data)
         assert disk.holds(data.parent)
         real(folder, done, ids)
         assert disk.lacks(Path(index.uri) / "_builds") == []
 
-    monkeypatch.setattr(work, "write_record", write_record)
-    index.build(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)]))
+    monkeypatch.setattr(worker_module, "write_result", write_record)
+    index.add(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)]))
     assert len(set(seen)) == 3
 
 
 def test_a_build_is_on_the_disk_before_its_records_are_removed(index, disk, tmp_path, monkeypatch):
-    dataset, removed, real = Path(index.uri) / "documents.lance", [], files.Folder.remove
+    dataset, removed, real = Path(index.uri) / "documents.lance", [], folder_module.Folder.remove
 
     def remove(folder, name=""):
         if not name:
@@ -81,15 +82,15 @@ def test_a_build_is_on_the_disk_before_its_records_are_removed(index, disk, tmp_
             assert disk.lacks(dataset) == []
         real(folder, name)
 
-    monkeypatch.setattr(files.Folder, "remove", remove)
-    index.build(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)]))
+    monkeypatch.setattr(folder_module.Folder, "remove", remove)
+    index.add(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)]))
     assert removed == [3]
     assert disk.lacks(dataset) == []  # the end of the claim is a version as well
 
 
 def test_a_version_names_no_file_that_is_not_on_the_disk(index, disk, tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)])
-    index.build(path)
+    index.add(path)
     dataset, real = Path(index.uri) / "documents.lance", lance.LanceDataset.commit
     seen = []
 
@@ -98,19 +99,19 @@ def test_a_version_names_no_file_that_is_not_on_the_disk(index, disk, tmp_path, 
         assert disk.lacks(dataset / "data") == disk.lacks(dataset / "_deletions") == []
         return real(*arguments, **options)
 
-    monkeypatch.setattr(commit_module.lance.LanceDataset, "commit", commit)
-    index.build(write_jsonl(path, [record(k, "word9" if k == 3 else None) for k in range(50)]))
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    index.add(write_jsonl(path, [record(k, "word9" if k == 3 else None) for k in range(50)]))
     assert len(seen) == 1
 
 
 def test_a_build_resumed_after_its_commit_is_flushed_as_well(index, disk, tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(50)])
-    dataset, removed, real = Path(index.uri) / "documents.lance", [], files.Folder.remove
+    dataset, removed, real = Path(index.uri) / "documents.lance", [], folder_module.Folder.remove
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_standing", lambda dataset: None)
-        patch.setattr(build_module._Work, "_report", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(lock_module, "held_lock", lambda dataset: None)
+        patch.setattr(build_module.Build, "_report", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            index.build(path)
+            index.add(path)
     disk.safe.clear()
 
     def remove(folder, name=""):
@@ -118,15 +119,15 @@ def test_a_build_resumed_after_its_commit_is_flushed_as_well(index, disk, tmp_pa
         assert disk.lacks(dataset) == []
         real(folder, name)
 
-    monkeypatch.setattr(files.Folder, "remove", remove)
-    Index.open(index.uri, index.model).build(path, settings=build_module.Settings(resume=True))
+    monkeypatch.setattr(folder_module.Folder, "remove", remove)
+    Index.open(index.uri, index.model).add(path, settings=BuildSettings(resume=True))
     assert removed == [""]
 
 
 @pytest.mark.parametrize("verb", ["clean", "compact", "refresh"])
 def test_nothing_is_removed_before_what_replaces_it_is_on_the_disk(verb, index, disk, tmp_path, monkeypatch):
     for start in range(0, 60, 20):
-        index.build(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(start, start + 20)]))
+        index.add(write_jsonl(tmp_path / "a.jsonl", [record(k) for k in range(start, start + 20)]))
     index.upsert(index_documents(5))  # not durable
     dataset, removed, real = Path(index.uri) / "documents.lance", [], lance.LanceDataset.cleanup_old_versions
     assert disk.lacks(dataset) != []
@@ -146,7 +147,7 @@ def test_nothing_is_removed_before_what_replaces_it_is_on_the_disk(verb, index, 
 
 
 def index_documents(count):
-    return [sources.Document(f"u{k}", f"word{k}") for k in range(count)]
+    return [Document(f"u{k}", f"word{k}") for k in range(count)]
 
 
 def test_the_command_line_leaves_nothing_to_a_power_cut(index, disk):

@@ -1,11 +1,11 @@
-"""Putting any number of documents into an index: pieces, encoded anywhere, become one new version.
+"""Putting any number of documents into an index as one new version.
 
-    sources.py   what is to be indexed, cut into pieces
-    work.py      one piece: read, compared with the index, encoded, written; recorded once it is whole
-    commit.py    all pieces: duplicates, what is gone, one atomic commit
-    build.py     the order of these, who may build, and what is told in the end
-    files.py     records on a local disk or an object store
+The source is cut into chunks (``chunks``), whose rows are read (``read_chunk``), compared with
+the index, encoded and written anywhere (``worker``). What became of a chunk is recorded once it
+is whole (``chunk_result``, ``folder``). At the end all results are put together
+(``all_results``) and committed at once (``build``), while a lock (``lock``) keeps other builds
+away.
 
-A piece whose record stands is never done again, so that a build goes on where a kill, a full disk or a lost machine
-ended it, and a piece that was done twice counts once.
+A chunk with a result is never done again, so that a build continues where a kill, a full disk
+or a lost machine ended it, and a chunk that was done twice counts once.
 """

@@ -1,51 +1,68 @@
-"""A build: claim the index, do the pieces that are not recorded, commit, tell what became of it."""
+"""A build: lock the index, do the chunks that have no record, commit, and report."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import lance
 import numpy as np
-import pyarrow as pa
 
 from routerretriever.errors import BuildError, CollectionError, StorageError
-from routerretriever.index.build.commit import Records, Stale, commit, files_of, is_committed, repeated_ids, stale_rows
-from routerretriever.index.build.lock import Claim, claimed
-from routerretriever.index.build.records import Folder
-from routerretriever.index.build.settings import BuildReport, Run, Settings, stopped
-from routerretriever.index.build.shards import Listing, Piece, Problem, metadata_fields
-from routerretriever.index.build.worker import Job, read_record
+from routerretriever.index.build.all_results import ChunkResults, RepeatedId, repeated_ids
+from routerretriever.index.build.chunk_result import read_result
+from routerretriever.index.build.chunks import Chunk, Listing, Problem
+from routerretriever.index.build.committed import is_committed
+from routerretriever.index.build.folder import Folder
+from routerretriever.index.build.lock import BuildLock, build_lock
+from routerretriever.index.build.read_chunk import sampled_documents
+from routerretriever.index.build.replaced_rows import (
+    NOTHING_TO_REPLACE,
+    RowsToReplace,
+    rows_to_replace,
+)
+from routerretriever.index.build.report import BuildReport
+from routerretriever.index.build.settings import BuildSettings
+from routerretriever.index.build.worker import Job, Runner
+from routerretriever.index.columns import add_missing_columns, drop_added_columns
+from routerretriever.index.commit import commit_rows, committing
 from routerretriever.index.conflicts import is_conflict
 from routerretriever.index.connection import dataset_uri
-from routerretriever.index.schema import OWN_COLUMNS, quoted
-from routerretriever.progress import Progress, Silent
+from routerretriever.index.fields import new_fields
+from routerretriever.index.schema import metadata_types, quoted
+from routerretriever.progress import Progress
 
 _COMMIT_ATTEMPTS = 10
+_PATIENT_ATTEMPTS = 3
+"""Attempts at a commit for which no other may have come between; see :meth:`Build._commit`."""
 
 
 def build(
     uri: str,
     listing: Listing,
-    run: Run,
-    settings: Settings,
+    runner: Runner,
+    settings: BuildSettings,
     *,
-    identity: str,
+    fingerprint: str,
+    precision: str,
     flush: Callable[[], object],
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> BuildReport:
     """Put everything listed into an index, as one new version.
 
     Args:
         uri: of the index, which exists.
         listing: what to put there, and the collection's name.
-        run: who does the pieces.
+        runner: does the chunks.
         settings: how.
-        identity: of the vectors: pieces recorded under another are done again.
+        fingerprint: of the model: chunks recorded under another are done again.
+        precision: in which documents are encoded; the same holds for it.
         flush: writes what is new in the index through to the disk.
         progress: where to report.
 
@@ -57,162 +74,234 @@ def build(
     started = time.perf_counter()
     if listing.problems and settings.on_error == "stop":
         raise stopped(listing.problems[0])
-    dataset = dataset_uri(uri)
-    with claimed(dataset, listing.name, resume=settings.resume) as claim:
-        folder = Folder(f"{uri.rstrip('/')}/_builds")
-        work = _Work(dataset, folder, listing, run, settings, claim, identity, flush, progress or Silent())
-        report = work.done()
+    with build_lock(dataset_uri(uri), listing.name, resume=settings.resume) as lock:
+        work = Build(
+            uri=uri,
+            listing=listing,
+            runner=runner,
+            settings=settings,
+            fingerprint=fingerprint,
+            precision=precision,
+            flush=flush,
+            progress=progress,
+            lock=lock,
+        )
+        report = work.run()
     return replace(report, seconds=round(time.perf_counter() - started, 3))
 
 
-@dataclass(slots=True)
-class _Work:
-    dataset: str
-    folder: Folder
+def stopped(problem: Problem) -> CollectionError:
+    """Return the error of a build that stops at a problem."""
+    return CollectionError(
+        f"{problem} Fix it and rerun the command: what was encoded is kept. "
+        "To go on without it: --on-error skip, or quarantine."
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Build:
+    """One build, from the lock to the report; the arguments are those of :func:`build`."""
+
+    uri: str
     listing: Listing
-    run: Run
-    settings: Settings
-    claim: Claim
-    identity: str
+    runner: Runner
+    settings: BuildSettings
+    fingerprint: str
+    precision: str
     flush: Callable[[], object]
     progress: Progress
-    recorded: dict[str, int] = field(default_factory=dict)
-    _job: Job | None = field(default=None)
+    lock: BuildLock
+    _recorded: int = field(default=0, init=False)  # documents that an earlier attempt encoded
 
-    @property
-    def job(self) -> Job:
-        assert self._job is not None
-        return self._job
+    def run(self) -> BuildReport:
+        """Do what is left to do of the build."""
+        added = self._add_columns()
+        job = self._job()
+        results = ChunkResults(Folder(job.records), self.listing.chunks)
+        try:
+            replaced = self._written(job, results)
+        except BaseException:
+            # What is recorded has the columns; where nothing is, nobody needs them.
+            if not Folder(job.records).names():
+                drop_added_columns(self._dataset_uri, added)
+            raise
 
-    def done(self) -> BuildReport:
-        self._prepare()
-        records = Records(self.job, self.listing.pieces)
-        if is_committed(lance.dataset(self.dataset), self.claim.build, self.claim.version):
-            stale = Stale({}, 0, 0, frozenset())  # killed between the commit and the end
-        else:
-            self._do(self._missing())
-            self._leave_out_repeated(records)
-            stale = self._commit(records)
-        report = self._report(records, stale)
+        report = self._report(results, replaced)
         self.flush()  # a power cut may take the new version, or the records, but not both
-        Folder(self.job.records).remove()
+        Folder(job.records).remove()
         return report
 
-    def _prepare(self) -> None:
-        """Columns for the metadata, and the job."""
-        dataset = lance.dataset(self.dataset)
-        fields = metadata_fields(self.listing.pieces)
-        if taken := set(fields) & set(OWN_COLUMNS):
-            names = ", ".join(sorted(taken))
-            raise CollectionError(f"The index needs the names of these metadata fields itself: {names}. Rename them.")
-        new = [(name, kind) for name, kind in fields.items() if name not in dataset.schema.names]
-        if new:
-            dataset.add_columns(pa.schema(new))
-        shape = [self.identity, self.listing.name, *map(str, dataset.schema)]
-        name = hashlib.blake2b("\n".join(shape).encode(), digest_size=8).hexdigest()
-        mine = f"collection = {quoted(self.listing.name)}"
-        self._job = Job(
-            self.dataset,
-            f"{self.folder.uri}/{name}",
-            self.listing.name,
-            dataset.version,
-            compare=dataset.count_rows(mine) > 0,
+    @property
+    def _dataset_uri(self) -> str:
+        return dataset_uri(self.uri)
+
+    def _opened(self) -> Any:
+        return lance.dataset(self._dataset_uri)
+
+    # -- before ------------------------------------------------------------------------------
+
+    def _add_columns(self) -> list[str]:
+        present = metadata_types(self._opened().schema)
+        fields = new_fields(sampled_documents(self.listing.chunks), present)
+        return add_missing_columns(self._dataset_uri, fields)
+
+    def _job(self) -> Job:
+        dataset, collection = self._opened(), self.listing.name
+
+        # Chunks are recorded per model, precision, collection and columns.
+        identity = f"{self.fingerprint}-{self.precision}"
+        shape = "\n".join([identity, collection, *map(str, dataset.schema)])
+        name = hashlib.blake2b(shape.encode(), digest_size=8).hexdigest()
+
+        return Job(
+            dataset=self._dataset_uri,
+            records=f"{self.uri.rstrip('/')}/_builds/{name}",
+            collection=collection,
+            version=dataset.version,
+            compare=dataset.count_rows(f"collection = {quoted(collection)}") > 0,
             fail_fast=self.settings.on_error == "stop",
+            precision=self.precision,
         )
 
-    def _missing(self) -> list[Piece]:
-        """Pieces without a record, or whose files are gone."""
-        folder, data = Folder(self.job.records), Folder(f"{self.dataset}/data")
-        names = folder.names()
-        files = data.names() if names else set()
+    # -- chunks ------------------------------------------------------------------------------
+
+    def _written(self, job: Job, results: ChunkResults) -> RowsToReplace:
+        """Do the chunks and commit them, unless that was done before a kill."""
+        records = Folder(job.records)
+        if self.settings.resume and is_committed(self._opened(), self.lock, records):
+            return NOTHING_TO_REPLACE
+        self._do(job, self._missing(job))
+        self._leave_out_repeated(job, results)
+        return self._commit(job, results)
+
+    def _missing(self, job: Job) -> list[Chunk]:
+        """Return the chunks without a record, or whose files are gone."""
+        folder = Folder(job.records)
+        recorded = folder.names()
+        files = Folder(f"{job.dataset}/data").names() if recorded else set()
         missing = []
-        for piece in self.listing.pieces:
-            found = read_record(folder, piece.key) if piece.key in names else None
-            if found is not None and files.issuperset(files_of(found[0])):
-                self.recorded[piece.key] = found[0].encoded
+        for chunk in self.listing.chunks:
+            found = read_result(folder, chunk.key) if chunk.key in recorded else None
+            if found is not None and files.issuperset(found[0].data_files()):
+                self._recorded += found[0].encoded
                 continue
             if found is not None:
-                folder.remove(piece.key)
-            missing.append(piece)
+                folder.remove(chunk.key)
+            missing.append(chunk)
         return missing
 
-    def _do(self, pieces: Sequence[Piece]) -> None:
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        by_key = {piece.key: piece for piece in pieces}
-        with self.progress.task(f"index {self.listing.name}", rows) as task:
-            for record in self.run(self.job, pieces) if pieces else ():
-                if record.problems and self.job.fail_fast:
-                    raise stopped(record.problems[0])
-                piece = by_key.pop(record.piece)
-                task.advance(piece.stop - piece.start)
-        if by_key:
-            raise StorageError(f"{len(by_key)} of {len(pieces)} pieces were not done. Run the same command again.")
-
-    def _leave_out_repeated(self, records: Records) -> None:
-        """Do pieces again without the lines whose id stood before."""
-        repeated = repeated_ids(records)
-        if not repeated:
+    def _do(self, job: Job, chunks: Sequence[Chunk]) -> None:
+        if not chunks:
             return
-        if self.job.fail_fast:
-            first = repeated[0]
-            where = first.piece.where(first.line)
-            raise stopped(Problem(where, f"its id stands in {first.earlier} too. Make ids unique."))
-        lines: dict[Piece, list[int]] = {}
-        for item in repeated:
-            lines.setdefault(item.piece, []).append(item.line)
-        again = {piece: replace(piece, left_out=tuple(left_out)) for piece, left_out in lines.items()}
-        records.pieces = tuple(again.get(piece, piece) for piece in records.pieces)
-        self._do(list(again.values()))
+        left = {chunk.key: chunk for chunk in chunks}
+        rows = sum(chunk.stop - chunk.start for chunk in chunks)
+        with self.progress.task(f"index {self.listing.name}", rows) as task:
+            for result in self.runner(job, chunks):
+                if result.problems and job.fail_fast:
+                    raise stopped(result.problems[0])
+                chunk = left.pop(result.chunk)
+                task.advance(chunk.stop - chunk.start)
+        if left:
+            raise StorageError(f"{len(left)} of {len(chunks)} chunks were not done. Run the same command again.")
 
-    def _commit(self, records: Records) -> Stale:
-        for _ in range(_COMMIT_ATTEMPTS):
-            dataset = lance.dataset(self.dataset)
-            stale = stale_rows(self.job, dataset, records, prune=self.settings.prune)
-            if stale.lost:
-                self._do_lost(records, stale, dataset.version)
+    def _leave_out_repeated(self, job: Job, results: ChunkResults) -> None:
+        """Do chunks again without the lines whose id is on an earlier line."""
+        repeated = repeated_ids(results)
+        if repeated and job.fail_fast:
+            raise stopped(_problem_of(repeated[0]))
+
+        lines: dict[str, list[int]] = defaultdict(list)
+        for item in repeated:
+            lines[item.chunk.key].append(item.line)
+        chunks, again = [], []
+        for chunk in results.chunks:
+            if chunk.key in lines:
+                chunk = replace(chunk, left_out=tuple(lines[chunk.key]))
+                again.append(chunk)
+            chunks.append(chunk)
+        results.chunks = chunks
+        self._do(job, again)
+
+    # -- the commit --------------------------------------------------------------------------
+
+    def _commit(self, job: Job, results: ChunkResults) -> RowsToReplace:
+        """Commit all fragments and drop the rows that they replace, at once.
+
+        Comparing takes long in a large index, so others may write meanwhile. If they have, it
+        is done again; from :data:`_PATIENT_ATTEMPTS` on only if they changed the same rows.
+        """
+        for attempt in range(_COMMIT_ATTEMPTS):
+            dataset = self._opened()
+            replaced = rows_to_replace(dataset, results, job.collection, prune=self.settings.prune)
+            if replaced.lost:
+                job = self._do_lost(job, results, replaced.lost, dataset.version)
                 continue
+            self.flush()  # here, so that it takes little time once the lock is held
             try:
-                commit(dataset, records, stale, self.claim.build, self.flush)
-            except StorageError as error:
-                if error.__cause__ is None or not is_conflict(error.__cause__):
-                    raise
-                continue  # somebody changed rows of the same fragments
-            return stale
+                with committing(self.uri):
+                    if attempt < _PATIENT_ATTEMPTS and self._opened().version > dataset.version:
+                        continue
+                    self._commit_fragments(dataset, results, replaced)
+            except (OSError, RuntimeError) as error:
+                if is_conflict(error):
+                    continue
+                raise StorageError(f"The new version of {dataset.uri} could not be written: {error}") from error
+            return replaced
         raise BuildError(f"Others change the index all the time; {_COMMIT_ATTEMPTS} commits failed. Try again later.")
 
-    def _do_lost(self, records: Records, stale: Stale, version: int) -> None:
-        """Documents were found unchanged, and were deleted before the commit: do their pieces again."""
-        lost = np.fromiter(stale.lost, np.uint64, len(stale.lost))
-        again = [piece for piece, _, ids in records if np.isin(ids.digests, lost).any()]
-        for piece in again:
-            Folder(self.job.records).remove(piece.key)
-        self._job = replace(self.job, version=version)
-        self._do(again)
+    def _commit_fragments(self, dataset: Any, results: ChunkResults, replaced: RowsToReplace) -> None:
+        fragments = []
+        for _, result, _ in results:
+            fragments += [lance.FragmentMetadata.from_json(text) for text in result.fragments]
+        if fragments or replaced.keys:
+            commit_rows(dataset, fragments, replaced.keys, name=self.lock.build, before=self.flush)
 
-    def _report(self, records: Records, stale: Stale) -> BuildReport:
-        problems, documents, encoded = list(self.listing.problems), 0, 0
-        for _, record, _ in records:
-            problems += record.problems
-            documents, encoded = documents + record.rows, encoded + record.encoded
+    def _do_lost(self, job: Job, results: ChunkResults, lost: frozenset[int], version: int) -> Job:
+        """Do chunks again whose documents were found unchanged, and were deleted meanwhile."""
+        digests = np.fromiter(lost, np.uint64, len(lost))
+        again = [chunk for chunk, _, ids in results if np.isin(ids.digests, digests).any()]
+        for chunk in again:
+            Folder(job.records).remove(chunk.key)
+        newer = replace(job, version=version)
+        self._do(newer, again)
+        return newer
+
+    # -- the report --------------------------------------------------------------------------
+
+    def _report(self, results: ChunkResults, replaced: RowsToReplace) -> BuildReport:
+        problems = list(self.listing.problems)
+        documents = encoded = 0
+        left_out: set[str] = set()
+        for _, result, _ in results:
+            problems += result.problems
+            left_out.update(result.left_out)
+            documents += result.rows
+            encoded += result.encoded
         return BuildReport(
-            self.listing.name,
-            documents,
-            encoded,
-            sum(self.recorded.values()),
-            documents - encoded,
-            stale.replaced,
-            stale.gone,
-            self.settings.prune,
-            tuple(problems),
-            self._quarantined(problems),
-            len(records.pieces),
+            collection=self.listing.name,
+            documents=documents,
+            encoded=encoded,
+            recorded=self._recorded,
+            unchanged=documents - encoded,
+            replaced=replaced.replaced,
+            gone=replaced.gone,
+            pruned=self.settings.prune,
+            problems=tuple(problems),
+            quarantine=self._quarantined(problems),
+            left_out=tuple(sorted(left_out)),
+            chunks=len(results.chunks),
         )
 
     def _quarantined(self, problems: Sequence[Problem]) -> str:
         if not problems or self.settings.on_error != "quarantine":
             return ""
-        folder = Folder(f"{self.folder.uri.rsplit('/', 1)[0]}/_quarantine")
+        folder = Folder(f"{self.uri.rstrip('/')}/_quarantine")
         name = f"{self.listing.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl"
-        lines = (json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
+        lines = [json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems]
         folder.write(name, "".join(lines).encode())
         return f"{folder.uri}/{name}"
+
+
+def _problem_of(repeated: RepeatedId) -> Problem:
+    where = repeated.chunk.where(repeated.line)
+    return Problem(where, f"its id is in {repeated.earlier} too. Make ids unique.")

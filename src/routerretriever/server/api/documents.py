@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from fastapi import APIRouter, Depends, Request
 
 from routerretriever.data.document import Document
@@ -22,14 +20,8 @@ async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
     most = engine.settings.limits.documents
     if len(body.documents) > most:
         raise ApiError(413, f"{len(body.documents)} documents are over the limit of {most}.", param="documents")
-    names = {name for document in body.documents for name in document.metadata}
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-            raise ApiError(
-                400, "A metadata field's name may have letters, digits and '_' only.", param="documents.metadata"
-            )
-    documents = {d.id: Document(d.id, d.text, d.title, dict(d.metadata)) for d in body.documents}
-    written, total = await engine.documents.upsert(list(documents.values()), body.collection)
+    documents = [Document(d.id, d.text, d.title, dict(d.metadata)) for d in body.documents]
+    written, total = await engine.documents.upsert(documents, body.collection)
     return DocumentsAnswer(written=written, documents=total)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from routerretriever.errors import StorageError
-from routerretriever.index.build.shards import open_path
+from routerretriever.index.build.paths import open_path
 from routerretriever.storage.atomic import sync
 
 

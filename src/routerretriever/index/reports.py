@@ -1,0 +1,105 @@
+"""What maintenance of an index did, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from routerretriever.index.kinds import IndexKind
+
+
+class Report:
+    """Plain data for JSON."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted(Report):
+    """What compaction did.
+
+    Attributes:
+        fragments_before: fragments that the documents were stored in.
+        fragments_after: the same now.
+        bytes_before: of all files of the index; ``None`` for an object store, like the next two.
+        bytes_at_most: that the index can have taken meanwhile.
+        bytes_after: until :meth:`routerretriever.Index.clean` removes the old versions.
+        seconds: that it took.
+    """
+
+    fragments_before: int
+    fragments_after: int
+    bytes_before: int | None
+    bytes_at_most: int | None
+    bytes_after: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed(Report):
+    """What a refresh did.
+
+    Attributes:
+        vectors: rows taken into the vector index.
+        texts: rows taken into the text index.
+        rebuilt: the vector index was built again, because it had too many segments.
+        bytes_before, bytes_at_most, bytes_after: as for :class:`Compacted`, since a refresh
+            merges fragments as well.
+        seconds: that it took.
+    """
+
+    vectors: int
+    texts: int
+    rebuilt: bool
+    bytes_before: int | None
+    bytes_at_most: int | None
+    bytes_after: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned(Report):
+    """What cleaning did; bytes are ``None`` for an object store."""
+
+    versions_before: int
+    versions_after: int
+    bytes_before: int | None
+    bytes_after: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed(Report):
+    """Files and folders that were written through to the disk."""
+
+    files: int
+    folders: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexInfo(Report):
+    """An index at a glance.
+
+    Attributes:
+        documents: number of documents.
+        collections: name → documents.
+        kind: of the vector index.
+        text: whether there is a text index.
+        unindexed: documents that the vector index, if there is one, has not taken in yet.
+        fragments: fragments that the documents are stored in.
+        versions: that are kept.
+        bytes: of all files; ``None`` for an object store.
+    """
+
+    documents: int
+    collections: dict[str, int]
+    kind: IndexKind
+    text: bool
+    unindexed: int
+    fragments: int
+    versions: int
+    bytes: int | None

@@ -1,0 +1,128 @@
+"""The store of one index: a LanceDB table with what the index records about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+
+from routerretriever.errors import StorageError, VectorIndexError
+from routerretriever.index.connection import TABLE, connect, dataset_uri, exists
+from routerretriever.index.schema import table_schema
+from routerretriever.index.snapshot import LatestSnapshot
+
+INDEX_FORMAT = 2
+"""Format of the table; an index of another one is refused."""
+
+Metric = Literal["cosine", "dot"]
+
+
+class IndexTable:
+    """The table of an index.
+
+    Attributes:
+        uri: a folder or an object-store URI.
+        lancedb: the table, for indexes and maintenance.
+        info: what the index records: base fingerprint, similarity, and place of the model.
+        latest: the newest version, for searching.
+    """
+
+    def __init__(self, uri: str, lancedb: Any, info: Mapping[str, Any]) -> None:
+        self.uri = uri
+        self.lancedb = lancedb
+        self.info = info
+        self.latest = LatestSnapshot(uri)
+
+    @classmethod
+    def create(cls, uri: str, *, dimension: int, fingerprint: str, similarity: str, model: str) -> Self:
+        """Make an empty index.
+
+        Args:
+            uri: where nothing is yet.
+            dimension: length of the vectors.
+            fingerprint: of the base that encodes the documents.
+            similarity: ``cosine`` or ``dot``.
+            model: place of the model; empty if unknown.
+
+        Raises:
+            VectorIndexError: the folder holds something else.
+            StorageError: the index cannot be written.
+        """
+        folder = Path(uri)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise VectorIndexError(f"{uri} is not empty and not an index. Choose another folder.")
+        info = {
+            "format_version": INDEX_FORMAT,
+            "fingerprint": fingerprint,
+            "similarity": similarity,
+            "model": model,
+        }
+        schema = table_schema(dimension, json.dumps(info).encode())
+        try:
+            table = connect(uri).create_table(TABLE, schema=schema)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {uri} could not be created: {error}") from error
+        return cls(uri, table, info)
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Open an index.
+
+        Raises:
+            VectorIndexError: there is none, or it has a format that is not read.
+        """
+        if not exists(uri):
+            raise VectorIndexError(
+                f"There is no index at {uri}. Make one: routerretriever index MODEL {uri} COLLECTION"
+            )
+        table = connect(uri).open_table(TABLE)
+        try:
+            info = json.loads((table.schema.metadata or {})[b"routerretriever"])
+        except (KeyError, ValueError) as error:
+            raise VectorIndexError(f"{uri} was not made by routerretriever. Choose another folder.") from error
+        _check_format(uri, info["format_version"])
+        return cls(uri, table, info)
+
+    @property
+    def dataset_uri(self) -> str:
+        """URI of the Lance data set."""
+        return dataset_uri(self.uri)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        schema: pa.Schema = self.lancedb.schema
+        return schema
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return int(self.schema.field("vector").type.list_size)
+
+    @property
+    def metric(self) -> Metric:
+        """How vectors are compared."""
+        return "cosine" if self.info["similarity"] == "cosine" else "dot"
+
+    def __len__(self) -> int:
+        return int(self.lancedb.count_rows())
+
+    def refresh(self) -> None:
+        """See what this process has just written, on an object store too."""
+        self.lancedb.checkout_latest()
+        self.latest.expire()
+
+
+def _check_format(uri: str, found: int) -> None:
+    if found > INDEX_FORMAT:
+        raise VectorIndexError(
+            f"The index {uri} has format {found}, this version reads up to {INDEX_FORMAT}. Upgrade routerretriever."
+        )
+    if found < INDEX_FORMAT:
+        raise VectorIndexError(
+            f"The index {uri} has format {found}, this version makes {INDEX_FORMAT}. Index the "
+            "documents again into a new folder; vectors come from the embedding cache."
+        )

@@ -1,0 +1,122 @@
+"""Writing and deleting documents whose vectors are at hand, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from routerretriever.data.document import Document
+from routerretriever.errors import StorageError
+from routerretriever.index.blocks import blocks
+from routerretriever.index.check import DocumentCheck, check_ids
+from routerretriever.index.columns import add_missing_columns, drop_added_columns
+from routerretriever.index.commit import (
+    commit_rows,
+    committing,
+    rows_with_keys,
+    write_fragments,
+)
+from routerretriever.index.conflicts import retrying_conflicts
+from routerretriever.index.encoder import Vectors
+from routerretriever.index.fields import new_fields
+from routerretriever.index.rows import check_vectors, document_rows
+from routerretriever.index.schema import document_key, key_condition, metadata_types
+from routerretriever.index.table import IndexTable
+
+BLOCK_ROWS = 4096
+"""Documents that are encoded and committed at once."""
+
+
+class DocumentWriter:
+    """Writes documents to one index."""
+
+    def __init__(self, table: IndexTable) -> None:
+        self._table = table
+
+    def check(self, documents: Sequence[Document]) -> Mapping[str, pa.DataType]:
+        """Check all documents of a call before the first is written.
+
+        Returns:
+            The columns that they need beside those of the index.
+
+        Raises:
+            CollectionError: a document cannot be stored, or two have the same id.
+        """
+        check_ids(documents)
+        present = metadata_types(self._table.schema)
+        fields = new_fields(documents, present)
+        check = DocumentCheck({**present, **fields})
+        for number, document in enumerate(documents, start=1):
+            check.check(document, f"Document {number}")
+        return fields
+
+    def write(
+        self,
+        documents: Sequence[Document],
+        vectors: Vectors,
+        collection: str,
+        fields: Mapping[str, pa.DataType],
+    ) -> None:
+        """Write documents that were checked, in the place of those with the same ids.
+
+        Args:
+            documents: one block.
+            vectors: theirs (n, d).
+            collection: that they belong to.
+            fields: what :meth:`check` returned.
+
+        Raises:
+            CollectionError: a field has come to have another type meanwhile.
+            VectorIndexError: the vectors have another length than the index's.
+            StorageError: the index cannot be written; it is as it was.
+        """
+        check_vectors(vectors, len(documents), self._table.dimension)
+
+        def write() -> None:
+            with committing(self._table.uri):
+                added = add_missing_columns(self._table.dataset_uri, fields)
+                try:
+                    self._commit(documents, vectors, collection)
+                except BaseException:
+                    drop_added_columns(self._table.dataset_uri, added)
+                    raise
+
+        self._written(write)
+
+    def _commit(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
+        dataset = lance.dataset(self._table.dataset_uri)
+        check = DocumentCheck(metadata_types(dataset.schema))
+        for document in documents:
+            check.check(document, f"Document '{document.id}'")
+
+        rows = document_rows(documents, collection, vectors, dataset.schema)
+        fragments = write_fragments(dataset, rows)
+        keys = rows["key"].to_pylist()
+
+        def commit() -> None:
+            newest = lance.dataset(self._table.dataset_uri)
+            commit_rows(newest, fragments, rows_with_keys(newest, keys))
+
+        retrying_conflicts(commit)
+
+    def delete(self, ids: Iterable[str], collection: str) -> None:
+        """Delete documents by id; unknown ids are ignored.
+
+        Raises:
+            StorageError: the index cannot be written; blocks before that are deleted.
+        """
+        keys = [document_key(collection, document_id) for document_id in ids]
+        for block in blocks(keys, BLOCK_ROWS):
+            self._written(partial(self._table.lancedb.delete, key_condition(block)))
+
+    def _written(self, work: Callable[[], Any]) -> None:
+        try:
+            retrying_conflicts(work)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The index {self._table.uri} could not be written: {error}") from error
+        finally:
+            self._table.refresh()
