@@ -1,6 +1,7 @@
 """Experts that come and go at run time."""
 
 import itertools
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -113,11 +114,9 @@ def test_pickles_are_not_read(admin, adapter_files):
 
 
 def test_another_bases_adapter_needs_a_word(admin, adapter_files, tmp_path):
-    config = (adapter_files / "adapter_config.json").read_text()
-    import json
-
-    named = json.loads(config)["base_model_name_or_path"]
-    (tmp_path / "adapter_config.json").write_text(config.replace(named, "someone/else"))
+    config = json.loads((adapter_files / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "someone/else"
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "adapter_model.safetensors").write_bytes((adapter_files / "adapter_model.safetensors").read_bytes())
     assert upload(admin, tmp_path).status_code == 400
     assert upload(admin, tmp_path, trust_base="true").status_code == 201

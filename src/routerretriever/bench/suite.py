@@ -17,12 +17,12 @@ from routerretriever.errors import ExpertError, RouterRetrieverError, SuiteError
 from routerretriever.experts.training_config import PRESETS, Preset, TrainingConfig
 
 Text = Annotated[str, Field(min_length=1)]
-_OPTIONS: dict[str, Any] = dict(TrainingConfig.__pydantic_fields__)
+_OPTIONS: dict[str, Any] = dict(getattr(TrainingConfig, "__pydantic_fields__"))  # noqa: B009
 del _OPTIONS["seed"]  # each of the suite's seeds is one
 _TrainingChanges: type[BaseModel] = create_model(
     "_TrainingChanges",
     __config__=ConfigDict(extra="forbid", strict=True),
-    **{name: (field.annotation, field) for name, field in _OPTIONS.items()},
+    **{name: (field.annotation, field) for name, field in _OPTIONS.items()},  # type: ignore[call-overload]
 )
 """The options of :class:`TrainingConfig` with the same rules, but without lenience for types."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from routerretriever.encoder.protocol import RoutedModel
+from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ModelError
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.kernels.quantization import has_bfloat16
@@ -20,6 +21,21 @@ from routerretriever.kernels.quantization import has_bfloat16
 PRECISIONS = ("fp32", "bf16", "int8", "auto")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 """Tokens of one batch, padding included."""
+
+
+class DocumentEncoder(Protocol):
+    """What encoding documents in bulk needs of a model."""
+
+    @property
+    def encoder(self) -> RoutedEncoder:
+        """The base encoder."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Encode documents (n, d) by the base."""
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:
@@ -38,7 +54,7 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
 
 def encode_documents(
-    model: RoutedModel,
+    model: DocumentEncoder,
     texts: Sequence[str],
     *,
     precision: str = "fp32",
@@ -82,7 +98,7 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _computing_in(precision: str, model: RoutedModel) -> AbstractContextManager[object]:
+def _computing_in(precision: str, model: DocumentEncoder) -> AbstractContextManager[object]:
     if precision == "int8":
         return model.encoder.in_int8()
     return nullcontext() if precision == "fp32" else torch.autocast(model.device.type, dtype=torch.bfloat16)

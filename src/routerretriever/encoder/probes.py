@@ -56,7 +56,7 @@ def base_fingerprint(
     return digest.hexdigest()
 
 
-def document_fingerprint(base: str, prompts: Mapping[str, str]) -> str:
+def document_fingerprint(base: str, prompts: Mapping[str, str | None]) -> str:
     """Return a hash of everything that decides document vectors.
 
     Args:

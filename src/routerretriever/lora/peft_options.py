@@ -82,21 +82,23 @@ class PeftOptions:
             ExpertError: the options do not say that the module has factors of this rank.
         """
         config = self._config
+        ranks: dict[str, int] = config.rank_pattern or {}
+        alphas: dict[str, int] = config.alpha_pattern or {}
         try:
             targeted = self._is_targeted(module)
-            rank_key = get_pattern_key(config.rank_pattern.keys(), module)
-            alpha_key = get_pattern_key(config.alpha_pattern.keys(), module)
+            rank_key = get_pattern_key(list(ranks), module)
+            alpha_key = get_pattern_key(list(alphas), module)
         except re.error as error:
             raise ExpertError(f"{self._path} has a pattern that is no regular expression ({error}).") from error
 
-        expected = config.rank_pattern.get(rank_key, config.r)
+        expected = ranks.get(rank_key, config.r)
         if not targeted or rank != expected:
             wanted = f"rank {expected} for it" if targeted else "that it has none"
             raise ExpertError(
                 f"The adapter has factors of rank {rank} for '{module}', but {self._path} says "
                 f"{wanted}. Export the adapter again."
             )
-        alpha = float(config.alpha_pattern.get(alpha_key, config.lora_alpha))
+        alpha = float(alphas.get(alpha_key, config.lora_alpha))
         return alpha / (rank**0.5 if config.use_rslora else rank)
 
     def _is_targeted(self, module: str) -> bool:
