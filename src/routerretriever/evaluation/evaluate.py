@@ -55,12 +55,17 @@ class CollectionResult:
         systems: dict[str, Any] = {}
         for name, scores in self.systems.items():
             values = scores.values[GAIN_MEASURE]
-            systems[name] = {measure: float(column.mean()) for measure, column in scores.values.items()}
+            systems[name] = {measure: scores.mean(measure) for measure in scores.values}
             systems[name]["ci95"] = bootstrap_interval(values)
             systems[name]["p_vs_base"] = paired_p_value(values, base)
             systems[name]["helped"] = float((values > base).mean())
             systems[name]["hurt"] = float((values < base).mean())
-        return {"queries": len(self.split), "split": self.split.name, "systems": systems, "chosen": dict(self.chosen)}
+        return {
+            "queries": len(self.split),
+            "split": self.split.name,
+            "systems": systems,
+            "chosen": dict(self.chosen),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,18 @@ class Evaluation:
 
     def mean(self, system: str, measure: str = GAIN_MEASURE) -> float:
         """Macro mean over collections."""
-        return float(np.mean([result.systems[system].mean(measure) for result in self.collections]))
+        means = [result.systems[system].mean(measure) for result in self.collections]
+        return float(np.mean(means))
 
     def to_dict(self) -> dict[str, Any]:
         """The document that ``evaluate --json`` prints."""
-        return {
-            "collections": {result.name: result.summary() for result in self.collections},
-            "mean": {system: {measure: self.mean(system, measure) for measure in MEASURES} for system in self.systems},
-        }
+        summaries = {}
+        for result in self.collections:
+            summaries[result.name] = result.summary()
+        means = {}
+        for system in self.systems:
+            means[system] = {measure: self.mean(system, measure) for measure in MEASURES}
+        return {"collections": summaries, "mean": means}
 
 
 def evaluate(
@@ -109,11 +118,13 @@ def evaluate(
     names = [collection.name for collection in collections]
     if len(set(names)) < len(names) or not names:
         raise CollectionError(f"Give at least one collection, each with a name of its own (got: {names}).")
+
+    # A missing split is reported before anything is encoded.
     splits = [collection.split(split).sample(limit, seed) for collection in collections]
     progress = progress or Silent()
-    results = [
-        _evaluate_one(model, collection, part, progress) for collection, part in zip(collections, splits, strict=True)
-    ]
+    results = []
+    for collection, part in zip(collections, splits, strict=True):
+        results.append(_evaluate_one(model, collection, part, progress))
     return Evaluation(tuple(results))
 
 
@@ -121,7 +132,10 @@ def _evaluate_one(model: RoutedModel, collection: Collection, split: Split, prog
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
-    pinned = {"base": "base", "routed": None, "merged": "merged"} | {f"expert:{name}": name for name in model.experts}
+    pinned: dict[str, str | None] = {"base": "base", "routed": None, "merged": "merged"}
+    for name in model.experts:
+        pinned[f"expert:{name}"] = name
+
     systems: dict[str, SystemScores] = {}
     with progress.task(f"evaluate {collection.name}", len(pinned)) as task:
         for system, expert in pinned.items():
@@ -133,18 +147,29 @@ def _evaluate_one(model: RoutedModel, collection: Collection, split: Split, prog
             systems[system] = SystemScores(measure_run(run, split), run)
             task.advance(1, system)
     systems |= oracles(systems)
-    chosen = Counter(route.expert for route in model.route(texts, n_pilots=0)) if model.library else Counter()
+
+    chosen: Counter[str] = Counter()
+    if model.library:
+        for route in model.route(texts, n_pilots=0):
+            chosen[route.expert] += 1
     return CollectionResult(collection.name, split, systems, dict(chosen.most_common()))
 
 
 def oracles(systems: Mapping[str, SystemScores]) -> dict[str, SystemScores]:
     """Upper bounds chosen with the judgements: the best single candidate per collection and per query."""
-    single = [scores for name, scores in systems.items() if name == "base" or name.startswith("expert:")]
+    single = []
+    for name, scores in systems.items():
+        if name == "base" or name.startswith("expert:"):
+            single.append(scores)
     best = max(single, key=SystemScores.mean)
-    ndcg = np.stack([scores.values[GAIN_MEASURE] for scores in single])
-    choice = ndcg.argmax(axis=0)
-    instance = {
-        measure: np.stack([scores.values[measure] for scores in single])[choice, np.arange(len(choice))]
-        for measure in MEASURES
-    }
+
+    # All measures of a query are those of the candidate with its best nDCG@10.
+    choice = _stacked(single, GAIN_MEASURE).argmax(axis=0)
+    queries = np.arange(len(choice))
+    instance = {measure: _stacked(single, measure)[choice, queries] for measure in MEASURES}
     return {"dataset_oracle": SystemScores(best.values), "instance_oracle": SystemScores(instance)}
+
+
+def _stacked(systems: Sequence[SystemScores], measure: str) -> NDArray[np.float64]:
+    """Return the values of a measure, a row for each system and a column for each query."""
+    return np.stack([scores.values[measure] for scores in systems])

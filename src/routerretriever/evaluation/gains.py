@@ -57,7 +57,9 @@ def build_library(
         raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
     library = model.library or PilotLibrary.empty(model.encoder.route_dimension, tuple(model.experts))
     library = without_stale(library, model.state.versions).with_experts(tuple(model.experts))
-    measurements = [measure_gains(model, collection, progress=progress) for collection in collections]
+    measurements = []
+    for collection in collections:
+        measurements.append(measure_gains(model, collection, progress=progress))
     built = extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
     return replace(built, versions=model.state.versions)
 

@@ -25,10 +25,23 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for system in evaluation.systems:
-        cells = [_points(s["systems"][system]["nDCG@10"]) + _star(s["systems"][system]) for s in summaries.values()]
-        style = "bold green" if system == "routed" else ("dim" if system.endswith("oracle") else None)
+        style = None
+        if system == "routed":
+            style = "bold green"
+        elif system.endswith("oracle"):
+            style = "dim"
+        cells = _marked_cells(summaries, system)
         table.add_row(system, *cells, _points(evaluation.mean(system)), style=style)
     return table
+
+
+def _marked_cells(summaries: dict[str, Any], system: str) -> list[str]:
+    """Return a system's nDCG@10 × 100 on every collection, with ``*`` where it differs from base."""
+    cells = []
+    for summary in summaries.values():
+        scores = summary["systems"][system]
+        cells.append(_points(scores["nDCG@10"]) + _star(scores))
+    return cells
 
 
 def _star(summary: dict[str, Any]) -> str:
@@ -59,38 +72,44 @@ def _markdown(evaluation: Evaluation, title: str) -> str:
     lines.append("| system | " + " | ".join(summaries) + " | mean |")
     lines.append("|---|" + "--:|" * (len(summaries) + 1))
     for system in evaluation.systems:
-        cells = [_points(s["systems"][system]["nDCG@10"]) + _star(s["systems"][system]) for s in summaries.values()]
-        lines.append(f"| {system} | " + " | ".join(cells) + f" | {_points(evaluation.mean(system))} |")
+        cells = [system, *_marked_cells(summaries, system), _points(evaluation.mean(system))]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _html(evaluation: Evaluation, content: dict[str, Any], title: str) -> str:
     environment = Environment(loader=PackageLoader("routerretriever.evaluation"), autoescape=True)
     summaries = content["collections"]
+    queries = 0
+    choices = []
+    for name, summary in summaries.items():
+        queries += summary["queries"]
+        choices.append(_choice(name, summary))
     return environment.get_template("report.html.j2").render(
         title=title,
         version=__version__,
         collections=list(summaries),
-        queries=sum(summary["queries"] for summary in summaries.values()),
+        queries=queries,
         cards=_cards(evaluation),
         rows=[_row(evaluation, summaries, system) for system in evaluation.systems],
-        choices=[_choice(name, summary) for name, summary in summaries.items()],
+        choices=choices,
         plots=_plots(evaluation, summaries),
     )
 
 
 def _cards(evaluation: Evaluation) -> list[dict[str, str]]:
-    base, routed, oracle = (evaluation.mean(system) for system in ("base", "routed", "dataset_oracle"))
+    base = evaluation.mean("base")
+    routed = evaluation.mean("routed")
+    oracle = evaluation.mean("dataset_oracle")
+    kind = "up" if routed >= base else "down"
     cards = [
         {"label": "base", "value": _points(base)},
         {"label": "routed", "value": _points(routed)},
         {"label": "DatasetOracle", "value": _points(oracle)},
-        {
-            "label": "points over base",
-            "value": f"{100 * (routed - base):+.1f}",
-            "kind": "up" if routed >= base else "down",
-        },
+        {"label": "points over base", "value": f"{100 * (routed - base):+.1f}", "kind": kind},
     ]
+
+    # The share of a gain close to 0 says nothing.
     if oracle - base > 0.005:
         cards.append({"label": "of the oracle's gain", "value": f"{100 * (routed - base) / (oracle - base):.0f}%"})
     return cards
@@ -100,11 +119,10 @@ def _row(evaluation: Evaluation, summaries: dict[str, Any], system: str) -> dict
     cells = []
     for summary in summaries.values():
         scores, base = summary["systems"][system], summary["systems"]["base"]["nDCG@10"]
-        difference = scores["nDCG@10"] - base
         cells.append(
             {
                 "value": _points(scores["nDCG@10"]),
-                "kind": "up" if difference > 0.0005 else "down" if difference < -0.0005 else "",
+                "kind": _kind(scores["nDCG@10"] - base),
                 "mark": _star(scores),
                 "low": _points(scores["ci95"][0]),
                 "high": _points(scores["ci95"][1]),
@@ -114,15 +132,26 @@ def _row(evaluation: Evaluation, summaries: dict[str, Any], system: str) -> dict
     return {"system": system, "cells": cells, "mean": _points(evaluation.mean(system))}
 
 
+def _kind(difference: float) -> str:
+    """Return the style of a difference; one that rounds to 0.0 points has none."""
+    if difference > 0.0005:
+        return "up"
+    if difference < -0.0005:
+        return "down"
+    return ""
+
+
 def _choice(name: str, summary: dict[str, Any]) -> dict[str, Any]:
     routed = summary["systems"]["routed"]
-    chosen = ", ".join(f"{candidate} {count}" for candidate, count in summary["chosen"].items())
+    chosen = []
+    for candidate, count in summary["chosen"].items():
+        chosen.append(f"{candidate} {count}")
     return {
         "name": name,
         "queries": summary["queries"],
         "helped": f"{100 * routed['helped']:.0f}%",
         "hurt": f"{100 * routed['hurt']:.0f}%",
-        "chosen": chosen or "base (no pilot library)",
+        "chosen": ", ".join(chosen) or "base (no pilot library)",
     }
 
 
@@ -131,34 +160,57 @@ def _plots(evaluation: Evaluation, summaries: dict[str, Any]) -> list[str]:
         import plotly.graph_objects as go
     except ImportError:
         return []
+    pages = []
+    for number, figure in enumerate((_bars(go, summaries), _heat(go, evaluation, summaries))):
+        figure.update_layout(template="plotly_white", height=420, margin={"l": 60, "r": 20, "t": 50, "b": 40})
+        pages.append(figure.to_html(full_html=False, include_plotlyjs=number == 0))
+    return pages
+
+
+def _bars(go: Any, summaries: dict[str, Any]) -> Any:
+    """Return bars of the systems on every collection, with their intervals."""
     names = list(summaries)
     colours = {"base": "#9aa7b5", "merged": "#d9a441", "routed": "#0a7d4f", "dataset_oracle": "#3b5b92"}
     bars = go.Figure()
     for system, colour in colours.items():
-        values = [100 * summaries[name]["systems"][system]["nDCG@10"] for name in names]
-        intervals = [summaries[name]["systems"][system]["ci95"] for name in names]
+        values, above, below = [], [], []
+        for summary in summaries.values():
+            scores = summary["systems"][system]
+            low, high = scores["ci95"]
+            value = 100 * scores["nDCG@10"]
+            values.append(value)
+            above.append(100 * high - value)
+            below.append(value - 100 * low)
         bars.add_bar(
             name=system,
             x=names,
             y=values,
             marker_color=colour,
             error_y={
-                "array": [100 * high - value for (_, high), value in zip(intervals, values, strict=True)],
-                "arrayminus": [value - 100 * low for (low, _), value in zip(intervals, values, strict=True)],
+                "array": above,
+                "arrayminus": below,
                 "thickness": 1,
                 "color": "#5d6b7e",
             },
         )
     bars.update_layout(barmode="group", yaxis_title="nDCG@10 × 100", title="With 95% intervals")
-    candidates = ["base", "merged", *(s.removeprefix("expert:") for s in evaluation.systems if s.startswith("expert:"))]
-    shares = [
-        [100 * summaries[name]["chosen"].get(candidate, 0) / summaries[name]["queries"] for candidate in candidates]
-        for name in names
-    ]
+    return bars
+
+
+def _heat(go: Any, evaluation: Evaluation, summaries: dict[str, Any]) -> Any:
+    """Return the percentage of each collection's queries for which each candidate was chosen."""
+    candidates = ["base", "merged"]
+    for system in evaluation.systems:
+        if system.startswith("expert:"):
+            candidates.append(system.removeprefix("expert:"))
+    shares = []
+    for summary in summaries.values():
+        chosen, queries = summary["chosen"], summary["queries"]
+        shares.append([100 * chosen.get(candidate, 0) / queries for candidate in candidates])
     heat = go.Figure(
         go.Heatmap(
             x=candidates,
-            y=names,
+            y=list(summaries),
             z=shares,
             zmin=0,
             zmax=100,
@@ -168,11 +220,7 @@ def _plots(evaluation: Evaluation, summaries: dict[str, Any]) -> list[str]:
         )
     )
     heat.update_layout(title="Candidate chosen, by collection", yaxis={"autorange": "reversed"})
-    pages = []
-    for number, figure in enumerate((bars, heat)):
-        figure.update_layout(template="plotly_white", height=420, margin={"l": 60, "r": 20, "t": 50, "b": 40})
-        pages.append(figure.to_html(full_html=False, include_plotlyjs=number == 0))
-    return pages
+    return heat
 
 
 def write_runs(evaluation: Evaluation, directory: Path) -> None:
@@ -183,9 +231,8 @@ def write_runs(evaluation: Evaluation, directory: Path) -> None:
             if not scores.run:
                 continue
             tag = system.replace(":", "-")
-            lines = [
-                f"{query_id} Q0 {document_id} {rank} {score:.6f} {tag}\n"
-                for query_id, ranked in scores.run.items()
-                for rank, (document_id, score) in enumerate(ranked.items(), start=1)
-            ]
+            lines = []
+            for query_id, ranked in scores.run.items():
+                for rank, (document_id, score) in enumerate(ranked.items(), start=1):
+                    lines.append(f"{query_id} Q0 {document_id} {rank} {score:.6f} {tag}\n")
             (directory / f"{result.name}.{tag}.trec").write_text("".join(lines), encoding="utf-8")

@@ -35,12 +35,14 @@ def search_run(
         documents: document vectors (m, d), in the order of ``collection.documents``.
         depth: results kept for each query.
     """
-    spare = 1 if collection.ignore_identical_ids else 0
+    # A query that is itself a document of the collection may find itself; one more result makes up for it.
+    spare = int(collection.ignore_identical_ids)
     found = top_k(vectors, documents, depth + spare, similarity)
     ids = collection.document_ids
     run: Run = {}
-    for query_id, scores, columns in zip(split.queries, found.scores.tolist(), found.columns.tolist(), strict=True):
-        ranked = {ids[column]: score for score, column in zip(scores, columns, strict=True)}
+    rows = zip(split.queries, found.scores.tolist(), found.columns.tolist(), strict=True)
+    for query_id, scores, columns in rows:
+        ranked = dict(zip((ids[column] for column in columns), scores, strict=True))
         if collection.ignore_identical_ids:
             ranked.pop(query_id, None)
         run[query_id] = dict(list(ranked.items())[:depth])
@@ -49,9 +51,13 @@ def search_run(
 
 def measure_run(run: Run, split: Split, measures: Sequence[str] = tuple(MEASURES)) -> dict[str, NDArray[np.float64]]:
     """Measure name → one value per query, in the order of ``split.queries``."""
-    row = {query_id: index for index, query_id in enumerate(split.queries)}
-    values = {name: np.zeros(len(row)) for name in measures}
-    by_measure = {str(MEASURES[name]): name for name in measures}
+    row = dict(zip(split.queries, range(len(split.queries)), strict=True))
+    values: dict[str, NDArray[np.float64]] = {}
+    by_measure: dict[str, str] = {}
+    for name in measures:
+        values[name] = np.zeros(len(row))
+        by_measure[str(MEASURES[name])] = name
+
     wanted = [MEASURES[name] for name in measures]
     for metric in ir_measures.iter_calc(wanted, _plain(split.qrels), run):
         values[by_measure[str(metric.measure)]][row[metric.query_id]] = metric.value
@@ -59,7 +65,10 @@ def measure_run(run: Run, split: Split, measures: Sequence[str] = tuple(MEASURES
 
 
 def _plain(qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    return {query_id: dict(grades) for query_id, grades in qrels.items()}
+    plain = {}
+    for query_id, grades in qrels.items():
+        plain[query_id] = dict(grades)
+    return plain
 
 
 def ndcg_at_10(
