@@ -27,6 +27,10 @@ SCHEMA = pa.schema(
         ({"id": "it's"}, "`id` = 'it''s'"),
         ({"year": {"gte": 2000, "lt": 2010}}, "`year` >= 2000 AND `year` < 2010"),
         ({"draft": False, "score": 1}, "`draft` = FALSE AND `score` = 1.0"),
+        ({"year": None}, "`year` IS NULL"),
+        ({"year": {"eq": None}}, "`year` IS NULL"),
+        ({"year": {"ne": None}}, "`year` IS NOT NULL"),
+        ({"year": {"exists": False}, "id": {"exists": True}}, "`year` IS NULL AND `id` IS NOT NULL"),
         ({"or": [{"id": {"in": ["a", "b"]}}, {"not": {"year": 1}}]}, "((`id` IN ('a', 'b')) OR ((NOT (`year` = 1))))"),
     ],
 )
@@ -42,6 +46,10 @@ def test_conditions_become_sql(condition, sql):
         ({"key": "a"}, "no field 'key'"),
         ({"vector": 1.0}, "no field 'vector'"),
         ({"id": {}}, "empty"),
+        ({"year": {"lt": None}}, "type int64, which None is not"),
+        ({"year": {"in": [1, None]}}, "type int64, which None is not"),
+        ({"year": {"exists": None}}, "'exists' needs true or false"),
+        ({"hash": "a"}, "no field 'hash'"),
         ({"id": {"like": "a%"}}, "no operator 'like'"),
         ({"id": 5}, "type string"),
         ({"year": True}, "type int64"),
@@ -90,3 +98,17 @@ def test_a_hostile_value_is_only_a_value(index, text):
 def test_any_text_is_a_value(index, value):
     found = [hit.id for hit in index.search("word1", k=50, where={"id": {"ne": value}})]
     assert set(found) == {*HOSTILE, "plain"} - {value}
+
+
+def test_documents_without_a_field_are_found_by_that_alone(checkpoint, tmp_path):
+    index = Index.create(tmp_path / "index", RouterRetriever.create(str(checkpoint), device="cpu"))
+    index.upsert([Document("old", "word1", "", {"year": 1990}), Document("none", "word1"), Document("x", "word1", "T")])
+
+    def found(condition):
+        return {hit.id for hit in index.search("word1", where=condition)}
+
+    assert found({"year": None}) == found({"year": {"exists": False}}) == {"none", "x"}
+    assert found({"not": {"year": None}}) == found({"year": {"exists": True}}) == {"old"}
+    assert found({"year": {"ne": 2000}}) == found({"not": {"year": 2000}}) == {"old"}
+    assert found({"or": [{"year": None}, {"year": {"ne": 1990}}]}) == {"none", "x"}
+    assert found({"title": None}) == {"old", "none"}

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -497,3 +498,25 @@ def test_an_older_index_is_refused(index, model):
     )
     with pytest.raises(VectorIndexError, match="format 1.*Index the documents again"):
         Index.open(index.uri, model)
+
+
+def killed_before_the_end(index, source, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        patch.setattr(lock_module, "held_lock", lambda dataset: None)  # nobody releases the lock
+        patch.setattr(build_module.Build, step, lambda *arguments: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            index.add(source)
+
+
+@pytest.mark.parametrize("step", ["_commit", "_report"])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_killed_build_goes_on_though_versions_were_cleaned_away(index, shards, monkeypatch, step, compacted):
+    index.add([Document("old", "word1")], collection="other")
+    killed_before_the_end(index, shards, monkeypatch, step)
+    if compacted:
+        index.compact()
+    index.clean(timedelta(0))
+    encoded = killed_after(monkeypatch, index.model, 99)
+    report = index.add(shards, settings=BuildSettings(resume=True))
+    assert (report.documents, len(stored(index))) == (165, 166)
+    assert sum(encoded) == 0
