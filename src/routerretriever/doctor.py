@@ -22,7 +22,8 @@ from routerretriever.routing.form_pilots import stale_experts
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
-from routerretriever.storage.history import CARD, Entry, History, state_files
+from routerretriever.storage.history import CARD, History, state_files
+from routerretriever.storage.history_entry import Entry
 from routerretriever.storage.hub_download import read_folder
 from routerretriever.storage.model_folder import EXPERTS, read_expert_info, read_model_info, read_policy
 

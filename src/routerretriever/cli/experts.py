@@ -30,7 +30,7 @@ from routerretriever.progress import Bars
 if TYPE_CHECKING:
     from routerretriever.experts.harm_report import HarmReport
     from routerretriever.model import RouterRetriever
-    from routerretriever.storage.history import Entry
+    from routerretriever.storage.history_entry import Entry
 
 
 class _ExpertsGroup(DefaultGroup):

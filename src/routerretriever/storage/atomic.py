@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from routerretriever.errors import LockedError, StorageError
@@ -47,8 +47,9 @@ def replacing(target: Path, *, renewed: Collection[str] = ()) -> Iterator[Path]:
             _sync_tree(staging)
             _swap(staging, target)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else str(error)
+        reason = str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full"
         raise StorageError(f"{target} could not be saved: {reason}. What was saved before is unchanged.") from error
     finally:
         if staging is not None:
@@ -114,7 +115,9 @@ def restore(target: Path) -> None:
         return
     for replaced in _beside(target, _STAGING + _REPLACED):
         staging = replaced.with_suffix("")
-        held = locked_folder(staging) if staging.exists() else nullcontext()
+        held: AbstractContextManager[None] = nullcontext()
+        if staging.exists():
+            held = locked_folder(staging)
         with suppress(OSError, LockedError), held:  # a save at work holds its staging folder
             replaced.rename(target)
             return

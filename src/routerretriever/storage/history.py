@@ -14,51 +14,22 @@ import json
 import math
 import shutil
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from routerretriever.errors import FingerprintError, FormatError, HistoryError, RouterRetrieverError
-from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import load_adapter
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
-from routerretriever.routing.pilot_library import FEEDBACK, PilotLibrary
+from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.storage.atomic import link_or_copy, replacing
+from routerretriever.storage.history_entry import Entry, actions_between
 from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, ModelParts, read_model_info
 
 HISTORY, LOG, FILES = "history", "log.jsonl", "files"
 CARD = "README.md"
 _DIGITS = 6  # of gains in the log
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One state of a model's folder, and what led to it.
-
-    Attributes:
-        number: counts from 1.
-        time: when it was saved, UTC.
-        actions: each has ``what`` (created, found, added, removed, replaced, renamed, measured, forgotten, feedback,
-            feedback undone, base, changed or rolled back) and its figures.
-        base: fingerprint of the base.
-        experts: name → fingerprint of the adapter; ``None`` where it could not be read.
-        gains: collection → expert → mean measured gain in nDCG@10.
-        files: path below the model's folder → digest of the content.
-    """
-
-    number: int
-    time: str
-    actions: tuple[Mapping[str, Any], ...]
-    base: str
-    experts: Mapping[str, str | None]
-    gains: Mapping[str, Mapping[str, float]]
-    files: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +65,9 @@ class History:
         for entry in self.entries:
             if entry.number == number:
                 return entry
-        known = f"Choose one of 1 to {self.entries[-1].number}" if self.entries else "It begins with the next save"
+        known = "It begins with the next save"
+        if self.entries:
+            known = f"Choose one of 1 to {self.entries[-1].number}"
         raise HistoryError(
             f"The history of {self.root} has no entry {number}. {known}: routerretriever experts log MODEL"
         )
@@ -115,13 +88,21 @@ class History:
         """
         if keep < 1:
             raise HistoryError("The newest entry is what the model is: keep at least 1.")
-        needed = {digest for entry in self.entries[-keep:] for digest in entry.files.values()}
+        needed: set[str] = set()
+        for entry in self.entries[-keep:]:
+            needed.update(entry.files.values())
         before = [entry for entry in self.entries if not self.missing(entry)]
-        dropped = [(file, file.stat().st_size) for file in self._kept() if file.name not in needed]
-        for file, _ in dropped:
+
+        # Sizes are read before anything is deleted.
+        sizes: dict[Path, int] = {}
+        for file in self._kept():
+            if file.name not in needed:
+                sizes[file] = file.stat().st_size
+        for file in sizes:
             file.unlink(missing_ok=True)
+
         gone = tuple(entry.number for entry in before if self.missing(entry))
-        return Pruned(len(dropped), sum(size for _, size in dropped), gone)
+        return Pruned(len(sizes), sum(sizes.values()), gone)
 
     def rollback(self, number: int) -> Entry:
         """Return experts, pilots and card to the state of an entry, bit for bit, and log that.
@@ -140,14 +121,11 @@ class History:
                 f"{last.base[:12]}), whose weights are not kept. Create a model with that base for them."
             )
         self._check_files(entry)
-        new = Entry(
-            last.number + 1,
-            _now(),
-            ({"what": "rolled back", "to": number},),
-            entry.base,
-            entry.experts,
-            entry.gains,
-            entry.files,
+        new = replace(
+            entry,
+            number=last.number + 1,
+            time=_now(),
+            actions=({"what": "rolled back", "to": number},),
         )
         with replacing(self.root, renewed=STATE_FILES) as staging:
             for path, digest in entry.files.items():
@@ -159,7 +137,9 @@ class History:
 
     def _kept(self) -> list[Path]:
         folder = self.folder / FILES
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+        if not folder.is_dir():
+            return []
+        return sorted(folder.iterdir())
 
     def _check_files(self, entry: Entry) -> None:
         if missing := self.missing(entry):
@@ -203,17 +183,31 @@ def recording(target: Path, parts: ModelParts) -> Iterator[Path]:
 def state_files(root: Path) -> dict[str, str]:
     """Path → digest of the files that experts, pilots and card are."""
     paths = [root / name for name in (MODEL_INFO, CARD, PILOT_INFO, PILOT_TENSORS)]
-    paths += sorted((root / EXPERTS).rglob("*")) if (root / EXPERTS).is_dir() else []
+    if (root / EXPERTS).is_dir():
+        paths += sorted((root / EXPERTS).rglob("*"))
     return {path.relative_to(root).as_posix(): _digest(path) for path in paths if path.is_file()}
 
 
 def _entry(parts: ModelParts, files: Mapping[str, str], last: Entry | None) -> Entry:
-    experts, library = parts.state.versions, parts.state.library
-    gains = _gains(library)
-    entry = Entry(1 if last is None else last.number + 1, _now(), (), parts.fingerprint, experts, gains, files)
-    actions = _expert_actions(last, entry, parts.state.infos)
-    actions += _gain_actions(last, entry, () if library is None else library.generated)
-    actions += _feedback_actions(_batches(last), _batches(entry))
+    library = parts.state.library
+    entry = Entry(
+        number=1,
+        time=_now(),
+        actions=(),
+        base=parts.fingerprint,
+        experts=parts.state.versions,
+        gains=_gains(library),
+        files=files,
+    )
+    if last is not None:
+        entry = replace(entry, number=last.number + 1)
+
+    generated: Container[str] = ()
+    if library is not None:
+        generated = library.generated
+    actions = actions_between(last, entry, parts.state.infos, generated)
+
+    # What concerns the whole model comes first.
     if last is None:
         actions.insert(0, {"what": "created", "base": parts.base.id})
     elif last.base != entry.base:
@@ -221,100 +215,19 @@ def _entry(parts: ModelParts, files: Mapping[str, str], last: Entry | None) -> E
     if not actions and last is not None:
         changed = {path for path, _ in files.items() ^ last.files.items()} - {CARD}
         actions = [{"what": "changed", "files": sorted(changed)}]
-    return Entry(entry.number, entry.time, tuple(actions), entry.base, experts, gains, files)
-
-
-def _expert_actions(last: Entry | None, new: Entry, infos: Mapping[str, ExpertInfo]) -> list[dict[str, Any]]:
-    old = {} if last is None else dict(last.experts)
-    actions: list[dict[str, Any]] = []
-    for name, version in new.experts.items():
-        figures = {"expert": name, "fingerprint": version, **_figures(infos[name])}
-        if name in old:
-            if old[name] != version:
-                actions.append({"what": "replaced", **figures, "was": old[name]})
-        elif was := _renamed(old, new.experts, version):
-            actions.append({"what": "renamed", "expert": name, "was": was})
-            del old[was]
-        else:
-            actions.append({"what": "added", **figures})
-    removed = [name for name in old if name not in new.experts]
-    return actions + [{"what": "removed", "expert": name, "fingerprint": old[name]} for name in removed]
-
-
-def _renamed(old: Mapping[str, str | None], new: Mapping[str, str | None], version: str | None) -> str | None:
-    return next((name for name, known in old.items() if known == version and name not in new), None)
-
-
-def _figures(info: ExpertInfo) -> dict[str, Any]:
-    if not info.held_out:
-        return {"collection": info.collection}
-    return {
-        "collection": info.collection,
-        "queries": info.queries,
-        "held_out": info.held_out,
-        "base_ndcg": info.base_ndcg,
-        "expert_ndcg": info.expert_ndcg,
-        **_mark(info.gain_on_generated),
-    }
-
-
-def _mark(generated: bool) -> dict[str, bool]:
-    """Says of an action that its gains were measured on generated queries."""
-    return {"generated": True} if generated else {}
-
-
-def _gain_actions(last: Entry | None, new: Entry, generated: Container[str]) -> list[dict[str, Any]]:
-    """What was measured: gains that are new or another; a renamed expert's are neither."""
-    versions = {} if last is None else last.experts
-    by_version = {version: name for name, version in versions.items()}
-    actions: list[dict[str, Any]] = []
-    for collection, gains in _of_collections(new).items():
-        known = {} if last is None else last.gains.get(collection, {})
-        fresh = {}
-        for name, gain in gains.items():
-            version = new.experts[name]
-            was = name if versions.get(name) == version else by_version.get(version, "")
-            if known.get(was) != gain:
-                fresh[name] = gain
-        if fresh:
-            mark = _mark(collection in generated)
-            actions.append({"what": "measured", "collection": collection, "gains": fresh, **mark})
-    gone = [] if last is None else [name for name in _of_collections(last) if name not in new.gains]
-    return actions + [{"what": "forgotten", "collection": name} for name in gone]
-
-
-def _of_collections(entry: Entry) -> dict[str, Mapping[str, float]]:
-    return {name: gains for name, gains in entry.gains.items() if not name.startswith(FEEDBACK)}
-
-
-def _batches(entry: Entry | None) -> dict[str, dict[str, Mapping[str, float]]]:
-    """Batch of feedback → group of its queries → gains."""
-    batches: dict[str, dict[str, Mapping[str, float]]] = {}
-    for name, gains in ({} if entry is None else entry.gains).items():
-        if name.startswith(FEEDBACK):
-            batch, _, group = name.removeprefix(FEEDBACK).partition("/")
-            batches.setdefault(batch, {})[group] = gains
-    return batches
-
-
-def _feedback_actions(
-    old: Mapping[str, Mapping[str, Mapping[str, float]]], new: Mapping[str, Mapping[str, Mapping[str, float]]]
-) -> list[dict[str, Any]]:
-    added = [{"what": "feedback", "batch": name, "groups": new[name]} for name in new if name not in old]
-    return added + [{"what": "feedback undone", "batch": name} for name in old if name not in new]
+    return replace(entry, actions=tuple(actions))
 
 
 def _gains(library: PilotLibrary | None) -> dict[str, dict[str, float]]:
     if library is None:
         return {}
-    return {
-        collection: {
-            name: round(float(mean), _DIGITS)
-            for name, mean in zip(library.experts, means, strict=True)
-            if not math.isnan(mean)
-        }
-        for collection, means in library.mean_gains().items()
-    }
+    gains: dict[str, dict[str, float]] = {}
+    for collection, means in library.mean_gains().items():
+        gains[collection] = {}
+        for name, mean in zip(library.experts, means, strict=True):
+            if not math.isnan(mean):
+                gains[collection][name] = round(float(mean), _DIGITS)
+    return gains
 
 
 def _found(root: Path, layers: Collection[str]) -> Entry:
@@ -325,11 +238,19 @@ def _found(root: Path, layers: Collection[str]) -> Entry:
     except (FormatError, KeyError, TypeError):
         base, names = "", []
     experts = {name: _version(root / EXPERTS / name, layers) for name in names}
-    try:
-        gains = _gains(load_pilots(root)[0]) if (root / PILOT_INFO).exists() else {}
-    except RouterRetrieverError:
-        gains = {}
-    return Entry(1, _now(), ({"what": "found", "experts": list(names)},), base, experts, gains, state_files(root))
+    gains: dict[str, dict[str, float]] = {}
+    if (root / PILOT_INFO).exists():
+        with suppress(RouterRetrieverError):
+            gains = _gains(load_pilots(root)[0])
+    return Entry(
+        number=1,
+        time=_now(),
+        actions=({"what": "found", "experts": list(names)},),
+        base=base,
+        experts=experts,
+        gains=gains,
+        files=state_files(root),
+    )
 
 
 def _version(folder: Path, layers: Collection[str]) -> str | None:
@@ -350,11 +271,15 @@ def _write(staging: Path, before: Path, entries: Sequence[Entry]) -> None:
     """Put the files kept so far and the log into a staged model."""
     folder = staging / HISTORY
     (folder / FILES).mkdir(parents=True, exist_ok=True)
-    for file in (before / FILES).iterdir() if (before / FILES).is_dir() else ():
-        if not (folder / FILES / file.name).exists():
-            link_or_copy(str(file), str(folder / FILES / file.name))
-    lines = [json.dumps(entry.to_dict(), ensure_ascii=False) for entry in entries]
-    (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    kept = before / FILES
+    if kept.is_dir():
+        for file in kept.iterdir():
+            if not (folder / FILES / file.name).exists():
+                link_or_copy(str(file), str(folder / FILES / file.name))
+
+    with (folder / LOG).open("w", encoding="utf-8") as log:
+        for entry in entries:
+            log.write(json.dumps(entry.to_dict(), ensure_ascii=False) + "\n")
 
 
 def _read_log(path: Path) -> list[Entry]:

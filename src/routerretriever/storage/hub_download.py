@@ -136,7 +136,9 @@ def reported(what: str) -> Iterator[None]:
         raise HubError(f"{what}, and the cache has no copy: {reason}.") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        advice = " Log in with `hf auth login` or set HF_TOKEN." if status in (401, 403) else ""
+        advice = ""
+        if status in (401, 403):
+            advice = " Log in with `hf auth login` or set HF_TOKEN."
         raise HubError(f"{what}: {str(error).strip().splitlines()[-1]}{advice}") from error
     except RouterRetrieverError:
         raise
