@@ -28,7 +28,9 @@ class TopK(NamedTuple):
 
 def as_similarity(vectors: Tensor, similarity: str) -> Tensor:
     """Prepare vectors so that a dot product is the wanted similarity (``cosine`` or ``dot``)."""
-    return F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
+    if similarity == "cosine":
+        return F.normalize(vectors, dim=-1)
+    return vectors
 
 
 def top_k(queries: Vectors, documents: Vectors, k: int, similarity: str = "cosine") -> TopK:

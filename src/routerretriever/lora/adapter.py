@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Adapter:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the update's factors, the scaling folded into B: it survives saving and loading."""
+        """A hash of the factors, the scaling multiplied into B: it survives saving and loading."""
         digest = hashlib.blake2b(digest_size=16)
         for name, (a, b) in sorted(self.factors.items()):
             digest.update(f"{name} {tuple(a.shape)} {tuple(b.shape)}".encode())
@@ -40,14 +41,11 @@ class Adapter:
 
     def parameters(self) -> list[Tensor]:
         """All factors, in a stable order."""
-        return [tensor for pair in self.factors.values() for tensor in pair]
+        return list(chain.from_iterable(self.factors.values()))
 
     def detached(self) -> Adapter:
         """A copy of the factors on the CPU that no optimiser touches."""
-        return Adapter(
-            {name: (a.detach().clone().cpu(), b.detach().clone().cpu()) for name, (a, b) in self.factors.items()},
-            self.scaling,
-        )
+        return self.mapped(lambda factor: factor.detach().clone().cpu())
 
     def scaled(self, strength: float) -> Adapter:
         """The same factors with a smaller or larger update."""
@@ -61,7 +59,10 @@ class Adapter:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Adapter:
         """The factors after something was done to each."""
-        return Adapter({name: (change(a), change(b)) for name, (a, b) in self.factors.items()}, self.scaling)
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (a, b) in self.factors.items():
+            factors[name] = (change(a), change(b))
+        return Adapter(factors, self.scaling)
 
     def pair(self, name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """Return A and B for a layer, padded with zeros to a rank.
@@ -79,7 +80,9 @@ class Adapter:
             return weight.new_zeros(rank, in_features), weight.new_zeros(out_features, rank)
         a, b = self.factors[name]
         missing = rank - a.shape[0]
-        return (F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))) if missing else (a, b)
+        if not missing:
+            return a, b
+        return F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
 
     @classmethod
     def initial(cls, layers: Mapping[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:

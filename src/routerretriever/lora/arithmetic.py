@@ -15,7 +15,7 @@ from routerretriever.lora.adapter import Adapter
 
 @dataclass(frozen=True, slots=True)
 class LayerDiff:
-    """The updates of one layer by two experts.
+    """The LoRA deltas of two experts in one layer.
 
     Attributes:
         norm_a, norm_b: Frobenius norms; 0 where the layer is left alone.
@@ -46,7 +46,7 @@ class CombinedAdapter:
 
 
 def combine_adapters(adapters: Sequence[Adapter], weights: Sequence[float], rank: int) -> CombinedAdapter:
-    """The best approximation of a weighted sum of updates at a rank, layer by layer (Eckart and Young 1936).
+    """Return the best approximation of a weighted sum of LoRA deltas at a rank, layer by layer (Eckart and Young 1936).
 
     The sum is ``[w₁s₁B₁ …] [A₁; …]``. With ``B = Q_B R_B`` and ``Aᵀ = Q_A R_A`` its singular values are those of
     ``R_B R_Aᵀ``, a matrix of the size of the ranks together.
@@ -58,7 +58,7 @@ def combine_adapters(adapters: Sequence[Adapter], weights: Sequence[float], rank
         raise ExpertError(f"The rank of a merged expert is at least 1, not {rank}.")
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     kept, whole = 0.0, 0.0
-    for name in dict.fromkeys(name for adapter in adapters for name in adapter.factors):
+    for name in _layers(adapters):
         b, a = _stacked(adapters, weights, name)
         (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
         u, values, vt = torch.linalg.svd(r_b @ r_a.T)
@@ -66,18 +66,29 @@ def combine_adapters(adapters: Sequence[Adapter], weights: Sequence[float], rank
         root = values[:size].sqrt()
         new_a, new_b = root[:, None] * (vt[:size] @ q_a.T), (q_b @ u[:, :size]) * root
         factors[name] = (new_a.float().contiguous(), new_b.float().contiguous())
-        kept, whole = kept + float(values[:size].square().sum()), whole + float(values.square().sum())
+        kept += float(values[:size].square().sum())
+        whole += float(values.square().sum())
+
     result = Adapter(factors, 1.0)
-    return CombinedAdapter(result, result.rank, math.sqrt(kept / whole) if whole else 0.0)
+    if not whole:
+        return CombinedAdapter(result, result.rank, 0.0)
+    return CombinedAdapter(result, result.rank, math.sqrt(kept / whole))
 
 
 def cosines(adapters: Sequence[Adapter]) -> Tensor:
-    """Cosine similarity of all pairs of updates (E, E); rows of a zero update are zero."""
+    """Return the cosine similarity of all pairs of LoRA deltas (E, E); rows of a zero delta are zero."""
     products = torch.zeros(len(adapters), len(adapters), dtype=torch.float64)
-    for name in dict.fromkeys(name for adapter in adapters for name in adapter.factors):
-        present = [row for row, adapter in enumerate(adapters) if name in adapter.factors]
-        chosen = [adapters[row] for row in present]
-        ranks = [adapter.factors[name][0].shape[0] for adapter in chosen]
+    for name in _layers(adapters):
+        present: list[int] = []
+        chosen: list[Adapter] = []
+        ranks: list[int] = []
+        for row, adapter in enumerate(adapters):
+            if name in adapter.factors:
+                present.append(row)
+                chosen.append(adapter)
+                ranks.append(adapter.factors[name][0].shape[0])
+
+        # Products of single factors, summed over those that belong to the same pair of adapters.
         owner = torch.repeat_interleave(torch.arange(len(chosen)), torch.tensor(ranks))
         b, a = _stacked(chosen, [1.0] * len(chosen), name)
         by_factor = (b.T @ b) * (a @ a.T)
@@ -90,23 +101,50 @@ def cosines(adapters: Sequence[Adapter]) -> Tensor:
     return torch.where(products == 0, 0.0, products / (norms[:, None] * norms).clamp(min=1e-300))
 
 
+def _layers(adapters: Sequence[Adapter]) -> list[str]:
+    """Return the layers that any of the adapters changes, in the order they are first seen."""
+    names: dict[str, None] = {}
+    for adapter in adapters:
+        names.update(dict.fromkeys(adapter.factors))
+    return list(names)
+
+
 def _stacked(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> tuple[Tensor, Tensor]:
-    """B (out, R) and A (R, in) of one layer in double precision, weights and scaling in B."""
-    pairs = [(x.factors[name], w * x.scaling) for x, w in zip(adapters, weights, strict=True) if name in x.factors]
-    b = torch.cat([b.detach().cpu().double() * share for (_, b), share in pairs], dim=1)
-    return b, torch.cat([a.detach().cpu().double() for (a, _), _ in pairs])
+    """Return B (out, R) and A (R, in) of one layer in double precision, weights and scaling in B."""
+    of_a: list[Tensor] = []
+    of_b: list[Tensor] = []
+    for adapter, weight in zip(adapters, weights, strict=True):
+        if name in adapter.factors:
+            a, b = adapter.factors[name]
+            of_a.append(a.detach().cpu().double())
+            of_b.append(b.detach().cpu().double() * (weight * adapter.scaling))
+    return torch.cat(of_b, dim=1), torch.cat(of_a)
 
 
 def layer_diff(first: Adapter, second: Adapter, name: str) -> LayerDiff:
     """Compare the LoRA deltas of two experts in one layer."""
-    present = [Adapter({name: x.factors[name]}, x.scaling) if name in x.factors else None for x in (first, second)]
-    norms = [0.0 if part is None else norm(part) for part in present]
-    a, b = present
-    if a is None or b is None:
-        return LayerDiff(norms[0], norms[1], 0.0, 0.0)
-    rows = [torch.linalg.qr(x.factors[name][0].detach().cpu().double().T)[0] for x in (a, b)]
-    overlap = float((rows[0].T @ rows[1]).square().sum()) / min(rows[0].shape[1], rows[1].shape[1])
-    return LayerDiff(norms[0], norms[1], cosine(inner_product(a, b), *norms), overlap)
+    a, b = _only_layer(first, name), _only_layer(second, name)
+    norm_a, norm_b = norm(a), norm(b)
+    if not a.factors or not b.factors:
+        return LayerDiff(norm_a, norm_b, 0.0, 0.0)
+
+    q_a, q_b = _input_directions(a, name), _input_directions(b, name)
+    overlap = float((q_a.T @ q_b).square().sum()) / min(q_a.shape[1], q_b.shape[1])
+    return LayerDiff(norm_a, norm_b, cosine(inner_product(a, b), norm_a, norm_b), overlap)
+
+
+def _only_layer(adapter: Adapter, name: str) -> Adapter:
+    """Return the part of an adapter in one layer; without factors where it leaves the layer alone."""
+    if name not in adapter.factors:
+        return Adapter({}, adapter.scaling)
+    return Adapter({name: adapter.factors[name]}, adapter.scaling)
+
+
+def _input_directions(adapter: Adapter, name: str) -> Tensor:
+    """Return an orthonormal basis (in, r) of the input directions that an adapter reads in a layer."""
+    a, _ = adapter.factors[name]
+    basis: Tensor = torch.linalg.qr(a.detach().cpu().double().T)[0]
+    return basis
 
 
 def inner_product(first: Adapter, second: Adapter) -> float:
@@ -125,4 +163,6 @@ def norm(adapter: Adapter) -> float:
 
 def cosine(product: float, norm_a: float, norm_b: float) -> float:
     """Return a cosine from an inner product and two norms; 0 where a norm is 0."""
-    return product / (norm_a * norm_b) if norm_a and norm_b else 0.0
+    if not norm_a or not norm_b:
+        return 0.0
+    return product / (norm_a * norm_b)

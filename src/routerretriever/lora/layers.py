@@ -40,7 +40,7 @@ class Selection(threading.local):
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer that can apply the experts' low-rank updates.
+    """A linear layer that can apply the experts' LoRA deltas.
 
     It shares the base layer's own parameters under their own names, so the state dict of the
     surrounding model stays that of the plain base. The experts' factors come with the plan.
@@ -55,15 +55,21 @@ class LoraLinear(nn.Linear):
 
     def fused_weight(self, adapters: Sequence[Adapter], weight: float) -> Tensor:
         """Return the weight with ``weight`` times the mean delta of some experts added."""
-        pairs = [adapter.pair(self.name, self.weight, adapter.rank) for adapter in adapters]
-        a = torch.cat([a for a, _ in pairs])
-        b = torch.cat([b * adapter.scaling for adapter, (_, b) in zip(adapters, pairs, strict=True)], dim=1)
-        return torch.addmm(self.weight.detach(), b, a, alpha=weight / len(adapters))
+        of_a: list[Tensor] = []
+        of_b: list[Tensor] = []
+        for adapter in adapters:
+            a, b = adapter.pair(self.name, self.weight, adapter.rank)
+            of_a.append(a)
+            of_b.append(b * adapter.scaling)
+        total = torch.cat(of_b, dim=1), torch.cat(of_a)
+        return torch.addmm(self.weight.detach(), *total, alpha=weight / len(adapters))
 
     def in_half_precision(self, x: Tensor) -> Tensor:
         """The base's own product, computed in bfloat16; gradients reach ``x`` alone."""
         if self.half_weight is None or self.half_weight[0].device != x.device:
-            bias = None if self.bias is None else self.bias.detach().bfloat16()
+            bias: Tensor | None = None
+            if self.bias is not None:
+                bias = self.bias.detach().bfloat16()
             self.half_weight = self.weight.detach().bfloat16(), bias
         product: Tensor = _HalfProduct.apply(x, *self.half_weight)  # type: ignore[no-untyped-call]
         return product
@@ -108,9 +114,11 @@ class TrainingPlan:
         if layer.name not in self.adapter.factors:
             return base
         a, b = self.adapter.factors[layer.name]
+
         # The factors are trained in fp32, also for a base that is stored in less.
         x = x.to(a.dtype)
-        x = F.dropout(x, self.dropout) if self.dropout else x
+        if self.dropout:
+            x = F.dropout(x, self.dropout)
         return base + F.linear(F.linear(x, a), b * self.adapter.scaling).to(base.dtype)
 
 
@@ -134,7 +142,7 @@ class FusedPlan:
 
 @dataclass(frozen=True, slots=True)
 class GatheredPlan:
-    """Row i uses the sum of a few experts' updates, by two batched products over stacked factors.
+    """Row i uses the sum of a few experts' deltas, by two batched products over stacked factors.
 
     Attributes:
         adapters: k of each row, row after row (n · k).
@@ -148,21 +156,28 @@ class GatheredPlan:
 
     @classmethod
     def of(cls, experts: Sequence[Adapter], chosen: Tensor, shares: Tensor | None = None) -> GatheredPlan:
-        """The plan in which rows use the experts ``chosen`` (n, k), and ``shares`` (n, k) of their updates."""
+        """Return the plan in which rows use the experts ``chosen`` (n, k), and ``shares`` (n, k) of their deltas."""
         numbers = chosen.flatten().tolist()
         adapters = tuple(experts[number] for number in numbers)
         rank = max(experts[number].rank for number in set(numbers))
         if any(adapter.scaling != 1.0 for adapter in adapters):
             scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(chosen.shape)
-            shares = scaling if shares is None else shares * scaling
+            if shares is not None:
+                scaling = shares * scaling
+            shares = scaling
         return cls(adapters, rank, shares)
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
         n, rank = len(x), self.rank
         k = len(self.adapters) // n
-        pairs = [adapter.pair(layer.name, layer.weight, rank) for adapter in self.adapters]
-        a = torch.stack([a for a, _ in pairs]).view(n, k * rank, -1)
-        b = torch.stack([b for _, b in pairs])
+        of_a: list[Tensor] = []
+        of_b: list[Tensor] = []
+        for adapter in self.adapters:
+            pair = adapter.pair(layer.name, layer.weight, rank)
+            of_a.append(pair[0])
+            of_b.append(pair[1])
+        a = torch.stack(of_a).view(n, k * rank, -1)
+        b = torch.stack(of_b)
         if k > 1:
             b = b.view(n, k, -1, rank).transpose(1, 2).reshape(n, -1, k * rank)
         low = torch.bmm(x, a.transpose(1, 2))
@@ -173,7 +188,7 @@ class GatheredPlan:
 
 @dataclass(frozen=True, slots=True)
 class SlicedPlan:
-    """Rows stand group by group, and each group uses the whole update of one expert.
+    """Rows are ordered by group, and each group uses the whole delta of one expert.
 
     Attributes:
         adapters: one a group.

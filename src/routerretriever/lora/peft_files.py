@@ -19,6 +19,7 @@ from routerretriever.lora.peft_options import PeftOptions, check_options
 PEFT_PREFIX = "base_model.model."
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_OTHER_FACTOR = {"lora_A": "lora_B", "lora_B": "lora_A"}
 
 
 def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str | None) -> None:
@@ -27,7 +28,10 @@ def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str 
     The same delta gives the same bytes, so that versions can be told apart by their files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    smaller = {name: a.shape[0] for name, (a, _) in sorted(adapter.factors.items()) if a.shape[0] != adapter.rank}
+    smaller: dict[str, int] = {}
+    for name, (a, _) in sorted(adapter.factors.items()):
+        if a.shape[0] != adapter.rank:
+            smaller[name] = a.shape[0]
     config = LoraConfig(
         base_model_name_or_path=base,
         revision=revision,
@@ -89,9 +93,12 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
         name = _match_layer(module, known, directory)
         if name in factors:
             raise ExpertError(f"{path} changes the layer '{name}' twice. Export the adapter again.")
-        a, b = (tensors[f"{module}.{factor}.weight"].float() for factor in ("lora_A", "lora_B"))
+        a = tensors[f"{module}.lora_A.weight"].float()
+        b = tensors[f"{module}.lora_B.weight"].float()
         scaling = options.scaling(module.removeprefix(PEFT_PREFIX), a.shape[0])
-        factors[name] = (a, b if scaling == 1.0 else b * scaling)
+        if scaling != 1.0:
+            b = b * scaling
+        factors[name] = (a, b)
     if not factors:
         raise ExpertError(f"{path} holds no LoRA factors (rank 0). Train or export the adapter again.")
     # PEFT lets every module have its own scaling, so each is folded into its B.
@@ -116,13 +123,13 @@ def _modules(tensors: Mapping[str, Tensor], path: Path) -> list[str]:
     modules: list[str] = []
     for key in tensors:
         module, factor = key.removesuffix(".weight").rpartition(".")[::2]
-        if factor not in ("lora_A", "lora_B") or not key.endswith(".weight"):
+        if factor not in _OTHER_FACTOR or not key.endswith(".weight"):
             raise ExpertError(
                 f"{path} holds '{key}', which is no LoRA factor of a linear layer. Experts change "
                 "linear layers alone, not embeddings, biases or whole modules: train the adapter as "
                 "plain LoRA."
             )
-        other = f"{module}.{'lora_B' if factor == 'lora_A' else 'lora_A'}.weight"
+        other = f"{module}.{_OTHER_FACTOR[factor]}.weight"
         if other not in tensors:
             raise ExpertError(f"{path} is incomplete: it has {key} but not {other}.")
         if factor == "lora_A":

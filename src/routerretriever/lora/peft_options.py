@@ -93,13 +93,17 @@ class PeftOptions:
 
         expected = ranks.get(rank_key, config.r)
         if not targeted or rank != expected:
-            wanted = f"rank {expected} for it" if targeted else "that it has none"
+            wanted = "that it has none"
+            if targeted:
+                wanted = f"rank {expected} for it"
             raise ExpertError(
                 f"The adapter has factors of rank {rank} for '{module}', but {self._path} says "
                 f"{wanted}. Export the adapter again."
             )
         alpha = float(alphas.get(alpha_key, config.lora_alpha))
-        return alpha / (rank**0.5 if config.use_rslora else rank)
+        if config.use_rslora:
+            return alpha / rank**0.5
+        return alpha / rank
 
     def _is_targeted(self, module: str) -> bool:
         # PEFT looks up what these two mean in the model, and then saves the names themselves.
