@@ -242,7 +242,7 @@ def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, t
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"| made | made (queries generated from bare) | {report.train} | {report.held_out} (generated) |" in card
     assert f"{report.train} of {report.train} were generated" in card
-    assert f"So were {report.held_out} of the {report.held_out} that its scores above are measured on" in card
+    assert f"So were {report.held_out} of the {report.held_out} queries that the scores above were measured on" in card
     assert (info.source, info.held_out_generated) == ("bare", report.held_out)
 
 

@@ -13,7 +13,7 @@ from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, ModelError
 from routerretriever.lora.layers import FusedPlan
 from routerretriever.routing.candidates import MERGED
-from routerretriever.sharing.model_card import EXPERT_COLUMNS, expert_row
+from routerretriever.sharing.model_card import EXPERT_COLUMNS, expert_row, origin_of
 from routerretriever.storage.atomic import replacing
 
 
@@ -27,7 +27,7 @@ class _Plain(SentenceTransformer):
 
 
 def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: str | None = None) -> Path:
-    """Fold one expert's update into the base's weights and write the result as a model of its own.
+    """Fuse one expert's LoRA delta into the base's weights and write the result as a model of its own.
 
     Args:
         model: holds the expert.
@@ -45,9 +45,11 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
     """
     target, encoder = Path(path).expanduser().resolve(), model.encoder
     experts = encoder.state.experts
-    exportable = ", ".join((MERGED, *experts)) if experts else "none, the model has no experts"
     plan = encoder.pinned_plan(name)
     if not isinstance(plan, FusedPlan):
+        exportable = "none, the model has no experts"
+        if experts:
+            exportable = ", ".join((MERGED, *experts))
         raise ExpertError(
             f"'{name}' is the base itself here, there is nothing to merge. Use {encoder.base.id} as it is, or export "
             f"one of: {exportable}."
@@ -65,7 +67,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
     plain.card = export_card(encoder, name, licence)
     with replacing(target) as staging:
         plain.save(str(staging))
-        # The live model is not touched, so it may go on encoding: only what is written has the update in it.
+        # The live model is not touched, so it may go on encoding: only what is written has the delta in it.
         encoder.transformer.model.save_pretrained(str(staging), state_dict=_fused_weights(encoder, plan))
     return target
 
@@ -78,17 +80,25 @@ def _fused_weights(encoder: RoutedEncoder, plan: FusedPlan) -> dict[str, Tensor]
 
 
 def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
-    """Markdown with the metadata block that hubs read; says first that documents need the base."""
+    """Return Markdown with the metadata block that hubs read; it says first that documents need the base."""
     base = encoder.base
-    origin = f"`{base.id}`" + (f" at revision `{base.revision}`" if base.revision else "")
-    what = "the mean of these experts" if name == MERGED else f"the expert `{name}`"
+    origin = origin_of(base)
+    experts = (name,)
+    what = f"the expert `{name}`"
+    if name == MERGED:
+        experts = tuple(encoder.state.experts)
+        what = "the mean of these experts"
+    stated: list[str] = []
+    if licence:
+        stated.append(f"license: {licence}")
+
     lines = [
         "---",
         "library_name: sentence-transformers",
         "pipeline_tag: sentence-similarity",
         f"base_model: {base.id}",
         "base_model_relation: merge",
-        *([f"license: {licence}"] if licence else []),
+        *stated,
         "tags: [routerretriever, sentence-transformers, query-encoder]",
         "---",
         "",
@@ -102,12 +112,11 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
         "",
         *EXPERT_COLUMNS,
     ]
-    for expert in encoder.state.experts if name == MERGED else (name,):
-        lines.append(expert_row(expert, encoder.state.infos[expert]))
-    stated = licence or "not stated by whoever exported it"
+    lines += [expert_row(expert, encoder.state.infos[expert]) for expert in experts]
     lines += [
         "",
-        f"Licence: {stated}. The weights derive from {origin} and from the data above, whose terms apply as well.",
+        f"Licence: {licence or 'not stated by whoever exported it'}. The "
+        f"weights derive from {origin} and from the data above, whose terms apply as well.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",

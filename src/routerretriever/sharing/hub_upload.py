@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import HubError, ModelError
 from routerretriever.lora.peft_files import ADAPTER_CONFIG
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS
-from routerretriever.routing.self_check import routing_quality
+from routerretriever.routing.self_check import RoutingQuality, routing_quality
 from routerretriever.sharing.model_card import expert_card, model_card
 from routerretriever.storage.atomic import replacing
 from routerretriever.storage.hub_download import NAME, downloaded, reported
@@ -82,13 +82,20 @@ def push_model(
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         policy = model.state.policy
-        quality = routing_quality(policy) if policy is not None else ()
-        (folder / "README.md").write_text(
-            model_card(model.encoder.parts(), model.encoder.max_seq_length, name, licence, quality), encoding="utf-8"
+        quality: Sequence[RoutingQuality] = ()
+        if policy is not None:
+            quality = routing_quality(policy)
+        card = model_card(
+            model.encoder.parts(),
+            model.encoder.max_seq_length,
+            where=name,
+            licence=licence,
+            quality=quality,
         )
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     gone = [f"{EXPERTS}/*", PILOT_INFO, PILOT_TENSORS]
-    return _uploaded(name, write, private, message, gone)
+    return _uploaded(name, write, private=private, message=message, delete=gone)
 
 
 def push_expert(
@@ -114,7 +121,7 @@ def push_expert(
         write_expert(folder, parts, expert)
         (folder / "README.md").write_text(expert_card(parts, expert, name, licence), encoding="utf-8")
 
-    return _uploaded(name, write, private, message, [])
+    return _uploaded(name, write, private=private, message=message, delete=[])
 
 
 def _state_licences(model: RoutedModel, licences: Mapping[str, str] | None) -> None:
@@ -126,7 +133,14 @@ def _state_licences(model: RoutedModel, licences: Mapping[str, str] | None) -> N
     model.state = state
 
 
-def _uploaded(name: str, write: Callable[[Path], None], private: bool | None, message: str, delete: list[str]) -> str:
+def _uploaded(
+    name: str,
+    write: Callable[[Path], None],
+    *,
+    private: bool | None,
+    message: str,
+    delete: list[str],
+) -> str:
     if not NAME.fullmatch(name):
         raise HubError(f"'{name}' cannot be a name on the hub. Give one such as user/name.")
     with tempfile.TemporaryDirectory() as scratch, reported(f"'{name}' could not be uploaded to the hub"):

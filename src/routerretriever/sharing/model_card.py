@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
 from routerretriever.routing.pilot_library import GENERATED_GAIN, GENERATED_MARK, PilotLibrary, marked
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.self_check import RoutingQuality
@@ -22,8 +22,10 @@ HERE = "PATH"
 
 
 def expert_row(name: str, info: ExpertInfo) -> str:
-    """What is known of an expert, as a row below ``EXPERT_COLUMNS``."""
-    scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}" if info.held_out else "– | –"
+    """Return what is known of an expert, as a row below ``EXPERT_COLUMNS``."""
+    scores = "– | –"
+    if info.held_out:
+        scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}"
     held_out = marked(str(info.held_out), info.held_out > 0 and info.gain_on_generated)
     return f"| {name} | {info.trained_on} | {info.queries} | {held_out} | {scores} |"
 
@@ -35,28 +37,35 @@ def model_card(
     licence: str | None = None,
     quality: Sequence[RoutingQuality] = (),
 ) -> str:
-    """Markdown with the metadata block that hubs read: base, experts, data, measured gains, routing, limits, use.
+    """Return Markdown with the metadata block that hubs read.
+
+    It states base, experts, data, measured gains, routing, limits and use.
 
     Args:
         parts: of the model.
         max_seq_length: longest input in tokens.
         where: what ``from_pretrained`` takes.
         licence: of the whole, as hubs abbreviate it; default not stated.
-        quality: what :func:`routerretriever.routing_quality.routing_quality` measured.
+        quality: what :func:`routerretriever.routing.self_check.routing_quality` measured.
     """
     experts = parts.state.infos
+    title = where
+    if where == HERE:
+        title = "RouterRetriever"
+    generated: list[str] = []
+    for name, info in experts.items():
+        generated += _generated(name, info)
+
     lines = [
-        *_metadata(
-            parts, experts, "RouterRetriever" if where == HERE else where, licence, "sentence-transformers", "peft"
-        ),
+        *_metadata(parts, experts, title, licence, loaders=("sentence-transformers", "peft")),
         "# RouterRetriever",
         "",
-        f"The frozen base encoder {_base(parts)} with {len(experts)} LoRA experts on the query side. "
+        f"The frozen base encoder {origin_of(parts.base)} with {len(experts)} LoRA experts on the query side. "
         "Documents are encoded by the base alone, so one index serves all experts.",
         "",
         *EXPERT_COLUMNS,
         *(expert_row(name, experts[name]) for name in experts),
-        *(line for name, info in experts.items() if info.generated for line in _generated(name, info)),
+        *generated,
         *_routing(parts.state.policy, quality),
         *_limits(parts, max_seq_length, experts, licence),
         "",
@@ -74,18 +83,18 @@ def model_card(
 
 
 def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = None) -> str:
-    """The same for one expert in PEFT's format."""
+    """Return the same for one expert in PEFT's format."""
     info = parts.state.infos[name]
     lines = [
-        *_metadata(parts, {name: info}, where, licence, "peft"),
+        *_metadata(parts, {name: info}, where, licence, loaders=("peft",)),
         f"# {name}: an expert for queries",
         "",
-        f"A LoRA adapter of {_base(parts)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It changes "
-        "queries alone: documents are encoded by the base.",
+        f"A LoRA adapter of {origin_of(parts.base)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It "
+        "changes queries alone: documents are encoded by the base.",
         "",
         *EXPERT_COLUMNS,
         expert_row(name, info),
-        *(_generated(name, info) if info.generated else ()),
+        *_generated(name, info),
         "",
         _terms(parts, {name: info}, licence),
         "",
@@ -100,7 +109,12 @@ def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = 
 
 
 def _metadata(
-    parts: ModelParts, experts: Mapping[str, ExpertInfo], name: str, licence: str | None, *loaders: str
+    parts: ModelParts,
+    experts: Mapping[str, ExpertInfo],
+    name: str,
+    licence: str | None,
+    *,
+    loaders: Sequence[str],
 ) -> list[str]:
     datasets = [part for info in experts.values() for part in info.collection.split(", ") if part]
     data = ModelCardData(
@@ -120,54 +134,77 @@ def _metadata(
 
 
 def _results(experts: Mapping[str, ExpertInfo]) -> list[EvalResult]:
-    """Held-out figures, as fractions of 1, for the hub's ``model-index``."""
-    return [
-        EvalResult(
-            task_type="information-retrieval",
-            task_name="Information Retrieval",
-            dataset_type=info.collection,
-            dataset_name=f"{info.collection}{' (generated queries)' if info.generated else ''}",
-            dataset_split="held-out",
-            metric_type="ndcg_at_10",
-            metric_name=f"nDCG@10 by {by}",
-            metric_value=round(value, 4),
-        )
-        for name, info in experts.items()
-        if info.held_out and info.collection
-        for by, value in (("the base", info.base_ndcg), (f"the expert {name}", info.expert_ndcg))
-    ]
+    """Return held-out figures, as fractions of 1, for the hub's ``model-index``."""
+    results: list[EvalResult] = []
+    for name, info in experts.items():
+        if not info.held_out or not info.collection:
+            continue
+        dataset = info.collection
+        if info.generated:
+            dataset += " (generated queries)"
+        for by, value in (("the base", info.base_ndcg), (f"the expert {name}", info.expert_ndcg)):
+            result = EvalResult(
+                task_type="information-retrieval",
+                task_name="Information Retrieval",
+                dataset_type=info.collection,
+                dataset_name=dataset,
+                dataset_split="held-out",
+                metric_type="ndcg_at_10",
+                metric_name=f"nDCG@10 by {by}",
+                metric_value=round(value, 4),
+            )
+            results.append(result)
+    return results
 
 
-def _base(parts: ModelParts) -> str:
-    revision = parts.base.revision
-    return f"`{parts.base.id}`" + (f" at revision `{revision}`" if revision else "")
+def origin_of(base: BaseInfo) -> str:
+    """Return the base's name, and its revision where that is known."""
+    if not base.revision:
+        return f"`{base.id}`"
+    return f"`{base.id}` at revision `{base.revision}`"
 
 
 def _generated(name: str, info: ExpertInfo) -> list[str]:
-    ways = ", ".join(f"{count} {way}" for way, count in info.generated.items())
+    """Say which queries of an expert were generated; nothing if none were."""
+    if not info.generated:
+        return []
+    methods = ", ".join(f"{count} {method}" for method, count in info.generated.items())
+    source = ""
+    if info.source:
+        source = f" from {info.source}"
     return [
         "",
         f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} were "
-        f"generated ({ways}){f' from {info.source}' if info.source else ''}. {_measured_on(info)}",
+        f"generated ({methods}){source}. {_measured_on(info)}",
     ]
 
 
 def _measured_on(info: ExpertInfo) -> str:
     if info.held_out_generated is None:
-        return "Unless its collection has real ones in its dev split, so are those its scores above are measured on."
-    if not info.held_out_generated:
-        return "Its scores above are measured on real ones." if info.held_out else "It was not measured itself."
-    return (
-        f"So were {info.held_out_generated} of the {info.held_out} that its scores above are measured on: they show "
-        "that something was learnt, not that people's queries profit."
-    )
+        return (
+            "The scores above were measured on generated queries as well, unless its collection has real ones in its "
+            "dev split."
+        )
+    if info.held_out_generated:
+        return (
+            f"So were {info.held_out_generated} of the {info.held_out} queries that the scores above were measured "
+            "on: those scores do not show a gain on queries that people asked."
+        )
+    if info.held_out:
+        return "The scores above were measured on real queries."
+    return "It was not measured itself."
 
 
 def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) -> list[str]:
     if policy is None:
         return ["", "The pilot library has not been built: queries are encoded by the base."]
     library = policy.library
-    used = f" and, of {int(library.from_feedback.sum())} pilots, in use." if library.feedback else "."
+    used = "."
+    if library.feedback:
+        used = f" and, of {int(library.from_feedback.sum())} pilots, in use."
+    mark: list[str] = []
+    if library.generated:
+        mark += ["", f"{GENERATED_MARK}: {GENERATED_GAIN}"]
     return [
         "",
         "## Routing",
@@ -177,7 +214,7 @@ def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) ->
         "",
         *_gains(library),
         *_quality(library, quality),
-        *(["", f"{GENERATED_MARK}: {GENERATED_GAIN}"] if library.generated else []),
+        *mark,
     ]
 
 
@@ -224,8 +261,11 @@ def _limits(
 
 def _terms(parts: ModelParts, experts: Mapping[str, ExpertInfo], licence: str | None) -> str:
     data = "; ".join(f"{name}: {info.data_licence or 'not stated'}" for name, info in experts.items())
+    of_data = "."
+    if data:
+        of_data = f" (licence of each expert's data: {data})."
     return (
-        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {_base(parts)} (licence: "
-        f"{parts.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
-        + (f" (licence of each expert's data: {data})." if data else ".")
+        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {origin_of(parts.base)} "
+        f"(licence: {parts.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
+        f"{of_data}"
     )
