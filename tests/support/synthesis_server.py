@@ -10,6 +10,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from routerretriever.synthesis import LlmConfig, SynthesisConfig
+from routerretriever.synthesis.write import journal_path
+
 
 def completion(content: str, *, usage: bool = True, finish: str = "stop") -> bytes:
     """The body of a good answer."""
@@ -89,3 +92,18 @@ class Endpoint:
         """Stop listening."""
         self.server.shutdown()
         self.server.server_close()
+
+
+def answers_in(out):
+    lines = journal_path(out).read_text().splitlines()[1:]
+    return {record["key"]: record for record in map(json.loads, lines) if "key" in record}
+
+
+def lost_in(out):
+    lines = journal_path(out).read_text().splitlines()[1:]
+    return [record for record in map(json.loads, lines) if "lost" in record]
+
+
+def llm(endpoint, **changes):
+    given = {"backoff": 0.01, "timeout": 5.0, "retries": 3} | changes
+    return SynthesisConfig(method="llm", queries=60, k=30, llm=LlmConfig(endpoint=endpoint.url, model="tiny", **given))
