@@ -95,7 +95,8 @@ def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(checkpoin
     card = (model / "README.md").read_text()
     assert card.count("| made (generated) |") == 1 and "| real |" in card
     loaded = RouterRetriever.from_pretrained(model, device="cpu")
-    card = model_card(loaded.encoder, quality=routing_quality(loaded.state.policy))  # as when it is pushed
+    parts, longest = loaded.encoder.parts(), loaded.encoder.max_seq_length
+    card = model_card(parts, longest, quality=routing_quality(loaded.state.policy))  # as when it is pushed
     assert card.count("| made (generated) |") == 2 and "real (generated)" not in card
     assert "(generated): measured on generated queries" in card
     assert loaded.library.generated == {"made": "bare"}

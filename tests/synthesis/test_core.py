@@ -69,7 +69,7 @@ def test_experts_of_older_models_and_of_real_queries_say_nothing(model, make_col
         model, Collection.load(make_collection("real")), config=TrainingConfig(epochs=1, rank=4), force=True
     )
     assert report.info.generated == {}
-    assert "nobody asked" not in model_card(model.encoder)
+    assert "nobody asked" not in model_card(model.encoder.parts(), model.encoder.max_seq_length)
     (tmp_path / "expert.json").write_text('{"collection": "old", "queries": 5}')
     assert read_expert_info(tmp_path) == ExpertInfo("old", 5)
     (tmp_path / "expert.json").write_text('{"collection": "old", "queries": 5, "generated": {"crops": 5}}')

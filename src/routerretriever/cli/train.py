@@ -138,7 +138,7 @@ def _show_training(report: TrainingReport, expert: str, model: Path, collections
     from routerretriever.routing.pilot_library import GENERATED_GAIN
 
     info = report.info
-    generated = " synthetic" if info.gain_on_generated else ""
+    generated = " generated" if info.gain_on_generated else ""
     figures = (
         f": held-out nDCG@10 {points(info.expert_ndcg)}, base {points(info.base_ndcg)} "
         f"({points(info.gain, signed=True)} points, p = {report.p_value:.3g}, "
