@@ -39,7 +39,7 @@ def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, t
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"| made | made (queries generated from bare) | {report.train} | {report.held_out} (generated) |" in card
     assert f"{report.train} of {report.train} were generated" in card
-    assert f"So were {report.held_out} of the {report.held_out} that its scores above are measured on" in card
+    assert f"So were {report.held_out} of the {report.held_out} queries that the scores above were measured on" in card
     assert (info.source, info.held_out_generated) == ("bare", report.held_out)
 
 
@@ -69,7 +69,7 @@ def test_experts_of_older_models_and_of_real_queries_say_nothing(model, make_col
         model, Collection.load(make_collection("real")), config=TrainingConfig(epochs=1, rank=4), force=True
     )
     assert report.info.generated == {}
-    assert "nobody asked" not in model_card(model.encoder.parts(), model.encoder.max_seq_length)
+    assert "generated" not in model_card(model.encoder.parts(), model.encoder.max_seq_length)
     (tmp_path / "expert.json").write_text('{"collection": "old", "queries": 5}')
     assert read_expert_info(tmp_path) == ExpertInfo("old", 5)
     (tmp_path / "expert.json").write_text('{"collection": "old", "queries": 5, "generated": {"crops": 5}}')
