@@ -116,7 +116,11 @@ def _neighbour(library: PilotLibrary, pilot: int, similarity: float) -> Neighbou
 
 def _finite(names: Sequence[str], values: Any) -> dict[str, float]:
     """Return rounded values by name, without those that were not measured or cannot be chosen."""
-    return {name: round(float(value), 4) for name, value in zip(names, values, strict=True) if np.isfinite(value)}
+    finite = {}
+    for name, value in zip(names, values, strict=True):
+        if np.isfinite(value):
+            finite[name] = round(float(value), 4)
+    return finite
 
 
 def _reason(policy: RoutingPolicy, expert: str, gains: Mapping[str, float], score: float, weight: float) -> str:

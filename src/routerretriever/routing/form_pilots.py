@@ -50,7 +50,8 @@ def stale_experts(library: PilotLibrary, versions: Mapping[str, str]) -> list[st
 def without_stale(library: PilotLibrary, versions: Mapping[str, str]) -> PilotLibrary:
     """Return the library without the columns of such experts."""
     stale = stale_experts(library, versions)
-    return library.with_experts(tuple(name for name in library.experts if name not in stale))
+    kept = [name for name in library.experts if name not in stale]
+    return library.with_experts(kept)
 
 
 def extend_library(
@@ -107,17 +108,18 @@ def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[n
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-    nearest = [
-        rows[int(np.argmax(measured.embeddings[rows] @ centroid))]
-        for rows, centroid in zip(members, centroids, strict=True)
-    ]
+    # The example of a pilot is the query nearest to its centroid.
+    examples = []
+    for rows, centroid in zip(members, centroids, strict=True):
+        nearest = rows[np.argmax(measured.embeddings[rows] @ centroid)]
+        examples.append(measured.queries[nearest])
     return PilotLibrary(
         experts=experts,
         centroids=centroids.astype(np.float32),
         gains=np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
         counts=np.array([len(rows) for rows in members], np.int64),
         sources=(measured.collection,) * len(members),
-        examples=tuple(measured.queries[row] for row in nearest),
+        examples=tuple(examples),
     )
 
 

@@ -67,7 +67,9 @@ def _description(library: PilotLibrary, info: dict[str, Any]) -> dict[str, Any]:
     space, thresholds = library.space, None
     if space is not None:
         thresholds = {"unsure": space.reject_threshold, "sure": space.trust_threshold}
-    batches = [{"id": batch.id, "weight": batch.weight, "info": dict(batch.info)} for batch in library.feedback]
+    batches = []
+    for batch in library.feedback:
+        batches.append({"id": batch.id, "weight": batch.weight, "info": dict(batch.info)})
     description = {
         "format_version": LIBRARY_FORMAT if batches else 1,
         **info,
@@ -95,15 +97,11 @@ def _library(tensors: dict[str, NDArray[Any]], info: dict[str, Any]) -> PilotLib
             reject_threshold=thresholds["unsure"],
             trust_threshold=thresholds["sure"],
         )
-    batches = [
-        FeedbackBatch(
-            id=row["id"],
-            weight=row["weight"],
-            lines=tensors[f"{FEEDBACK}{row['id']}"],
-            info=row["info"],
-        )
-        for row in info.get("feedback", ())
-    ]
+    batches = []
+    for row in info.get("feedback", ()):
+        lines = tensors[f"{FEEDBACK}{row['id']}"]
+        batch = FeedbackBatch(id=row["id"], weight=row["weight"], lines=lines, info=row["info"])
+        batches.append(batch)
     gains = tensors["gains"]
     return PilotLibrary(
         experts=tuple(info["experts"]),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Self
 
 import numpy as np
@@ -132,7 +133,8 @@ class PilotLibrary:
         """Weight of each pilot (P,): its number of queries, times the weight of its batch of feedback."""
         weights = self.counts.astype(np.float64)
         for batch in self.feedback:
-            weights[[source.startswith(batch.prefix) for source in self.sources]] *= batch.weight
+            own = [source.startswith(batch.prefix) for source in self.sources]
+            weights[own] *= batch.weight
         return weights
 
     @property
@@ -221,7 +223,8 @@ class PilotLibrary:
     def without_collection(self, name: str) -> Self:
         """Return all pilots but those of one collection."""
         generated = {source: made_from for source, made_from in self.generated.items() if source != name}
-        kept = self.only(np.array([source != name for source in self.sources], bool))
+        others = [source != name for source in self.sources]
+        kept = self.only(np.array(others, bool))
         return replace(kept, space=None, generated=generated)
 
     def only(self, kept: NDArray[np.bool_]) -> Self:
@@ -254,8 +257,9 @@ class PilotLibrary:
             known = ", ".join(batch.id for batch in self.feedback) or "none"
             raise LibraryError(f"There is no feedback batch '{batch_id}' in this model. Its batches: {known}.")
         kept = np.array([not source.startswith(batch.prefix) for source in self.sources], bool)
-        rest = tuple(other for other in self.feedback if other is not batch)
-        return replace(self.only(kept), feedback=rest)
+        rest = list(self.feedback)
+        rest.remove(batch)
+        return replace(self.only(kept), feedback=tuple(rest))
 
     def _only(self, kept: NDArray[np.bool_]) -> Self:
         return replace(self, **self._rows(kept), space=None, feedback=())
@@ -265,8 +269,8 @@ class PilotLibrary:
             "centroids": self.centroids[kept],
             "gains": self.gains[kept],
             "counts": self.counts[kept],
-            "sources": tuple(s for s, keep in zip(self.sources, kept, strict=True) if keep),
-            "examples": tuple(e for e, keep in zip(self.examples, kept, strict=True) if keep),
+            "sources": tuple(compress(self.sources, kept)),
+            "examples": tuple(compress(self.examples, kept)),
         }
 
     def extended(self, other: PilotLibrary) -> Self:

@@ -95,11 +95,11 @@ class RoutingPolicy:
 
     def settings(self) -> dict[str, Any]:
         """Return what :meth:`from_settings` needs, as plain data, with the keys of saved models."""
-        own = {
-            _SAVED_NAMES.get(field.name, field.name): getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "router"
-        }
+        own = {}
+        for field in fields(self):
+            if field.name != "router":
+                saved = _SAVED_NAMES.get(field.name, field.name)
+                own[saved] = getattr(self, field.name)
         return {"router": self.router.name, "router_settings": self.router.settings(), **own}
 
     @classmethod
@@ -112,8 +112,10 @@ class RoutingPolicy:
         own = dict(settings)
         try:
             router = make_router(own.pop("router"), library, **own.pop("router_settings"))
-            field_names = {saved: name for name, saved in _SAVED_NAMES.items()}
-            return cls(router, **{field_names.get(key, key): value for key, value in own.items()})
+            for name, saved in _SAVED_NAMES.items():
+                if saved in own:
+                    own[name] = own.pop(saved)
+            return cls(router, **own)
         except (TypeError, KeyError) as error:
             raise LibraryError(
                 f"The saved routing policy has other settings than this version knows ({error}). "
