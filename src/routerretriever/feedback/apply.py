@@ -123,10 +123,14 @@ def gains_to_apply(group: Group, found: Estimate) -> Gains | None:
     """
     significant = found.significant
     if group.out_of_domain:
-        return significant if (significant > 0).any() else None
+        some_gain = (significant > 0).any()
+        return significant if some_gain else None
+
     opposite = (significant > 0) & (group.predicted <= 0)
     opposite |= (significant < 0) & (group.predicted > 0)
-    return np.where(opposite, significant, group.predicted) if opposite.any() else None
+    if not opposite.any():
+        return None
+    return np.where(opposite, significant, group.predicted)
 
 
 def estimator_name(config: FeedbackConfig, clicked: int) -> str:
@@ -160,7 +164,8 @@ def _new_lines(
     """Read a log, and leave out the lines that batches have used and those beyond ``MAX_LINES``."""
     log = read_log(path, model.fingerprint, index.lookup)
     _check(log, library, path, config)
-    used = np.concatenate([np.empty(0, np.uint64), *(batch.lines for batch in library.feedback)])
+    nothing = np.empty(0, np.uint64)
+    used = np.concatenate([nothing, *(batch.lines for batch in library.feedback)])
     digests = np.array([event.digest for event in log.events], np.uint64)
     fresh = np.flatnonzero(~np.isin(digests, used))
     last = fresh[-MAX_LINES:]
@@ -198,9 +203,11 @@ def _report(
     config: FeedbackConfig,
 ) -> FeedbackReport:
     events = new.log.events
-    clicked = sum(not event.judged for event in events)
-    experts = policy.library.experts
-    groups = tuple(_group_report(experts, evidence, len(events), outcome, config) for outcome in outcomes)
+    clicked = [event.judged for event in events].count(False)
+    groups = []
+    for outcome in outcomes:
+        groups.append(_group_report(policy.library.experts, evidence, len(events), outcome, config))
+    out_of_domain_shares = [group.share for group in groups if group.out_of_domain]
     return FeedbackReport(
         batch="",
         pilots=0,
@@ -212,8 +219,8 @@ def _report(
         judged=len(events) - clicked,
         estimator=estimator_name(config, clicked),
         reject_threshold=float(policy.router.space.reject_threshold),
-        out_of_domain_share=sum(group.share for group in groups if group.out_of_domain),
-        groups=groups,
+        out_of_domain_share=sum(out_of_domain_shares),
+        groups=tuple(groups),
     )
 
 
@@ -221,11 +228,16 @@ def _group_report(
     experts: Sequence[str], evidence: Evidence, total: int, outcome: _Outcome, config: FeedbackConfig
 ) -> GroupReport:
     def by_expert(values: Gains) -> dict[str, float]:
-        return {name: round(float(value), 4) for name, value in zip(experts, values, strict=True)}
+        rounded = [round(float(value), 4) for value in values]
+        return dict(zip(experts, rounded, strict=True))
 
     group, found = outcome.group, outcome.found
     lines = int(evidence.lines[group.rows].sum())
-    errors = by_expert(found.errors)
+
+    # JSON has no infinity.
+    errors: dict[str, float | None] = {}
+    for name, error in by_expert(found.errors).items():
+        errors[name] = error if np.isfinite(error) else None
     return GroupReport(
         name=group.name,
         out_of_domain=group.out_of_domain,
@@ -235,7 +247,7 @@ def _group_report(
         queries_with_signal=found.queries,
         clicks=found.clicks,
         gains=by_expert(found.gains),
-        errors={name: error if np.isfinite(error) else None for name, error in errors.items()},
+        errors=errors,
         significant=by_expert(found.significant),
         predicted=by_expert(group.predicted),
         shown=group.shown,
@@ -248,8 +260,11 @@ def _group_report(
 def _reason(experts: Sequence[str], outcome: _Outcome, config: FeedbackConfig) -> str:
     found = outcome.found
     if outcome.gains is not None:
-        pairs = zip(experts, found.significant, strict=True)
-        return "significant: " + ", ".join(f"{name} {100 * value:+.1f}" for name, value in pairs if value != 0)
+        gains = []
+        for name, value in zip(experts, found.significant, strict=True):
+            if value != 0:
+                gains.append(f"{name} {100 * value:+.1f}")
+        return "significant: " + ", ".join(gains)
     if found.queries < MIN_QUERIES or found.clicks < config.min_clicks:
         return f"too little evidence: {found.queries} queries, {found.clicks} clicks"
     if outcome.group.out_of_domain:
@@ -274,7 +289,8 @@ def _batch(
     digests: list[int] = []
     for outcome in applied:
         rows = outcome.group.rows[evidence.weights[outcome.group.rows] > 0]
-        digests += [event.digest for row in rows for event in evidence.events[row]]
+        for row in rows:
+            digests += [event.digest for event in evidence.events[row]]
         measured = Measurement(
             collection=f"{FEEDBACK}{name}/{outcome.group.name}",
             queries=tuple(evidence.queries[row] for row in rows),

@@ -112,12 +112,21 @@ def measure(
         by_query.setdefault(event.query, []).append(event)
     texts = list(by_query)
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
-    number = {text: row for row, text in enumerate(texts)}
-    worth = [relevance(event, eta, clip) for event in log.events]
-    documents = [np.stack([log.vectors[key] for key in event.shown]) for event in log.events]
-    if cosine:
-        documents = [_unit(block) for block in documents]
+    number = dict(zip(texts, range(len(texts)), strict=True))
     lines = np.array([len(events) for events in by_query.values()])
+
+    # What does not depend on the candidate: the utility and the vectors of the shown documents of every line.
+    worth, documents = [], []
+    weights = np.zeros(len(texts))
+    clicks = np.zeros(len(texts), np.int64)
+    for event in log.events:
+        marks, weight = relevance(event, eta, clip)
+        worth.append((marks, weight))
+        block = np.stack([log.vectors[key] for key in event.shown])
+        documents.append(_unit(block) if cosine else block)
+        weights[number[event.query]] += weight
+        clicks[number[event.query]] += event.evidence
+
     utilities = []
     with (progress or Silent()).task("measure feedback", 1 + len(model.experts)) as task:
         for candidate in (BASE, *model.experts):
@@ -130,14 +139,12 @@ def measure(
                     utility[row] += marks[order] @ discount(np.arange(len(order))) / lines[row]
             utilities.append(utility)
             task.advance(1, candidate)
-    weights = np.zeros(len(texts))
-    np.add.at(weights, [number[event.query] for event in log.events], [weight for _, weight in worth])
     return Evidence(
         queries=tuple(texts),
         route_embeddings=queries.route_embeddings(),
         gains=np.stack(utilities[1:], axis=1) - utilities[0][:, None],
         weights=weights / lines,
-        clicks=np.array([sum(event.evidence for event in events) for events in by_query.values()]),
+        clicks=clicks,
         lines=lines,
         events=tuple(map(tuple, by_query.values())),
     )

@@ -85,10 +85,12 @@ def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
             shown=_shown(evidence, rows),
         )
 
-    groups = [group(name, np.array(rows), out_of_domain=False) for name, rows in members.items()]
+    groups = []
+    for name, rows in members.items():
+        groups.append(group(name, np.array(rows), out_of_domain=False))
     clusters = sorted(_clusters(placed.vectors, np.flatnonzero(rejected), evidence), key=len, reverse=True)
-    for number, rows in enumerate(clusters, start=1):
-        groups.append(group(f"out-of-domain-{number}", rows, out_of_domain=True))
+    for number, cluster in enumerate(clusters, start=1):
+        groups.append(group(f"out-of-domain-{number}", cluster, out_of_domain=True))
     return groups
 
 
@@ -123,11 +125,16 @@ def _nearest_collections(similarities: Similarities, sources: Sequence[str]) -> 
 
 def _plain(source: str) -> str:
     """Return a readable name; a group of earlier feedback has its batch before its name."""
-    return source.removeprefix(FEEDBACK).replace("/", " ") if source.startswith(FEEDBACK) else source
+    if not source.startswith(FEEDBACK):
+        return source
+    return source.removeprefix(FEEDBACK).replace("/", " ")
 
 
 def _shown(evidence: Evidence, rows: NDArray[np.int64]) -> tuple[str, ...]:
-    counts = Counter(collection for row in rows for event in evidence.events[row] for collection, _ in event.shown)
+    counts: Counter[str] = Counter()
+    for row in rows:
+        for event in evidence.events[row]:
+            counts.update(collection for collection, _ in event.shown)
     return tuple(name for name, _ in counts.most_common())
 
 
@@ -135,8 +142,11 @@ def _clusters(
     points: NDArray[np.float32], rejected: NDArray[np.int64], evidence: Evidence
 ) -> Iterator[NDArray[np.int64]]:
     """Divide out-of-domain queries by the collection mostly shown, then by topic, and large topics by k-means."""
-    shown = [_shown(evidence, rejected[n : n + 1]) for n in range(len(rejected))]
-    labels = np.array([names[0] if names else "" for names in shown], dtype=str)
+    most_shown = []
+    for row in rejected:
+        names = _shown(evidence, np.array([row]))
+        most_shown.append(next(iter(names), ""))
+    labels = np.array(most_shown, dtype=str)
     for label in np.unique(labels):
         for rows in _topics(points, rejected[labels == label]):
             yield from _divided(points, rows, min(MAX_CLUSTERS, max(1, len(rows) // CLUSTER_QUERIES)))

@@ -108,18 +108,28 @@ def read_log(path: Path, fingerprint: str, lookup: Any) -> Log:
         seen[event.digest] += 1
     if not count:
         raise FeedbackError(f"{path} is empty. A line of a log looks like: {EXAMPLE}")
-    vectors: dict[Key, Vectors] = lookup(document_id for event in events for _, document_id in event.shown)
+    wanted: list[str] = []
+    for event in events:
+        wanted += [document_id for _, document_id in event.shown]
+    vectors: dict[Key, Vectors] = lookup(wanted)
     collections: dict[str, list[str]] = {}
     for collection, document_id in vectors:
         collections.setdefault(document_id, []).append(collection)
     known = []
     for event in events:
         try:
-            known.append(replace(event, shown=tuple(_resolved(key, collections) for key in event.shown)))
+            shown = tuple(_resolved(key, collections) for key in event.shown)
+            known.append(replace(event, shown=shown))
         except RefusedLine as error:
             problems.append(Problem(event.line, str(error)))
     problems.sort(key=lambda problem: problem.line)
-    return Log(tuple(known), tuple(problems), whole.hexdigest(), count, vectors)
+    return Log(
+        events=tuple(known),
+        problems=tuple(problems),
+        digest=whole.hexdigest(),
+        lines=count,
+        vectors=vectors,
+    )
 
 
 EXAMPLE = '{"query": "…", "shown": ["d3", "d1"], "clicked": ["d1"]}'
@@ -178,7 +188,14 @@ def parse_line(line: bytes, number: int, fingerprint: str) -> Event:
     else:
         for entry in _list(row, "clicked"):
             marks[_place(entry, shown, "clicked")] = 1.0
-    return Event(number, _digest(line), query.strip(), shown, marks, "judged" in row)
+    return Event(
+        line=number,
+        digest=_digest(line),
+        query=query.strip(),
+        shown=shown,
+        marks=marks,
+        judged="judged" in row,
+    )
 
 
 def _digest(content: bytes) -> int:
@@ -218,10 +235,14 @@ def _check_text(text: str) -> None:
 
 def _place(entry: Any, shown: tuple[Key, ...], what: str) -> int:
     collection, document_id = _key(entry)
-    places = [place for place, key in enumerate(shown) if key[1] == document_id and collection in ("", key[0])]
-    if len(places) != 1:
-        fault = "was not shown" if not places else "is shown of several collections: name one"
-        raise RefusedLine(f"'{document_id}' is {what}, but {fault}")
+    places = []
+    for place, (shown_collection, shown_id) in enumerate(shown):
+        if shown_id == document_id and collection in ("", shown_collection):
+            places.append(place)
+    if not places:
+        raise RefusedLine(f"'{document_id}' is {what}, but was not shown")
+    if len(places) > 1:
+        raise RefusedLine(f"'{document_id}' is {what}, but is shown of several collections: name one")
     return places[0]
 
 
@@ -236,7 +257,8 @@ def _resolved(key: Key, collections: Mapping[str, Iterable[str]]) -> Key:
     collection, document_id = key
     found = [name for name in collections.get(document_id, ()) if collection in ("", name)]
     if not found:
-        raise RefusedLine(f"the index has no document '{document_id}'" + (f" of '{collection}'" if collection else ""))
+        named = f"'{document_id}' of '{collection}'" if collection else f"'{document_id}'"
+        raise RefusedLine(f"the index has no document {named}")
     if len(found) > 1:
         raise RefusedLine(
             f'\'{document_id}\' is in {len(found)} collections: name one with {{"id": …, "collection": …}}'

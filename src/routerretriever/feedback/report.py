@@ -19,7 +19,7 @@ from routerretriever.version import __version__
 
 def feedback_table(report: FeedbackReport) -> Table:
     """Return the groups of queries with every expert's estimated gain."""
-    experts = list(report.groups[0].gains) if report.groups else []
+    experts = _experts(report)
     table = Table(
         "queries", "share", "clicks", *experts, "", title="Gain over base on the shown documents (nDCG@10 points)"
     )
@@ -34,6 +34,13 @@ def feedback_table(report: FeedbackReport) -> Table:
             f"{outcome}: {group.reason}",
         )
     return table
+
+
+def _experts(report: FeedbackReport) -> list[str]:
+    """Return the experts in the order of the library; all groups have the same."""
+    if not report.groups:
+        return []
+    return list(report.groups[0].gains)
 
 
 def _gain(group: GroupReport, name: str) -> str:
@@ -86,10 +93,14 @@ def summary(report: FeedbackReport) -> list[str]:
         f"{100 * report.out_of_domain_share:.0f}% of the lines are out of domain (in-domain score below the library's "
         f"reject threshold, {report.reject_threshold:.3f}).",
     ]
-    if few := [group for group in report.groups if _unserved(group) and not missing(group)]:
-        told = ", ".join(f"{group.name} ({group.queries}, such as '{group.examples[0]}')" for group in few)
+    few = []
+    for group in report.groups:
+        if _unserved(group) and not missing(group):
+            few.append(f"{group.name} ({group.queries}, such as '{group.examples[0]}')")
+    if few:
         lines.append(
-            f"Too few queries to tell whether they need an expert (under {MIN_QUERIES} different queries): {told}."
+            f"Too few queries to tell whether they need an expert (under {MIN_QUERIES} different queries): "
+            f"{', '.join(few)}."
         )
     if not report.batch:
         lines.append("Nothing was applied: the library is unchanged. You may give these lines again in a longer log.")
@@ -109,15 +120,21 @@ def write_report(report: FeedbackReport, directory: Path, *, model: str) -> Path
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(to_dict(report, model), ensure_ascii=False, indent=2)
     (directory / "feedback.json").write_text(content + "\n", encoding="utf-8")
+    rows, wanted = [], []
+    for group in report.groups:
+        rows.append((group, [_cell(group, name) for name in group.gains]))
+        if missing(group):
+            wanted.append((group, commands(group, model), advice(group)))
+
     environment = Environment(loader=PackageLoader("routerretriever.feedback"), autoescape=True)
     page = directory / "feedback.html"
     text = environment.get_template("feedback.html.j2").render(
         report=report,
         version=__version__,
         summary=summary(report),
-        experts=list(report.groups[0].gains) if report.groups else [],
-        rows=[(group, [_cell(group, name) for name in group.gains]) for group in report.groups],
-        wanted=[(group, commands(group, model), advice(group)) for group in report.groups if missing(group)],
+        experts=_experts(report),
+        rows=rows,
+        wanted=wanted,
         plot=_plot(report),
     )
     page.write_text(text, encoding="utf-8")
@@ -136,11 +153,12 @@ def _plot(report: FeedbackReport) -> str:
         import plotly.graph_objects as go
     except ImportError:
         return ""
-    groups = report.groups
-    colours = ["#d9a441" if group.out_of_domain else "#0a7d4f" for group in groups]
-    bars = go.Figure(
-        go.Bar(x=[group.name for group in groups], y=[100 * group.share for group in groups], marker_color=colours)
-    )
+    names, percentages, colours = [], [], []
+    for group in report.groups:
+        names.append(group.name)
+        percentages.append(100 * group.share)
+        colours.append("#d9a441" if group.out_of_domain else "#0a7d4f")
+    bars = go.Figure(go.Bar(x=names, y=percentages, marker_color=colours))
     bars.update_layout(
         template="plotly_white",
         height=360,
