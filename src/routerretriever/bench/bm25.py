@@ -21,17 +21,18 @@ def bm25_ranking(queries: QuerySet, depth: int = 100) -> NDArray[np.int32]:
     collection, split = queries.collection, queries.split
     ranker = bm25s.BM25()
     ranker.index(bm25s.tokenize(collection.contents, stopwords="en", show_progress=False), show_progress=False)
-    spare = 1 if collection.ignore_identical_ids else 0
+    spare = int(collection.ignore_identical_ids)
     tokens = bm25s.tokenize(list(queries.queries.texts), stopwords="en", show_progress=False)
     k = min(depth + spare, len(collection.documents))
     rows, scores = ranker.retrieve(tokens, k=k, show_progress=False)
     ranking = np.full((len(split), depth), -1, np.int32)
     ids = collection.document_ids
     for number, query_id in enumerate(split.queries):
-        found = [
-            int(row)
-            for row, score in zip(rows[number], scores[number], strict=True)
-            if score > 0 and not (spare and ids[int(row)] == query_id)
-        ][:depth]
-        ranking[number, : len(found)] = found
+        found = []
+        for row, score in zip(rows[number].tolist(), scores[number], strict=True):
+            is_the_query = spare and ids[row] == query_id
+            if score > 0 and not is_the_query:
+                found.append(row)
+        best = found[:depth]
+        ranking[number, : len(best)] = best
     return ranking

@@ -19,7 +19,9 @@ _TIE = 1e-9
 
 def recovered_share(system: float, base: float, oracle: float) -> float | None:
     """Return the share of the oracle's gain over base; ``None`` if the oracle gains nothing."""
-    return (system - base) / (oracle - base) if oracle - base > _TIE else None
+    if oracle - base <= _TIE:
+        return None
+    return (system - base) / (oracle - base)
 
 
 def hurt_and_helped(values: Values, base: Values) -> tuple[float, float]:
@@ -62,11 +64,22 @@ def calibration(predicted: Values, measured: Values, bins: int = 10) -> Calibrat
     """Reliability of predicted gains; ``None`` without predictions."""
     if not len(predicted):
         return None
-    parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
-    means = [(float(predicted[part].mean()), float(measured[part].mean()), len(part)) for part in parts]
-    error = sum(count * abs(p - m) for p, m, count in means) / len(predicted)
-    p, m, counts = zip(*means, strict=True)
-    return Calibration(p, m, counts, float(error))
+    predicted_means, measured_means, counts, errors = [], [], [], []
+    for part in np.array_split(np.argsort(predicted, kind="stable"), bins):
+        if not len(part):  # there are fewer queries than bins
+            continue
+        predicted_mean = float(predicted[part].mean())
+        measured_mean = float(measured[part].mean())
+        predicted_means.append(predicted_mean)
+        measured_means.append(measured_mean)
+        counts.append(len(part))
+        errors.append(len(part) * abs(predicted_mean - measured_mean))
+    return Calibration(
+        predicted=tuple(predicted_means),
+        measured=tuple(measured_means),
+        counts=tuple(counts),
+        error=float(sum(errors) / len(predicted)),
+    )
 
 
 def abstention_auroc(seen: Sequence[Values], unseen: Sequence[Values]) -> float | None:

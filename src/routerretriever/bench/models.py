@@ -58,7 +58,9 @@ class Models:
             settings: of a new model.
         """
         path = self.folder / name
-        source = self.folder / start if start is not None and not path.exists() else path
+        source = path
+        if start is not None and not path.exists():
+            source = self.folder / start
         model = self.create(**settings)
         if source.exists():
             model = RouterRetriever.from_pretrained(source)
@@ -72,7 +74,8 @@ class Models:
     def rivals(self, seed: int, names: Sequence[str], collections: Sequence[Collection]) -> dict[str, RouterRetriever]:
         """Return multi-task adapters of one seed, each in a model of its own."""
         config = self.suite.multi_task_config(seed)
-        smallest = min(len(collection.train_and_held_out()[0]) for collection in collections)
+        sizes = [len(collection.train_and_held_out()[0]) for collection in collections]
+        smallest = min(sizes)
         rank = config.rank * len(collections)
         # α grows with the rank, so that the scale of the LoRA delta stays the same.
         settings = (

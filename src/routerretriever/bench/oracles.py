@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routerretriever.bench.query_set import Queries, QuerySet
 from routerretriever.bench.systems import Known, System, Weights, constant, one_hot
@@ -40,13 +41,17 @@ class InstanceOracle(Oracle):
     """The best candidate for every query (the paper's Oracle). Partly selection noise."""
 
     def judged_weights(self, queries: QuerySet, others: Sequence[QuerySet]) -> Weights:
-        values = np.stack([queries.candidates[name].ndcg for name in self.names])
-        return one_hot(self.names, values.argmax(axis=0))
+        return one_hot(self.names, _ndcg(queries, self.names).argmax(axis=0))
 
 
 class ControlledInstanceOracle(Oracle):
     """As InstanceOracle, but it chooses by experts trained with other seeds, so that chance does not help it."""
 
     def judged_weights(self, queries: QuerySet, others: Sequence[QuerySet]) -> Weights:
-        values = [np.stack([other.candidates[name].ndcg for name in self.names]) for other in others]
+        values = [_ndcg(other, self.names) for other in others]
         return one_hot(self.names, np.mean(values, axis=0).argmax(axis=0))
+
+
+def _ndcg(queries: QuerySet, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return nDCG@10 of each candidate for each query, a row for each candidate."""
+    return np.stack([queries.candidates[name].ndcg for name in names])

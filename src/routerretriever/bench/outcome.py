@@ -24,18 +24,29 @@ def outcome(system: System, queries: QuerySet, others: Sequence[QuerySet] = ()) 
     """
     judged = system.judged_weights(queries, others) if isinstance(system, Oracle) else None
     given = judged or system.weights(queries.queries)
-    weights = {name: weight for name, weight in given.items() if weight.any()}
-    if all(np.isin(weight, (0.0, 1.0)).all() for weight in weights.values()):
-        chosen = _look_up(queries, {name: weight > 0 for name, weight in weights.items()})
+    weights: Weights = {}
+    masks = {}
+    chooses = True
+    for name, weight in given.items():
+        if not weight.any():
+            continue
+        weights[name] = weight
+        masks[name] = weight > 0
+        chooses = chooses and bool(np.isin(weight, (0.0, 1.0)).all())
+
+    # A choice needs no encoding: each candidate's outcome is known.
+    if chooses:
+        chosen = _look_up(queries, masks)
+    elif system.blends_deltas:
+        chosen = queries.rank(_blended(queries, weights))
     else:
-        encode = _blended if system.blends_deltas else _mixed
-        chosen = queries.rank(encode(queries, weights))
+        chosen = queries.rank(_mixed(queries, weights))
     return system.finish(queries, chosen)
 
 
 def _mixed(queries: QuerySet, weights: Weights) -> Vectors:
-    mixed = sum(weight[:, None] * queries.candidates[name].vectors for name, weight in weights.items())
-    return np.asarray(mixed, np.float32)
+    parts = [weight[:, None] * queries.candidates[name].vectors for name, weight in weights.items()]
+    return np.asarray(sum(parts), np.float32)
 
 
 def _blended(queries: QuerySet, weights: Weights) -> Vectors:

@@ -18,7 +18,9 @@ def plots(document: Mapping[str, Any]) -> list[str]:
     figures = [_overview(go, document), _choices(go, document)]
     if document["calibration"]:
         figures.append(_reliability(go, document["calibration"]))
-    figures += [_study(go, study) for study in document["studies"]]
+    for study in document["studies"]:
+        figures.append(_study(go, study))
+
     pages = []
     for number, figure in enumerate(figures):
         figure.update_layout(template="plotly_white", height=430, margin={"l": 60, "r": 20, "t": 50, "b": 50})
@@ -27,11 +29,14 @@ def plots(document: Mapping[str, Any]) -> list[str]:
 
 
 def _overview(go: Any, document: Mapping[str, Any]) -> Any:
-    names = [name for name in document["systems"] if not name.startswith("expert:")]
     figure = go.Figure()
     for group, symbol in zip(present_groups(document), ("circle", "diamond"), strict=False):
         base = document["systems"][BASE][group]["mean"]
-        gains = [100 * (document["systems"][name][group]["mean"] - base) for name in names]
+        names, gains = [], []
+        for name, row in document["systems"].items():
+            if not name.startswith("expert:"):
+                names.append(name)
+                gains.append(100 * (row[group]["mean"] - base))
         figure.add_scatter(x=gains, y=names, mode="markers", name=group, marker={"size": 11, "symbol": symbol})
     figure.add_vline(x=0, line_color="#9aa7b5")
     figure.update_layout(
@@ -43,7 +48,10 @@ def _overview(go: Any, document: Mapping[str, Any]) -> Any:
 def _choices(go: Any, document: Mapping[str, Any]) -> Any:
     candidates = [BASE, "merged", *document["groups"]["seen"]]
     rows = document["collections"]
-    shares = [[100 * row["chosen"].get(c, 0) / row["queries"] for c in candidates] for row in rows.values()]
+    shares = []
+    for row in rows.values():
+        chosen, queries = row["chosen"], row["queries"]
+        shares.append([100 * chosen.get(candidate, 0) / queries for candidate in candidates])
     heat = go.Heatmap(
         x=candidates, y=list(rows), z=shares, zmin=0, zmax=100, colorscale="Greens", texttemplate="%{z:.0f}"
     )
@@ -54,7 +62,8 @@ def _choices(go: Any, document: Mapping[str, Any]) -> Any:
 
 def _reliability(go: Any, calibration: Mapping[str, Any]) -> Any:
     figure = go.Figure()
-    predicted, measured = ([100 * value for value in calibration[side]] for side in ("predicted", "measured"))
+    predicted = [100 * value for value in calibration["predicted"]]
+    measured = [100 * value for value in calibration["measured"]]
     ends = [min(predicted), max(predicted)]
     figure.add_scatter(x=ends, y=ends, mode="lines", name="perfect", line={"dash": "dot", "color": "#9aa7b5"})
     figure.add_scatter(x=predicted, y=measured, mode="lines+markers", name="measured", line={"color": "#0a7d4f"})
@@ -69,13 +78,12 @@ def _reliability(go: Any, calibration: Mapping[str, Any]) -> Any:
 def _study(go: Any, study: Mapping[str, Any]) -> Any:
     figure = go.Figure()
     for label in study_labels(study):
-        points = [point for point in study["points"] if label in point["figures"]]
-        figure.add_scatter(
-            x=[point["setting"] for point in points],
-            y=[100 * point["figures"][label] for point in points],
-            mode="lines+markers",
-            name=label,
-        )
+        settings, values = [], []
+        for point in study["points"]:
+            if label in point["figures"]:
+                settings.append(point["setting"])
+                values.append(100 * point["figures"][label])
+        figure.add_scatter(x=settings, y=values, mode="lines+markers", name=label)
     figure.update_layout(
         title=study["title"], xaxis={"title": study["axis"], "type": "category"}, yaxis_title="nDCG@10 × 100"
     )

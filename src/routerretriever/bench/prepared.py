@@ -34,12 +34,16 @@ def make_known(prepared: Prepared, experts: Sequence[str], **limits: int) -> Kno
     """
     names = tuple(experts)
     held_out = list(prepared.held_out.values())
-    generalist = []
-    if all(MULTI_TASK in queries.candidates for queries in held_out):
-        generalist = [queries.measurement((*names, MULTI_TASK)) for queries in held_out]
+    measurements, generalist = [], []
+    for queries in held_out:
+        measurements.append(queries.measurement(names))
+        if MULTI_TASK in queries.candidates:
+            generalist.append(queries.measurement((*names, MULTI_TASK)))
+    if len(generalist) < len(held_out):
+        generalist = []
     return Known(
         experts=names,
-        measurements=tuple(queries.measurement(names) for queries in held_out),
+        measurements=tuple(measurements),
         generalist=tuple(generalist),
         train_sample=prepared.train_sample,
         **limits,

@@ -14,7 +14,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.evaluation.runs import GAIN_MEASURE, measure_run, search_run
+from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE, MERGED
@@ -131,7 +131,8 @@ class QuerySet:
     def rank(self, vectors: Vectors) -> Candidate:
         """Search with vectors (n, d) and measure the outcome."""
         run = search_run(vectors, self.split, self.documents, self.collection, similarity=self.similarity)
-        row = {document_id: index for index, document_id in enumerate(self.collection.document_ids)}
+        ids = self.collection.document_ids
+        row = dict(zip(ids, range(len(ids)), strict=True))
         ranking = np.full((len(self.queries), 100), -1, np.int32)
         for number, query_id in enumerate(self.split.queries):
             found = [row[document_id] for document_id in run.get(query_id, ())]
@@ -141,16 +142,19 @@ class QuerySet:
     def measure(self, ranking: NDArray[np.int32]) -> Candidate:
         """Measure a ranking of the collection's documents."""
         ids = self.collection.document_ids
-        run = {
-            query_id: {ids[row]: float(-place) for place, row in enumerate(rows) if row >= 0}
-            for query_id, rows in zip(self.split.queries, ranking, strict=True)
-        }
+        run: Run = {}
+        for query_id, rows in zip(self.split.queries, ranking, strict=True):
+            run[query_id] = {}
+            for place, row in enumerate(rows):
+                if row >= 0:
+                    run[query_id][ids[row]] = float(-place)
         return Candidate(np.empty((0, 0), np.float32), ranking, measure_run(run, self.split))
 
     def measurement(self, experts: Sequence[str]) -> Measurement:
         """Return the measured gains of some experts for the pilot library."""
         base = self.candidates[BASE].ndcg
-        gains = np.stack([self.candidates[expert].ndcg - base for expert in experts], axis=1).astype(np.float32)
+        columns = [self.candidates[expert].ndcg - base for expert in experts]
+        gains = np.stack(columns, axis=1).astype(np.float32)
         training = self.training or Queries((), self.queries.route_embeddings[:0])
         return Measurement(
             collection=self.name,

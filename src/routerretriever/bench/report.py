@@ -51,12 +51,12 @@ def write_runs(bench: Bench, seeds: Mapping[int, SeedResult], directory: Path) -
         tag = system.replace(":", "-").replace("+", "-and-")
         for collection, outcome in outcomes.items():
             ids = bench.collections[collection].document_ids
-            lines = [
-                f"{query_id} Q0 {ids[row]} {rank} {1 / rank:.6f} {tag}\n"
-                for query_id, rows in zip(bench.test_split(collection).queries, outcome.ranking.tolist(), strict=True)
-                for rank, row in enumerate(rows, start=1)
-                if row >= 0
-            ]
+            queries = bench.test_split(collection).queries
+            lines = []
+            for query_id, rows in zip(queries, outcome.ranking.tolist(), strict=True):
+                for rank, row in enumerate(rows, start=1):
+                    if row >= 0:
+                        lines.append(f"{query_id} Q0 {ids[row]} {rank} {1 / rank:.6f} {tag}\n")
             (directory / f"{collection}.{tag}.trec").write_text("".join(lines), encoding="utf-8")
 
 
@@ -85,34 +85,48 @@ def _row(document: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> dict
     for collection in document["collections"]:
         figures = row["collections"][collection]
         difference = figures["nDCG@10"] - base["collections"][collection]["nDCG@10"]
-        low, high = (points(bound) for bound in figures["ci95"])
+        low, high = map(points, figures["ci95"])
         cells.append(
             {
                 "text": cell(row, collection),
-                "kind": "up" if difference > 0.0005 else "down" if difference < -0.0005 else "",
+                "kind": _kind(difference),
                 "title": f"{low} to {high} (95%); p against base {figures['p_vs_base']:.4f}; "
                 f"helped {figures['helped']:.0%}, hurt {figures['hurt']:.0%}",
             }
         )
-    kind = ROUTED if name == ROUTED else "oracle" if row["oracle"] else ""
+    kind = ""
+    if name == ROUTED:
+        kind = ROUTED
+    elif row["oracle"]:
+        kind = "oracle"
     totals = [group_cell(row, group) for group in present_groups(document)]
     return {"name": name, "kind": kind, "totals": totals, "cells": cells}
+
+
+def _kind(difference: float) -> str:
+    """Return the style of a difference; one that rounds to 0.0 points has none."""
+    if difference > 0.0005:
+        return "up"
+    if difference < -0.0005:
+        return "down"
+    return ""
 
 
 def _cards(document: Mapping[str, Any], groups: list[str]) -> list[dict[str, str]]:
     systems, cards = document["systems"], []
     for group in groups:
-        routed, base = (systems[name][group]["mean"] for name in (ROUTED, BASE))
-        kind = "up" if routed >= base else "down"
-        cards.append({"value": f"{100 * (routed - base):+.1f}", "kind": kind, "label": f"points over base, {group}"})
+        over_base = systems[ROUTED][group]["mean"] - systems[BASE][group]["mean"]
+        cards.append(_signed_card(over_base, f"points over base, {group}"))
         share = systems[ROUTED][group]["share"]
         if group == "seen" and share is not None:
             cards.append({"value": f"{100 * share:.0f}%", "label": "of DatasetOracle's gain, seen"})
         worst, difference = systems[ROUTED][group]["worst"]
-        kind = "up" if difference >= 0 else "down"
-        cards.append(
-            {"value": f"{100 * difference:+.1f}", "kind": kind, "label": f"worst collection, {group}: {worst}"}
-        )
+        cards.append(_signed_card(difference, f"worst collection, {group}: {worst}"))
     if document["abstention_auroc"] is not None:
         cards.append({"value": f"{document['abstention_auroc']:.3f}", "label": "AUROC, seen against unseen"})
     return cards
+
+
+def _signed_card(difference: float, label: str) -> dict[str, str]:
+    kind = "up" if difference >= 0 else "down"
+    return {"value": f"{100 * difference:+.1f}", "kind": kind, "label": label}

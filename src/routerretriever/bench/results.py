@@ -24,6 +24,10 @@ from routerretriever.routing.candidates import BASE
 _PACKAGES = ("routerretriever", "torch", "transformers", "sentence-transformers", "peft", "scikit-learn", "ir-measures")
 
 
+SystemValues = dict[str, dict[str, dict[str, measures.Values]]]
+"""System → collection → measure → value per query."""
+
+
 def summarise(bench: Bench, seeds: Mapping[int, SeedResult], studies: Sequence[StudyResult]) -> dict[str, Any]:
     """Return all that the report shows, as plain data.
 
@@ -33,21 +37,28 @@ def summarise(bench: Bench, seeds: Mapping[int, SeedResult], studies: Sequence[S
     suite = bench.suite
     groups = {"seen": list(suite.experts), "unseen": list(suite.unseen)}
     names = _systems(seeds)
-    values = {name: {c: _per_query(seeds, name, c) for c in bench.collections} for name in names}
+    values: SystemValues = {}
+    for name in names:
+        values[name] = {c: _per_query(seeds, name, c) for c in bench.collections}
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        versions[package] = version(package)
+    seen = _in_domain_scores(seeds, suite.experts)
+    unseen = _in_domain_scores(seeds, suite.unseen)
     document = {
         "suite": suite.name,
         "base": suite.base,
         "command": f"routerretriever bench {suite.name}.yaml --out DIR",
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": versions,
         "seeds": list(seeds),
         "groups": groups,
         "collections": _collections(bench, seeds, groups),
         "systems": {name: _system(name, values, seeds, groups) for name in names},
         "calibration": _calibration(seeds),
-        "abstention_auroc": measures.abstention_auroc(*(_in_domain_scores(seeds, group) for group in groups.values())),
-        "studies": [asdict(study) for study in studies],
-        "published": {name: dict(row) for name, row in suite.published.items()},
+        "abstention_auroc": measures.abstention_auroc(seen, unseen),
+        "studies": list(map(asdict, studies)),
+        "published": dict(suite.published),
         "notes": _notes(bench, seeds),
     }
     _correct_pooled(document)
@@ -60,14 +71,21 @@ def is_oracle(name: str) -> bool:
 
 
 def _systems(seeds: Mapping[int, SeedResult]) -> list[str]:
-    shared = [set(result.outcomes) for result in seeds.values()]
-    first = next(iter(seeds.values()))
-    return [name for name in first.outcomes if all(name in names for names in shared)]
+    """Return the systems that every seed has, in the order of the first."""
+    first, *others = seeds.values()
+    names = list(first.outcomes)
+    for result in others:
+        names = [name for name in names if name in result.outcomes]
+    return names
 
 
 def _per_query(seeds: Mapping[int, SeedResult], name: str, collection: str) -> dict[str, measures.Values]:
-    outcomes = [result.outcomes[name][collection] for result in seeds.values()]
-    return {measure: np.mean([outcome.values[measure] for outcome in outcomes], axis=0) for measure in MEASURES}
+    """Return each measure's values of a system's queries, averaged over the seeds."""
+    means = {}
+    for measure in MEASURES:
+        by_seed = [result.outcomes[name][collection].values[measure] for result in seeds.values()]
+        means[measure] = np.mean(by_seed, axis=0)
+    return means
 
 
 def _system(
@@ -77,16 +95,14 @@ def _system(
     groups: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"oracle": is_oracle(name), "collections": {}}
+    p_values = {}
     for collection, figures in values[name].items():
         ndcg, base = figures[GAIN_MEASURE], values[BASE][collection][GAIN_MEASURE]
         hurt, helped = measures.hurt_and_helped(ndcg, base)
-        row["collections"][collection] = {
-            **{measure: float(column.mean()) for measure, column in figures.items()},
-            "ci95": bootstrap_interval(ndcg),
-            "hurt": hurt,
-            "helped": helped,
-        }
-    p_values = {c: paired_p_value(f[GAIN_MEASURE], values[BASE][c][GAIN_MEASURE]) for c, f in values[name].items()}
+        means = {measure: float(column.mean()) for measure, column in figures.items()}
+        own = {"ci95": bootstrap_interval(ndcg), "hurt": hurt, "helped": helped}
+        row["collections"][collection] = means | own
+        p_values[collection] = paired_p_value(ndcg, base)
     for collection, p_value in measures.holm(p_values).items():
         row["collections"][collection]["p_vs_base"] = p_value
     for group, members in groups.items():
@@ -101,37 +117,56 @@ def _group(
     values: Mapping[str, Mapping[str, Mapping[str, measures.Values]]],
     seeds: Mapping[int, SeedResult],
 ) -> dict[str, Any]:
-    own, base = ([values[system][c][GAIN_MEASURE] for c in members] for system in (name, BASE))
-    means, base_means = (np.array([column.mean() for column in columns]) for columns in (own, base))
-    by_seed = [float(np.mean([result.outcomes[name][c].ndcg.mean() for c in members])) for result in seeds.values()]
-    oracle = values.get("dataset-oracle")
+    own, base = _ndcg(values[name], members), _ndcg(values[BASE], members)
+    means, base_means = _means(own), _means(base)
     share = None
-    if oracle:
-        best = float(np.mean([oracle[c][GAIN_MEASURE].mean() for c in members]))
+    if "dataset-oracle" in values:
+        best = float(_means(_ndcg(values["dataset-oracle"], members)).mean())
         share = measures.recovered_share(float(means.mean()), float(base_means.mean()), best)
+
+    # The spread is that of the seeds' macro means.
+    spread = None
+    if len(seeds) > 1:
+        by_seed = []
+        for result in seeds.values():
+            outcomes = result.outcomes[name]
+            means_of_seed = [outcomes[collection].ndcg.mean() for collection in members]
+            by_seed.append(float(np.mean(means_of_seed)))
+        spread = float(np.std(by_seed, ddof=1))
+
     worst = int(np.argmin(means - base_means))
     hurt, helped = measures.hurt_and_helped(np.concatenate(own), np.concatenate(base))
     row: dict[str, Any] = {
         "mean": float(means.mean()),
-        "sd": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+        "sd": spread,
         "share": share,
         "hurt": hurt,
         "helped": helped,
         "worst": [members[worst], float((means - base_means)[worst])],
     }
     if ROUTED in values and name != ROUTED:
-        routed = [values[ROUTED][c][GAIN_MEASURE] for c in members]
+        routed = _ndcg(values[ROUTED], members)
         row["p_vs_routed"] = measures.pooled_p_value(routed, own)
     return row
+
+
+def _ndcg(values: Mapping[str, Mapping[str, measures.Values]], members: Sequence[str]) -> list[measures.Values]:
+    return [values[collection][GAIN_MEASURE] for collection in members]
+
+
+def _means(columns: Sequence[measures.Values]) -> measures.Values:
+    return np.array([column.mean() for column in columns])
 
 
 def _correct_pooled(document: dict[str, Any]) -> None:
     """Apply Holm's correction to the comparisons with the default router, group by group."""
     for group in document["groups"]:
-        rows = {name: row[group] for name, row in document["systems"].items() if group in row}
-        raw = {name: row["p_vs_routed"] for name, row in rows.items() if "p_vs_routed" in row}
+        raw = {}
+        for name, row in document["systems"].items():
+            if group in row and "p_vs_routed" in row[group]:
+                raw[name] = row[group]["p_vs_routed"]
         for name, p_value in measures.holm(raw).items():
-            rows[name]["p_vs_routed"] = p_value
+            document["systems"][name][group]["p_vs_routed"] = p_value
 
 
 def _collections(
@@ -156,20 +191,27 @@ def _collections(
 
 
 def _calibration(seeds: Mapping[int, SeedResult]) -> dict[str, Any] | None:
-    predicted, measured = (
-        np.concatenate([getattr(result, side) for result in seeds.values()]) for side in ("predicted", "measured")
-    )
-    result = measures.calibration(predicted, measured)
-    return asdict(result) if result else None
+    predicted, measured = [], []
+    for result in seeds.values():
+        predicted.append(result.predicted)
+        measured.append(result.measured)
+    calibration = measures.calibration(np.concatenate(predicted), np.concatenate(measured))
+    return asdict(calibration) if calibration else None
 
 
 def _in_domain_scores(seeds: Mapping[int, SeedResult], group: Sequence[str]) -> list[measures.Values]:
-    return [result.in_domain_scores[name] for result in seeds.values() for name in group]
+    scores = []
+    for result in seeds.values():
+        scores += [result.in_domain_scores[name] for name in group]
+    return scores
 
 
 def _notes(bench: Bench, seeds: Mapping[int, SeedResult]) -> list[str]:
     notes = []
-    without_dev = [c.name for c in bench.experts if c.train_and_held_out()[1].name != "dev"]
+    without_dev = []
+    for collection in bench.experts:
+        if collection.train_and_held_out()[1].name != "dev":
+            without_dev.append(collection.name)
     if without_dev:
         notes.append(f"No dev split, so a part of train was held out: {', '.join(without_dev)}.")
     if len(seeds) < 2 and "instance-oracle-controlled" in bench.suite.systems:

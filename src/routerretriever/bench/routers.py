@@ -29,7 +29,11 @@ def balanced(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     generator = np.random.default_rng(_SEED)
     counts = np.bincount(labels, minlength=classes)
     size = counts[counts > 0].min()
-    picks = [generator.permutation(np.flatnonzero(labels == c))[:size] for c in range(classes) if counts[c]]
+    picks = []
+    for label in range(classes):
+        if counts[label]:
+            shuffled = generator.permutation(np.flatnonzero(labels == label))
+            picks.append(shuffled[:size])
     return np.concatenate(picks)
 
 
@@ -78,8 +82,9 @@ class DatasetRouter(System):
 
     def fit(self, known: Known) -> None:
         self.experts = known.experts
-        self.anchors = np.concatenate([known.train_sample[name] for name in self.experts])
-        sizes = [len(known.train_sample[name]) for name in self.experts]
+        samples = [known.train_sample[name] for name in self.experts]
+        sizes = list(map(len, samples))
+        self.anchors = np.concatenate(samples)
         self.owner = np.repeat(np.arange(len(self.experts)), sizes)
 
     def weights(self, queries: Queries) -> Weights:

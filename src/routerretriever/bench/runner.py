@@ -71,7 +71,9 @@ class Bench:
         """Return the model with all experts of one seed; train the missing ones."""
         if seed not in self._models:
             config = self.suite.training_config(seed)
-            jobs: dict[str, Job] = {c.name: ([c], config) for c in self.experts}
+            jobs: dict[str, Job] = {}
+            for collection in self.experts:
+                jobs[collection.name] = ([collection], config)
             self._models[seed] = self.models.trained(f"seed-{seed}", jobs)
         return self._models[seed]
 
@@ -102,8 +104,11 @@ class Bench:
         return self._prepared[seed]
 
     def _prepare(self, seed: int) -> Prepared:
-        needed = {need for name in self.suite.systems for need in SYSTEMS[name]().needs}
-        rivals = self.rivals(seed, [name for name in MULTI_TASKS if name in needed])
+        needed: set[str] = set()
+        for name in self.suite.systems:
+            needed.update(SYSTEMS[name]().needs)
+        multi_tasks = [name for name in MULTI_TASKS if name in needed]
+        rivals = self.rivals(seed, multi_tasks)
         model = self.model(seed)
         if generalist := rivals.pop(MULTI_TASK, None):
             adapter = generalist.state.experts[MULTI_TASK]
@@ -178,6 +183,7 @@ class Bench:
 
     def run(self) -> dict[int, SeedResult]:
         """Return the results of each seed."""
+        # All are prepared first, because the controlled oracle chooses by the other seeds.
         prepared = {seed: self.prepare(seed) for seed in self.suite.seeds}
         return {seed: self.evaluate(seed, prepared) for seed in self.suite.seeds}
 
@@ -201,6 +207,8 @@ class Bench:
                     outcomes[name][collection] = outcome(system, queries, same)
                 task.advance(1, name)
         for expert in self.suite.experts:
-            alone = {name: queries.candidates[expert] for name, queries in own.test.items()}
+            alone = {}
+            for collection, queries in own.test.items():
+                alone[collection] = queries.candidates[expert]
             outcomes[f"expert:{expert}"] = alone
         return SeedResult(outcomes=outcomes, **routing_facts(known, own))

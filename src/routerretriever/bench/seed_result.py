@@ -42,7 +42,10 @@ def routing_facts(known: Known, prepared: Prepared) -> dict[str, Any]:
         decision = router.decision(queries.queries)
         columns = decision.chosen.numpy()
         counts = np.bincount(columns, minlength=len(names))
-        chosen[name] = {names[column]: int(counts[column]) for column in np.argsort(-counts) if counts[column]}
+        chosen[name] = {}
+        for column in np.argsort(-counts):
+            if counts[column]:
+                chosen[name][names[column]] = int(counts[column])
         in_domain_scores[name] = decision.in_domain_scores.numpy().astype(float)
         rows = np.flatnonzero((columns >= 2) & (decision.adapter_weights.numpy() >= 1))
         gains = queries.measurement(known.experts).gains

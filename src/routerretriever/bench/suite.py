@@ -79,18 +79,20 @@ class Suite(BaseModel):
                 that does not exist; the message names the line.
         """
         file = SuiteFile.read(path)
-        content = {key: value for key, value in file.content.items() if value is not None}
         keys = set(cls.model_fields) - {"sources"}
-        for key in content:
-            file.check_choice(key, keys, "key", (key,))
+        content = {}
+        for key, value in file.content.items():
+            if value is not None:  # a key without a value keeps its default
+                file.check_choice(key, keys, "key", (key,))
+                content[key] = value
         suite = file.checked(cls, content)
 
         sources = _sources(file, suite)
         _check_names(file, suite, sources)
         return suite.model_copy(
             update={
-                "experts": tuple(_short_name(given) for given in suite.experts),
-                "unseen": tuple(_short_name(given) for given in suite.unseen),
+                "experts": tuple(map(_short_name, suite.experts)),
+                "unseen": tuple(map(_short_name, suite.unseen)),
                 "sources": sources,
                 "data": suite.data and (path.parent / suite.data).resolve(),
                 "training": _checked_training(file, suite, "training"),
@@ -162,7 +164,7 @@ def _check_names(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> N
 
 def _studies(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> dict[str, Any]:
     """Return the name of each study → its checked settings."""
-    experts = {_short_name(given) for given in suite.experts}
+    experts = set(map(_short_name, suite.experts))
     checked = {}
     for name, given in suite.studies.items():
         file.check_choice(name, STUDY_SETTINGS, "study", ("studies", name))

@@ -68,9 +68,10 @@ class Known:
         return self._libraries[partition, generalist]
 
     def _built(self, partition: str, generalist: bool) -> PilotLibrary:
-        experts = (*self.experts, MULTI_TASK) if generalist else self.experts
-        empty = PilotLibrary.empty(self.measurements[0].embeddings.shape[1], experts)
-        measurements = self.generalist if generalist else self.measurements
+        experts, measurements = self.experts, self.measurements
+        if generalist:
+            experts, measurements = (*self.experts, MULTI_TASK), self.generalist
+        empty = PilotLibrary.empty(measurements[0].embeddings.shape[1], experts)
         limits = {"pilots_per_collection": self.pilots, "training_pilots": self.training_pilots}
         return extend_library(empty, measurements, partition=partition, **limits)
 
@@ -128,7 +129,8 @@ class UniformMean(System):
         self.names = (BASE, *known.experts)
 
     def weights(self, queries: Queries) -> Weights:
-        return {name: np.full(len(queries), 1.0 / len(self.names)) for name in self.names}
+        equal = np.full(len(queries), 1.0 / len(self.names))
+        return dict.fromkeys(self.names, equal)
 
 
 class Random(System):
@@ -188,7 +190,8 @@ class VectorMixture(Routed):
 
     def weights(self, queries: Queries) -> Weights:
         weights = super().weights(queries)
-        others = np.sum([weight for name, weight in weights.items() if name != BASE], axis=0)
+        of_experts = [weight for name, weight in weights.items() if name != BASE]
+        others = np.sum(of_experts, axis=0)
         return weights | {BASE: 1.0 - others}
 
 
@@ -202,5 +205,7 @@ class BasePlusBest(Routed):
 
     def weights(self, queries: Queries) -> Weights:
         best = self.decision(queries).scores[:, 2:].argmax(dim=1).numpy()
-        chosen = one_hot(self.policy.candidates[2:], best)
-        return {BASE: np.full(len(queries), 0.5)} | {name: 0.5 * weight for name, weight in chosen.items()}
+        weights = {BASE: np.full(len(queries), 0.5)}
+        for name, chosen in one_hot(self.policy.candidates[2:], best).items():
+            weights[name] = 0.5 * chosen
+        return weights

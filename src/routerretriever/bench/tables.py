@@ -31,7 +31,8 @@ def points(value: float) -> str:
 def cell(row: Mapping[str, Any], collection: str) -> str:
     """Return a system's figure on one collection, marked if it differs from the base."""
     figures = row["collections"][collection]
-    return points(figures["nDCG@10"]) + ("*" if figures["p_vs_base"] < _SIGNIFICANT else "")
+    mark = "*" if figures["p_vs_base"] < _SIGNIFICANT else ""
+    return points(figures["nDCG@10"]) + mark
 
 
 def group_cell(row: Mapping[str, Any], group: str) -> str:
@@ -52,7 +53,9 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines = [f"# {document['suite']}", "", caption(document), ""]
     lines += [*_main_table(document), "", *_routing_table(document), "", CEILINGS, ""]
     lines += _table([CEILINGS_TITLE, *present_groups(document)], ceilings(document))
-    lines += ["", *(f"- {note}" for note in document["notes"])]
+    lines.append("")
+    for note in document["notes"]:
+        lines.append(f"- {note}")
     for study in document["studies"]:
         lines += ["", f"## {study['title']}", "", *_study_table(study)]
     return "\n".join(lines).rstrip() + "\n"
@@ -61,7 +64,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return a table whose first column is text and whose others are figures."""
     rule = "|---|" + "--:|" * (len(heads) - 1)
-    return [_line(heads), rule, *(_line(row) for row in rows)]
+    return [_line(heads), rule, *map(_line, rows)]
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -72,15 +75,24 @@ def _main_table(document: Mapping[str, Any]) -> list[str]:
     groups, collections = present_groups(document), document["collections"]
     rows = []
     for name, row in document["systems"].items():
-        title = f"*{name}*" if row["oracle"] else name
+        title = name
         if name == ROUTED:
             title = f"**{name}**"
-        means = [group_cell(row, group) for group in groups]
-        rows.append([title, *means, *(cell(row, collection) for collection in collections)])
+        elif row["oracle"]:
+            title = f"*{name}*"
+        rows.append([title, *_cells(document, row)])
     for title, published in document["published"].items():
         figures = [str(published.get(collection, "–")) for collection in collections]
         rows.append([f"published: {title}", *["–"] * len(groups), *figures])
     return _table(["system", *groups, *collections], rows)
+
+
+def _cells(document: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """Return a system's means over the groups, then its figures on the collections."""
+    cells = [group_cell(row, group) for group in present_groups(document)]
+    for collection in document["collections"]:
+        cells.append(cell(row, collection))
+    return cells
 
 
 def _routing_table(document: Mapping[str, Any]) -> list[str]:
@@ -106,33 +118,43 @@ def _study_table(study: Mapping[str, Any]) -> list[str]:
     rows = []
     for point in study["points"]:
         figures = point["figures"]
-        cells = [points(figures[label]) if label in figures else "–" for label in labels]
-        rows.append([point["setting"], *cells])
+        cells = [point["setting"]]
+        for label in labels:
+            cells.append(points(figures[label]) if label in figures else "–")
+        rows.append(cells)
     return _table([study["axis"], *labels], rows)
 
 
 def study_labels(study: Mapping[str, Any]) -> list[str]:
     """Return the labels of a study's figures, in the order in which they appear."""
-    return list(dict.fromkeys(label for point in study["points"] for label in point["figures"]))
+    labels: dict[str, None] = {}
+    for point in study["points"]:
+        labels |= dict.fromkeys(point["figures"])
+    return list(labels)
 
 
 def ceilings(document: Mapping[str, Any]) -> list[list[str]]:
     """Return a title and the mean of each group for each kind of choice."""
     groups, systems = present_groups(document), document["systems"]
-    rows = [["base", *(points(systems[BASE][group]["mean"]) for group in groups)]]
-    rows.append(["routed (default)", *(points(systems[ROUTED][group]["mean"]) for group in groups)])
-    rivals = {
-        name: row
-        for name, row in systems.items()
-        if not row["oracle"] and name not in (BASE, ROUTED) and not name.startswith(("expert:", "bm25"))
-    }
+
+    def means(name: str) -> list[str]:
+        return [points(systems[name][group]["mean"]) for group in groups]
+
+    rows = [["base", *means(BASE)], ["routed (default)", *means(ROUTED)]]
+    rivals = []
+    for name, row in systems.items():
+        excluded = name in (BASE, ROUTED) or name.startswith(("expert:", "bm25"))
+        if not row["oracle"] and not excluded:
+            rivals.append(name)
     if rivals:
-        best = [max(rivals, key=lambda name: rivals[name][group]["mean"]) for group in groups]
-        cells = [f"{points(rivals[name][group]['mean'])} ({name})" for name, group in zip(best, groups, strict=True)]
+        cells = []
+        for group in groups:
+            best = max(rivals, key=lambda name: systems[name][group]["mean"])
+            cells.append(f"{points(systems[best][group]['mean'])} ({best})")
         rows.append(["best other system of each group", *cells])
     for name, title in _BOUNDS.items():
         if name in systems:
-            rows.append([f"*{title}*", *(points(systems[name][group]["mean"]) for group in groups)])
+            rows.append([f"*{title}*", *means(name)])
     return rows
 
 
@@ -149,7 +171,7 @@ def caption(document: Mapping[str, Any]) -> str:
 def latex(document: Mapping[str, Any]) -> str:
     """Return the main table for a paper (booktabs)."""
     groups, collections = present_groups(document), list(document["collections"])
-    head = " & ".join(_escaped(name) for name in ["", *groups, *collections])
+    head = " & ".join(map(_escaped, ["", *groups, *collections]))
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (len(groups) + len(collections))}}}",
         r"\toprule",
@@ -157,10 +179,10 @@ def latex(document: Mapping[str, Any]) -> str:
         r"\midrule",
     ]
     for name, row in document["systems"].items():
-        cells = [group_cell(row, group) for group in groups] + [cell(row, c) for c in collections]
-        cells = [cell.replace("±", r"$\pm$").replace("†", r"$^\dagger$") for cell in cells]
         title = rf"\textbf{{{_escaped(name)}}}" if name == ROUTED else _escaped(name)
-        lines.append(" & ".join([title, *cells]) + r" \\")
+        cells = " & ".join(_cells(document, row))
+        cells = cells.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
+        lines.append(f"{title} & {cells}" + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -18,7 +18,9 @@ Gains = dict[str, list[NDArray[np.float64]]]
 
 def caution_study(bench: Bench, seed: int, settings: CautionSettings) -> StudyResult:
     """Compare thresholds, set by fractions of in-domain queries; see :mod:`.unseen_queries`."""
-    gains = {fractions: {IN_DOMAIN: Gains(), OUT_OF_DOMAIN: Gains()} for fractions in settings.settings}
+    gains: dict[tuple[float, float], dict[str, Gains]] = {}
+    for fractions in settings.settings:
+        gains[fractions] = {IN_DOMAIN: {}, OUT_OF_DOMAIN: {}}
     for unseen in unseen_queries(bench, seed):
         for fractions, situations in gains.items():
             collected = situations[unseen.situation].setdefault(unseen.queries.name, [])

@@ -54,8 +54,9 @@ def second_expert_study(bench: Bench, seed: int, settings: OnSomeCollections) ->
     points = [Point("none", figures)]
 
     doubled = settings.collections or names
-    twins = {} if other == seed else bench.model(other).state.experts
-    for name in doubled if twins else ():
+    # With a single seed there is no second expert to add.
+    for name in doubled if other != seed else ():
+        twins = bench.model(other).state.experts
         twin = f"{name}-2"
         model = bench.with_adapters(bench.model(seed), {twin: twins[name]})
         prepared = bench.prepare_with(model, seed, (*names, twin))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,17 +27,20 @@ def route_layer_study(bench: Bench, seed: int, settings: StudySettings) -> Study
     prepared, names = bench.prepare(seed), bench.suite.experts
     groups = {"seen": names, "unseen": bench.suite.unseen}
     encoder = bench.create().encoder
-    sets = [*prepared.held_out.values(), *prepared.test.values()]
-    by_layer = {id(own): embeddings_by_layer(encoder, own.queries.texts) for own in sets}
+    by_layer = {}
+    for own in (*prepared.held_out.values(), *prepared.test.values()):
+        by_layer[id(own)] = embeddings_by_layer(encoder, own.queries.texts)
 
-    def read_at(layer: int, queries: QuerySet) -> QuerySet:
-        read = replace(queries.queries, route_embeddings=by_layer[id(queries)][layer])
-        return replace(queries, queries=read)
+    def read_at(layer: int, sets: Mapping[str, QuerySet]) -> dict[str, QuerySet]:
+        read = {}
+        for name, own in sets.items():
+            queries = replace(own.queries, route_embeddings=by_layer[id(own)][layer])
+            read[name] = replace(own, queries=queries)
+        return read
 
     points = []
     for layer in range(encoder.num_layers + 1):
-        held_out = {name: read_at(layer, own) for name, own in prepared.held_out.items()}
-        test = {name: read_at(layer, own) for name, own in prepared.test.items()}
+        held_out, test = read_at(layer, prepared.held_out), read_at(layer, prepared.test)
         known = make_known(replace(prepared, held_out=held_out), names)
         label = "final" if layer == encoder.num_layers else str(layer)
         points.append(Point(label, mean_figures(known, test, groups)))

@@ -22,8 +22,11 @@ def topics_study(bench: Bench, seed: int, settings: TopicsSettings) -> StudyResu
     """Split the larger collections by topic, and train an expert of each topic besides the others."""
     own, names = bench.prepare(seed), bench.suite.experts
     config = bench.suite.training_config(seed)
-    jobs = {name: ([bench.collections[name]], config) for name in names}
-    sizes = {name: len(bench.collections[name].train_and_held_out()[0]) for name in names}
+    jobs, sizes = {}, {}
+    for name in names:
+        collection = bench.collections[name]
+        jobs[name] = ([collection], config)
+        sizes[name] = len(collection.train_and_held_out()[0])
     topic_config = replace(config, max_queries=settings.max_queries)
     for name, parts in topic_counts(sizes, settings.experts).items():
         for topic in split_by_topic(bench.model(seed), bench.collections[name], parts):

@@ -24,7 +24,9 @@ from routerretriever.routing.candidates import BASE
 
 def training_queries_study(bench: Bench, seed: int, settings: TrainingQueriesSettings) -> StudyResult:
     """Vary the training queries of an expert, from fifty to all."""
-    changes = {str(count or "all"): {"max_queries": count} for count in settings.counts}
+    changes = {}
+    for count in settings.counts:
+        changes[str(count or "all")] = {"max_queries": count}
     points = _trained_points(bench, seed, "training-queries", changes, settings.collections)
     return StudyResult(
         name="training-queries",
@@ -37,7 +39,9 @@ def training_queries_study(bench: Bench, seed: int, settings: TrainingQueriesSet
 def branch_layer_study(bench: Bench, seed: int, settings: BranchLayerSettings) -> StudyResult:
     """Vary the layer at which experts begin; the layers below it are shared."""
     layers = settings.layers or range(bench.create().encoder.num_layers)
-    changes = {str(layer): {"branch_layer": layer} for layer in layers}
+    changes = {}
+    for layer in layers:
+        changes[str(layer)] = {"branch_layer": layer}
     points = _trained_points(bench, seed, "branch-layer", changes, settings.collections)
     return StudyResult(
         name="branch-layer",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +65,13 @@ def unseen_queries(bench: Bench, seed: int) -> Iterator[UnseenQueries]:
     """Yield every quarter of the held-out queries as in-domain ones, then every collection as out of domain."""
     names = bench.suite.experts
     held_out = bench.prepare(seed).held_out
-    sources = np.repeat(np.arange(len(names)), [len(held_out[name].queries) for name in names])
+    sizes = [len(held_out[name].queries) for name in names]
+    sources = np.repeat(np.arange(len(names)), sizes)
     for fold in contiguous_folds(sources, _FOLDS):
-        asked = {name: fold[sources == number] for number, name in enumerate(names)}
-        kept = [_only(held_out[name].measurement(names), ~asked[name]) for name in names]
+        asked, kept = {}, []
+        for number, name in enumerate(names):
+            asked[name] = fold[sources == number]
+            kept.append(_only(held_out[name].measurement(names), ~asked[name]))
         library, scores = _library(names, kept)
         for name in names:
             yield UnseenQueries(
@@ -82,7 +86,8 @@ def unseen_queries(bench: Bench, seed: int) -> Iterator[UnseenQueries]:
         collection = bench.collections[left_out]
         split = collection.train_and_held_out()[1]
         queries = bench.query_set(bench.model(seed), others, collection, split)
-        library, scores = _library(others, [held_out[name].measurement(others) for name in others])
+        measurements = [held_out[name].measurement(others) for name in others]
+        library, scores = _library(others, measurements)
         yield UnseenQueries(
             situation=OUT_OF_DOMAIN,
             library=library,
@@ -93,7 +98,7 @@ def unseen_queries(bench: Bench, seed: int) -> Iterator[UnseenQueries]:
 
 
 def _only(measured: Measurement, rows: NDArray[np.bool_]) -> Measurement:
-    queries = tuple(query for query, kept in zip(measured.queries, rows, strict=True) if kept)
+    queries = tuple(compress(measured.queries, rows))
     return replace(measured, queries=queries, embeddings=measured.embeddings[rows], gains=measured.gains[rows])
 
 
