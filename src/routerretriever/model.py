@@ -216,7 +216,9 @@ class RouterRetriever(RoutedSentenceModel):
         self.state = self.state.with_renamed(old, new)
 
     def export_expert(self, name: str, path: str | Path, *, licence: str | None = None) -> Path:
-        """Write one expert, or ``merged``, as a plain query encoder; see :func:`routerretriever.export.export_expert`.
+        """Write one expert, or ``merged``, as a plain query encoder.
+
+        Arguments and errors are those of :func:`routerretriever.sharing.export.export_expert`.
 
         Raises:
             ExpertError: there is no such expert.

@@ -78,8 +78,11 @@ class BaseEncoder(InputModule):
         features = self.preprocess(list(texts), prompt, processing_kwargs=_NUMPY, **kwargs)
         placed: dict[str, Any] = {}
         for key, value in features.items():
-            tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-            placed[key] = tensor.to(device) if isinstance(tensor, Tensor) else tensor
+            if isinstance(value, np.ndarray):
+                value = torch.from_numpy(value)
+            if isinstance(value, Tensor):
+                value = value.to(device)
+            placed[key] = value
         return placed
 
     def tokenized_queries(self, queries: Sequence[str | TokenIds], prompt: str | None) -> dict[str, Any]:

@@ -27,9 +27,11 @@ def _packaged_minilm() -> Path | None:
 def _source(base: str) -> str:
     """Return the folder or hub id that is loaded."""
     if base in _MINILM_NAMES:
-        packaged = _packaged_minilm()
-        return MINILM if packaged is None else str(packaged)
-    return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
+        return str(_packaged_minilm() or MINILM)
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    return base
 
 
 def load_base(base: str, device: str | None = None) -> SentenceTransformer:
@@ -41,7 +43,9 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
     try:
         return SentenceTransformer(_source(base), device=device)
     except (OSError, ValueError, KeyError) as error:
-        hint = "pip install 'routerretriever[minilm]'" if base in _MINILM_NAMES else "check the name and the connection"
+        hint = "check the name and the connection"
+        if base in _MINILM_NAMES:
+            hint = "pip install 'routerretriever[minilm]'"
         raise ModelError(
             f"The base encoder '{base}' could not be loaded ({type(error).__name__}: {error}). Give a hub id "
             f"or a local path; {hint}."
@@ -66,12 +70,18 @@ def base_info(base: str) -> BaseInfo:
 def stated_licence(base: str) -> str | None:
     """Return the licence that the base's own card states, as hubs abbreviate it; ``None`` without a card."""
     source = _source(base)
-    card = Path(source) / "README.md" if Path(source).is_dir() else source
-    if isinstance(card, Path) and not card.is_file():
-        return None
+    card: str | Path = source
+    if Path(source).is_dir():
+        card = Path(source) / "README.md"
+        if not card.is_file():
+            return None
     try:
         data = ModelCard.load(card, ignore_metadata_errors=True).data
     except Exception:  # there is none, the hub is not asked, or the card cannot be parsed
         return None
-    stated = data.license if data.license != "other" else data.license_name or data.license
-    return stated if isinstance(stated, str) else None
+    stated = data.license
+    if stated == "other":
+        stated = data.license_name or stated
+    if not isinstance(stated, str):
+        return None
+    return stated

@@ -101,4 +101,6 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 def _computing_in(precision: str, model: DocumentEncoder) -> AbstractContextManager[object]:
     if precision == "int8":
         return model.encoder.in_int8()
-    return nullcontext() if precision == "fp32" else torch.autocast(model.device.type, dtype=torch.bfloat16)
+    if precision == "bf16":
+        return torch.autocast(model.device.type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -79,12 +79,19 @@ class EmbeddingCache:
 
     def vectors(self, texts: Sequence[str], encode: Encode) -> Vectors:
         """Return the vectors of ``texts`` (n, d), encoding only those that are not stored yet."""
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        keys = [_key(text) for text in texts]
         with self._connection() as connection:
             found = self._read(connection, set(keys))
-            missing = {text: key for key, text in zip(keys, texts, strict=True) if key not in found}
+            missing: dict[str, bytes] = {}
+            for key, text in zip(keys, texts, strict=True):
+                if key not in found:
+                    missing[text] = key
+
+            # Each block is committed, so that a kill costs one block at most.
             for block, fresh in encoded_blocks(missing, encode):
-                rows = [(missing[text], vector.tobytes()) for text, vector in zip(block, fresh, strict=True)]
+                rows: list[tuple[bytes, bytes]] = []
+                for text, vector in zip(block, fresh, strict=True):
+                    rows.append((missing[text], vector.tobytes()))
                 with connection:
                     connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
                 found.update(rows)
@@ -105,6 +112,10 @@ class EmbeddingCache:
 
     def count_missing(self, texts: Sequence[str]) -> int:
         """Return how many distinct texts would have to be encoded."""
-        keys = {hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts}
+        keys = set(map(_key, texts))
         with self._connection() as connection:
             return len(keys) - len(self._read(connection, keys))
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -37,7 +37,9 @@ def encode_routed(
     """
     state = encoder.state
     candidates, policy = state.candidates, state.policy
-    columns = [_ROUTED if expert is None else state.column(expert) for expert in experts or [None] * len(queries)]
+    columns: list[int] = []
+    for expert in experts or [None] * len(queries):
+        columns.append(_ROUTED if expert is None else state.column(expert))
     features = encoder.tokenized_queries(queries, prompt)
     mask = features["attention_mask"]
     pinned = torch.tensor(columns, device=mask.device)
@@ -48,9 +50,12 @@ def encode_routed(
         decisions.append(decision)
         if decision is not None and experts is None:
             return decision.weights
+
+        # Without a policy, the rows that are not pinned are the base's: column 0.
         fixed = one_hot(pinned.clamp(min=0), len(candidates)).to(route_embeddings.dtype)
-        routed = fixed if decision is None else decision.weights
-        return torch.where(pinned[:, None] >= 0, fixed, routed)
+        if decision is None:
+            return fixed
+        return torch.where(pinned[:, None] >= 0, fixed, decision.weights)
 
     with torch.inference_mode():
         result = encoder.forward_by(features, decide, state)

@@ -107,7 +107,9 @@ class LayeredPass:
         return self._answer(hidden)
 
     def _answer(self, hidden: Tensor) -> Any:
-        return (hidden,) if self.returns_tuple else hidden
+        if self.returns_tuple:
+            return (hidden,)
+        return hidden
 
     def _run_upper(self, deferred: DeferredLayers, hidden: Tensor) -> Tensor:
         """Route the rows of ``hidden`` (n, tokens, d), then run the deferred layers by groups."""

@@ -86,7 +86,9 @@ def silent_experts(encoder: ProbedEncoder, experts: Mapping[str, Adapter], toler
             names = remaining[start : start + _EXPERTS_AT_ONCE]
             adapters = [experts[name] for name in names]
             changes = _largest_changes(encoder, adapters, probe)
-            silent += [name for name, change in zip(names, changes, strict=True) if not change > tolerance]
+            for name, change in zip(names, changes, strict=True):
+                if not change > tolerance:  # true of NaN as well
+                    silent.append(name)
     return silent
 
 
@@ -97,10 +99,11 @@ def _largest_changes(encoder: ProbedEncoder, adapters: Sequence[Adapter], probe:
     (hidden,) = encoder.hidden_at_branch(features)
     base = encoder.finish(None, features, [hidden])
     count = len(adapters)
-    repeated = {
-        key: value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value
-        for key, value in features.items()
-    }
+    repeated: dict[str, Any] = {}
+    for key, value in features.items():
+        if isinstance(value, Tensor):
+            value = value.expand(count, *value.shape[1:])
+        repeated[key] = value
     one_each = torch.arange(count, device=hidden.device)[:, None]
     plan = GatheredPlan.of(adapters, one_each)
     vectors = encoder.finish(plan, repeated, [hidden] * count)

@@ -98,8 +98,8 @@ class EncodedQueries:
 
     def only(self, rows: Sequence[int]) -> Self:
         """Return some of the queries, in the given order."""
-        hidden = None if self.hidden is None else [self.hidden[row] for row in rows]
-        return replace(self, features=[self.features[row] for row in rows], hidden=hidden)
+        features = [self.features[row] for row in rows]
+        return replace(self, features=features, hidden=self._hidden_of(rows))
 
     def vectors(self, plan: Plan | None) -> Vectors:
         """Return sentence embeddings (n, d) of all queries under one plan; ``None`` is the plain base."""
@@ -116,12 +116,18 @@ class EncodedQueries:
 
     def batch(self, rows: Sequence[int]) -> tuple[dict[str, Any], list[Tensor] | None]:
         """Return padded features and the hidden states of some rows."""
-        features: dict[str, Any] = {
-            key: pad_sequence([self.features[row][key] for row in rows], batch_first=True) for key in self.features[0]
-        }
+        features: dict[str, Any] = {}
+        for key in self.features[0]:
+            unpadded = [self.features[row][key] for row in rows]
+            features[key] = pad_sequence(unpadded, batch_first=True)
         if self.prompt_length is not None:
             features["prompt_length"] = self.prompt_length
-        return features, None if self.hidden is None else [self.hidden[row] for row in rows]
+        return features, self._hidden_of(rows)
+
+    def _hidden_of(self, rows: Sequence[int]) -> list[Tensor] | None:
+        if self.hidden is None:
+            return None
+        return [self.hidden[row] for row in rows]
 
     def length(self, row: int) -> int:
         """Return the number of tokens of one query."""
@@ -140,5 +146,9 @@ def _without_padding(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
     ``pad_sequence`` pads with zeros later; the attention mask is zero there.
     """
     kept = batch["attention_mask"].bool()
-    by_token = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 2}
-    return [{key: value[row][mask] for key, value in by_token.items()} for row, mask in enumerate(kept)]
+    rows: list[dict[str, Tensor]] = [{} for _ in kept]
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.ndim == 2:
+            for row, mask in enumerate(kept):
+                rows[row][key] = value[row][mask]
+    return rows

@@ -83,10 +83,13 @@ class RoutedEncoder(BaseEncoder):
         super().__init__(transformer, head)
         layers = find_layers(transformer.model)
         self.num_layers = len(layers)
-        self.branch_layer = self.num_layers // 2 if branch_layer is None else branch_layer
-        self.route_layer = self.branch_layer if route_layer is None else route_layer
-        if self.route_layer == -1:
-            self.route_layer = self.num_layers
+        if branch_layer is None:
+            branch_layer = self.num_layers // 2
+        if route_layer is None:
+            route_layer = branch_layer
+        if route_layer == -1:
+            route_layer = self.num_layers
+        self.branch_layer, self.route_layer = branch_layer, route_layer
         check_layers(self.branch_layer, self.route_layer, self.num_layers)
 
         self.base = BaseInfo("unknown")
@@ -131,9 +134,9 @@ class RoutedEncoder(BaseEncoder):
         # Placing thousands of factors takes long, so those that are in place already stay.
         placed = {id(adapter) for adapter in self._state.experts.values()}
         like = next(iter(self.lora_layers.values())).weight.detach()
-        experts = {
-            name: adapter if id(adapter) in placed else adapter.placed(like) for name, adapter in state.experts.items()
-        }
+        experts: dict[str, Adapter] = {}
+        for name, adapter in state.experts.items():
+            experts[name] = adapter if id(adapter) in placed else adapter.placed(like)
         return replace(state, experts=experts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -325,8 +328,10 @@ class RoutedEncoder(BaseEncoder):
     @property
     def route_dimension(self) -> int:
         """Length of the route embeddings."""
+        if self.route_layer == self.num_layers:
+            return self.dimension
         hidden: int = self.transformer.model.config.hidden_size
-        return self.dimension if self.route_layer == self.num_layers else hidden
+        return hidden
 
     # -- storage -----------------------------------------------------------------------------------
 

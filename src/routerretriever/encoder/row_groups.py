@@ -77,8 +77,10 @@ def mixed_plan(state: ExpertState, weights: Tensor) -> GatheredPlan:
     """
     most = int((weights > 0).sum(dim=1).max())
     top = weights.topk(max(1, most), dim=1)
-    whole = bool((top.values == 1.0).all())
-    return GatheredPlan.of(list(state.experts.values()), top.indices, None if whole else top.values)
+    experts = list(state.experts.values())
+    if bool((top.values == 1.0).all()):
+        return GatheredPlan.of(experts, top.indices)
+    return GatheredPlan.of(experts, top.indices, top.values)
 
 
 def row_groups(weights: Tensor, tokens: int, state: ExpertState, plans: FusedPlans) -> list[RowGroup]:
@@ -146,4 +148,6 @@ def take_rows(value: Any, rows: Tensor | None, n_rows: int) -> Any:
     if isinstance(value, tuple):
         return tuple(take_rows(item, rows, n_rows) for item in value)
     by_row = isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == n_rows
-    return value[rows] if by_row and n_rows > 1 else value
+    if by_row and n_rows > 1:
+        return value[rows]
+    return value

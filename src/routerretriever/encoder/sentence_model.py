@@ -112,7 +112,8 @@ class RoutedSentenceModel(SentenceTransformer):
 
         Args:
             texts: any number of them.
-            precision: ``fp32``, ``bf16``, ``int8`` or ``auto``; see :func:`routerretriever.documents.encode_documents`.
+            precision: ``fp32``, ``bf16``, ``int8`` or ``auto``; see
+                :func:`routerretriever.encoder.bulk_documents.encode_documents`.
             progress: where to report.
         """
         precision = resolved_precision(precision, self.device)

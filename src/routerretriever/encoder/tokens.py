@@ -29,7 +29,8 @@ def beginning(text: str, tokenizer: Any, length: int | None) -> str:
     end = CHARACTERS_PER_TOKEN * length
     while end < len(text):
         space = _SPACE.search(text, end, 2 * end)
-        part = text[: space.start() if space else 2 * end]
+        cut = space.start() if space else 2 * end
+        part = text[:cut]
         if _count(part, tokenizer, length) == length:
             return part
         end *= 2

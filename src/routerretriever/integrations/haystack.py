@@ -188,14 +188,14 @@ class RoutedRetriever:
             FilterError: a filter names something that does not exist.
             ExpertError: there is no such expert.
         """
-        filters = self.filters if filters is None else filters
-        found = answer(
-            self._opened(),
-            [query],
-            self.top_k if top_k is None else top_k,
-            where=to_condition(filters) if filters else None,
-            expert=self.expert if expert is None else expert,
-        )[0]
+        if filters is None:
+            filters = self.filters
+        if top_k is None:
+            top_k = self.top_k
+        if expert is None:
+            expert = self.expert
+        where = to_condition(filters) if filters else None
+        found = answer(self._opened(), [query], top_k, where=where, expert=expert)[0]
         documents = [
             Document(id=hit.id, content=hit.text, meta=described(hit, found.expert), score=hit.score)
             for hit in found.hits
@@ -215,10 +215,14 @@ class RoutedRetriever:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, for a pipeline's file."""
+        index = self.index.uri if isinstance(self.index, Index) else str(self.index)
+        model: str | None = None
+        if self.model is not None:
+            model = _named(self.model)
         return default_to_dict(
             self,
-            index=self.index.uri if isinstance(self.index, Index) else str(self.index),
-            model=None if self.model is None else _named(self.model),
+            index=index,
+            model=model,
             top_k=self.top_k,
             filters=self.filters,
             expert=self.expert,

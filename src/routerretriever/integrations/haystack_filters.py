@@ -36,7 +36,9 @@ def _condition(filters: Mapping[str, Any], *, negated: bool) -> Condition:
         negated = negated or operator == "NOT"
         parts = [_condition(part, negated=negated) for part in filters.get("conditions", ())]
         # Haystack's NOT means that not all of them hold.
-        return {"not": {"and": parts}} if operator == "NOT" else {str(operator).lower(): parts}
+        if operator == "NOT":
+            return {"not": {"and": parts}}
+        return {str(operator).lower(): parts}
 
     if "field" not in filters or "value" not in filters or operator not in (*_COMPARISONS, *_LISTS):
         raise FilterError(
@@ -76,11 +78,17 @@ class _Field:
         test = self._test(_COMPARISONS[operator], value)
         if operator == "!=":
             return {"or": [self.absent, test]}
-        return {"and": [self.present, test]} if two_valued else test
+        if two_valued:
+            return {"and": [self.present, test]}
+        return test
 
     def in_list(self, values: Sequence[Any], *, negated: bool) -> Condition:
         given = [value for value in values if value is not None]
-        listed = {"and": [self.present, self._test("in", given)]} if given else self.nothing
+        listed = self.nothing
+        if given:
+            listed = {"and": [self.present, self._test("in", given)]}
         if len(given) < len(values):
             listed = {"or": [self.absent, listed]}
-        return {"not": listed} if negated else listed
+        if negated:
+            return {"not": listed}
+        return listed

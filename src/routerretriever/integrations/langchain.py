@@ -89,13 +89,13 @@ class RoutedRetriever(BaseRetriever):
         where: str | Condition | None = None,
         expert: str | None = None,
     ) -> list[Document]:
-        found = answer(
-            self.index,
-            [query],
-            self.k if k is None else k,
-            where=self.where if where is None else where,
-            expert=self.expert if expert is None else expert,
-        )[0]
+        if k is None:
+            k = self.k
+        if where is None:
+            where = self.where
+        if expert is None:
+            expert = self.expert
+        found = answer(self.index, [query], k, where=where, expert=expert)[0]
         return [
             Document(id=hit.id, page_content=hit.text, metadata=described(hit, found.expert) | {"score": hit.score})
             for hit in found.hits

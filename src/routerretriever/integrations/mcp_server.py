@@ -72,6 +72,7 @@ def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer
         except RouterRetrieverError as error:
             raise ToolError(str(error)) from error
 
-    for tool in (search, route) if index is not None else (route,):
-        server.add_tool(tool, annotations=reads)
+    if index is not None:
+        server.add_tool(search, annotations=reads)
+    server.add_tool(route, annotations=reads)
     return server

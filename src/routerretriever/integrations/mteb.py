@@ -83,7 +83,9 @@ def _revision(model: RouterRetriever) -> str:
     policy = state.policy
     digest = hashlib.blake2b(model.fingerprint.encode(), digest_size=8)
     scalings = [adapter.scaling for adapter in state.experts.values()]
-    settings = None if policy is None else policy.settings()
+    settings: dict[str, Any] | None = None
+    if policy is not None:
+        settings = policy.settings()
     content = [list(state.experts), scalings, settings]
     digest.update(json.dumps(content, sort_keys=True, default=str).encode())
     for tensor in _expert_tensors(state):
@@ -96,7 +98,9 @@ def _revision(model: RouterRetriever) -> str:
 
 def training_datasets(model: RouterRetriever, known: Mapping[str, Iterable[str]]) -> set[str] | None:
     """Return the MTEB tasks that any part of this model was trained on; ``None`` if that is unknown."""
-    base = set(known[BASE]) if BASE in known else _of_base(model.encoder.base.id)
+    base: Iterable[str] | None = known.get(BASE)
+    if base is None:
+        base = _of_base(model.encoder.base.id)
     if base is None:
         return None
     names = set(base)

@@ -19,7 +19,9 @@ def opened_model(model: RouterRetriever | str | Path, device: str | None = None)
     Raises:
         FormatError: there is none.
     """
-    return model if isinstance(model, RouterRetriever) else RouterRetriever.from_pretrained(model, device=device)
+    if isinstance(model, RouterRetriever):
+        return model
+    return RouterRetriever.from_pretrained(model, device=device)
 
 
 def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path | None = None) -> Index:
@@ -31,7 +33,9 @@ def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path 
     """
     if isinstance(index, Index):
         return index
-    return Index.open(index, None if model is None else opened_model(model))
+    if model is None:
+        return Index.open(index)
+    return Index.open(index, opened_model(model))
 
 
 def pinned(model: RouterRetriever, expert: str | None) -> str | None:
