@@ -108,7 +108,10 @@ class _SavedModel:
             history = History(self.root)
         except HistoryError:
             return None
-        return next((e.number for e in reversed(history.entries) if fits(e) and not history.missing(e)), None)
+        for entry in reversed(history.entries):
+            if fits(entry) and not history.missing(entry):
+                return entry.number
+        return None
 
 
 def _findings(model: _SavedModel) -> Iterator[Finding]:
@@ -171,9 +174,11 @@ def _history(model: _SavedModel) -> Iterator[Finding]:
         fix = f"Put back what was saved: routerretriever experts rollback {model.path} {last.number}"
     for file, digest in last.files.items():
         if now.get(file) != digest and file != CARD:
-            state = "is missing" if file not in now else "is not what was saved"
+            severity, state = ERROR, "is missing"
+            if file in now:
+                severity, state = WARNING, "is not what was saved"
             yield Finding(
-                severity=WARNING if file in now else ERROR,
+                severity=severity,
                 check="files",
                 subject=file,
                 message=f"{file} {state}.",
@@ -233,7 +238,9 @@ def _silent(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str
     for name in encoder.silent_experts(experts):
         factors = experts[name].parameters()
         broken = not all(bool(torch.isfinite(factor).all()) for factor in factors)
-        message = "Its weights are not finite." if broken else "It changes no query vector: its LoRA delta is zero."
+        message = "It changes no query vector: its LoRA delta is zero."
+        if broken:
+            message = "Its weights are not finite."
         yield Finding(
             severity=ERROR,
             check="silent",
@@ -326,7 +333,9 @@ def _coverage(model: _SavedModel, library: PilotLibrary, policy: RoutingPolicy) 
     gaps = library.unmeasured()
     for name, missing in gaps.items():
         everywhere = len(missing) == len(library.collections())
-        where = "anywhere, so nothing is routed to it" if everywhere else f"on {', '.join(missing)}"
+        where = f"on {', '.join(missing)}"
+        if everywhere:
+            where = "anywhere, so nothing is routed to it"
         fix = f"Measure it: {model.measure(missing)}"
         yield Finding(
             severity=WARNING,

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from routerretriever.cli import experts, index
 from routerretriever.cli.common import QueryCommand, guarded
+from routerretriever.cli.doctor import doctor
 from routerretriever.cli.evaluate import bench, evaluate
 from routerretriever.cli.feedback import feedback
 from routerretriever.cli.library import library
@@ -57,7 +58,7 @@ _add(pull)
 _add(evaluate)
 _add(bench)
 _add(synthesize)
-_add(experts.doctor)
+_add(doctor)
 _add(feedback)
 
 

@@ -1,9 +1,8 @@
-"""The verbs of ``routerretriever experts``, and ``doctor``: experts come, go, and are looked at."""
+"""The verbs of ``routerretriever experts``: list, add, remove, rename, compare and combine them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,14 +22,14 @@ from routerretriever.cli.common import (
     load_collection,
     load_model,
 )
-from routerretriever.cli.formatting import out, print_json, say
+from routerretriever.cli.expert_log import log, rollback
+from routerretriever.cli.formatting import MISSING, out, points, print_json, say
 from routerretriever.errors import ExpertError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
     from routerretriever.experts.harm_report import HarmReport
     from routerretriever.model import RouterRetriever
-    from routerretriever.storage.history_entry import Entry
 
 
 class _ExpertsGroup(DefaultGroup):
@@ -70,9 +69,11 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
 
     table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
     for key, info in loaded.experts.items():
-        gain = marked(f"{100 * info.gain:+.1f}", info.gain_on_generated)
-        scores = (f"{100 * info.base_ndcg:.1f}", f"{100 * info.expert_ndcg:.1f}", gain)
-        table.add_row(key, info.trained_on, str(info.queries or "–"), *(scores if info.held_out else ("–",) * 3))
+        scores = [MISSING] * 3
+        if info.held_out:
+            gain = marked(points(info.gain, signed=True), info.gain_on_generated)
+            scores = [points(info.base_ndcg), points(info.expert_ndcg), gain]
+        table.add_row(key, info.trained_on, str(info.queries or MISSING), *scores)
     out.print(table)
 
 
@@ -139,7 +140,9 @@ def add(
             progress=Bars(),
         )
     if as_json:
-        harm = None if report is None else report.to_dict()
+        harm: dict[str, Any] | None = None
+        if report is not None:
+            harm = report.to_dict()
         print_json({"expert": added, "base": loaded.encoder.base.id, "experts": _rows(loaded), "harm": harm})
         return
     if report is not None:
@@ -178,8 +181,11 @@ def _show_effects(report: HarmReport) -> None:
     table = Table("collection", "queries", "base", "without", "with", "change", "p", "routed to it")
     for effect in report.effects:
         style = "bold red" if effect in report.harmed else ""
+        collection = effect.collection
+        if not effect.in_library:
+            collection += " (new)"
         table.add_row(
-            effect.collection if effect.in_library else f"{effect.collection} (new)",
+            collection,
             str(effect.queries),
             *(f"{100 * value:.1f}" for value in (effect.base, effect.before, effect.after)),
             f"{100 * effect.change:+.1f}",
@@ -228,20 +234,24 @@ def diff(
     from routerretriever.experts.compare import diff_experts
 
     loaded = load_model(model, device)
-    found = diff_experts(loaded, a, b, None if other is None else load_model(other, device))
+    of_b: RouterRetriever | None = None
+    if other is not None:
+        of_b = load_model(other, device)
+    found = diff_experts(loaded, a, b, of_b)
     if as_json:
         print_json(found.to_dict())
         return
-    say(
-        f"LoRA deltas: norm {found.norm_a:.3f} and {found.norm_b:.3f}, cosine {found.cosine:+.3f}"
-        + (" (the same, factor by factor)" if found.same else "")
-    )
+
+    same = ""
+    if found.same:
+        same = " (the same, factor by factor)"
+    say(f"LoRA deltas: norm {found.norm_a:.3f} and {found.norm_b:.3f}, cosine {found.cosine:+.3f}{same}")
     facts = Table("", a, b)
     for key, (first, second) in {**found.cards, **found.config}.items():
         facts.add_row(key, _shown(first), _shown(second))
     for collection, gains in found.gains.items():
         label = loaded.library.label(collection) if loaded.library else collection
-        facts.add_row(f"gain on {label}", *("–" if g is None else f"{100 * g:+.1f}" for g in gains))
+        facts.add_row(f"gain on {label}", *map(_shown_gain, gains))
     out.print(facts)
     layers = Table("layer", f"norm of {a}", f"norm of {b}", "cosine", "overlap of inputs")
     for name, layer in found.layers.items():
@@ -251,7 +261,15 @@ def diff(
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _shown_gain(gain: float | None) -> str:
+    if gain is None:
+        return MISSING
+    return points(gain, signed=True)
 
 
 @command
@@ -274,8 +292,10 @@ def merge(
     """
     from routerretriever.experts.combine import merge_experts
 
+    given: list[float] | None = None
     try:
-        given = None if weights is None else [float(weight) for weight in weights.split(",")]
+        if weights is not None:
+            given = [float(weight) for weight in weights.split(",")]
     except ValueError as error:
         raise ExpertError(f"--weights '{weights}' are not numbers with commas between, as in 0.5,0.5.") from error
     with changed_model(model, device) as loaded:
@@ -292,115 +312,5 @@ def merge(
     )
 
 
-@command
-def log(
-    model: Model,
-    prune: Annotated[
-        int | None, typer.Option(min=1, help="Drop the files of all but so many newest entries.", show_default=False)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what was done to the experts of MODEL, and what the kept versions take."""
-    from routerretriever.storage.history import History
-    from routerretriever.storage.hub_download import is_download, own_folder, read_folder
-    from routerretriever.storage.locks import changing
-    from routerretriever.storage.model_folder import read_model_info
-
-    folder = read_folder(model) if prune is None else own_folder(model)
-    read_model_info(folder)
-    with nullcontext() if prune is None else changing(folder):
-        history = History(folder)
-        pruned = None if prune is None else history.prune(prune)
-    if as_json:
-        entries = [entry.to_dict() | {"restorable": not history.missing(entry)} for entry in history.entries]
-        dropped = None if pruned is None else {"files": pruned.files, "bytes": pruned.bytes, "entries": pruned.entries}
-        print_json({"entries": entries, "bytes": history.size(), "pruned": dropped})
-        return
-    table = Table("entry", "time (UTC)", "what", "kept")
-    for entry in history.entries:
-        table.add_row(
-            str(entry.number),
-            entry.time[:19].replace("T", " "),
-            _told(entry),
-            "no" if history.missing(entry) else "yes",
-        )
-    out.print(table)
-    if pruned is not None:
-        say(f"Dropped {pruned.files} files, {pruned.bytes / 2**20:.1f} MiB.")
-    if is_download(folder):
-        say("A model on the hub has no log: that stays with the folder it was pushed from.")
-        return
-    say(f"The kept versions take {history.size() / 2**20:.1f} MiB.")
-
-
-def _told(entry: Entry) -> str:
-    return "\n".join(_sentence(action) for action in entry.actions)
-
-
-def _sentence(action: Any) -> str:
-    from routerretriever.routing.pilot_library import marked
-
-    what, generated = action["what"], action.get("generated", False)
-    if what == "measured":
-        return f"measured on {marked(action['collection'], generated)}: {_gains(action['gains'])}"
-    if what == "feedback":
-        groups = "; ".join(f"{group}: {_gains(gains)}" for group, gains in action["groups"].items())
-        return f"learnt from feedback, batch {action['batch']} ({groups})"
-    if what == "feedback undone":
-        return f"took back feedback batch {action['batch']}"
-    if what == "renamed":
-        return f"renamed {action['was']} to {action['expert']}"
-    if what == "rolled back":
-        return f"rolled back to {action['to']}"
-    about = action.get("expert") or action.get("collection") or action.get("base") or ", ".join(action.get("files", ()))
-    gain = ""
-    if "expert_ndcg" in action:
-        points = f"held-out gain {100 * (action['expert_ndcg'] - action['base_ndcg']):+.1f}"
-        gain = f" ({marked(points, generated)})"
-    return f"{what} {about or ', '.join(action.get('experts', ()))}{gain}"
-
-
-def _gains(gains: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * gain:+.1f}" for name, gain in gains.items())
-
-
-@command
-def rollback(
-    model: OwnModel,
-    entry: Annotated[int, typer.Argument(metavar="ENTRY", help="Its number in the log.", show_default=False)],
-    as_json: AsJson = False,
-) -> None:
-    """Return experts, gains and card of MODEL to the state of an entry of its log, bit for bit."""
-    from routerretriever.storage.history import History
-    from routerretriever.storage.hub_download import own_folder
-    from routerretriever.storage.locks import changing
-
-    folder = own_folder(model)
-    with changing(folder):
-        new = History(folder).rollback(entry)
-    if as_json:
-        print_json(new.to_dict())
-        return
-    say(
-        f"{model} is as it was at entry {entry}, with the experts {', '.join(new.experts) or 'none'}. To undo this: "
-        f"routerretriever experts rollback {model} {new.number - 1}"
-    )
-
-
-def doctor(model: Model, as_json: AsJson = False) -> None:
-    """Say what is wrong with MODEL and what to do about it; exit code 1 if something is an error."""
-    from routerretriever.doctor import ERROR, diagnose
-
-    findings = diagnose(model)
-    if as_json:
-        print_json({"findings": [finding.to_dict() for finding in findings]})
-    else:
-        for finding in findings:
-            color = {"error": "bold red", "warning": "yellow"}.get(finding.severity, "dim")
-            what = f" {finding.check}, {finding.subject}: {finding.message}"
-            say(Text.assemble((finding.severity, color), what))
-            say(f"  {finding.fix}")
-        if not findings:
-            say("Nothing is wrong.")
-    if any(finding.severity == ERROR for finding in findings):
-        raise typer.Exit(1)
+command(log)
+command(rollback)

@@ -18,35 +18,50 @@ if TYPE_CHECKING:
     from routerretriever.feedback import FeedbackReport
     from routerretriever.model import RouterRetriever
 
+LogFile = Annotated[
+    str | None,
+    typer.Argument(metavar="[LOG.jsonl]", help="The log; with --undo a batch.", show_default=False),
+]
+ShownIndex = Annotated[str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")]
+PositionBias = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=3.0,
+        help="Exponent eta: rank r is seen with probability 1 / r^eta. 0: no correction.",
+    ),
+]
+Clip = Annotated[float, typer.Option(min=1.0, help="Largest weight of a click after the correction.")]
+MinClicks = Annotated[
+    int,
+    typer.Option(min=1, help="Fewest clicks (or relevant documents) with which a group of queries is applied."),
+]
+Weight = Annotated[
+    float,
+    typer.Option(min=0.01, max=1.0, help="Weight of a logged query; one measured with judgements weighs 1."),
+]
+OnError = Annotated[Literal["stop", "skip"], typer.Option(help="At an unusable line: stop, or skip it.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report only; do not change MODEL.")]
+ReportFolder = Annotated[Path | None, typer.Option("--out", help="Write an HTML page and JSON here.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Undo a batch: the one named, or the last.")]
+Listed = Annotated[bool, typer.Option("--list", help="List the batches in MODEL.")]
+
 _SHOWN_PROBLEMS, _SHOWN_EXAMPLES = 5, 3
 
 
 def feedback(
     model: Model,
-    log: Annotated[
-        str | None, typer.Argument(metavar="[LOG.jsonl]", help="The log; with --undo a batch.", show_default=False)
-    ] = None,
-    index: Annotated[str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")] = None,
-    position_bias: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=3.0,
-            help="Exponent eta: rank r is seen with probability 1 / r^eta. 0: no correction.",
-        ),
-    ] = 1.0,
-    clip: Annotated[float, typer.Option(min=1.0, help="Largest weight of a click after the correction.")] = 10.0,
-    min_clicks: Annotated[
-        int, typer.Option(min=1, help="Fewest clicks (or relevant documents) with which a group of queries is applied.")
-    ] = 30,
-    weight: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Weight of a logged query; one measured with judgements weighs 1.")
-    ] = 0.5,
-    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="At an unusable line: stop, or skip it.")] = "stop",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only; do not change MODEL.")] = False,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Write an HTML page and JSON here.")] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Undo a batch: the one named, or the last.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="List the batches in MODEL.")] = False,
+    log: LogFile = None,
+    index: ShownIndex = None,
+    position_bias: PositionBias = 1.0,
+    clip: Clip = 10.0,
+    min_clicks: MinClicks = 30,
+    weight: Weight = 0.5,
+    on_error: OnError = "stop",
+    dry_run: DryRun = False,
+    out_dir: ReportFolder = None,
+    undo: Undo = False,
+    listed: Listed = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +69,7 @@ def feedback(
 
     The experts do not change. A batch can be undone to the last bit.
     """
-    from routerretriever.feedback import FeedbackConfig, apply_feedback, undo_feedback
+    from routerretriever.feedback import FeedbackConfig, apply_feedback
     from routerretriever.feedback.report import to_dict, write_report
     from routerretriever.index.index import Index
 
@@ -73,22 +88,32 @@ def feedback(
         _list(load_model(model, device), as_json)
         return
     if undo:
-        with changed_model(model, device) as loaded:
-            gone = undo_feedback(loaded, log)
-        if as_json:
-            print_json({"model": str(model), "undone": gone})
-        else:
-            say(f"Batch {gone} was undone.")
+        _undo(model, log, device, as_json)
         return
-    with nullcontext(load_model(model, device)) if dry_run else changed_model(model, device) as loaded:
+
+    opened = nullcontext(load_model(model, device)) if dry_run else changed_model(model, device)
+    with opened as loaded:
         report = apply_feedback(loaded, str(log), Index.open(str(index), loaded), config, progress=Bars())
-    page = None if out_dir is None else write_report(report, out_dir, model=str(model))
+    page: Path | None = None
+    if out_dir is not None:
+        page = write_report(report, out_dir, model=str(model))
     if as_json:
         print_json(to_dict(report, str(model)) | {"model": str(model), "dry_run": dry_run})
         return
     _show(report, str(model), dry_run)
     if page is not None:
         say(str(page))
+
+
+def _undo(model: str, batch: str | None, device: str | None, as_json: bool) -> None:
+    from routerretriever.feedback import undo_feedback
+
+    with changed_model(model, device) as loaded:
+        gone = undo_feedback(loaded, batch)
+    if as_json:
+        print_json({"model": model, "undone": gone})
+    else:
+        say(f"Batch {gone} was undone.")
 
 
 def _list(model: RouterRetriever, as_json: bool) -> None:

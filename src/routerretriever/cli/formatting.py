@@ -51,7 +51,9 @@ def points(value: float, *, signed: bool = False) -> str:
     """Return a measure between 0 and 1 in points of 100, with one decimal."""
     if math.isnan(value):
         return MISSING
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    if signed:
+        return f"{100 * value:+.1f}"
+    return f"{100 * value:.1f}"
 
 
 def _finite(content: Any) -> Any:

@@ -62,10 +62,15 @@ def library(
     """
     from routerretriever.change_model import change_after
 
+    # The options are in points, the policy's settings are not.
+    if margin is not None:
+        margin /= 100
+    if mix_temperature is not None:
+        mix_temperature /= 100
     settings: dict[str, Any] = {
-        "margin": None if margin is None else margin / 100,
+        "margin": margin,
         "mix": mix,
-        "mix_temperature": None if mix_temperature is None else mix_temperature / 100,
+        "mix_temperature": mix_temperature,
         "partial_weight": partial_weight,
         "fallback_weight": fallback_weight,
         "abstain": abstain,
@@ -91,12 +96,15 @@ def library(
 
 def _library_facts(built: PilotLibrary, rule: str) -> dict[str, Any]:
     space = built.space
+    reject, trust = None, None
+    if space is not None:
+        reject, trust = space.reject_threshold, space.trust_threshold
     return {
         "router": rule,
         "experts": built.experts,
         "pilots": {name: built.sources.count(name) for name in built.groups()},
-        "reject_threshold": None if space is None else space.reject_threshold,
-        "trust_threshold": None if space is None else space.trust_threshold,
+        "reject_threshold": reject,
+        "trust_threshold": trust,
         "unmeasured": built.unmeasured(),
     }
 

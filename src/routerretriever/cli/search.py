@@ -96,7 +96,8 @@ def search(
     # Before the model is loaded, which takes seconds.
     check_mode(mode)
     check_queries([query])
-    opened = Index.open(index, None if model is None else load_model(model, device))
+    loaded = None if model is None else load_model(model, device)
+    opened = Index.open(index, loaded)
     found = answer(opened, [query], k, expert=expert, where=where, exact=exact, mode=cast("Mode", mode))[0]
     if as_json:
         hits = [hit.to_dict() for hit in found.hits]
@@ -121,7 +122,9 @@ def _show_hits(hits: Sequence[Hit], expert: str | None) -> None:
         say(Text.assemble("expert: ", (expert, "bold green")))
     table = Table("", "score", "id", "collection", "text", box=None)
     for rank, hit in enumerate(hits, start=1):
-        text = f"{hit.title}: {hit.text}" if hit.title else hit.text
+        text = hit.text
+        if hit.title:
+            text = f"{hit.title}: {hit.text}"
         shown = text[:_SHOWN_CHARACTERS]
         table.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.collection, shown)
     show_table(table)

@@ -118,7 +118,10 @@ def mcp(
     # A library that prints a greeting would break the protocol.
     with redirect_stdout(sys.stderr):
         loaded = load_model(model, device)
-        server = make_server(loaded, None if index is None else Index.open(index, loaded))
+        opened: Index | None = None
+        if index is not None:
+            opened = Index.open(index, loaded)
+        server = make_server(loaded, opened)
     server.run()
 
 

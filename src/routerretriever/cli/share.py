@@ -81,7 +81,7 @@ def push(
         raise ExpertError("--data-licence needs an expert and a licence, as in ops=cc-by-4.0.")
 
     # A repository that exists keeps its visibility unless --private is given.
-    hidden = True if private else None
+    hidden = private or None
     loaded = load_model(model, device)
     if expert is None:
         url = push_model(loaded, name, licence=licence, data_licences=stated, private=hidden)
