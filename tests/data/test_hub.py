@@ -81,7 +81,7 @@ def test_a_column_id_is_read_and_scalar_fields_are_kept(publish):
         ),
         (
             {"qrels": {"query": ["q1"], "corpus-id": ["d1"], "score": [1]}},
-            r"org/mini-qrels, validation, row 1: expected the columns query-id, corpus-id and score, found query,",
+            r"org/mini-qrels, validation: expected the columns query-id, corpus-id, score, found query,",
         ),
         ({"qrels": QRELS | {"score": [0.5]}}, r"org/mini-qrels, validation, row 1: the grade 0.5 is not a whole"),
         ({"qrels": QRELS | {"corpus-id": ["d9"]}}, r"org/mini-qrels, validation, row 1: the judgement names document"),

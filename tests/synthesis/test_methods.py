@@ -9,7 +9,8 @@ from documents import texts
 from routerretriever.data.document import Document
 from routerretriever.synthesis.crops import LONGEST, crops
 from routerretriever.synthesis.passages import MIN_PASSAGES, Passages
-from routerretriever.synthesis.titles import Statistics, titles, words_of
+from routerretriever.synthesis.titles import titles
+from routerretriever.synthesis.word_statistics import Statistics, words_of
 
 ESSAY = """# Kestrel operations
 

@@ -7,8 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from routerretriever.data.pairs import PairCollector, Records, are_pairs
-from routerretriever.data.qrels import judgement_of
-from routerretriever.data.raw_collection import RawCollection
+from routerretriever.data.qrels import judgement_columns, whole_grade
+from routerretriever.data.raw_collection import Judgement, RawCollection
 from routerretriever.errors import CollectionError, MissingExtraError
 
 _QRELS_CONFIGURATIONS = ("default", "qrels")
@@ -78,8 +78,11 @@ def _read_parts(datasets: ModuleType, name: str, configurations: list[str], stri
     place = (f"{name}-qrels",) if own is None else (name, own)
     qrels = _attempt(place[0], datasets.load_dataset, *place)
     for split, rows in qrels.items():
-        for where, row in _placed(f"{'/'.join(place)}, {split}", rows):
-            raw.judge(split, judgement_of(row, where, strict))
+        at = f"{'/'.join(place)}, {split}"
+        query_id, document_id, grade = judgement_columns(rows.column_names, at, strict)
+        for where, row in _placed(at, rows):
+            judged = str(row[query_id]), str(row[document_id]), whole_grade(row[grade], where)
+            raw.judge(split, Judgement(where, *judged))
     return raw
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,26 @@ from routerretriever.data.jsonl import read_lines
 from routerretriever.data.raw_collection import Judgement
 from routerretriever.errors import CollectionError
 
-_QUERY = ("query-id", "query_id", "queryid", "qid")
-_DOCUMENT = ("corpus-id", "corpus_id", "corpusid", "doc-id", "doc_id", "docid")
-_GRADE = ("score", "relevance", "label", "grade")
-_COLUMNS = (_QUERY, _DOCUMENT, _GRADE)
-_ROW_NUMBERS = ("", "__index_level_0__", "unnamed: 0")
+_WANTED = ("query-id", "corpus-id", "score")
+_MEANINGS = {
+    "query-id": "query-id",
+    "query_id": "query-id",
+    "queryid": "query-id",
+    "qid": "query-id",
+    "corpus-id": "corpus-id",
+    "corpus_id": "corpus-id",
+    "corpusid": "corpus-id",
+    "doc-id": "corpus-id",
+    "doc_id": "corpus-id",
+    "docid": "corpus-id",
+    "score": "score",
+    "relevance": "score",
+    "label": "score",
+    "grade": "score",
+}
+"""Names of columns that are understood, in lower case, and what they mean."""
 
+_ROW_NUMBERS = ("", "__index_level_0__", "unnamed: 0")
 _LARGEST = 2**31 - 1  # what the measures compute with
 
 
@@ -26,50 +40,39 @@ def read_qrels(path: Path) -> Iterator[Judgement]:
     Raises:
         CollectionError: a line has other columns, or a grade is not a whole number.
     """
-    order = (0, 1, 2)
+    places = [0, 1, 2]
     for number, (where, line) in enumerate(read_lines(path)):
         cells = line.rstrip("\r\n").split("\t")
-        if len(cells) != len(_COLUMNS):
+        if len(cells) != len(_WANTED):
             raise CollectionError(f"{where}: expected 'query-id<TAB>corpus-id<TAB>score', found {line.rstrip()!r}.")
         if number == 0 and not _is_number(cells[2]):
-            order = _places(cells, where)
+            places = [cells.index(name) for name in judgement_columns(cells, where)]
             continue
-        query_id, document_id, grade = (cells[place] for place in order)
+        query_id, document_id, grade = [cells[place] for place in places]
         yield Judgement(where, query_id, document_id, whole_grade(grade, where))
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _places(header: Sequence[str], where: str) -> tuple[int, int, int]:
-    """Return the places of the query id, the document id and the grade."""
-    folded = [name.strip().casefold() for name in header]
-    found = [[folded.index(name) for name in names if name in folded] for names in _COLUMNS]
-    if any(len(places) != 1 for places in found):
-        raise CollectionError(
-            f"{where}: expected the columns 'query-id<TAB>corpus-id<TAB>score', found {', '.join(map(repr, header))}."
-        )
-    return found[0][0], found[1][0], found[2][0]
-
-
-def judgement_of(row: Mapping[str, Any], where: str, strict: bool) -> Judgement:
-    """Return the judgement in a row of a hub data set.
+def judgement_columns(names: Sequence[str], where: str, strict: bool = True) -> list[str]:
+    """Return the names of the columns of query id, document id and grade, in this order.
 
     Raises:
-        CollectionError: a column is missing, or ``strict`` and one is not understood.
+        CollectionError: one is missing or there twice, or ``strict`` and another column is
+            not understood.
     """
-    names = {name.strip().casefold(): name for name in row}
-    extra = names.keys() - {*_QUERY, *_DOCUMENT, *_GRADE, *_ROW_NUMBERS}
-    found = [[names[name] for name in choices if name in names] for choices in _COLUMNS]
-    if any(len(columns) != 1 for columns in found) or (extra and strict):
-        raise CollectionError(f"{where}: expected the columns query-id, corpus-id and score, found {', '.join(row)}.")
-    query_id, document_id, grade = (row[columns[0]] for columns in found)
-    return Judgement(where, str(query_id), str(document_id), whole_grade(grade, where))
+    found: dict[str, str] = {}
+    unclear = False
+    for name in names:
+        folded = name.strip().casefold()
+        meaning = _MEANINGS.get(folded)
+        if meaning is None:
+            unclear |= strict and folded not in _ROW_NUMBERS
+        else:
+            unclear |= meaning in found
+            found[meaning] = name
+
+    if unclear or len(found) < len(_WANTED):
+        raise CollectionError(f"{where}: expected the columns {', '.join(_WANTED)}, found {', '.join(names)}.")
+    return [found[meaning] for meaning in _WANTED]
 
 
 def whole_grade(given: Any, where: str) -> int:
@@ -88,3 +91,11 @@ def whole_grade(given: Any, where: str) -> int:
             "relevant, and 1, 2, … for relevant."
         )
     return int(grade)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -34,8 +34,13 @@ class Split:
     def restrict(self, query_ids: Iterable[str]) -> Split:
         """Return only these queries, in their original order."""
         wanted = set(query_ids)
-        kept = {query_id: text for query_id, text in self.queries.items() if query_id in wanted}
-        return Split(self.name, kept, {query_id: self.qrels[query_id] for query_id in kept})
+        queries: dict[str, str] = {}
+        qrels: dict[str, Mapping[str, int]] = {}
+        for query_id, text in self.queries.items():
+            if query_id in wanted:
+                queries[query_id] = text
+                qrels[query_id] = self.qrels[query_id]
+        return Split(self.name, queries, qrels)
 
     def without_copies_of(self, other: Split) -> Split:
         """Return only the queries whose text is not among those of another split."""
@@ -63,7 +68,6 @@ def part_held_out(train: Split) -> tuple[Split, Split]:
             break
         held_out += query_ids
 
-    chosen = set(held_out)
-    remaining = train.restrict(q for q in train.queries if q not in chosen)
-    part = train.restrict(chosen)
+    remaining = train.restrict(train.queries.keys() - held_out)
+    part = train.restrict(held_out)
     return remaining, Split("train (held out)", part.queries, part.qrels)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from routerretriever.synthesis.passages import Passage
 from routerretriever.synthesis.queries import Generated
+from routerretriever.synthesis.word_statistics import WORD, Statistics, lower_words, words_of
 
 WEIGHTS = {"heading": 3, "sentence": 4, "phrase": 3, "keywords": 6}
 """How often each kind is drawn; a kind that a passage has nothing for is left out."""
@@ -32,14 +30,6 @@ SALIENT = 20
 
 HEADING_WORDS = 20
 SENTENCE_WORDS = 24
-COMMON = 0.2
-"""A word of more than this share of all passages is a function word."""
-
-COUNTED = 50_000
-"""Most passages that frequencies are counted on."""
-
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SENTENCE_END = re.compile(r"(?<=[.!?;。！？])\s+|\n+")
 _MARKDOWN_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _BREAK = re.compile(r"[^\w\s'’-]+|\n+")
@@ -72,48 +62,6 @@ def titles(
                 yield Generated(passage, text, "titles")
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words of a text; ``readFile`` and ``read_file`` are two words each."""
-    return _WORD.findall(_HUMP.sub(" ", text))
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """How rare words are in a collection.
-
-    Attributes:
-        idf: word → inverse document frequency.
-        common: function words.
-    """
-
-    idf: dict[str, float]
-    common: frozenset[str]
-
-    @classmethod
-    def of(cls, passages: Sequence[Passage]) -> Statistics:
-        """Count the words of at most ``COUNTED`` passages, in the order of their hashes."""
-        counted = sorted(passages, key=lambda passage: passage.key)[:COUNTED]
-        vectorizer = TfidfVectorizer(analyzer=_lower_words)
-        vectorizer.fit(passage.content for passage in counted)
-        idf = dict(zip(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.tolist(), strict=True))
-        frequent = TfidfVectorizer(analyzer=_lower_words, min_df=max(COMMON, 3 / len(counted)))
-        try:
-            frequent.fit(passage.content for passage in counted)
-            common = frozenset(frequent.get_feature_names_out().tolist())
-        except ValueError:  # no word is that frequent
-            common = frozenset()
-        return cls(idf, common | ENGLISH_STOP_WORDS)
-
-    def weights(self, words: Sequence[str]) -> dict[str, float]:
-        """Return word → tf-idf within a passage, without function words and numbers."""
-        counts = Counter(word.lower() for word in words)
-        return {
-            word: (1 + (count > 1)) * self.idf.get(word, 0.0)
-            for word, count in counts.items()
-            if word not in self.common and len(word) > 1 and not word.isdigit()
-        }
-
-
 @dataclass(slots=True)
 class _Offers:
     """What queries can be made of; headings and sentences are used up as they are drawn."""
@@ -143,19 +91,15 @@ class _Offers:
         return {"heading": self.headings, "sentence": self.sentences, "phrase": self.phrases}[kind]
 
 
-def _lower_words(text: str) -> list[str]:
-    return [word.lower() for word in words_of(text)]
-
-
 def _offers(passage: Passage, statistics: Statistics) -> _Offers:
     weights = statistics.weights(words_of(passage.content))
     salient = sorted(weights, key=lambda word: (-weights[word], word))[:SALIENT]
-    order = {word: number for number, word in reversed(list(enumerate(_lower_words(passage.content))))}
+    in_order = dict.fromkeys(lower_words(passage.content))
     return _Offers(
-        _headings(passage),
-        _sentences(passage),
-        _phrases(passage, statistics, weights),
-        sorted(salient, key=lambda word: order[word]),
+        headings=_headings(passage),
+        sentences=_sentences(passage),
+        phrases=_phrases(passage, statistics, weights),
+        keywords=[word for word in in_order if word in salient],
     )
 
 
@@ -163,22 +107,34 @@ def _headings(passage: Passage) -> list[str]:
     """Return title, Markdown headings, and a first line that does not end like a sentence."""
     found = [passage.title, *_MARKDOWN_HEADING.findall(passage.text)]
     first, _, rest = passage.text.strip().partition("\n")
-    if rest.strip() and not first.startswith("#") and not first.rstrip().endswith((".", ",", ";")):
+    is_sentence = first.rstrip().endswith((".", ",", ";"))
+    if rest.strip() and not first.startswith("#") and not is_sentence:
         found.append(first)
-    clean = (" ".join(heading.split()) for heading in found)
-    return list(dict.fromkeys(heading for heading in clean if 0 < len(heading.split()) <= HEADING_WORDS))
+    return _different(found, lambda words: 0 < len(words) <= HEADING_WORDS)
 
 
 def _sentences(passage: Passage) -> list[str]:
-    sentences = (" ".join(sentence.split()) for sentence in _SENTENCE_END.split(passage.text))
-    return list(dict.fromkeys(s for s in sentences if len(words_of(s)) >= 4 and len(s.split()) <= SENTENCE_WORDS))
+    return _different(
+        _SENTENCE_END.split(passage.text),
+        lambda words: len(words) <= SENTENCE_WORDS and len(words_of(" ".join(words))) >= 4,
+    )
+
+
+def _different(texts: Iterable[str], fits: Callable[[list[str]], bool]) -> list[str]:
+    """Return texts of a fitting length on one line, each once."""
+    kept: dict[str, None] = {}
+    for text in texts:
+        words = text.split()
+        if fits(words):
+            kept[" ".join(words)] = None
+    return list(kept)
 
 
 def _phrases(passage: Passage, statistics: Statistics, weights: dict[str, float]) -> list[str]:
     scored: dict[str, float] = {}
     for part in _BREAK.split(passage.content):
         run: list[str] = []
-        for word in [*_WORD.findall(part), ""]:
+        for word in [*WORD.findall(part), ""]:
             if word and word.lower() not in statistics.common:
                 run.append(word)
                 continue
