@@ -1,6 +1,7 @@
 """Where a module imports the package's own modules; `lint-imports` checks which of them it may import."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = "routerretriever"
@@ -52,3 +53,20 @@ def test_no_module_imports_from_a_folder_that_it_is_in():
         parts = name.split(".")
         folders = {".".join(parts[:depth]) for depth in range(len(parts))}
         assert folders.isdisjoint(imported(tree)), name
+
+
+def test_what_docstrings_and_pages_name_is_there():
+    """A dotted name that begins with the package's leads to a module, a folder, or a name in one of them."""
+    files = [*SOURCE.rglob("*.py"), *SOURCE.parents[1].glob("docs/**/*.md"), SOURCE.parents[1] / "README.md"]
+    ours = {"json", "server", "build", "kind"}  # a file, a logger, and keys that files already hold
+    for path in files:
+        for name in re.findall(r"\brouterretriever((?:\.[a-z_]\w*)+)", path.read_text(encoding="utf-8")):
+            first = name.split(".")[1]
+            is_there = (SOURCE / first).is_dir() or (SOURCE / f"{first}.py").is_file()
+            assert is_there or first in ours, (path.name, name)
+            parts = name.split(".")[1:]
+            if is_there and (SOURCE / first).is_dir() and len(parts) > 1:
+                inside = SOURCE.joinpath(*parts[:2])
+                known = inside.is_dir() or inside.with_suffix(".py").is_file()
+                text = (SOURCE / first / "__init__.py").read_text(encoding="utf-8")
+                assert known or parts[1] in text, (path.name, name)

@@ -158,7 +158,7 @@ class History:
 
 @contextmanager
 def recording(target: Path, parts: ModelParts) -> Iterator[Path]:
-    """As :func:`routerretriever.storage.replacing`, with an entry of the history where anything changed.
+    """As :func:`routerretriever.storage.atomic.replacing`, with an entry of the history where anything changed.
 
     Raises:
         HistoryError: the log at ``target`` is damaged; nothing is written.
