@@ -109,7 +109,8 @@ def _watched(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         try:
             row = arrived.get(timeout=_LOOK_SECONDS)
         except Empty:
-            seen = time.monotonic() if working_nodes() else seen
+            if working_nodes():
+                seen = time.monotonic()
             if time.monotonic() - seen > _ALONE_SECONDS:
                 raise BuildError(
                     "The cluster has lost all its nodes. Nothing that was done is lost: start "
@@ -128,12 +129,14 @@ class _Encoder:
     """A worker's process: one model, one chunk after another."""
 
     def __init__(self, job: Job, model: Any) -> None:
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
-        if device == "cpu":
+        if isinstance(model, ray.ObjectRef):
+            model = ray.get(model)
+        if ray.get_gpu_ids():
+            model.to("cuda")
+        else:
             torch.set_num_threads(1)
-        loaded = ray.get(model) if isinstance(model, ray.ObjectRef) else model
-        loaded.to(device).eval()
-        self._encode = partial(encode_documents, loaded, precision=job.precision)
+            model.to("cpu")
+        self._encode = partial(encode_documents, model.eval(), precision=job.precision)
         self._worker = Worker(job, self._vectors)
 
     def _vectors(self, texts: list[str]) -> Vectors:

@@ -85,17 +85,21 @@ def _test(field: str, operator: str, value: Any, kind: pa.DataType) -> str:
     if operator == "exists":
         if not isinstance(value, bool):
             raise FilterError(f"'exists' needs true or false for '{field}', not {_shown(value)}.")
-        return f"{column} IS NOT NULL" if value else f"{column} IS NULL"
+        return _existence(column, value)
     if operator not in _COMPARISONS:
         raise FilterError(f"There is no operator {_shown(operator)} for '{field}'. Choose one of: {_OPERATORS}.")
     if value is None and operator in ("eq", "ne"):
-        return f"{column} IS NULL" if operator == "eq" else f"{column} IS NOT NULL"
+        return _existence(column, operator == "ne")
     return f"{column} {_COMPARISONS[operator]} {_literal(field, value, kind)}"
+
+
+def _existence(column: str, wanted: bool) -> str:
+    return f"{column} IS NOT NULL" if wanted else f"{column} IS NULL"
 
 
 def _literal(field: str, value: Any, kind: pa.DataType) -> str:
     if pa.types.is_boolean(kind) and isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
+        return str(value).upper()
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if pa.types.is_integer(kind) and numeric and isinstance(value, int) and abs(value) < 2**63:
         return str(value)

@@ -7,7 +7,6 @@ The table records the base's fingerprint and refuses another's vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,10 @@ from typing import Self
 import numpy as np
 
 from routerretriever.data.document import Document
-from routerretriever.errors import FingerprintError
 from routerretriever.index import kinds
 from routerretriever.index.blocks import blocks
 from routerretriever.index.build.build import build
-from routerretriever.index.build.chunks import Listing, chunks_of, list_chunks
+from routerretriever.index.build.chunks import listing_of
 from routerretriever.index.build.report import BuildReport
 from routerretriever.index.build.settings import BuildSettings
 from routerretriever.index.build.worker import Runner, run_here
@@ -89,20 +87,10 @@ class Index:
             VectorIndexError: there is no index, or it was written by a newer version.
             FingerprintError: it was made with another base than ``model``'s.
         """
-        index = cls(IndexTable.open(located(uri)), None)
+        table = IndexTable.open(located(uri))
         if model is not None:
-            index._attach(model)
-        return index
-
-    def _attach(self, model: Encoder) -> None:
-        recorded = self._table.info["fingerprint"]
-        if model.fingerprint != recorded:
-            raise FingerprintError(
-                f"The index {self.uri} was made with another base encoder (fingerprint "
-                f"{recorded[:12]}, the model has {model.fingerprint[:12]}). Use the model it "
-                "was made with, or index the documents again into a new folder."
-            )
-        self._model = model
+            table.check_fingerprint(model.fingerprint)
+        return cls(table, model)
 
     @property
     def uri(self) -> str:
@@ -113,8 +101,9 @@ class Index:
     def model(self) -> Encoder:
         """The model that encodes queries and documents."""
         if self._model is None:
-            self._attach(load_recorded_model(self._table.info["model"], self.uri))
-        assert self._model is not None
+            model = load_recorded_model(self._table.info["model"], self.uri)
+            self._table.check_fingerprint(model.fingerprint)
+            self._model = model
         return self._model
 
     def __len__(self) -> int:
@@ -162,7 +151,8 @@ class Index:
             vectors = embed([document.content for document in block])
             self._writer.write(block, vectors, collection, fields)
         self._maintenance.after_write(progress or Silent())
-        self.flush(durable=durable)
+        if durable:
+            self.flush()
         return len(documents)
 
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
@@ -210,14 +200,11 @@ class Index:
             BuildError: another build of this index has not finished, or the cluster does not fit.
             StorageError: the disk is full or cannot be written; what is recorded is kept.
         """
-        if isinstance(source, str | Path):
-            listing = list_chunks(source, strict=strict)
-        else:
-            listing = Listing("documents", tuple(chunks_of(source)))
+        listing = listing_of(source, collection, strict=strict)
         precision = self.model.document_precision(precision)
         report = build(
             self.uri,
-            replace(listing, name=collection or listing.name),
+            listing,
             runner or run_here(self.model),
             settings or BuildSettings(),
             fingerprint=self.model.fingerprint,
@@ -257,8 +244,8 @@ class Index:
 
         Args:
             query: the text, which the model routes.
-            k: at most this many results. There are fewer only where fewer documents satisfy
-                ``where``, or, in mode ``text``, have a word of the query.
+            k: at most this many results; fewer only if fewer documents satisfy ``where``, or,
+                in mode ``text``, have a word of the query.
             expert: pins ``base``, ``merged`` or an expert instead of routing.
             where: condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields:
                 SQL, or plain data as :data:`routerretriever.index.filters.Condition`
@@ -324,10 +311,7 @@ class Index:
         return [request.by_vector(vector) for vector in np.atleast_2d(vectors)]
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
-        """Return vectors (d,) of documents by (collection, id).
-
-        An id may be in several collections or in none.
-        """
+        """Return vectors (d,) by (collection, id); an id may be in several collections or in none."""
         return look_up(self._table, ids)
 
     # -- maintenance -------------------------------------------------------------------------
@@ -368,9 +352,6 @@ class Index:
     def compact(self) -> Compacted:
         """Merge the fragments that writes have left, and drop deleted rows from them.
 
-        Fragments in different segments of the vector index cannot be merged: that is then
-        built again first.
-
         Raises:
             StorageError: the disk is full or cannot be written; the index is as it was.
         """
@@ -397,25 +378,17 @@ class Index:
         """
         return self._maintenance.clean(older_than)
 
-    def flush(self, *, durable: bool = True) -> Flushed:
+    def flush(self) -> Flushed:
         """Write every file and folder that is new since the last flush through to the disk.
 
-        A write is visible to all processes and survives the end of this one as soon as it
-        returns. LanceDB never calls fsync, though, so that a power cut can lose it until the
-        operating system has written it out; what returns from here is on the disk. The first
-        flush of an opened index covers all its files. An object store acknowledges only what
-        is safe, so there is nothing to do.
-
-        A power cut *while* a write runs can leave its new version on the disk without all of
-        its files, since LanceDB orders nothing; the version before it is whole.
-
-        Args:
-            durable: without it nothing is done, for callers that pass a setting on.
+        A write survives the end of this process as soon as it returns, but until this returns
+        too, a power cut can lose it. The first flush of an opened index covers all its files;
+        an object store needs none.
 
         Raises:
             StorageError: the disk reports that it could not write.
         """
-        return self._flusher.flush() if durable else Flushed(0, 0)
+        return self._flusher.flush()
 
     def describe(self) -> IndexInfo:
         """Return what the index holds, how it is searched, and the space it takes.

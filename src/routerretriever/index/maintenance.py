@@ -91,7 +91,7 @@ class Maintenance:
         start = time.perf_counter()
         bytes_before, fragments_before = self._bytes(), self._fragments()
 
-        # Fragments in different segments of the vector index cannot be merged.
+        # Fragments in different segments of the vector index cannot be merged: it is built again.
         if self._segments() > 1:
             kinds.rebuild(self._table.lancedb, self._table.metric)
         self._optimize()

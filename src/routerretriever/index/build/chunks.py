@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,8 +54,8 @@ class Chunk:
         start: number of the first row.
         stop: number of the row after the last.
         stamp: size and time of the shard when it was listed; other content is another chunk.
-        offset: byte at which row ``start`` begins, in a plain JSONL file; in other files the
-            rows before are skipped.
+        offset: byte at which row ``start`` begins in the content of a JSONL file. Compressed
+            files are read from their beginning nevertheless.
         documents: the rows themselves, where there is no shard.
         left_out: lines to leave out, because their id is on an earlier one.
     """
@@ -116,6 +116,24 @@ def list_chunks(source: str | Path, *, strict: bool = True) -> Listing:
     return Listing(collection_name(source), tuple(chunks), tuple(problems))
 
 
+def listing_of(source: str | Path | Iterable[Document], collection: str | None, *, strict: bool = True) -> Listing:
+    """Cut a source, or documents in memory, into chunks of a collection.
+
+    Args:
+        source: as for :func:`list_chunks`, or documents.
+        collection: its name; default the source's.
+        strict: as for :meth:`Collection.load`.
+
+    Raises:
+        CollectionError: the source cannot be read, or a document cannot be stored.
+    """
+    if isinstance(source, str | Path):
+        listing = list_chunks(source, strict=strict)
+    else:
+        listing = Listing("documents", tuple(chunks_of(source)))
+    return replace(listing, name=collection or listing.name)
+
+
 def chunks_of(documents: Iterable[Document]) -> Iterator[Chunk]:
     """Cut documents in memory into chunks.
 
@@ -151,8 +169,9 @@ def _shards(source: str) -> list[str] | None:
 
     is_uri = "://" in source
     if info.type == fs.FileType.File:
-        is_shard = source.endswith(_SHARDS)
-        return [source if is_uri else path] if is_shard else None
+        if not source.endswith(_SHARDS):
+            return None
+        return [source if is_uri else path]
     if info.type == fs.FileType.Directory:
         scheme = source[: len(source) - len(path)] if is_uri else ""
         return [scheme + shard for shard in _shards_below(system, path, source)]
@@ -199,7 +218,6 @@ def _cut_parquet(system: fs.FileSystem, path: str, shard: str, problems: list[Pr
 
 def _cut_jsonl(system: fs.FileSystem, path: str, shard: str, problems: list[Problem]) -> Iterator[Cut]:
     """Yield where chunks begin; the file is read once, some bytes at a time."""
-    is_plain = not path.endswith((".gz", ".zst"))
     start = line = 0  # first row of the chunk, and the rows read so far
     begun = read = 0  # byte at which the chunk begins, and the bytes read so far
     ended = True
@@ -210,7 +228,7 @@ def _cut_jsonl(system: fs.FileSystem, path: str, shard: str, problems: list[Prob
                 while at >= 0:
                     line += 1
                     if line - start == CHUNK_ROWS:
-                        yield start, line, begun if is_plain else 0
+                        yield start, line, begun
                         start, begun = line, read + at + 1
                     at = block.find(b"\n", at + 1)
                 read += len(block)
@@ -222,4 +240,4 @@ def _cut_jsonl(system: fs.FileSystem, path: str, shard: str, problems: list[Prob
 
     line += not ended
     if line > start:
-        yield start, line, begun if is_plain else 0
+        yield start, line, begun

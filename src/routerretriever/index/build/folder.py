@@ -17,37 +17,30 @@ from routerretriever.storage.atomic import sync
 class Folder:
     """A folder, or a prefix of an object store; names are relative to it.
 
-    All methods raise :class:`StorageError` where the place cannot be used.
+    All methods raise :class:`StorageError` if the place cannot be used.
     """
 
     uri: str
 
     def write(self, name: str, content: bytes) -> None:
-        """Whole or not at all, and durable on a local disk; a file of that name is replaced."""
+        """Write a file, whole or not at all, and replace one of that name.
+
+        On a local disk it is written through.
+        """
         system, root = open_path(self.uri)
         try:
-            if not isinstance(system, fs.LocalFileSystem):
-                with system.open_output_stream(f"{root}/{name}") as stream:  # objects appear when they are complete
+            if isinstance(system, fs.LocalFileSystem):
+                _write_through(Path(root, name), content)
+            else:  # objects appear when they are complete
+                with system.open_output_stream(f"{root}/{name}") as stream:
                     stream.write(content)
-                return
-            target = Path(root, name)
-            new = [folder for folder in target.parents if not folder.exists()]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            try:
-                with staging.open("wb") as file:
-                    file.write(content)
-                sync(staging)
-                staging.replace(target)
-            finally:
-                staging.unlink(missing_ok=True)
-            for folder in (target.parent, *(made.parent for made in new)):
-                sync(folder)
         except OSError as error:
-            raise StorageError(f"{self.uri}/{name} cannot be written ({error}). Free some space or mend it.") from error
+            raise StorageError(
+                f"{self.uri}/{name} cannot be written ({error}). Free some space, or check who may write there."
+            ) from error
 
     def read(self, name: str) -> bytes | None:
-        """The content; None where there is no such file."""
+        """Return the content of a file; ``None`` if there is no such file."""
         system, root = open_path(self.uri)
         try:
             with system.open_input_file(f"{root}/{name}") as file:
@@ -58,16 +51,17 @@ class Folder:
             raise StorageError(f"{self.uri}/{name} cannot be read ({error}). Run the same command again.") from error
 
     def names(self) -> set[str]:
-        """The files in it."""
+        """Return the names of the files, without hidden ones."""
         system, root = open_path(self.uri)
         try:
             found = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
         except OSError as error:
             raise StorageError(f"{self.uri} cannot be listed ({error}). Run the same command again.") from error
-        return {item.base_name for item in found if item.is_file and not item.base_name.startswith(".")}
+        names = {item.base_name for item in found if item.is_file}
+        return {name for name in names if not name.startswith(".")}
 
     def remove(self, name: str = "") -> None:
-        """Remove a file, or the folder with all that is in it."""
+        """Remove a file, or the folder with everything in it."""
         system, root = open_path(self.uri)
         try:
             if name:
@@ -78,3 +72,18 @@ class Folder:
             return
         except OSError as error:
             raise StorageError(f"{self.uri}/{name} cannot be removed ({error}).") from error
+
+
+def _write_through(target: Path, content: bytes) -> None:
+    new_folders = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with staging.open("wb") as file:
+            file.write(content)
+        sync(staging)
+        staging.replace(target)
+    finally:
+        staging.unlink(missing_ok=True)
+    for folder in (target.parent, *(new.parent for new in new_folders)):
+        sync(folder)

@@ -8,7 +8,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,13 +89,15 @@ def build_lock(dataset: str, collection: str, *, resume: bool) -> Iterator[Build
         _check_takeover(held, collection, resume=resume)
 
     mine = BuildLock(
-        build=str(uuid.uuid4()) if held is None else held.build,
-        version=opened.version if held is None else held.version,
+        build=str(uuid.uuid4()),
+        version=opened.version,
         collection=collection,
         host=socket.gethostname(),
         process=os.getpid(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if held is not None:
+        mine = replace(mine, build=held.build, version=held.version)
     try:
         opened.update_config({_CONFIG_KEY: json.dumps(asdict(mine))})
     except (OSError, RuntimeError) as error:

@@ -48,7 +48,8 @@ def _row_groups(file: pq.ParquetFile, chunk: Chunk) -> tuple[Sequence[int], int]
     for number in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(number).num_rows
         if row < chunk.stop and row + count > chunk.start:
-            first = first if groups else row
+            if not groups:
+                first = row
             groups.append(number)
         row += count
     return groups, first
@@ -76,9 +77,9 @@ def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()
-    if isinstance(value, date | time):
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
     if isinstance(value, Decimal):
         return float(value)
