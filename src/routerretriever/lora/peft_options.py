@@ -6,6 +6,7 @@ it, or is refused by name. So is an option that is not listed here, unless it is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ class PeftOptions:
             )
         alpha = float(alphas.get(alpha_key, config.lora_alpha))
         if config.use_rslora:
-            return alpha / rank**0.5
+            return alpha / math.sqrt(rank)
         return alpha / rank
 
     def _is_targeted(self, module: str) -> bool:

@@ -83,7 +83,7 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
     """Return Markdown with the metadata block that hubs read; it says first that documents need the base."""
     base = encoder.base
     origin = origin_of(base)
-    experts = (name,)
+    experts: tuple[str, ...] = (name,)
     what = f"the expert `{name}`"
     if name == MERGED:
         experts = tuple(encoder.state.experts)
