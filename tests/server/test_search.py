@@ -53,7 +53,7 @@ def test_a_filter_finds_documents_without_a_field(client):
         {"year": {"near": 1}},
         {"year": {"in": []}},
         {"vector": [1.0]},
-        {"collection": None},
+        {"year": {"gt": None}},
         {"and": []},
         {},
         {"year = 1 OR 1": 1},

@@ -202,7 +202,7 @@ def test_the_command(served, model, tmp_path):
     done = CliRunner().invoke(app, ["push", str(tmp_path / "router"), "me/router", "--json"])
     assert json.loads(done.stdout) == {"url": f"{served.endpoint}/me/router", "expert": None}
     done = CliRunner().invoke(app, ["push", str(tmp_path / "router"), "me/sea", "--expert", "sea"])
-    assert f"It is at {served.endpoint}/me/sea" in done.stdout
+    assert f"Uploaded to {served.endpoint}/me/sea" in done.stdout
     assert "adapter_config.json" in served.files("me/sea")
 
 
@@ -214,7 +214,7 @@ def test_a_copy_is_ones_own(served, model, tmp_path):
     assert list(RouterRetriever.from_pretrained("me/router", device="cpu").experts) == ["law", "sea"]
     push_expert(model, "law", "me/law-expert")
     alone = tmp_path / "copies" / "law"
-    assert f"me/law-expert is in {alone}" in run("pull", "me/law-expert", alone)
+    assert f"Copied me/law-expert to {alone}" in run("pull", "me/law-expert", alone)
     assert json.loads(run("experts", "add", tmp_path / "copy", alone, "--force", "--json"))["expert"] == "law"
     with pytest.raises(ModelError, match="is not empty"):
         pull("me/router", tmp_path / "copy")
