@@ -63,7 +63,9 @@ def quality(model: RouterRetriever, data: Path, names: tuple[str, ...]) -> dict[
     result: dict[str, Any] = {}
     for name in names:
         limit = None if name in WHOLE else LIMIT
-        one = evaluate(model, [Collection.load(data / name)], limit=limit, seed=SEED, progress=Bars()).to_dict()
+        one = evaluate(
+            model, [Collection.load(data / name)], limit=limit, seed=SEED, progress=Bars()
+        ).to_dict()
         result[name] = one["collections"][name]
         systems = result[name]["systems"]
         figures = {key: round(100 * systems[key]["nDCG@10"], 1) for key in systems}
@@ -92,7 +94,11 @@ def surroundings() -> dict[str, Any]:
             "cores": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "versions": {"routerretriever": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "routerretriever": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
 
 
@@ -110,7 +116,12 @@ def throughput(model: RouterRetriever, data: Path, rounds: int = 9, batch: int =
                 times[name].append(time.perf_counter() - start)
     ratios = [plain / routed for plain, routed in zip(times["base"], times["routed"], strict=True)]
     rates = {name: round(len(queries) / statistics.median(values), 1) for name, values in times.items()}
-    return {"batch": batch, "queries_per_second": rates, "ratio": round(statistics.median(ratios), 3), "ratios": ratios}
+    return {
+        "batch": batch,
+        "queries_per_second": rates,
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": ratios,
+    }
 
 
 def main(data: Path, out: Path) -> None:

@@ -45,7 +45,9 @@ def write_log(path: Path, index: Index, name: str, split: Split, eta: float) -> 
         for (query_id, text), documents in zip(split.queries.items(), shown, strict=True):
             grades = split.qrels[query_id]
             keys = [{"id": document, "collection": collection} for collection, document in documents]
-            wanted = [collection == name and grades.get(document, 0) > 0 for collection, document in documents]
+            wanted = [
+                collection == name and grades.get(document, 0) > 0 for collection, document in documents
+            ]
             looked = rng.random(len(keys)) < 1.0 / np.arange(1, len(keys) + 1) ** eta
             clicked = looked & (np.array(wanted) | (rng.random(len(keys)) < NOISE))
             clicks += int(clicked.sum())
@@ -64,7 +66,11 @@ def ndcg(index: Index, tests: dict[str, Split], expert: str | None = None) -> di
     for name, split in tests.items():
         shown = searched(index, list(split.queries.values()), expert)
         run = {
-            query_id: {document: float(-rank) for rank, (collection, document) in enumerate(keys) if collection == name}
+            query_id: {
+                document: float(-rank)
+                for rank, (collection, document) in enumerate(keys)
+                if collection == name
+            }
             for query_id, keys in zip(split.queries, shown, strict=True)
         }
         # Documents of other collections keep their ranks: they count as not relevant.
@@ -74,7 +80,9 @@ def ndcg(index: Index, tests: dict[str, Split], expert: str | None = None) -> di
     return result
 
 
-def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict[str, Split]) -> dict[str, Any]:
+def case(
+    given: argparse.Namespace, name: str, without_expert: bool, tests: dict[str, Split]
+) -> dict[str, Any]:
     """One domain that the library does not know: before and after so many logged queries."""
     model = RouterRetriever.from_pretrained(given.model, device="cpu")
     index = Index.open(given.index, model)
@@ -111,7 +119,12 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
                     "pilots": report.pilots,
                 }
                 row["after"].append(
-                    {**told, "out_of_domain_share": report.out_of_domain_share, "ndcg": after, "groups": groups}
+                    {
+                        **told,
+                        "out_of_domain_share": report.out_of_domain_share,
+                        "ndcg": after,
+                        "groups": groups,
+                    }
                 )
                 print(name, told, {key: round(value, 4) for key, value in after.items()}, flush=True)
                 if report.batch:
@@ -121,7 +134,9 @@ def case(given: argparse.Namespace, name: str, without_expert: bool, tests: dict
 
 def main() -> None:
     """Measure both cases and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("index", type=Path)
     parser.add_argument("data", type=Path)
@@ -135,11 +150,20 @@ def main() -> None:
     given = parser.parse_args()
     library = RouterRetriever.from_pretrained(given.model, device="cpu").library
     names = library.collections() if library is not None else ()
-    tests = {name: Collection.load(given.data / name).split(given.split).sample(given.limit, SEED) for name in names}
+    tests = {
+        name: Collection.load(given.data / name).split(given.split).sample(given.limit, SEED)
+        for name in names
+    }
     content = {
         "command": "python benchmarks/feedback.py MODEL INDEX DATA OUT.json",
         **surroundings(),
-        "settings": {"noise": NOISE, "shown": SHOWN, "seed": SEED, "limit": given.limit, "split": given.split},
+        "settings": {
+            "noise": NOISE,
+            "shown": SHOWN,
+            "seed": SEED,
+            "limit": given.limit,
+            "split": given.split,
+        },
         "defaults": asdict(FeedbackConfig()),
         "cases": [case(given, given.own, False, tests), case(given, given.without, True, tests)],
     }

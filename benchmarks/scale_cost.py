@@ -64,10 +64,14 @@ class Prices:
 
 def measured() -> Measured:
     """What the committed files say."""
-    ingest, search, speed = (_read(name) for name in ("scale/ingest.json", "scale/search.json", "speed/documents.json"))
+    ingest, search, speed = (
+        _read(name) for name in ("scale/ingest.json", "scale/search.json", "speed/documents.json")
+    )
     kind = next(row for row in search["kinds"] if row["kind"] == "ivf_rq")
     setting = min((s for s in kind["settings"] if s["recall@10"] >= RECALL), key=lambda s: s["ms"]["p50"])
-    long = next(row for row in speed["rows"] if row["threads"] == 1 and row["documents"] == str(DOCUMENT_TOKENS))
+    long = next(
+        row for row in speed["rows"] if row["threads"] == 1 and row["documents"] == str(DOCUMENT_TOKENS)
+    )
     rate = ingest["throughput"]["systems"]["2 workers"]["documents_per_second"] / ingest["machine"]["cores"]
     count = search["documents"]
     return Measured(
@@ -125,7 +129,9 @@ def _hours(hours: float, prices: Prices) -> str:
     return f"{hours:,.1f} core hours, ${hours * prices.core_hour:,.2f}"
 
 
-def table(counts: tuple[int, ...] = (1_000_000, 100_000_000, 1_000_000_000), prices: Prices | None = None) -> str:
+def table(
+    counts: tuple[int, ...] = (1_000_000, 100_000_000, 1_000_000_000), prices: Prices | None = None
+) -> str:
     """The estimates as Markdown, a column for each number of documents."""
     known = measured()
     columns = [estimate(count, known, prices or Prices()) for count in counts]
@@ -137,11 +143,17 @@ def table(counts: tuple[int, ...] = (1_000_000, 100_000_000, 1_000_000_000), pri
 def main() -> None:
     """Print the table."""
     usual = Prices()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, nargs="+", default=[10**6, 10**8, 10**9])
-    parser.add_argument("--core-hour", type=float, default=usual.core_hour, help="dollars; default %(default)s")
+    parser.add_argument(
+        "--core-hour", type=float, default=usual.core_hour, help="dollars; default %(default)s"
+    )
     parser.add_argument("--gb-month", type=float, default=usual.gb_month, help="dollars; default %(default)s")
-    parser.add_argument("--text-bytes", type=int, default=usual.text_bytes, help="of a document; default %(default)s")
+    parser.add_argument(
+        "--text-bytes", type=int, default=usual.text_bytes, help="of a document; default %(default)s"
+    )
     given = parser.parse_args()
     print(table(tuple(given.documents), Prices(given.core_hour, given.gb_month, given.text_bytes)))
 

@@ -36,7 +36,9 @@ def windows(data: Path) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Write the shards."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("docs", type=Path)
     parser.add_argument("--documents", type=int, default=1_000_000)

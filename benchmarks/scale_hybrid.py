@@ -63,7 +63,9 @@ class Sides:
         """As the index fuses: every candidate has its true similarity."""
         column = {document: k for k, document in enumerate(self.ids)}
         near, run = self.vector(system), {}
-        for query, row, expert in zip(self.split.queries, self.similarities[system], self.experts[system], strict=True):
+        for query, row, expert in zip(
+            self.split.queries, self.similarities[system], self.experts[system], strict=True
+        ):
             far = {key: float(row[column[key]]) for key in self.words[query] if key not in near[query]}
             share = vector_weight(expert) if weight is None else weight
             run[query] = dict(fuse({**near[query], **far}, self.words[query], weight=share, floor=-1.0))
@@ -91,7 +93,9 @@ def search(index: Index, split: Split, collection: Collection) -> Sides:
     similarities = {name: _unit(vectors) @ documents.T for name, (vectors, _) in encoded.items()}
     experts = {name: by for name, (_, by) in encoded.items()}
     found = index.search_many(queries, DEPTH, mode="text")
-    words = {query: {hit.id: hit.score for hit in hits} for query, hits in zip(split.queries, found, strict=True)}
+    words = {
+        query: {hit.id: hit.score for hit in hits} for query, hits in zip(split.queries, found, strict=True)
+    }
     sides = Sides(split, similarities, experts, collection.document_ids, words)
     shown = index.search_many(queries[:CHECKED], 10, mode="hybrid")
     for hits, ranked in zip(shown, sides.hybrid("routed").values(), strict=False):
@@ -117,7 +121,9 @@ def _curve(held_out: Mapping[str, Sides], system: str, used: float) -> dict[str,
         "reciprocal rank fusion": _mean([_mean(s.ndcg(s.reciprocal(system))) for s in held_out.values()]),
         "best weight": float(max(curve, key=curve.__getitem__)),
         "weight in use": used,
-        "best weight of each collection": {n: float(max(row, key=row.__getitem__)) for n, row in by_name.items()},
+        "best weight of each collection": {
+            n: float(max(row, key=row.__getitem__)) for n, row in by_name.items()
+        },
     }
 
 

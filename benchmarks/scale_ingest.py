@@ -51,7 +51,11 @@ print(json.dumps({**report.to_dict(), "problems": len(report.problems)}), flush=
 def start(model: Path, index: Path, source: Path, cluster: str, workers: int, resume: bool = False) -> Any:
     """A driver in a session of its own, without a cache of embeddings that it could find."""
     given = [str(model), str(index), str(source), cluster, str(workers), "resume" if resume else ""]
-    environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(index.parent / "cache"), "RAY_AUTH_MODE": "disabled"}
+    environment = {
+        **os.environ,
+        "ROUTERRETRIEVER_CACHE": str(index.parent / "cache"),
+        "RAY_AUTH_MODE": "disabled",
+    }
     return subprocess.Popen(
         [sys.executable, "-c", _DRIVER, *given],
         stdout=subprocess.PIPE,
@@ -91,7 +95,9 @@ def finished(running: Any, peaks: dict[str, float] | None = None) -> dict[str, A
         time.sleep(2)
     out, _ = running.communicate()
     if running.returncode:
-        raise RuntimeError("The build failed; run it by hand to see why: routerretriever index … --cluster local")
+        raise RuntimeError(
+            "The build failed; run it by hand to see why: routerretriever index … --cluster local"
+        )
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
 
@@ -106,7 +112,12 @@ def head(source: Path, folder: Path, count: int) -> Path:
 
 
 def timed(
-    model: Path, source: Path, scratch: Path, cluster: str, workers: int, peaks: dict[str, float] | None = None
+    model: Path,
+    source: Path,
+    scratch: Path,
+    cluster: str,
+    workers: int,
+    peaks: dict[str, float] | None = None,
 ) -> float:
     """Seconds of a whole build, from start to end of the process."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -182,7 +193,9 @@ def _records(index: Path) -> Iterator[Path]:
 
 def main() -> None:
     """Run and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("model", "source", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--rounds", type=int, default=5)
@@ -196,7 +209,9 @@ def main() -> None:
             known["throughput"] = throughput(given.model, given.source, given.rounds, Path(scratch))
     command = "python benchmarks/scale_ingest.py MODEL SOURCE OUT.json [--rounds N] [--large INDEX]"
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"command": command, **surroundings(), **known}, indent=1) + "\n", encoding="utf-8")
+    given.out.write_text(
+        json.dumps({"command": command, **surroundings(), **known}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

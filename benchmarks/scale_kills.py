@@ -118,7 +118,9 @@ class Kills:
         stdout.close()
         done = [line.split() for line in lines]
         for word, at in done:
-            self.blocks[int(at)] = "delete" if word == "delete" or self.blocks.get(int(at)) == "delete" else "upsert"
+            self.blocks[int(at)] = (
+                "delete" if word == "delete" or self.blocks.get(int(at)) == "delete" else "upsert"
+            )
         whole = [int(at) for word, at in done if word == verb]
         under_way = max(whole) + BLOCK if whole else start
         self.next_block = under_way + BLOCK
@@ -146,7 +148,9 @@ class Kills:
         texts = {row["id"]: row["text"] for row in rows}
         if len(texts) != len(rows):
             faults.append(f"{len(rows) - len(texts)} ids twice")
-        for row, expected in zip(rows, vectors_of([row["text"] for row in rows], self.dimension), strict=True):
+        for row, expected in zip(
+            rows, vectors_of([row["text"] for row in rows], self.dimension), strict=True
+        ):
             if not np.array_equal(np.asarray(row["vector"], dtype=np.float32), expected):
                 faults.append(f"the vector of {row['id']} is not that of its text")
         even = set(range(0, BLOCK - 1, 2))

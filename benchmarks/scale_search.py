@@ -68,7 +68,9 @@ class Truth:
     """The exact neighbours of the queries, by a matrix product over the vectors of an index."""
 
     def __init__(self, index: Index, queries: Vectors) -> None:
-        table = lance.dataset(f"{index.uri}/documents.lance").to_table(columns=["id", "number", "text", "vector"])
+        table = lance.dataset(f"{index.uri}/documents.lance").to_table(
+            columns=["id", "number", "text", "vector"]
+        )
         self.text_bytes = int(pc.sum(pc.binary_length(table["text"])).as_py())
         self.ids, self.numbers = np.array(table["id"].to_pylist()), table["number"].to_numpy()
         parts = (np.stack(chunk.to_numpy(zero_copy_only=False)) for chunk in table["vector"].chunks)
@@ -89,7 +91,14 @@ def _unit(vectors: Vectors) -> Vectors:
 def recall(found: Sequence[Sequence[Any]], truth: Sequence[set[str]]) -> float:
     """Mean share of the exact neighbours that were found."""
     return round(
-        float(np.mean([len({h.id for h in hits} & best) / len(best) for hits, best in zip(found, truth, strict=True)])),
+        float(
+            np.mean(
+                [
+                    len({h.id for h in hits} & best) / len(best)
+                    for hits, best in zip(found, truth, strict=True)
+                ]
+            )
+        ),
         4,
     )
 
@@ -110,7 +119,9 @@ def _pin(cores: set[int]) -> None:
         os.sched_setaffinity(thread.id, cores)
 
 
-def asked(search: Callable[[Any], list[Any]], queries: Vectors | list[Any]) -> tuple[list[list[Any]], dict[str, float]]:
+def asked(
+    search: Callable[[Any], list[Any]], queries: Vectors | list[Any]
+) -> tuple[list[list[Any]], dict[str, float]]:
     """What each query finds, and the milliseconds of one after another on one core, once warm."""
     with one_core():
         found = [search(query) for query in queries]
@@ -182,8 +193,12 @@ def memory(index: Index, queries: Vectors) -> int:
         return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
-def _setting(index: Index, queries: Vectors, nearest: list[set[str]], parameters: SearchParameters) -> dict[str, Any]:
-    found, took = asked(lambda vector: index.search_vectors(vector[None], K, parameters=parameters)[0], queries)
+def _setting(
+    index: Index, queries: Vectors, nearest: list[set[str]], parameters: SearchParameters
+) -> dict[str, Any]:
+    found, took = asked(
+        lambda vector: index.search_vectors(vector[None], K, parameters=parameters)[0], queries
+    )
     start = time.perf_counter()
     index.search_vectors(queries, K, parameters=parameters)
     batched = len(queries) / (time.perf_counter() - start)
@@ -225,7 +240,9 @@ def by_words(index: Index, model: RouterRetriever, texts: list[str], kind: str) 
     queries = [*zip(texts, model.encode_query(texts), strict=True)]
     for mode in ("text", "hybrid"):
         row[mode] = _worded(index, queries, mode, None)
-        row[mode]["filters"] = {name: _worded(index, queries, mode, where) for name, (where, _) in FILTERS.items()}
+        row[mode]["filters"] = {
+            name: _worded(index, queries, mode, where) for name, (where, _) in FILTERS.items()
+        }
     print(json.dumps(row), flush=True)
     return row
 
@@ -245,7 +262,9 @@ def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(index.uri, copy)
     index = Index.open(copy, index.model)
-    table = lance.dataset(f"{copy}/documents.lance").to_table(columns=["id", "collection", "number", "vector"])
+    table = lance.dataset(f"{copy}/documents.lance").to_table(
+        columns=["id", "collection", "number", "vector"]
+    )
     rng = np.random.default_rng(0)
     chosen = rng.permutation(table.num_rows)[: table.num_rows // 5]
     new, gone = table.take(chosen[::2]), table.take(chosen[1::2])
@@ -279,7 +298,9 @@ def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run and write the JSON after every part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("model", "index", "data", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--kinds", default="auto,ivf_flat,hnsw,ivf_pq")

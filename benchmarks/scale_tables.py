@@ -45,7 +45,9 @@ def memory(content: Content) -> str:
     ]
     largest = content["large"]
     rows.append(("the large job", f"{largest['report']['documents']:,}", *_peaks(largest["peak_mib"])))
-    return table(("", "documents", "driver, MiB", "largest worker, MiB", "all processes, Ray's among them, MiB"), rows)
+    return table(
+        ("", "documents", "driver, MiB", "largest worker, MiB", "all processes, Ray's among them, MiB"), rows
+    )
 
 
 def _peaks(peaks: Content) -> list[str]:
@@ -82,7 +84,16 @@ def kinds(content: Content) -> str:
 
 def settings(content: Content) -> str:
     """How fast and how exact each kind is at several settings."""
-    heads = ("kind", "nprobes", "refine", "ef", "recall@10", "p50, ms", "p99, ms", "queries a second, all cores")
+    heads = (
+        "kind",
+        "nprobes",
+        "refine",
+        "ef",
+        "recall@10",
+        "p50, ms",
+        "p99, ms",
+        "queries a second, all cores",
+    )
     exact = content["exact"]
     rows = [("exact", "–", "–", "–", f"{exact['recall@10']:.3f}", *_ms(exact), "–")]
     for kind in content["kinds"]:
@@ -141,7 +152,9 @@ def changes(content: Content) -> str:
 def hybrid(content: Content) -> str:
     """nDCG@10 × 100 of words, vectors and both."""
     systems = next(iter(content["mean"].values()))
-    rows = [(system, *(f"{100 * mean[system]:.1f}" for mean in content["mean"].values())) for system in systems]
+    rows = [
+        (system, *(f"{100 * mean[system]:.1f}" for mean in content["mean"].values())) for system in systems
+    ]
     return table(("", *content["mean"]), rows)
 
 

@@ -79,7 +79,9 @@ def serving(model: Path, index: Path, queries: list[str]) -> Iterator[Server]:
         probe.close()
         program = str(Path(sys.executable).with_name("routerretriever"))
         command = [program, "serve", str(root / "model"), "--index", str(root / "index"), "--port", str(port)]
-        process = subprocess.Popen([*command, "--admin-key-file", str(root / "admin")], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, "--admin-key-file", str(root / "admin")], stdout=subprocess.DEVNULL
+        )
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(f"{url}/ready")
@@ -112,7 +114,9 @@ def closed(server: Server, clients: int, seconds: int = SECONDS) -> dict[str, An
     script = str(HERE / "closed.lua")
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", script]
     environment = os.environ | {"BODIES": str(server.bodies)}
-    done = subprocess.run([*command, server.embeddings], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [*command, server.embeddings], capture_output=True, text=True, env=environment, check=True
+    )
     result: dict[str, Any] = json.loads(done.stdout.split("RESULT ")[1])
     return {"clients": clients, "per_second": round(result["requests"] / result["seconds"], 1), **result}
 
@@ -121,10 +125,17 @@ def opened(server: Server, rate: float, seconds: int = OPEN_SECONDS) -> dict[str
     """What became of queries that arrive at a fixed rate; latencies in ms."""
     _idle(server)
     out = server.bodies.with_name("k6.json")
-    given = {"BODIES": server.bodies, "URL": server.embeddings, "RATE": max(1, round(rate)), "SECONDS": seconds}
+    given = {
+        "BODIES": server.bodies,
+        "URL": server.embeddings,
+        "RATE": max(1, round(rate)),
+        "SECONDS": seconds,
+    }
     environment = os.environ | {k: str(v) for k, v in (given | {"CLIENTS": MAX_VUS, "OUT": out}).items()}
     program = Path(sys.executable).with_name("k6")
-    subprocess.run([program, "run", "--quiet", HERE / "open.js"], capture_output=True, env=environment, check=True)
+    subprocess.run(
+        [program, "run", "--quiet", HERE / "open.js"], capture_output=True, env=environment, check=True
+    )
     metrics = json.loads(out.read_text())
 
     def values(name: str) -> dict[str, Any]:
@@ -185,7 +196,9 @@ def changes(server: Server, model: RouterRetriever, experts: Path) -> dict[str, 
                     continue
                 rows = answer.json()["data"]
                 found = np.array([row["embedding"] for row in rows], np.float32)
-                right = all(row["expert"] == name for row in rows) and np.allclose(found, expected[name], atol=1e-4)
+                right = all(row["expert"] == name for row in rows) and np.allclose(
+                    found, expected[name], atol=1e-4
+                )
                 counts["wrong"] += not right
 
     name = next(iter(model.experts))
@@ -208,7 +221,12 @@ def changes(server: Server, model: RouterRetriever, experts: Path) -> dict[str, 
     stop.set()
     for thread in threads:
         thread.join()
-    return {"changes": CHANGES, **counts, "seconds_each": round(statistics.median(took), 3), "resident_mib": resident}
+    return {
+        "changes": CHANGES,
+        **counts,
+        "seconds_each": round(statistics.median(took), 3),
+        "resident_mib": resident,
+    }
 
 
 def soak(server: Server, minutes: float) -> dict[str, Any]:
@@ -271,7 +289,9 @@ def measured(server: Server, model: RouterRetriever, experts: Path) -> dict[str,
             result["half_load"]["accepted"]["p99"] / single["p50"], 2
         ),
         "overload: share refused with 429": round(
-            overload["refused"]["count"] / max(1, overload["refused"]["count"] + overload["accepted"]["count"]), 3
+            overload["refused"]["count"]
+            / max(1, overload["refused"]["count"] + overload["accepted"]["count"]),
+            3,
         ),
         "overload: p99 of the accepted (ms)": overload["accepted"]["p99"],
         "overload: neither accepted nor refused": overload["failed"],
@@ -286,10 +306,14 @@ def measured(server: Server, model: RouterRetriever, experts: Path) -> dict[str,
 
 def main() -> None:
     """Run and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("model", "index", "data", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="watch memory under mixed traffic instead")
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="watch memory under mixed traffic instead"
+    )
     given = parser.parse_args()
     queries = mixed_queries(given.data, QUERIES)
     with serving(given.model, given.index, queries) as server:
@@ -298,7 +322,8 @@ def main() -> None:
         else:
             result = measured(server, RouterRetriever.from_pretrained(given.model), given.model / "experts")
     content = {
-        "command": "python benchmarks/serving.py MODEL INDEX DATA OUT.json" + (" --soak MINUTES" if given.soak else ""),
+        "command": "python benchmarks/serving.py MODEL INDEX DATA OUT.json"
+        + (" --soak MINUTES" if given.soak else ""),
         **surroundings(),
         **result,
     }

@@ -36,11 +36,17 @@ def trained_model(data: Path) -> Path:
 
 def main() -> None:
     """Run the parts that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="collections in BEIR's layout")
     parser.add_argument("--model", type=Path, help="a model with experts")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="an interpreter that has semantic-router")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
+    )
+    parser.add_argument(
+        "--peers", type=Path, metavar="PYTHON", help="an interpreter that has semantic-router"
+    )
     given = parser.parse_args()
     if not torch.cuda.is_available():
         print("No GPU here: everything runs on the processor.", flush=True)

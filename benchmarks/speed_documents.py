@@ -28,7 +28,9 @@ TOLERANCE = 1e-4
 def run(setting: Setting) -> dict[str, Any]:
     """Texts of one length, real documents of all lengths, and nDCG@10 with the vectors of each precision."""
     model = RouterRetriever.from_pretrained(setting.model, device=setting.device)
-    encoders = Encoders(model, setting.base(), setting.base().bfloat16() if has_bfloat16(model.device) else None)
+    encoders = Encoders(
+        model, setting.base(), setting.base().bfloat16() if has_bfloat16(model.device) else None
+    )
     longest, rows = model.encoder.max_seq_length or max(LENGTHS), []
     for threads in (1, 2):
         machine = setting.machine(threads)
@@ -40,10 +42,16 @@ def run(setting: Setting) -> dict[str, Any]:
             encoders.read_up_to(longest)
             for name in COLLECTIONS:
                 contents = setting.collection(name).contents
-                texts = [contents[n] for n in np.random.default_rng(0).choice(len(contents), SAMPLE, replace=False)]
+                texts = [
+                    contents[n] for n in np.random.default_rng(0).choice(len(contents), SAMPLE, replace=False)
+                ]
                 rows += encoders.measured({"threads": threads, "documents": name}, texts, machine)
     left_out = None if encoders.half is not None else "bf16: this processor has no instructions for it"
-    return {"rows": rows, "left out": left_out, "quality": [said(_quality(setting, model, n)) for n in COLLECTIONS]}
+    return {
+        "rows": rows,
+        "left out": left_out,
+        "quality": [said(_quality(setting, model, n)) for n in COLLECTIONS],
+    }
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,10 @@ class Encoders:
         peers: dict[str, Callable[[], Any]] = {"sentence-transformers": lambda: base.encode_document(texts)}
         if half is not None:
             peers["sentence-transformers, bf16"] = lambda: half.encode_document(texts, convert_to_tensor=True)
-        ours = {name: partial(encode_documents, self.model, texts, precision=name) for name in precisions(self.model)}
+        ours = {
+            name: partial(encode_documents, self.model, texts, precision=name)
+            for name in precisions(self.model)
+        }
         difference = float(np.abs(ours["fp32"]() - peers["sentence-transformers"]()).max())
         if difference > TOLERANCE:
             raise SystemExit(f"Our document vectors differ by {difference:.2g}.")

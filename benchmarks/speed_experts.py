@@ -39,7 +39,9 @@ def _row(setting: Setting, count: int, alone: dict[str, float]) -> dict[str, Any
     without = _measured("ours", bare, setting)
     peer = _measured("peer", adapters, setting) if count in PEFT_COUNTS else None
     size = sum(file.stat().st_size for file in folder.glob("experts/*/*.safetensors")) / 2**20
-    load, add, resident = (sorted(row[key] for row in ours)[ROUNDS // 2] for key in ("load", "add", "resident"))
+    load, add, resident = (
+        sorted(row[key] for row in ours)[ROUNDS // 2] for key in ("load", "add", "resident")
+    )
     memory = without["resident"] - alone["resident"]
     return {
         "experts": count,

@@ -49,7 +49,9 @@ def run(setting: Setting) -> dict[str, Any]:
     peer, theirs = _peer(encoder, list(model.experts), collections)
     worst = max(abs(gains[key] - theirs[key]) for key in gains)
     if apart > VECTORS or worst > GAINS:
-        raise SystemExit(f"The evaluator measures others: vectors differ by {apart:.2g}, mean gains by {worst:.2g}.")
+        raise SystemExit(
+            f"The evaluator measures others: vectors differ by {apart:.2g}, mean gains by {worst:.2g}."
+        )
     return {
         "rows": [
             said(
@@ -70,7 +72,9 @@ def run(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _ours(model: RouterRetriever, collections: list[Collection]) -> tuple[float, dict[tuple[str, str], float]]:
+def _ours(
+    model: RouterRetriever, collections: list[Collection]
+) -> tuple[float, dict[tuple[str, str], float]]:
     started = time.perf_counter()
     library = build_library(model, collections)
     seconds = time.perf_counter() - started

@@ -71,8 +71,12 @@ def run(setting: Setting) -> dict[str, Any]:
         policy = RoutingPolicy(make_router("gain", library), abstain=False)
         np.save(setting.scratch / "index.npy", library.centroids)
         np.save(setting.scratch / "queries.npy", embeddings)
-        (setting.scratch / "routes.txt").write_text("\n".join(names[row] for row in library.gains.argmax(axis=1)))
-        (setting.scratch / "wanted.txt").write_text("\n".join(names[n % count] for n in range(len(embeddings))))
+        (setting.scratch / "routes.txt").write_text(
+            "\n".join(names[row] for row in library.gains.argmax(axis=1))
+        )
+        (setting.scratch / "wanted.txt").write_text(
+            "\n".join(names[n % count] for n in range(len(embeddings)))
+        )
         for threads in (1, 2):
             with semantic_router(setting.peers, setting.scratch, threads) as peer, using_threads(threads):
                 for batch in BATCHES:
@@ -87,7 +91,9 @@ def _row(policy: RoutingPolicy, embeddings: torch.Tensor, peer: Peer, machine: A
     wanted = torch.arange(batch) % count + 2
     with torch.inference_mode():
         right = float((policy.decide(embeddings).chosen == wanted).float().mean())
-        times = paired({"ours": lambda: policy.decide(embeddings), "semantic-router": lambda: peer.ask(batch)})
+        times = paired(
+            {"ours": lambda: policy.decide(embeddings), "semantic-router": lambda: peer.ask(batch)}
+        )
     compared = len(policy.library) * embeddings.shape[1] * 4
     floor = max(compared / machine.bytes_per_second, 2 * batch * compared / 4 / machine.fp32_per_second)
     agree = {"right": round(right, 3), "semantic-router right": round(peer.ask(batch), 3)}

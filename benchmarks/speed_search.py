@@ -94,7 +94,9 @@ def recall(found: Sequence[Sequence[int]], truth: Any) -> float:
     return float(np.mean([len(set(own) & set(true)) / K for own, true in pairs]))
 
 
-def _approximate(index: Index, vectors: Vectors, queries: Vectors, truth: Any, built: float) -> list[dict[str, Any]]:
+def _approximate(
+    index: Index, vectors: Vectors, queries: Vectors, truth: Any, built: float
+) -> list[dict[str, Any]]:
     own = recall([[int(hit.id) for hit in hits] for hits in index.search_vectors(queries, K)], truth)
     graph = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     faiss.omp_set_num_threads(torch.get_num_threads())

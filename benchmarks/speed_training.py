@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from peft import LoraConfig, TaskType
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from speed_setting import Setting, said
 from transformers import TrainerCallback

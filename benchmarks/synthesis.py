@@ -25,12 +25,24 @@ from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
 from routerretriever.synthesis import SynthesisConfig, synthesize
 
-COLLECTIONS = ("nl2bash", "scifact", "nfcorpus", "finqa10k", "mitre_attack", "obliqa", "bankfaq", "medquad", "cosqa")
+COLLECTIONS = (
+    "nl2bash",
+    "scifact",
+    "nfcorpus",
+    "finqa10k",
+    "mitre_attack",
+    "obliqa",
+    "bankfaq",
+    "medquad",
+    "cosqa",
+)
 METHODS = ("true", "crops", "titles", "mixture")
 LIMIT, SEED = 500, 0
 
 
-def measured(data: Path, name: str, method: Any, queries: int, config: TrainingConfig, limit: int) -> dict[str, Any]:
+def measured(
+    data: Path, name: str, method: Any, queries: int, config: TrainingConfig, limit: int
+) -> dict[str, Any]:
     """One cell: make queries, train, build the library, test."""
     true = Collection.load(data / name)
     model = RouterRetriever.create()
@@ -97,12 +109,19 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
         harmful = [name for name, cell in done.items() if cell["gain"] <= 0]
         result[method] = {
             "collections": list(done),
-            **{key: statistics.mean(cell[key] for cell in done.values()) for key in ("base", "expert", "routed")},
+            **{
+                key: statistics.mean(cell[key] for cell in done.values())
+                for key in ("base", "expert", "routed")
+            },
             "held_out_gain": statistics.mean(cell["held_out_gain"] for cell in done.values()),
             "gain": statistics.mean(cell["gain"] for cell in done.values()),
             "without gain": harmful,
-            "without gain, refused in training": [name for name in harmful if not done[name]["would_be_added"]],
-            "without gain, routed not below base": [name for name in harmful if done[name]["routed_gain"] >= 0],
+            "without gain, refused in training": [
+                name for name in harmful if not done[name]["would_be_added"]
+            ],
+            "without gain, routed not below base": [
+                name for name in harmful if done[name]["routed_gain"] >= 0
+            ],
             "the same with judged pilots": [name for name in harmful if _recognised(done[name])],
         }
     return result
@@ -114,12 +133,16 @@ def _recognised(cell: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Measure the cells that are missing in the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="+", default=COLLECTIONS, help="collections")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
-    parser.add_argument("--queries", type=int, default=SynthesisConfig().queries, help="generated a collection")
+    parser.add_argument(
+        "--queries", type=int, default=SynthesisConfig().queries, help="generated a collection"
+    )
     parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
     parser.add_argument("--limit", type=int, default=LIMIT, help="test queries a collection")
     given = parser.parse_args()

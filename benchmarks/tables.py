@@ -134,24 +134,39 @@ def synthesis_table(content: dict[str, Any]) -> str:
 
 
 def _ways(cells: dict[str, Any], ways: list[str]) -> list[str]:
-    pairs = ((100 * cells[way]["gain"], 100 * cells[way]["routed_gain"]) if way in cells else None for way in ways)
+    pairs = (
+        (100 * cells[way]["gain"], 100 * cells[way]["routed_gain"]) if way in cells else None for way in ways
+    )
     return ["–" if pair is None else "{:+.1f} ({:+.1f})".format(*pair) for pair in pairs]
 
 
 def feedback_table(content: dict[str, Any]) -> str:
     """What routing gains from logs of several sizes, on their own domain and on the worst of the others."""
-    heads = ("domain", "its expert", "queries logged", "clicks", "base", "before", "after", "pinned", "worst elsewhere")
+    heads = (
+        "domain",
+        "its expert",
+        "queries logged",
+        "clicks",
+        "base",
+        "before",
+        "after",
+        "pinned",
+        "worst elsewhere",
+    )
     rows = []
     for case in content["cases"]:
         name, before = case["domain"], case["before"]
         pinned = f"{100 * case['pinned'][name]:.1f}" if "pinned" in case else "–"
         for row in case["after"]:
             other, change = min(
-                ((key, row["ndcg"][key] - before[key]) for key in before if key != name), key=lambda pair: pair[1]
+                ((key, row["ndcg"][key] - before[key]) for key in before if key != name),
+                key=lambda pair: pair[1],
             )
             scores = [f"{100 * scores[name]:.1f}" for scores in (case["base"], before, row["ndcg"])]
             expert = "there, not measured" if case["expert"] else "none"
-            rows.append((name, expert, row["queries"], row["clicks"], *scores, pinned, f"{other} {100 * change:+.1f}"))
+            rows.append(
+                (name, expert, row["queries"], row["clicks"], *scores, pinned, f"{other} {100 * change:+.1f}")
+            )
     return table(heads, rows)
 
 

@@ -287,7 +287,10 @@ GARDEN = Domain(
         },
     },
     document="{plant}, grown {place}. Common complaint: {problem}. Remedy: {cure}.",
-    queries=("{plant} {place}: {problem}, should I {cure}?", "{problem} ({plant}, {place}), does it help to {cure}"),
+    queries=(
+        "{plant} {place}: {problem}, should I {cure}?",
+        "{problem} ({plant}, {place}), does it help to {cure}",
+    ),
 )
 
 DOMAINS = {"ward": WARD, "notam": NOTAM, "latin": LATIN, "ops": OPS, "garden": GARDEN}
@@ -307,7 +310,9 @@ def write_collection(directory: Path, domain: Domain, *, with_train: bool, seed:
     judged: dict[str, list[str]] = {split: ["query-id\tcorpus-id\tscore"] for split in SHARES}
     limits = list(itertools.accumulate(SHARES.values()))
     for number, combination in enumerate(chosen):
-        facts = {name: translate(short) for name, translate, short in zip(names, plain, combination, strict=True)}
+        facts = {
+            name: translate(short) for name, translate, short in zip(names, plain, combination, strict=True)
+        }
         corpus.append({"_id": f"d{number}", "title": domain.title, "text": domain.document.format(**facts)})
         split = list(SHARES)[sum(number >= limit * DOCUMENTS for limit in limits[:-1])]
         for variant in range(QUERIES_PER_DOCUMENT):

@@ -186,7 +186,11 @@ def _resolved(member: Any) -> Any:
 
 def methods(found: Any) -> list[Any]:
     """Documented members of a class without an underscore, with those inherited from this package's own classes."""
-    members = [m.final_target if m.is_alias else m for m in found.all_members.values() if not m.is_alias or m.inherited]
+    members = [
+        m.final_target if m.is_alias else m
+        for m in found.all_members.values()
+        if not m.is_alias or m.inherited
+    ]
     return [
         member
         for member in members
@@ -198,7 +202,12 @@ def _documented(found: Any, *, name: str, level: int = 2) -> list[str]:
     target = found.final_target if found.is_alias else found
     lines = ["#" * level + f" {name}", ""]
     if target.is_module:
-        return [*lines, *_text(target), "", f"Its names are on the page [Folders](modules.md), under `{target.path}`."]
+        return [
+            *lines,
+            *_text(target),
+            "",
+            f"Its names are on the page [Folders](modules.md), under `{target.path}`.",
+        ]
     if target.is_attribute:
         return [*lines, *(_text(target) if target.has_docstring else ["The version of the package."])]
     if target.is_class and "dataclass" not in " ".join(str(d.value) for d in target.decorators):
@@ -262,7 +271,10 @@ def _text(found: Any) -> list[str]:
             lines += [f"* `{_label(item)}`: {_markdown(item.description)}" for item in section.value]
             lines.append("")
         elif kind in ("returns", "yields"):
-            lines += [f"*{_TITLES[kind]}* " + " ".join(_markdown(item.description) for item in section.value), ""]
+            lines += [
+                f"*{_TITLES[kind]}* " + " ".join(_markdown(item.description) for item in section.value),
+                "",
+            ]
         elif kind == "admonition":
             lines += [f"*{section.title or section.value.kind}* {_markdown(section.value.description)}", ""]
     return lines[:-1] if lines and not lines[-1] else lines

@@ -58,7 +58,13 @@ def page(name: str, content: Content) -> str:
     if "systems" in content and "groups" in content:
         lines += [*_suite(content)]
     elif name == "core":
-        lines += [tables.results_table(content), "", _CORE, "", *_anything({"training": content["training"]}, 2)]
+        lines += [
+            tables.results_table(content),
+            "",
+            _CORE,
+            "",
+            *_anything({"training": content["training"]}, 2),
+        ]
         lines += ["", *_anything({"throughput": content["throughput"]}, 2)]
     else:
         lines += _anything({key: value for key, value in content.items() if key not in _HEADER}, 2)
@@ -101,7 +107,9 @@ def _anything(value: Content, level: int) -> list[str]:
 
 
 def _is_table(item: Any) -> bool:
-    return isinstance(item, dict) or (isinstance(item, list) and any(isinstance(part, (dict, list)) for part in item))
+    return isinstance(item, dict) or (
+        isinstance(item, list) and any(isinstance(part, (dict, list)) for part in item)
+    )
 
 
 def _as_rows(item: Any) -> list[Content] | None:

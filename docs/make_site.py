@@ -29,7 +29,11 @@ OUTSIDE = {
     "benchmarks/scale/README.md": "results/scale.md",
 }
 """Pages that lie elsewhere in the repository, and where the site has them."""
-FOLDERS = {"benchmarks": "results/index.md", "benchmarks/serving": "results/index.md", "suites": "evaluation.md"}
+FOLDERS = {
+    "benchmarks": "results/index.md",
+    "benchmarks/serving": "results/index.md",
+    "suites": "evaluation.md",
+}
 """Folders that pages link to, and the page that tells what is in them."""
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -100,7 +104,9 @@ def main(serve: bool) -> None:
     """Gather the pages and let Zensical build, or serve and rebuild on change."""
     gather()
     program = Path(sys.executable).with_name("zensical")
-    subprocess.run([program, "serve"] if serve else [program, "build", "--clean", "--strict"], cwd=ROOT, check=True)
+    subprocess.run(
+        [program, "serve"] if serve else [program, "build", "--clean", "--strict"], cwd=ROOT, check=True
+    )
     print(ROOT / "build" / "site" / "index.html")
 
 

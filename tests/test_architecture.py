@@ -12,7 +12,10 @@ LATE = {("index.recorded_model", "model")}
 
 def modules():
     for path in sorted(SOURCE.rglob("*.py")):
-        yield ".".join(path.relative_to(SOURCE).with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8"))
+        yield (
+            ".".join(path.relative_to(SOURCE).with_suffix("").parts),
+            ast.parse(path.read_text(encoding="utf-8")),
+        )
 
 
 def imported(tree):
@@ -43,7 +46,12 @@ def in_functions(tree):
 
 def test_only_the_command_line_imports_the_package_inside_functions():
     """It does so because each costs the start of the command line; everything else shows its imports at the top."""
-    found = {(name, other) for name, tree in modules() if name.split(".")[0] != "cli" for other in in_functions(tree)}
+    found = {
+        (name, other)
+        for name, tree in modules()
+        if name.split(".")[0] != "cli"
+        for other in in_functions(tree)
+    }
     assert found == LATE
 
 

@@ -94,7 +94,9 @@ def test_a_model_replaced_by_another_is_not_mixed(saved, checkpoint, tmp_path):
         save_trained(saved, trained, "law")
 
 
-def test_an_expert_added_while_the_library_is_measured_is_kept_and_measured(saved, make_collection, monkeypatch):
+def test_an_expert_added_while_the_library_is_measured_is_kept_and_measured(
+    saved, make_collection, monkeypatch
+):
     original, calls = RouterRetriever.build_library, []
 
     def slow(model, *args, **kwargs):

@@ -130,7 +130,9 @@ def _findings(model: _SavedModel) -> Iterator[Finding]:
         return
     recorded = model.info["base"]["fingerprint"]
     if encoder.fingerprint != recorded:
-        message = f"Its fingerprint is {encoder.fingerprint[:12]}, the experts were trained for {recorded[:12]}."
+        message = (
+            f"Its fingerprint is {encoder.fingerprint[:12]}, the experts were trained for {recorded[:12]}."
+        )
         fix = f"Restore the weights and the tokeniser of {model.info['base']['id']}; its index would not fit either."
         yield Finding(
             severity=ERROR,
@@ -186,7 +188,9 @@ def _history(model: _SavedModel) -> Iterator[Finding]:
             )
 
 
-def _adapters(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
+def _adapters(
+    model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]
+) -> Iterator[Finding]:
     for name in model.info["experts"]:
         folder = model.root / EXPERTS / name
         try:
@@ -234,7 +238,9 @@ def _adapters(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[s
         )
 
 
-def _silent(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
+def _silent(
+    model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]
+) -> Iterator[Finding]:
     for name in encoder.silent_experts(experts):
         factors = experts[name].parameters()
         broken = not all(bool(torch.isfinite(factor).all()) for factor in factors)
@@ -259,7 +265,9 @@ def _duplicates(model: _SavedModel, experts: OrderedDict[str, Adapter]) -> Itera
     for row, name in enumerate(names):
         for column in range(row):
             if float(alike[row, column]) >= DUPLICATE:
-                message = f"Its LoRA delta is that of '{names[column]}' (cosine {float(alike[row, column]):.3f})."
+                message = (
+                    f"Its LoRA delta is that of '{names[column]}' (cosine {float(alike[row, column]):.3f})."
+                )
                 fix = f"Keep one: routerretriever experts remove {model.path} {name}"
                 yield Finding(
                     severity=WARNING,
@@ -270,7 +278,9 @@ def _duplicates(model: _SavedModel, experts: OrderedDict[str, Adapter]) -> Itera
                 )
 
 
-def _pilots(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
+def _pilots(
+    model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str, Adapter]
+) -> Iterator[Finding]:
     if model.info["policy"] is None:
         if model.info["experts"]:
             message = "There is no pilot library, so every query is encoded by the base."
@@ -284,7 +294,9 @@ def _pilots(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str
         return
     try:
         library, _ = load_pilots(model.root)
-        policy = read_policy(model.root, model.info["policy"], encoder.fingerprint, tuple(model.info["experts"]))
+        policy = read_policy(
+            model.root, model.info["policy"], encoder.fingerprint, tuple(model.info["experts"])
+        )
     except (RouterRetrieverError, KeyError, TypeError) as error:
         number = model.whole(lambda entry: PILOT_INFO in entry.files)
         fix = f"Restore {PILOT_INFO} and {PILOT_TENSORS} from a copy."
@@ -303,10 +315,14 @@ def _pilots(model: _SavedModel, encoder: RoutedEncoder, experts: OrderedDict[str
         yield from _coverage(model, library, policy)
 
 
-def _stale(model: _SavedModel, library: PilotLibrary, experts: OrderedDict[str, Adapter]) -> Iterator[Finding]:
+def _stale(
+    model: _SavedModel, library: PilotLibrary, experts: OrderedDict[str, Adapter]
+) -> Iterator[Finding]:
     versions = {name: adapter.fingerprint for name, adapter in experts.items()}
     for name in stale_experts(library, versions):
-        message = "Its gains were measured with another version of it, so that queries are routed by wrong figures."
+        message = (
+            "Its gains were measured with another version of it, so that queries are routed by wrong figures."
+        )
         fix = f"Measure it again: {model.measure(library.collections())}"
         yield Finding(
             severity=ERROR,

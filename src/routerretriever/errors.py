@@ -127,4 +127,6 @@ class MissingExtraError(RouterRetrieverError):
     """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(f"This needs the package '{package}'. Install it with: pip install 'routerretriever[{extra}]'")
+        super().__init__(
+            f"This needs the package '{package}'. Install it with: pip install 'routerretriever[{extra}]'"
+        )

@@ -75,7 +75,9 @@ class ExpertState:
             LibraryError: the pilot library has not been built.
         """
         if self.policy is None:
-            raise LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")
+            raise LibraryError(
+                "The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…"
+            )
         return self.policy
 
     # -- other states ------------------------------------------------------------------------------
@@ -133,7 +135,9 @@ class ExpertState:
         """
         self.expert(old)
         if check_expert_name(new) in self.experts:
-            raise ExpertError(f"The model already has an expert '{new}'. Choose another name, or remove it first.")
+            raise ExpertError(
+                f"The model already has an expert '{new}'. Choose another name, or remove it first."
+            )
         library = self.library
         renamed = replace(
             self,

@@ -121,7 +121,9 @@ class RouterRetriever(RoutedSentenceModel):
         """
         source = read_folder(path, revision=kwargs.pop("revision", None))
         if not source.is_dir():
-            raise FormatError(f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION")
+            raise FormatError(
+                f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION"
+            )
         read_model_info(source)
         check_modules(source)
         return cls(str(source), device=device, **kwargs)

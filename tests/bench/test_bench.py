@@ -131,7 +131,10 @@ def test_routers_do_not_see_test_judgements(prepared, monkeypatch):
             first.fit(known)
             second.fit(again)
             if isinstance(first, Oracle):
-                weights = [s.judged_weights(q, [seeds[1].test[q.name]]) for s, q in ((first, queries), (second, other))]
+                weights = [
+                    s.judged_weights(q, [seeds[1].test[q.name]])
+                    for s, q in ((first, queries), (second, other))
+                ]
             else:
                 weights = [s.weights(q.queries) for s, q in ((first, queries), (second, other))]
             same = set(weights[0]) == set(weights[1]) and all(
@@ -148,7 +151,9 @@ def test_candidates_are_what_the_model_encodes(prepared):
     model, queries = bench.model(0), seeds[0].test["y"]
     texts = list(queries.queries.texts)
     for name in ("base", "merged", "x"):
-        np.testing.assert_allclose(queries.candidates[name].vectors, model.encode_query(texts, expert=name), atol=1e-5)
+        np.testing.assert_allclose(
+            queries.candidates[name].vectors, model.encode_query(texts, expert=name), atol=1e-5
+        )
     part = bench.with_adapters(model, {"part": model.state.experts["x"].scaled(0.5)})
     rows = np.array([3, 0])
     blended = queries.blender.blend({"x": np.full(len(texts), 0.5)}, rows)
@@ -207,9 +212,15 @@ def test_oracles_bound_what_they_choose_from(prepared):
         ("studies: [experts]", "line 8: 'studies' must be a mapping of keys to values"),
         ("studies:\n  pilots:\n    counts: 5", "line 10: 'studies.pilots.counts' must be a list, but is 5"),
         ("studies:\n  pilots: {colour: red}", "line 9: unknown key 'studies.pilots.colour'"),
-        ("studies:\n  caution: {settings: [[0.1, 2]]}", "line 9: 'studies.caution.settings.0.1' must be less than or"),
+        (
+            "studies:\n  caution: {settings: [[0.1, 2]]}",
+            "line 9: 'studies.caution.settings.0.1' must be less than or",
+        ),
         ("studies: {lora: {collections: [y]}}", "line 8: unknown collection with an expert 'y'"),
-        ("training:\n  epochs: 3\n  rank: eight", "line 10: 'training.rank' must be a whole number, but is \"eight\""),
+        (
+            "training:\n  epochs: 3\n  rank: eight",
+            "line 10: 'training.rank' must be a whole number, but is \"eight\"",
+        ),
         ("multi_task: {epochs: 1.5}", "line 8: 'multi_task.epochs' must be a whole number, but is 1.5"),
         ("training: 3", "line 8: 'training' must be a mapping of keys to values, but is 3"),
     ],
@@ -261,7 +272,11 @@ def test_a_split_that_is_tested_on_is_not_held_out(make_collection):
 def test_generated_queries_become_the_train_split(make_collection, tmp_path):
     collection = Collection.load(make_collection("c", with_train=False))
     path = tmp_path / "generated.jsonl"
-    rows = [{"_id": "d1", "query": "first"}, {"_id": "unknown", "query": "no"}, {"_id": "d2", "query": "second"}]
+    rows = [
+        {"_id": "d1", "query": "first"},
+        {"_id": "unknown", "query": "no"},
+        {"_id": "d2", "query": "second"},
+    ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     train = collection.with_generated_queries(str(path)).split("train")
     assert sorted(train.queries.values()) == ["first", "second"]
@@ -277,7 +292,9 @@ def test_measures():
     assert measures.hurt_and_helped(np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.5, 0.5])) == pytest.approx(
         (1 / 3, 1 / 3)
     )
-    assert measures.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert measures.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06}
+    )
     assert measures.abstention_auroc([np.array([2.0, 3.0])], [np.array([0.0, 1.0])]) == 1.0
     assert measures.abstention_auroc([np.array([2.0])], []) is None
     rng = np.random.default_rng(0)

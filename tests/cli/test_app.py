@@ -42,7 +42,9 @@ def test_the_whole_path(trained, tmp_path):
     model, x, y = trained
     listed = run_json("experts", model)
     assert list(listed["experts"]) == ["x", "y"]
-    changed = run_json("library", model, "--margin", "100", "--partial-weight", "0.5", "--no-abstain")["policy"]
+    changed = run_json("library", model, "--margin", "100", "--partial-weight", "0.5", "--no-abstain")[
+        "policy"
+    ]
     assert (changed["margin"], changed["partial_weight"], changed["abstain"]) == (1.0, 0.5, False)
     assert {route["expert"] for route in run_json("route", model, "word105", "word1")["routes"]} == {"base"}
     assert run_json("library", model, "--margin", "0", "--abstain")["policy"]["margin"] == 0
@@ -55,7 +57,9 @@ def test_the_whole_path(trained, tmp_path):
     written = run_json("index", model, tmp_path / "index", x)
     assert written["encoded"] == written["documents"] == written["total"] == 60
     assert run_json("index", model, tmp_path / "index", y)["total"] == 120
-    found = run_json("search", tmp_path / "index", "word105 word105", "-k", "3", "--where", "collection = 'y'")
+    found = run_json(
+        "search", tmp_path / "index", "word105 word105", "-k", "3", "--where", "collection = 'y'"
+    )
     assert [hit["collection"] for hit in found["hits"]] == ["y"] * 3
     pinned = run_json("search", tmp_path / "index", "word105", "--expert", "x")
     assert pinned["expert"] == "x"
@@ -103,7 +107,10 @@ def test_plain_output_speaks_to_people(trained, tmp_path):
         or "fallback" in run("route", model, "word105 word105 word75").stdout
     )
     assert "held-out" in run("experts", model).stdout
-    assert "60 documents of 'x': 60 new or changed, 0 unchanged" in run("index", model, tmp_path / "index", x).stdout
+    assert (
+        "60 documents of 'x': 60 new or changed, 0 unchanged"
+        in run("index", model, tmp_path / "index", x).stdout
+    )
     assert "expert:" in run("search", tmp_path / "index", "word1").stdout
 
 
@@ -128,7 +135,9 @@ def test_what_cannot_be_indexed_is_told(trained, tmp_path):
     assert "line 2: not valid JSON" in going_on.stderr
     assert "1 left out. Their lines are in" in going_on.stderr
     shard.write_text('{"_id": "1", "text": "word1"}\n')
-    assert "1 documents are no longer in the source: kept; --prune" in run("index", model, index, shard).stdout
+    assert (
+        "1 documents are no longer in the source: kept; --prune" in run("index", model, index, shard).stdout
+    )
     assert run_json("index", model, index, shard, "--prune", "--collection", "notes")["total"] == 1
 
 
@@ -140,7 +149,9 @@ def test_upkeep_of_an_index(trained, tmp_path):
     info = run_json("index", "info", index)
     assert info["collections"] == {"x": 60, "y": 60}
     assert (info["kind"]["kind"], info["text"]) == ("flat", False)
-    assert "no text index yet" in run("search", index, "word1", "--mode", "text", code=1).stderr.replace("\n", " ")
+    assert "no text index yet" in run("search", index, "word1", "--mode", "text", code=1).stderr.replace(
+        "\n", " "
+    )
     assert run_json("index", "build", index, "--text")["vectors"] is None
     assert run_json("index", "build", index)["vectors"]["kind"] == "flat"
     both = run_json("index", "build", index, "--kind", "ivf_flat", "--text")
@@ -154,7 +165,12 @@ def test_upkeep_of_an_index(trained, tmp_path):
     assert run_json("index", "refresh", index)["vectors"] == 0
     assert run_json("index", "clean", index, "--older-than", "0")["versions_after"] == 1
     assert "ivf_flat (asked for)" in run("index", "info", index).stdout
-    for verb, says in (("build", "flat"), ("compact", "fragments"), ("refresh", "0 documents"), ("clean", "versions")):
+    for verb, says in (
+        ("build", "flat"),
+        ("compact", "fragments"),
+        ("refresh", "0 documents"),
+        ("clean", "versions"),
+    ):
         assert says in run("index", verb, index).stdout
     assert "by words alone" in run("search", index, "word1", "--mode", "text").stdout
 
@@ -193,7 +209,10 @@ def test_the_verbs_of_an_index_are_shown():
         (["search", "{tmp}/i", "query", "--mode", "magic"], "no search mode 'magic'"),
         (["evaluate", "{model}", "{x}", "--split", "exam"], "no split 'exam'"),
         (["experts", "remove", "{model}", "nobody"], "no expert 'nobody'"),
-        (["experts", "add", "{model}", "{model}/experts/x", "z"], "without the data of the library's collections x, y"),
+        (
+            ["experts", "add", "{model}", "{model}/experts/x", "z"],
+            "without the data of the library's collections x, y",
+        ),
         (["experts", "add", "{model}", "{model}"], "Name one expert's folder"),
         (["experts", "rename", "{model}", "x", "y"], "already has an expert 'y'"),
         (["experts", "diff", "{model}", "x", "z"], "no expert 'z'"),
@@ -276,7 +295,17 @@ def test_every_option_is_explained():
     index = group.commands["index"]
     assert set(index.commands) == {"add", "build", "compact", "refresh", "clean", "info"}
     experts = group.commands["experts"]
-    assert set(experts.commands) == {"list", "add", "check", "remove", "rename", "diff", "merge", "log", "rollback"}
+    assert set(experts.commands) == {
+        "list",
+        "add",
+        "check",
+        "remove",
+        "rename",
+        "diff",
+        "merge",
+        "log",
+        "rollback",
+    }
     verbs = [(n, c) for n, c in group.commands.items() if c not in (index, experts)]
     for name, command in [*verbs, *index.commands.items(), *experts.commands.items()]:
         assert command.help, name

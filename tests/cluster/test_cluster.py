@@ -54,11 +54,18 @@ class Build:
         cache = model_path.parent / f"cache-{index}".replace("/", "_")
         environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(cache), "RAY_AUTH_MODE": "disabled"}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
 
     def pieces_done(self):
-        found = self.system.get_file_info(FileSelector(f"{self.path}/_builds", recursive=True, allow_not_found=True))
+        found = self.system.get_file_info(
+            FileSelector(f"{self.path}/_builds", recursive=True, allow_not_found=True)
+        )
         return len([info for info in found if info.is_file and not info.base_name.startswith(".")])
 
     def wait_for_pieces(self, count):
@@ -93,7 +100,11 @@ def test_two_nodes_write_what_one_process_writes(model_path, source, tmp_path):
     alone = Build("none", model_path, source, tmp_path / "alone", "rows=250").report()
     with Nodes.start(2) as nodes:
         report = Build(nodes.address, model_path, source, tmp_path / "index", "rows=250").report()
-    assert (report["documents"], report["encoded"]) == (alone["documents"], alone["encoded"]) == (DOCUMENTS, DOCUMENTS)
+    assert (
+        (report["documents"], report["encoded"])
+        == (alone["documents"], alone["encoded"])
+        == (DOCUMENTS, DOCUMENTS)
+    )
     check_whole(tmp_path / "index")
     one, two = stored(tmp_path / "alone"), stored(tmp_path / "index")
     assert one.drop_columns("vector").equals(two.drop_columns("vector"))
@@ -260,7 +271,9 @@ def test_nodes_with_another_version_are_refused(model_path, source, tmp_path):
     with Nodes.start(1, environment=lambda host: {"PYTHONPATH": str(other.parent)}) as nodes:
         build = Build(nodes.address, model_path, source, tmp_path / "index")
         errors = build.process.communicate(timeout=120)[1]
-    assert f"{nodes.ip(1)} has routerretriever 0.0.7, this machine has {routerretriever.__version__}" in errors
+    assert (
+        f"{nodes.ip(1)} has routerretriever 0.0.7, this machine has {routerretriever.__version__}" in errors
+    )
 
 
 def test_no_cluster_there(model_path, source, tmp_path):

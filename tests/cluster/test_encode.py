@@ -41,9 +41,13 @@ def refused(*arguments):
 def test_options_that_would_do_nothing_are_refused(model_path, tmp_path):
     index = tmp_path / "index"
     assert "Workers need a cluster" in refused("index", model_path, index, "docs", "--workers", 2)
-    assert "Leave out --device" in refused("index", model_path, index, "docs", "--cluster", "local", "--device", "cpu")
+    assert "Leave out --device" in refused(
+        "index", model_path, index, "docs", "--cluster", "local", "--device", "cpu"
+    )
     assert not index.exists()
-    Index.create(index, RouterRetriever.from_pretrained(model_path, device="cpu")).upsert([Document("d", "word1")])
+    Index.create(index, RouterRetriever.from_pretrained(model_path, device="cpu")).upsert(
+        [Document("d", "word1")]
+    )
     assert "Workers need a cluster" in refused("index", "build", index, "--workers", 2)
     assert "built by one process" in refused("index", "build", index, "--text", "--cluster", "local")
     for kind in ("flat", "auto"):
@@ -62,7 +66,9 @@ def test_more_workers_than_there_is_room_for(monkeypatch):
 
 def test_threads_of_a_stopped_job_start_no_other_cluster():
     program = "import routerretriever.cluster.encode, ray; ray.put(1)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 1
     assert "Ray has not been started" in done.stderr
 
@@ -97,7 +103,9 @@ def ids(index):
 def test_sources_of_every_kind_with_faults_on_a_cluster(model_path, tmp_path):
     """Also: paths as typed, two workers, and a build that is taken over."""
     docs, index = tmp_path / "docs", tmp_path / "index"
-    write_jsonl(docs / "a.jsonl", [*[record(k) for k in range(10)], "{broken\n", {**record(99), "year": 2**63}])
+    write_jsonl(
+        docs / "a.jsonl", [*[record(k) for k in range(10)], "{broken\n", {**record(99), "year": 2**63}]
+    )
     write_jsonl(docs / "b.jsonl.gz", [record(k) for k in range(10, 20)] + [record(3, "again")])
     write_jsonl(docs / "c.jsonl.zst", [record(k) for k in range(20, 30)] + [{"_id": "x", "text": 3}])
     pq.write_table(pa.Table.from_pylist([record(k) for k in range(30, 40)]), docs / "d.parquet")

@@ -31,7 +31,9 @@ def say(thing):
 def drive(nodes, script):
     """Start a driver; Ray's global state, signal handlers and threads stay out of pytest."""
     code = PRELUDE + textwrap.dedent(script)
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", code, nodes.address], stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, nodes.address], stdout=subprocess.PIPE
+    )
 
 
 def answer(driver, seconds=240):
@@ -116,12 +118,16 @@ def test_one_worker_can_be_killed():
 def test_the_next_start_removes_what_a_killed_process_left():
     script = "from cluster_nodes import Nodes\nwith Nodes.start(1) as n: print(n.host, flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    killed = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1] / "support", **pipes)
+    killed = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[1] / "support", **pipes
+    )
     host = killed.stdout.readline().decode().strip()
     killed.kill()
     killed.communicate()
     space = f"rrn{host.split('.')[2]}-1"
-    left = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=True).stdout.split()
+    left = subprocess.run(
+        ["ip", "netns", "pids", space], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert left
     with Nodes.start(0):
         assert not [pid for pid in left if Path(f"/proc/{pid}/cmdline").exists() and alive(int(pid))]

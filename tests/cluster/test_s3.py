@@ -59,7 +59,9 @@ def test_everything_in_an_object_store(s3, shards, model, caplog):  # noqa: F811
     index.compact()
     assert len(index) == 88
     secrets = (b"nobody", b"nothing")
-    assert not [name for name, content in objects(s3.bucket).items() if any(secret in content for secret in secrets)]
+    assert not [
+        name for name, content in objects(s3.bucket).items() if any(secret in content for secret in secrets)
+    ]
     assert "nothing" not in caplog.text
     assert not [name for name in objects(s3.bucket) if "/_builds/" in name]
 
@@ -81,7 +83,9 @@ def test_a_killed_build_goes_on(s3, shards, model, monkeypatch):  # noqa: F811
 def test_bad_lines_are_put_aside_in_the_store(s3, shards, model):  # noqa: F811
     put(f"{shards}/3.jsonl", [{"text": "no id"}])
     index = Index.create(s3.uri("index"), model)
-    with pytest.raises(CollectionError, match=r"s3://bucket/docs/3\.jsonl, line 1: the record has no field '_id'"):
+    with pytest.raises(
+        CollectionError, match=r"s3://bucket/docs/3\.jsonl, line 1: the record has no field '_id'"
+    ):
         index.add(shards)
     report = index.add(shards, settings=BuildSettings(on_error="quarantine"))
     system, path = fs.FileSystem.from_uri(report.quarantine)

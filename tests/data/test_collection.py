@@ -28,7 +28,13 @@ def test_beir_directory(small):
 
 
 def test_title_and_metadata(small):
-    row = {"_id": "d3", "title": "Title", "text": "body", "year": 2020, "metadata": {"lang": "en", "tags": ["a"]}}
+    row = {
+        "_id": "d3",
+        "title": "Title",
+        "text": "body",
+        "year": 2020,
+        "metadata": {"lang": "en", "tags": ["a"]},
+    }
     with (small / "corpus.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     document = Collection.load(small).documents[-1]
@@ -185,7 +191,9 @@ def test_dev_split_is_held_out_without_what_train_has(tmp_path):
 
 def test_sample_is_fixed_and_bounded(tmp_path):
     queries = {f"q{n}": f"question {n}" for n in range(700)}
-    folder = write_beir(tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}, "dev": {}})
+    folder = write_beir(
+        tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}, "dev": {}}
+    )
     split = Collection.load(folder).split("train")
     assert split.sample(50).queries == split.sample(50).queries
     assert split.sample(50, seed=1).queries != split.sample(50).queries

@@ -73,7 +73,10 @@ def test_a_column_id_is_read_and_scalar_fields_are_kept(publish):
     ("changes", "message"),
     [
         ({"corpus": CORPUS | {"text": ["body", None]}}, r"org/mini, corpus, row 2: 'text' holds None"),
-        ({"corpus": CORPUS | {"_id": ["d1", "d1"]}}, r"org/mini, corpus, row 2: the document id 'd1' is used twice"),
+        (
+            {"corpus": CORPUS | {"_id": ["d1", "d1"]}},
+            r"org/mini, corpus, row 2: the document id 'd1' is used twice",
+        ),
         ({"queries": QUERIES | {"text": [None]}}, r"org/mini, queries, row 1: 'text' holds None"),
         (
             {"queries": {"_id": ["q1", "q1"], "text": ["a", "b"]}},
@@ -83,8 +86,14 @@ def test_a_column_id_is_read_and_scalar_fields_are_kept(publish):
             {"qrels": {"query": ["q1"], "corpus-id": ["d1"], "score": [1]}},
             r"org/mini-qrels, validation: expected the columns query-id, corpus-id, score, found query,",
         ),
-        ({"qrels": QRELS | {"score": [0.5]}}, r"org/mini-qrels, validation, row 1: the grade 0.5 is not a whole"),
-        ({"qrels": QRELS | {"corpus-id": ["d9"]}}, r"org/mini-qrels, validation, row 1: the judgement names document"),
+        (
+            {"qrels": QRELS | {"score": [0.5]}},
+            r"org/mini-qrels, validation, row 1: the grade 0.5 is not a whole",
+        ),
+        (
+            {"qrels": QRELS | {"corpus-id": ["d9"]}},
+            r"org/mini-qrels, validation, row 1: the judgement names document",
+        ),
     ],
 )
 def test_bad_rows_are_named(publish, changes, message):
@@ -95,7 +104,10 @@ def test_bad_rows_are_named(publish, changes, message):
 
 def test_pairs_and_triplets(publish):
     rows = {"anchor": ["a", "a", "b"], "positive": ["x", "y", "x"], "negative": ["z", "z", "y"]}
-    publish("org/mini", {"default": {"train": rows, "test": {"anchor": ["c"], "positive": ["x"], "negative": ["y"]}}})
+    publish(
+        "org/mini",
+        {"default": {"train": rows, "test": {"anchor": ["c"], "positive": ["x"], "negative": ["y"]}}},
+    )
     raw, (documents, splits) = loaded()
     assert sorted(document.text for document in documents) == ["x", "y", "z"]
     assert {name: len(split) for name, split in splits.items()} == {"train": 2, "test": 1}

@@ -6,7 +6,14 @@ import json
 import pyarrow as pa
 import pytest
 
-from routerretriever.data.jsonl import LineError, numbered_lines, parse_object, read_bytes, read_jsonl, read_lines
+from routerretriever.data.jsonl import (
+    LineError,
+    numbered_lines,
+    parse_object,
+    read_bytes,
+    read_jsonl,
+    read_lines,
+)
 from routerretriever.errors import CollectionError
 
 LINES = b'{"a": 1}\n\n{"a": 2}\r\n{"a": "\xc3\xa9"}'
@@ -52,7 +59,9 @@ def test_errors_name_the_line_and_the_cause(tmp_path, content, message):
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst"])
 def test_a_truncated_file_is_named_with_the_last_whole_line(tmp_path, name):
     content = b"".join(json.dumps({"a": n, "b": str(n) * 50}).encode() + b"\n" for n in range(5000))
-    packed = gzip.compress(content) if name.endswith(".gz") else pa.compress(content, codec="zstd", asbytes=True)
+    packed = (
+        gzip.compress(content) if name.endswith(".gz") else pa.compress(content, codec="zstd", asbytes=True)
+    )
     (tmp_path / name).write_bytes(packed[:-40])
     with pytest.raises(CollectionError, match=r"after line \d+: cannot be read further.*truncated"):
         list(read_jsonl(tmp_path / name))

@@ -29,11 +29,17 @@ def judged(path, split="train", **options):
 
 @pytest.mark.parametrize("column", ["label", "score", "relevance", "grade", "Label"])
 def test_the_grade_of_a_pair_is_read(tmp_path, column):
-    rows = [("open?", "From 7 to 21.", 2), ("open?", "Caps cost 3 euros.", 0), ("lost key", "Ask at the desk.", 1)]
+    rows = [
+        ("open?", "From 7 to 21.", 2),
+        ("open?", "Caps cost 3 euros.", 0),
+        ("lost key", "Ask at the desk.", 1),
+    ]
     path = write(tmp_path / "p.jsonl", *({"query": q, "positive": p, column: g} for q, p, g in rows))
     expected = {"open?": {"From 7 to 21.": 2, "Caps cost 3 euros.": 0}, "lost key": {"Ask at the desk.": 1}}
     assert judged(path) == expected
-    (tmp_path / "p.csv").write_text(f"query,passage,{column}\n" + "".join(f"{q},{p},{g}\n" for q, p, g in rows))
+    (tmp_path / "p.csv").write_text(
+        f"query,passage,{column}\n" + "".join(f"{q},{p},{g}\n" for q, p, g in rows)
+    )
     assert judged(tmp_path / "p.csv") == expected
 
 
@@ -58,7 +64,9 @@ def test_negatives_are_kept_as_documents_of_grade_0(tmp_path, name):
 
 
 def test_lists_of_positives_and_negatives_are_read(tmp_path):
-    path = write(tmp_path / "flag.jsonl", {"query": "open?", "pos": ["From 7.", "Not on Mondays."], "neg": ["Caps."]})
+    path = write(
+        tmp_path / "flag.jsonl", {"query": "open?", "pos": ["From 7.", "Not on Mondays."], "neg": ["Caps."]}
+    )
     assert judged(path) == {"open?": {"From 7.": 1, "Not on Mondays.": 1, "Caps.": 0}}
 
 
@@ -94,7 +102,9 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, record, message):
 
 
 def test_lenient_leaves_out_columns_that_are_not_understood(tmp_path):
-    path = write(tmp_path / "p.jsonl", {"query": "a", "positive": "b", "annotator": "Kim", "id": 5, "note": None})
+    path = write(
+        tmp_path / "p.jsonl", {"query": "a", "positive": "b", "annotator": "Kim", "id": 5, "note": None}
+    )
     with pytest.raises(CollectionError, match="not understood: 'annotator'.*--lenient"):
         Collection.load(path)
     assert judged(path, strict=False) == {"a": {"b": 1}}
@@ -103,7 +113,10 @@ def test_lenient_leaves_out_columns_that_are_not_understood(tmp_path):
 def test_equal_texts_of_different_titles_are_different_documents(tmp_path):
     rows = [("q1", "Same text.", "One"), ("q2", "Same text.", "Two"), ("q3", "Same text.", "One")]
     path = write(tmp_path / "p.jsonl", *({"query": q, "positive": p, "title": t} for q, p, t in rows))
-    assert [document.content for document in Collection.load(path).documents] == ["One Same text.", "Two Same text."]
+    assert [document.content for document in Collection.load(path).documents] == [
+        "One Same text.",
+        "Two Same text.",
+    ]
 
 
 def test_the_split_of_a_pair(tmp_path):
@@ -113,7 +126,10 @@ def test_the_split_of_a_pair(tmp_path):
 
 # -- spreadsheets ----------------------------------------------------------------------------------
 
-ROWS = {"How do I reset the Küchenwaage?": "Hold the key; it shows 0 g.", "price of a lid": "2,50 €; order 4711."}
+ROWS = {
+    "How do I reset the Küchenwaage?": "Hold the key; it shows 0 g.",
+    "price of a lid": "2,50 €; order 4711.",
+}
 
 
 def spreadsheet(delimiter, header="query{}positive"):
@@ -155,7 +171,12 @@ def test_a_header_that_is_not_understood_is_shown(tmp_path):
 
 
 def test_tsv_has_no_quoting_but_of_whole_cells(tmp_path):
-    lines = ['19" rack\tA width.', '"to be honest\tA phrase.', 'of "ad hoc"\t"Ad hoc" is Latin.', '"a ""b"""\t"c"']
+    lines = [
+        '19" rack\tA width.',
+        '"to be honest\tA phrase.',
+        'of "ad hoc"\t"Ad hoc" is Latin.',
+        '"a ""b"""\t"c"',
+    ]
     (tmp_path / "p.tsv").write_text("\n".join(["query\tpositive", *lines]) + "\n")
     assert judged(tmp_path / "p.tsv") == {
         '19" rack': {"A width.": 1},
@@ -176,7 +197,10 @@ def test_cells_are_kept_whole(tmp_path):
     [
         ('query,positive\na,"b\nc,d\n', r"line 2: the row that begins here is not valid CSV.*quotes"),
         ('query,positive\n\na,"x\n\ny"\nb,"c\nd,"e"\n', r"line 6: the row that begins here"),
-        ("query,positive\nwhere, when and why,Here\n", r"line 2: the row has 3 cells, and there are 2 columns"),
+        (
+            "query,positive\nwhere, when and why,Here\n",
+            r"line 2: the row has 3 cells, and there are 2 columns",
+        ),
         ('query,positive\na,"x\n\ny"\n\nb\n', r"line 6: no text in a column named positive"),
         ("query,Query\na,b\n", r"line 1: two columns are called 'query'"),
     ],

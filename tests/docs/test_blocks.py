@@ -44,7 +44,9 @@ def prepared(tmp_path_factory):
     tiny = make_checkpoint(root / "tiny", words=tuple(words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROUTERRETRIEVER_CACHE", str(root / "cache"))
-        patch.setattr(routerretriever.base_models, "_packaged_minilm", lambda: tiny)  # experts must fit those of a page
+        patch.setattr(
+            routerretriever.base_models, "_packaged_minilm", lambda: tiny
+        )  # experts must fit those of a page
         model = RouterRetriever.create("all-MiniLM-L6-v2", device="cpu")
         for name in ("ops", "notam"):
             train_expert(model, collections[name], config=TrainingConfig(epochs=1), force=True)
@@ -52,7 +54,9 @@ def prepared(tmp_path_factory):
         shutil.copytree(root / "fresh", root / "ready")
         model.save_pretrained(root / "ready" / "my-router")
         index = Index.create(root / "ready" / "my-index", model, model_path=root / "ready" / "my-router")
-        documents = [Document(d.id, d.text, metadata={"year": 2025}) for d in collections["ops"].documents[:50]]
+        documents = [
+            Document(d.id, d.text, metadata={"year": 2025}) for d in collections["ops"].documents[:50]
+        ]
         index.upsert(documents, collection="ops")
     return root
 
@@ -95,7 +99,9 @@ def session(prepared, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if any(b.runs for b in blocks(text))])
 @pytest.mark.filterwarnings("ignore:.*get_sentence_embedding_dimension:FutureWarning")  # MTEB calls it
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's client, of its own transport
+@pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # the hub's client, of its own transport
 def test_the_code_of_a_page_runs(page, session):
     opened = session("fresh" if page in FRESH else "ready", on_hub=page == "docs/hub.md")
     for block in blocks(PAGES[page]):
@@ -121,15 +127,24 @@ def test_every_command_in_a_page_exists_with_its_options():
     """Also in blocks that do not run, and in running text."""
     top = typer.main.get_command(app).commands
     for page, text in PAGES.items():
-        shown = [command for block in blocks(text) if block.language not in SHOWN for command in commands(block.code)]
-        shown += re.findall(r"`(routerretriever [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+        shown = [
+            command
+            for block in blocks(text)
+            if block.language not in SHOWN
+            for command in commands(block.code)
+        ]
+        shown += re.findall(
+            r"`(routerretriever [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        )
         for line in shown:
             words = line.replace("\\|", " ").split()
             if words[0] != "routerretriever" or words[1][0] in "-…":
                 continue
             command = top[words[1]]
             if hasattr(command, "commands"):
-                command = command.commands.get(words[2] if len(words) > 2 else "add", command.commands.get("add"))
+                command = command.commands.get(
+                    words[2] if len(words) > 2 else "add", command.commands.get("add")
+                )
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
             used = {word.split("=")[0] for word in re.findall(r"(?<!\S)--[a-z][\w-]*", line)}
             assert used <= known, (page, line)

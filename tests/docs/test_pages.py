@@ -23,7 +23,12 @@ def test_tables_are_the_committed_figures(root, monkeypatch):
     import tables
 
     rows = {"results": "| scifact |", "systems": "| **routed** |", "serving": "| 128 |"}
-    rows |= {"queries": "| 512 |", "documents": "| nl2bash |", "experts": "| 64 |", "routing": "semantic-router"}
+    rows |= {
+        "queries": "| 512 |",
+        "documents": "| nl2bash |",
+        "experts": "| 64 |",
+        "routing": "semantic-router",
+    }
     rows |= {"search": "| 100000 |", "throughput": "| 2 workers |", "large": "| documents | 1,000,000 |"}
     rows |= {"kinds": "| ivf_rq |", "settings": "| exact |", "filters": "| 0.01% |", "text": "| hybrid |"}
     rows |= {"changes": "| before refresh |", "hybrid": "| hybrid (routed) |", "kills": "| compact | 50 |"}
@@ -48,7 +53,9 @@ def commands(root):
 
 def test_every_command_is_documented_and_explains_itself(commands):
     names = [info.name or info.callback.__name__ for info in app.registered_commands]
-    names = [name.removesuffix("_command") for name in names] + [group.name for group in app.registered_groups]
+    names = [name.removesuffix("_command") for name in names] + [
+        group.name for group in app.registered_groups
+    ]
     assert set(re.findall(r"^\| `routerretriever (\w+)", commands, flags=re.MULTILINE)) == set(names)
     for name in names:
         verb = [name, {"index": "add", "experts": "list"}[name]] if name in ("index", "experts") else [name]
@@ -60,7 +67,9 @@ def test_every_command_is_documented_and_explains_itself(commands):
 @pytest.mark.parametrize(("name", "start", "untold"), [("index", "build", "add"), ("experts", "add", "list")])
 def test_every_verb_of_a_group_is_documented(root, commands, name, start, untold):
     (group,) = [group for group in app.registered_groups if group.name == name]
-    row = next(line for line in commands.splitlines() if line.startswith(f"| `routerretriever {name} {start}"))
+    row = next(
+        line for line in commands.splitlines() if line.startswith(f"| `routerretriever {name} {start}")
+    )
     for command in group.typer_instance.registered_commands:
         assert command.name == untold or command.name in row
         assert name != "experts" or f"experts {command.name}" in (root / "docs" / "experts.md").read_text(

@@ -35,14 +35,20 @@ def test_every_command_and_option_is_in_the_reference(site):
     import make_reference
 
     text = (site / "pages/reference/cli.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## routerretriever (.+?)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    sections = dict(
+        re.findall(r"^## routerretriever (.+?)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    )
     listed = dict(make_reference.commands())
     assert {"train", "serve", "index", "index build"} <= set(listed)
     assert set(sections) == set(listed)
     for name, command in listed.items():
         for parameter in command.params:
             if parameter.param_type_name == "option" and "--help" not in parameter.opts:
-                row = next(line for line in sections[name].splitlines() if line.startswith(f"| `{parameter.opts[0]}`"))
+                row = next(
+                    line
+                    for line in sections[name].splitlines()
+                    if line.startswith(f"| `{parameter.opts[0]}`")
+                )
                 assert row.split(" | ")[1].strip(), (name, row)
 
 
@@ -92,11 +98,16 @@ def test_what_pages_import_is_in_the_reference(site):
     sections = dict(re.findall(r"^## routerretriever\.([\w.]+)\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S))
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     code = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    imports = re.findall(r"^from routerretriever\.([\w.]+) import (?:\(([^)]+)\)|(.+))", code, flags=re.MULTILINE)
+    imports = re.findall(
+        r"^from routerretriever\.([\w.]+) import (?:\(([^)]+)\)|(.+))", code, flags=re.MULTILINE
+    )
     assert imports
     for module, many, few in imports:
         for name in re.findall(r"\w+", many or few):
-            assert f"### {name}\n" in sections[module] or f"\n`{name}`: see" in sections[module], (module, name)
+            assert f"### {name}\n" in sections[module] or f"\n`{name}`: see" in sections[module], (
+                module,
+                name,
+            )
 
 
 def test_links_and_pictures_lead_somewhere(site):

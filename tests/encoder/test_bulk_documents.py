@@ -75,7 +75,9 @@ def test_int8_is_close_and_leaves_everything_else_alone(model):
     assert np.abs(exact - rounded).max() > 1e-5
     assert np.array_equal(encode_documents(model, TEXTS), exact)
     assert np.array_equal(model.encode_query(TEXTS), pinned)
-    assert np.array_equal(encode_documents(pickle.loads(pickle.dumps(model)), TEXTS, precision="int8"), rounded)
+    assert np.array_equal(
+        encode_documents(pickle.loads(pickle.dumps(model)), TEXTS, precision="int8"), rounded
+    )
 
 
 @needs_int8

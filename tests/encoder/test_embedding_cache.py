@@ -62,7 +62,9 @@ def test_survives_kill_at_any_moment(tmp_path):
         """
     )
     for blocks in (1, 5, 40):
-        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(blocks):
             process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)

@@ -27,7 +27,10 @@ from make_collections import UNSEEN, write_all
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory):
     """Those of the demo."""
-    return {name: Collection.load(path) for name, path in write_all(tmp_path_factory.mktemp("collections")).items()}
+    return {
+        name: Collection.load(path)
+        for name, path in write_all(tmp_path_factory.mktemp("collections")).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +212,9 @@ def documents_of(text, path):
 def test_a_language_that_the_base_does_not_know_is_told(base, tmp_path, method):
     """Letters of Greek are in its vocabulary and signs of Chinese are in part, words of neither."""
     config = SynthesisConfig(method=method, queries=300)
-    report = synthesize(documents_of(GREEK, tmp_path / "greek.jsonl"), tmp_path / "greek", model=base, config=config)
+    report = synthesize(
+        documents_of(GREEK, tmp_path / "greek.jsonl"), tmp_path / "greek", model=base, config=config
+    )
     assert UNKNOWN_LANGUAGE in report.notes
     source = documents_of(CHINESE, tmp_path / "chinese.jsonl")
     try:

@@ -143,7 +143,9 @@ def test_shares_scale_and_add_the_updates(base_path):
     both = {
         name: (
             torch.cat([e0.factors[name][0], e2.factors[name][0]]),
-            torch.cat([0.7 * e0.scaling * e0.factors[name][1], 0.2 * e2.scaling * e2.factors[name][1]], dim=1),
+            torch.cat(
+                [0.7 * e0.scaling * e0.factors[name][1], 0.2 * e2.scaling * e2.factors[name][1]], dim=1
+            ),
         )
         for name in e0.factors
     }
@@ -155,10 +157,14 @@ def test_shares_scale_and_add_the_updates(base_path):
     model.state = model.state.with_policy(Fixed(weights))
     got = model[0](model.preprocess(TEXTS), task="query")["sentence_embedding"]
     model.state = model.state.with_policy(None)
-    wanted = {name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("e3", "merged")}
+    wanted = {
+        name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("e3", "merged")
+    }
     model.add_expert("half", e0.scaled(0.5))
     model.add_expert("both", Adapter(both, 1.0))
-    wanted |= {name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("half", "both")}
+    wanted |= {
+        name: model.encode_query(TEXTS, expert=name, convert_to_tensor=True) for name in ("half", "both")
+    }
     for row in range(24):
         name = {3: "e3", 20: "merged"}.get(row, "half" if row < 12 else "both")
         assert (got[row] - wanted[name][row]).abs().max() < 1e-5, (row, name)
@@ -281,9 +287,16 @@ def test_options_of_sentence_transformers_still_hold(base_path):
 
 @pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
 def test_a_base_that_ranks_by_a_distance_is_refused(checkpoint, tmp_path, similarity):
-    SentenceTransformer(str(checkpoint), similarity_fn_name=similarity, device="cpu").save_pretrained(str(tmp_path))
-    with pytest.raises(ModelError, match=f"similarity '{similarity}' of .* is not supported.*similarity='cosine'"):
+    SentenceTransformer(str(checkpoint), similarity_fn_name=similarity, device="cpu").save_pretrained(
+        str(tmp_path)
+    )
+    with pytest.raises(
+        ModelError, match=f"similarity '{similarity}' of .* is not supported.*similarity='cosine'"
+    ):
         RouterRetriever.create(str(tmp_path), device="cpu")
     with pytest.raises(ModelError, match=f"similarity '{similarity}'"):
         RouterRetriever.create(str(checkpoint), similarity=similarity, device="cpu")
-    assert RouterRetriever.create(str(tmp_path), similarity="cosine", device="cpu").similarity_fn_name == "cosine"
+    assert (
+        RouterRetriever.create(str(tmp_path), similarity="cosine", device="cpu").similarity_fn_name
+        == "cosine"
+    )

@@ -15,7 +15,9 @@ from routerretriever.kernels.exact_search import top_k
 
 
 def test_measures_by_hand():
-    split = Split("test", {"q1": "", "q2": "", "q3": ""}, {"q1": {"a": 2, "b": 1}, "q2": {"c": 1}, "q3": {"a": 1}})
+    split = Split(
+        "test", {"q1": "", "q2": "", "q3": ""}, {"q1": {"a": 2, "b": 1}, "q2": {"c": 1}, "q3": {"a": 1}}
+    )
     run = {"q1": {"b": 3.0, "x": 2.0, "a": 1.0}, "q2": {"x": 1.0}, "q3": {"a": 1.0}}
     values = measure_run(run, split)
     ideal = 2 + 1 / np.log2(3)
@@ -45,7 +47,9 @@ def test_identical_ids_are_ignored_only_where_asked():
     split = Split("test", {"q1": "same text"}, {"q1": {"d2": 1}})
     vectors = np.array([[1, 0], [0.8, 0.6]], np.float32)
     for ignore, wanted in ((False, ["q1"]), (True, ["d2"])):
-        collection = Collection(name="c", documents=documents, splits={"test": split}, ignore_identical_ids=ignore)
+        collection = Collection(
+            name="c", documents=documents, splits={"test": split}, ignore_identical_ids=ignore
+        )
         assert list(search_run(vectors[:1], split, vectors, collection, depth=1)["q1"]) == wanted
 
 
@@ -97,7 +101,15 @@ def test_evaluation_has_every_system_and_documented_shape(evaluated):
     one = content["collections"]["x"]
     assert one["queries"] == 24
     assert set(one["systems"]) == wanted
-    assert set(one["systems"]["routed"]) >= {"nDCG@10", "R@100", "RR@10", "ci95", "p_vs_base", "hurt", "helped"}
+    assert set(one["systems"]["routed"]) >= {
+        "nDCG@10",
+        "R@100",
+        "RR@10",
+        "ci95",
+        "p_vs_base",
+        "hurt",
+        "helped",
+    }
     assert sum(one["chosen"].values()) == 24
     assert set(one["chosen"]) <= set(model.state.candidates)
     mean = np.mean([content["collections"][name]["systems"]["routed"]["nDCG@10"] for name in "xy"])
@@ -112,7 +124,9 @@ def test_report_files(evaluated, tmp_path):
     assert "instance_oracle" in html
     assert 'src="http' not in html
     assert "Plotly" in html
-    assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(
+        json.dumps(result.to_dict())
+    )
     run = (tmp_path / "out" / "runs" / "x.routed.trec").read_text().splitlines()
     assert len(run[0].split()) == 6
     import ir_measures
@@ -124,7 +138,9 @@ def test_report_files(evaluated, tmp_path):
         for document, grade in grades.items()
     ]
     again = ir_measures.calc_aggregate([MEASURES["nDCG@10"]], qrels, read)
-    assert again[MEASURES["nDCG@10"]] == pytest.approx(result.collections[0].systems["routed"].mean(), abs=1e-6)
+    assert again[MEASURES["nDCG@10"]] == pytest.approx(
+        result.collections[0].systems["routed"].mean(), abs=1e-6
+    )
     assert evaluation_table(result).row_count == 7
 
 
@@ -140,5 +156,7 @@ def test_limits_and_names(evaluated, make_collection):
 
 
 def test_without_library_routed_is_the_base(checkpoint, make_collection):
-    result = evaluate(RouterRetriever.create(str(checkpoint), device="cpu"), [Collection.load(make_collection("x"))])
+    result = evaluate(
+        RouterRetriever.create(str(checkpoint), device="cpu"), [Collection.load(make_collection("x"))]
+    )
     assert result.mean("routed") == result.mean("base") == result.mean("dataset_oracle")

@@ -40,7 +40,9 @@ def test_gains_are_measured_on_held_out_queries(model, trained):
         for name in ("base", "x", "y")
     }
     for column, name in enumerate(library.experts):
-        np.testing.assert_allclose(library.gains[: len(texts), column], scores[name] - scores["base"], atol=1e-6)
+        np.testing.assert_allclose(
+            library.gains[: len(texts), column], scores[name] - scores["base"], atol=1e-6
+        )
     assert not set(collection.split("train").queries.values()) & set(texts)
 
 
@@ -65,7 +67,9 @@ def test_queries_go_to_their_expert(model, trained):
     for collection in trained[1]:
         chosen = [route.expert for route in model.route(list(collection.split("test").queries.values()))]
         assert set(chosen) <= {"base", "merged", "x", "y"}
-        assert model.library.mean_gains()[collection.name].argmax() == list(model.experts).index(collection.name)
+        assert model.library.mean_gains()[collection.name].argmax() == list(model.experts).index(
+            collection.name
+        )
 
 
 def test_the_short_way_to_a_vector_gives_what_sentence_transformers_gives(model, trained):

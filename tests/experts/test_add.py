@@ -29,7 +29,9 @@ def switched(folder, target):
     (target / "queries.jsonl").write_text("\n".join(map(json.dumps, copies)) + "\n")
     for split in ("train", "dev", "test"):
         rows = [line.split("\t") for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()]
-        lines = ["\t".join(rows[0])] + [f"{q}-{copy}\t{d}\t{grade}" for q, d, grade in rows[1:] for copy in range(3)]
+        lines = ["\t".join(rows[0])] + [
+            f"{q}-{copy}\t{d}\t{grade}" for q, d, grade in rows[1:] for copy in range(3)
+        ]
         (target / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return target
 
@@ -73,7 +75,9 @@ def test_an_expert_that_fools_the_router_is_refused(model, made):
     assert not z.in_library and z.change > 0
     assert model.library.experts == ("x", "spare", "z") and model.library.unmeasured() == {}
     assert report.to_dict()["harmed"] == ["x"]
-    allowed = check_expert(model, "z", both, margin=1.0)  # the same question, asked of an expert that is there
+    allowed = check_expert(
+        model, "z", both, margin=1.0
+    )  # the same question, asked of an expert that is there
     assert not allowed.harmed
     assert all(effect.in_library for effect in allowed.effects)
 
@@ -121,8 +125,12 @@ def test_no_query_is_routed_by_itself_and_no_test_judgement_is_read(model, made,
 
     def watched(library, cases):
         for rows, kept in folds(library, cases):
-            asked = {case.measured.queries[row] for case, part in zip(cases, rows, strict=True) for row in part}
-            remaining = {e for e, keep, m in zip(library.examples, kept, library.measured, strict=True) if keep and m}
+            asked = {
+                case.measured.queries[row] for case, part in zip(cases, rows, strict=True) for row in part
+            }
+            remaining = {
+                e for e, keep, m in zip(library.examples, kept, library.measured, strict=True) if keep and m
+            }
             seen.append((asked, remaining))
             yield rows, kept
 
@@ -157,7 +165,9 @@ def test_data_that_is_missing_or_another_is_told(model, made):
 
 def test_sources_that_cannot_be_added_are_told(model, made, tmp_path):
     root, _ = made
-    with pytest.raises(ExpertError, match=r"is a model\. Name one expert's folder in it: .*experts/x, .*experts/spare"):
+    with pytest.raises(
+        ExpertError, match=r"is a model\. Name one expert's folder in it: .*experts/x, .*experts/spare"
+    ):
         add_expert(model, root / "model-x", force=True)
     with pytest.raises(ExpertError, match="already has an expert 'x'"):
         add_expert(model, root / "model-y", "x", force=True)

@@ -37,7 +37,9 @@ def flat(adapter):
     return torch.cat([dense(adapter, name).flatten() for name in sorted(adapter.factors)])
 
 
-@pytest.mark.parametrize(("rank", "weights"), [(1, (1.0, 1.0)), (3, (0.7, -0.2)), (5, (1.0, 1.0)), (99, (0.5, 0.5))])
+@pytest.mark.parametrize(
+    ("rank", "weights"), [(1, (1.0, 1.0)), (3, (0.7, -0.2)), (5, (1.0, 1.0)), (99, (0.5, 0.5))]
+)
 def test_a_combined_expert_is_the_truncated_svd_of_the_dense_sum(model, rank, weights):
     first, second = model.state.experts.values()
     name = next(iter(first.factors))

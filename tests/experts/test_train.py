@@ -45,11 +45,15 @@ def test_expert_learns_and_reports_what_it_gained(model, make_collection):
 def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection):
     collection = Collection.load(make_collection("aliases"))
     full = train_expert(model, collection, name="full", config=QUICK)
-    report = train_expert(model, collection, name="small", config=replace(QUICK, adapter_weights=(1.0, 0.01, 0.9)))
+    report = train_expert(
+        model, collection, name="small", config=replace(QUICK, adapter_weights=(1.0, 0.01, 0.9))
+    )
     assert report.adapter_weight in (0.9, 1.0)  # a hundredth changes no ranking
     assert report.info.gain >= 0.98 * full.info.gain
     assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, "small"), abs=1e-6)
-    again = train_expert(model, collection, name="tiny", config=replace(QUICK, adapter_weights=(0.9,)), force=True)
+    again = train_expert(
+        model, collection, name="tiny", config=replace(QUICK, adapter_weights=(0.9,)), force=True
+    )
     ratio = model.state.experts["tiny"].scaling / model.state.experts["full"].scaling
     assert ratio == pytest.approx(again.adapter_weight)
 
@@ -112,7 +116,9 @@ def test_seed_decides_everything(model, make_collection, options):
     "options", [{"in_batch": True}, {"corpus_limit": 10, "hard_negatives": 4, "sampled_negatives": 8}]
 )
 def test_smaller_sets_of_negatives_also_learn(model, make_collection, options):
-    report = train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, **options))
+    report = train_expert(
+        model, Collection.load(make_collection("aliases")), config=replace(QUICK, **options)
+    )
     assert report.info.gain > 0.05
 
 
@@ -121,7 +127,9 @@ def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_coll
     config = replace(PRESETS["paper"], epochs=2, batch_size=16, learning_rate=5e-3)
     train_expert(model, Collection.load(make_collection("aliases")), config=config, force=True)
     changed = set(model.state.experts["aliases"].factors)
-    assert changed == {f"encoder.layer.{n}.attention.self.{part}" for n in range(4) for part in ("query", "value")}
+    assert changed == {
+        f"encoder.layer.{n}.attention.self.{part}" for n in range(4) for part in ("query", "value")
+    }
     assert model.similarity_fn_name == "dot"
     assert model.encoder.route_layer == 4
 
@@ -141,7 +149,9 @@ def test_half_precision_learns_nearly_the_same(model, make_collection):
         assert (whole - half).norm() <= 0.05 * whole.norm()
     for precision, expected in (("fp32", False), ("bf16", True)):
         assert replace(QUICK, precision=precision).computes_in_bf16(torch.device("cpu")) is expected
-    report = train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, precision="bf16"))
+    report = train_expert(
+        model, Collection.load(make_collection("aliases")), config=replace(QUICK, precision="bf16")
+    )
     assert report.info.gain > 0.05
 
 
@@ -179,7 +189,9 @@ def test_test_only_and_tiny_collections_are_refused(model, make_collection, tmp_
 
 def test_unknown_targets_name_the_choices(model, make_collection):
     with pytest.raises(ExpertError, match="No layer of the base is named nothing.*query"):
-        train_expert(model, Collection.load(make_collection("aliases")), config=replace(QUICK, targets=("nothing",)))
+        train_expert(
+            model, Collection.load(make_collection("aliases")), config=replace(QUICK, targets=("nothing",))
+        )
 
 
 def test_all_positives_count():
@@ -271,7 +283,9 @@ def changed_held_out(collection):
 
 
 @pytest.mark.parametrize("change", [changed_judgement, changed_document, changed_held_out])
-def test_an_interrupted_training_is_not_continued_with_other_data(model, make_collection, monkeypatch, change):
+def test_an_interrupted_training_is_not_continued_with_other_data(
+    model, make_collection, monkeypatch, change
+):
     collection = Collection.load(make_collection("aliases"))
     interrupted(model, collection, monkeypatch)
     model.remove_expert("aliases")
@@ -297,7 +311,9 @@ def test_impossible_settings_are_refused_by_name(options, named):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_base_stored_in_half_precision_is_trained_with_whole_factors(checkpoint, make_collection, tmp_path, dtype):
+def test_a_base_stored_in_half_precision_is_trained_with_whole_factors(
+    checkpoint, make_collection, tmp_path, dtype
+):
     from sentence_transformers import SentenceTransformer
 
     SentenceTransformer(str(checkpoint), device="cpu").to(dtype).save_pretrained(str(tmp_path / "half"))

@@ -44,7 +44,9 @@ def unfamiliar(model, index, expert="gamma", n=60):
     rng = np.random.default_rng(0)
     texts = [" ".join(f"word{w}" for w in rng.integers(20, 45, 6)) for _ in range(n)]
     rows = []
-    for text, hits in zip(texts, index.search_many(texts, 8, expert="base", where="collection = 'alpha'"), strict=True):
+    for text, hits in zip(
+        texts, index.search_many(texts, 8, expert="base", where="collection = 'alpha'"), strict=True
+    ):
         keys = [("alpha", hit.id) for hit in hits]
         found = index.lookup([hit.id for hit in hits])
         vectors = np.stack([found[key] for key in keys])
@@ -58,7 +60,9 @@ def unfamiliar(model, index, expert="gamma", n=60):
 def out_of_domain_model(model):
     """Raise the tiny model's thresholds so that every query is out of domain."""
     library = model.library
-    model.set_library(replace(library, space=replace(library.space, reject_threshold=5.0, trust_threshold=5.0)))
+    model.set_library(
+        replace(library, space=replace(library.space, reject_threshold=5.0, trust_threshold=5.0))
+    )
     return model
 
 
@@ -112,19 +116,25 @@ def test_the_estimator_is_unbiased_where_the_propensities_are_known():
     rng = np.random.default_rng(0)
     n, m = 4000, 8
     wanted = rng.integers(0, m, n)
-    truth = float(np.mean([1 - 1 / math.log2(2 + r) for r in wanted]))  # the expert puts it first, the base leaves it
+    truth = float(
+        np.mean([1 - 1 / math.log2(2 + r) for r in wanted])
+    )  # the expert puts it first, the base leaves it
     looked = rng.random((n, m)) < 1 / np.arange(1, m + 1)
     clicked = looked & ((np.arange(m) == wanted[:, None]) | (rng.random((n, m)) < 0.1))
     gains, weights = {0.0: np.zeros(n), 1.0: np.zeros(n)}, {0.0: np.zeros(n), 1.0: np.zeros(n)}
     positions = np.arange(m)
     for row in range(n):
-        event = Event(1, 0, "q", tuple(("c", str(d)) for d in positions), clicked[row].astype(float), judged=False)
+        event = Event(
+            1, 0, "q", tuple(("c", str(d)) for d in positions), clicked[row].astype(float), judged=False
+        )
         moved = np.where(positions == wanted[row], 0, positions + (positions < wanted[row]))
         difference = 1 / np.log2(2.0 + moved) - 1 / np.log2(2.0 + positions)
         for eta in gains:
             worth, weights[eta][row] = relevance(event, eta, 100.0)
             gains[eta][row] = worth @ difference
-    kept = (1 - 0.1) / (1 + 0.1 * (m - 1))  # clicks on any document add to the weights, and nothing to the gains
+    kept = (1 - 0.1) / (
+        1 + 0.1 * (m - 1)
+    )  # clicks on any document add to the weights, and nothing to the gains
     corrected, naive = (gains[eta].sum() / weights[eta].sum() for eta in (1.0, 0.0))
     assert corrected == pytest.approx(kept * truth, rel=0.06)
     assert naive < 0.6 * corrected
@@ -150,7 +160,9 @@ def test_few_or_doubtful_clicks_turn_nothing():
     rng = np.random.default_rng(0)
 
     def significant(gains, min_clicks=30):
-        return estimate(evidence_of(gains, np.ones(len(gains))), np.arange(len(gains)), min_clicks).significant[0]
+        return estimate(
+            evidence_of(gains, np.ones(len(gains))), np.arange(len(gains)), min_clicks
+        ).significant[0]
 
     assert significant([0.5] * 19, min_clicks=1) == 0  # however large: too few queries
     assert significant([0.5] * 25) == 0  # too few clicks
@@ -160,7 +172,9 @@ def test_few_or_doubtful_clicks_turn_nothing():
     assert significant([0.005] * 500) == 0  # sure, but below what the choice of documents can feign
     for mean in (0.1, -0.1):
         gains = rng.normal(mean, 0.3, 500)
-        assert significant(gains) == pytest.approx(gains.mean() - gains.var(ddof=1) / len(gains) / gains.mean())
+        assert significant(gains) == pytest.approx(
+            gains.mean() - gains.var(ddof=1) / len(gains) / gains.mean()
+        )
 
 
 def test_repeating_a_query_adds_no_evidence(model, index, tmp_path):
@@ -183,7 +197,9 @@ def test_what_the_pilots_know_is_only_overruled_by_the_opposite():
         return replace(estimate(evidence_of([0.1], [1]), [0], 1), significant=np.array(believed))
 
     assert gains_to_apply(group(False, [0.2, -0.1]), found([0.05, 0.0])) is None
-    np.testing.assert_array_equal(gains_to_apply(group(False, [0.2, -0.1]), found([-0.05, 0.0])), [-0.05, -0.1])
+    np.testing.assert_array_equal(
+        gains_to_apply(group(False, [0.2, -0.1]), found([-0.05, 0.0])), [-0.05, -0.1]
+    )
     np.testing.assert_array_equal(gains_to_apply(group(False, [0.2, -0.1]), found([0.1, 0.03])), [0.2, 0.03])
     np.testing.assert_array_equal(gains_to_apply(group(True, [0.2, -0.1]), found([0.0, 0.03])), [0.0, 0.03])
     assert gains_to_apply(group(True, [0.2, -0.1]), found([-0.3, 0.0])) is None
@@ -198,7 +214,9 @@ def test_a_log_turns_routes_and_is_taken_back_to_the_last_bit(model, index, log,
     assert report.groups[0].significant["gamma"] > 0
     assert report.pilots == len(queries)
     space = model.library.space
-    model.set_library(replace(model.library, space=replace(space, reject_threshold=-5.0, trust_threshold=-5.0)))
+    model.set_library(
+        replace(model.library, space=replace(space, reject_threshold=-5.0, trust_threshold=-5.0))
+    )
     assert {route.expert for route in model.route(queries)} == {"gamma"}
     model.set_library(replace(model.library, space=space))
     model.save_experts(tmp_path / "model")
@@ -208,7 +226,9 @@ def test_a_log_turns_routes_and_is_taken_back_to_the_last_bit(model, index, log,
     np.testing.assert_array_equal(again.library.weights[again.library.from_feedback], 0.5)
     assert undo_feedback(again) == report.batch
     again.save_experts(tmp_path / "model")
-    assert before == [(tmp_path / "model" / name).read_bytes() for name in ("pilots.safetensors", "pilots.json")]
+    assert before == [
+        (tmp_path / "model" / name).read_bytes() for name in ("pilots.safetensors", "pilots.json")
+    ]
     with pytest.raises(FeedbackError, match="Nothing to undo"):
         undo_feedback(again)
 
@@ -282,7 +302,9 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
     with_it = model.library
     undo_feedback(model)
     assert sorted(model.library.examples) == sorted(plain.examples)
-    np.testing.assert_array_equal(with_it.space.mean, model.library.fitted().space.mean)  # clicks do not bend the space
+    np.testing.assert_array_equal(
+        with_it.space.mean, model.library.fitted().space.mean
+    )  # clicks do not bend the space
     assert with_it.space.reject_threshold == model.library.fitted().space.reject_threshold
     apply_feedback(model, log, index, replace(CLICKED, weight=1.0))
     model.remove_expert("alpha")
@@ -306,7 +328,10 @@ def test_experts_and_collections_come_and_go_beside_feedback(model, index, log, 
         ('{"query": "a", "shown": ["d1"]}', "give either"),
         ('{"query": "a", "shown": ["d1"], "clicked": [], "judged": []}', "give either"),
         ('{"query": "a", "shown": ["d1"], "clicked": ["d2"]}', "'d2' is clicked, but was not shown"),
-        ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d2", "grade": 1}]}', "'d2' is judged, but was not shown"),
+        (
+            '{"query": "a", "shown": ["d1"], "judged": [{"id": "d2", "grade": 1}]}',
+            "'d2' is judged, but was not shown",
+        ),
         ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d1", "grade": true}]}', "whole 'grade'"),
         ('{"query": "a", "shown": ["d1"], "judged": [{"id": "d1", "grade": -1}]}', "whole 'grade'"),
         ('{"query": "a", "shown": ["d1"], "judged": ["d1"]}', "whole 'grade'"),
@@ -322,14 +347,22 @@ def test_a_line_is_refused_for_a_reason(line, reason):
 
 
 def test_lines_are_refused_one_by_one(model, index, tmp_path):
-    good = {"query": "word5", "shown": ["y"], "clicked": ["y"], "fingerprint": model.fingerprint, "time": "now"}
+    good = {
+        "query": "word5",
+        "shown": ["y"],
+        "clicked": ["y"],
+        "fingerprint": model.fingerprint,
+        "time": "now",
+    }
     bad = [
         {**good, "shown": ["d1"], "clicked": []},
         {**good, "shown": [{"id": "d1", "collection": "gone"}], "clicked": []},
         {**good, "fingerprint": "x"},
     ]
     path = write(tmp_path / "l", [good, bad[0], bad[1], good, bad[2]])
-    with pytest.raises(FeedbackError, match="line 2: 'd1' is in 2 collections.*3 of 5 lines.*--on-error skip"):
+    with pytest.raises(
+        FeedbackError, match="line 2: 'd1' is in 2 collections.*3 of 5 lines.*--on-error skip"
+    ):
         apply_feedback(model, path, index)
     report = apply_feedback(model, path, index, CLICKED)
     assert [problem.line for problem in report.problems] == [2, 3, 5]
@@ -410,14 +443,19 @@ def test_the_commands_of_the_report_run(model, index, tmp_path, monkeypatch):
     group = replace(group, shown=("/help desk", *group.shown))
     rng = np.random.default_rng(0)
     texts = [" ".join(f"word{w}" for w in rng.integers(0, 200, 40)) for _ in range(60)]
-    documents = write(tmp_path / "d.jsonl", [{"_id": str(row), "text": text} for row, text in enumerate(texts)])
+    documents = write(
+        tmp_path / "d.jsonl", [{"_id": str(row), "text": text} for row, text in enumerate(texts)]
+    )
     for command in commands(group, "my router"):
         words = [str(documents) if word == "DOCUMENTS" else word for word in shlex.split(command)]
-        extra = {"synthesize": ["--queries", "300"], "train": ["--epochs", "1", "--force"], "library": []}[words[1]]
+        extra = {"synthesize": ["--queries", "300"], "train": ["--epochs", "1", "--force"], "library": []}[
+            words[1]
+        ]
         result = CliRunner().invoke(app, [*words[1:], *extra])
         assert result.exit_code == 0, (command, result.output)
     assert (
-        "help-desk-made" in RouterRetriever.from_pretrained(tmp_path / "my router", device="cpu").library.collections()
+        "help-desk-made"
+        in RouterRetriever.from_pretrained(tmp_path / "my router", device="cpu").library.collections()
     )
 
 
@@ -425,14 +463,18 @@ def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
     """The library's own limit: far is what the router abstains from, and a share is one of lines."""
     library = model.library
     known = {
-        text: name for text, name, ok in zip(library.examples, library.sources, library.measured, strict=True) if ok
+        text: name
+        for text, name, ok in zip(library.examples, library.sources, library.measured, strict=True)
+        if ok
     }
     rows = [{"query": query, "shown": ["y"], "clicked": []} for query in known]
     others = unfamiliar(model, index, n=40)
     rows += others + others + others
     path = write(tmp_path / "log", rows)
     report = apply_feedback(model, path, index)
-    abstained = {route.query for route in model.route(list({row["query"] for row in rows})) if route.abstained}
+    abstained = {
+        route.query for route in model.route(list({row["query"] for row in rows})) if route.abstained
+    }
     strange = {row["query"] for row in others} & abstained
     assert len(strange) > 10 and len(set(known) - abstained) > 10
     far_lines = sum(row["query"] in abstained for row in rows)
@@ -445,7 +487,12 @@ def test_near_and_far_traffic_is_told_apart_by_lines(model, index, tmp_path):
     members = {group.name: [evidence.queries[row] for row in group.rows] for group in groups}
     assert {query for group in groups if group.out_of_domain for query in members[group.name]} == abstained
     assert {group.name for group in groups if not group.out_of_domain} <= {"alpha", "beta"}
-    placed = [(name, known[query]) for name in ("alpha", "beta") for query in members.get(name, ()) if query in known]
+    placed = [
+        (name, known[query])
+        for name in ("alpha", "beta")
+        for query in members.get(name, ())
+        if query in known
+    ]
     assert np.mean([name == own for name, own in placed]) > 0.8
 
 
@@ -454,10 +501,14 @@ def far_evidence(model, sizes, shown=("alpha",)):
     model.set_library(replace(model.library, space=PilotSpace.plain(len(model.library), 32)))
     out_of_domain_model(model)
     rng = np.random.default_rng(0)
-    points = np.concatenate([np.eye(32)[topic] * 6 + rng.normal(size=(n, 32)) for topic, n in enumerate(sizes)])
+    points = np.concatenate(
+        [np.eye(32)[topic] * 6 + rng.normal(size=(n, 32)) for topic, n in enumerate(sizes)]
+    )
     n, events = len(points), []
     for row in range(n):
-        events.append((Event(row, row, f"q{row}", ((shown[row % len(shown)], "d"),), np.ones(1), judged=False),))
+        events.append(
+            (Event(row, row, f"q{row}", ((shown[row % len(shown)], "d"),), np.ones(1), judged=False),)
+        )
     ones = np.ones(n, np.int64)
     texts = tuple(f"q{row}" for row in range(n))
     return Evidence(
@@ -519,7 +570,11 @@ def test_of_a_long_log_the_last_lines_are_used(model, index, tmp_path, monkeypat
     assert "30 too old" in summary(report)[0]
     assert set(model.library.examples[-report.pilots :]) == {row["query"] for row in rows[30:]}
     grown = apply_feedback(model, write(tmp_path / "2", [*rows, {**rows[0], "time": "now"}]), index)
-    assert (grown.used, grown.too_old, grown.applied_before) == (31, 0, 40)  # there is room for the old ones now
+    assert (grown.used, grown.too_old, grown.applied_before) == (
+        31,
+        0,
+        40,
+    )  # there is room for the old ones now
 
 
 def test_the_command_line(built, model, index, tmp_path, log):

@@ -31,7 +31,10 @@ SCHEMA = pa.schema(
         ({"year": {"eq": None}}, "`year` IS NULL"),
         ({"year": {"ne": None}}, "`year` IS NOT NULL"),
         ({"year": {"exists": False}, "id": {"exists": True}}, "`year` IS NULL AND `id` IS NOT NULL"),
-        ({"or": [{"id": {"in": ["a", "b"]}}, {"not": {"year": 1}}]}, "((`id` IN ('a', 'b')) OR ((NOT (`year` = 1))))"),
+        (
+            {"or": [{"id": {"in": ["a", "b"]}}, {"not": {"year": 1}}]},
+            "((`id` IN ('a', 'b')) OR ((NOT (`year` = 1))))",
+        ),
     ],
 )
 def test_conditions_become_sql(condition, sql):
@@ -94,7 +97,9 @@ def test_a_hostile_value_is_only_a_value(index, text):
         assert [hit.id for hit in index.search("word1", k=50, where=condition)] == [text]
 
 
-@given(value=st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20))
+@given(
+    value=st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
+)
 def test_any_text_is_a_value(index, value):
     found = [hit.id for hit in index.search("word1", k=50, where={"id": {"ne": value}})]
     assert set(found) == {*HOSTILE, "plain"} - {value}
@@ -102,7 +107,9 @@ def test_any_text_is_a_value(index, value):
 
 def test_documents_without_a_field_are_found_by_that_alone(checkpoint, tmp_path):
     index = Index.create(tmp_path / "index", RouterRetriever.create(str(checkpoint), device="cpu"))
-    index.upsert([Document("old", "word1", "", {"year": 1990}), Document("none", "word1"), Document("x", "word1", "T")])
+    index.upsert(
+        [Document("old", "word1", "", {"year": 1990}), Document("none", "word1"), Document("x", "word1", "T")]
+    )
 
     def found(condition):
         return {hit.id for hit in index.search("word1", where=condition)}

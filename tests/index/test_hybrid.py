@@ -48,10 +48,14 @@ def test_fusion_is_the_convex_combination():
     fused = dict(fuse({"a": 0.9, "b": 0.5}, {"b": 8.0, "c": 4.0}, weight=0.75, floor=-1.0))
     assert fused == pytest.approx({"a": 0.75, "b": 0.75 * 1.5 / 1.9 + 0.25, "c": 0.125})
     assert [key for key, _ in fuse({"a": 3.0, "b": 2.0, "c": 1.0}, {}, weight=0.5)] == ["a", "b", "c"]
-    assert dict(fuse({"a": 3.0, "b": 1.0}, {}, weight=0.5)) == pytest.approx({"a": 0.5, "b": 0.0})  # no least score
+    assert dict(fuse({"a": 3.0, "b": 1.0}, {}, weight=0.5)) == pytest.approx(
+        {"a": 0.5, "b": 0.0}
+    )  # no least score
     assert fuse({}, {}, weight=0.5) == []
     assert fuse({}, {"x": 2.0}, weight=0.75) == [("x", 0.25)]
-    assert fuse({"x": -1.0}, {"x": 0.0}, weight=0.5, floor=-1.0) == [("x", 1.0)]  # all the same is no division by zero
+    assert fuse({"x": -1.0}, {"x": 0.0}, weight=0.5, floor=-1.0) == [
+        ("x", 1.0)
+    ]  # all the same is no division by zero
 
 
 def test_the_weight_decides():
@@ -80,7 +84,9 @@ def test_hybrid_fuses_the_exact_similarities_with_bm25(index, model):
     vectors = model.encode_document([d.content for d in documents()])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vector = model.encode_query([query])[0]
-    scores = dict(zip([d.id for d in documents()], (vectors @ (vector / np.linalg.norm(vector))).tolist(), strict=True))
+    scores = dict(
+        zip([d.id for d in documents()], (vectors @ (vector / np.linalg.norm(vector))).tolist(), strict=True)
+    )
     words = {hit.id: hit.score for hit in index.search(query, 100, mode="text")}
     wanted = fuse(scores, words, weight=BASE_WEIGHT, floor=-1.0)
     hits = index.search(query, 10, mode="hybrid")

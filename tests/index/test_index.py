@@ -23,7 +23,12 @@ def model(checkpoint):
 
 def documents(n=50, start=0):
     return [
-        Document(f"d{k}", f"word{k} word{(k * 7) % 200}", "", {"year": 1990 + k % 10, "lang": "en" if k % 2 else "de"})
+        Document(
+            f"d{k}",
+            f"word{k} word{(k * 7) % 200}",
+            "",
+            {"year": 1990 + k % 10, "lang": "en" if k % 2 else "de"},
+        )
         for k in range(start, start + n)
     ]
 
@@ -51,7 +56,9 @@ def test_dot_product_scores(checkpoint, tmp_path):
     index = Index.create(tmp_path / "dot", model)
     index.upsert(documents(10))
     wanted = model.encode_document([d.content for d in documents(10)]) @ model.encode_query(["word3"])[0]
-    np.testing.assert_allclose([h.score for h in index.search("word3", k=10)], np.sort(wanted)[::-1], rtol=1e-4)
+    np.testing.assert_allclose(
+        [h.score for h in index.search("word3", k=10)], np.sort(wanted)[::-1], rtol=1e-4
+    )
 
 
 def test_upsert_replaces_and_collections_may_share_ids(index):
@@ -128,7 +135,10 @@ def test_the_model_is_found_again_or_asked_for(model, tmp_path):
     (tmp_path / "model").rename(tmp_path / "moved")
     with pytest.raises(VectorIndexError, match="--model PATH"):
         Index.open(tmp_path / "index").search("word1")
-    assert len(Index.open(tmp_path / "index", RouterRetriever.from_pretrained(tmp_path / "moved", device="cpu"))) == 3
+    assert (
+        len(Index.open(tmp_path / "index", RouterRetriever.from_pretrained(tmp_path / "moved", device="cpu")))
+        == 3
+    )
 
 
 def test_what_is_not_an_index_is_named(model, tmp_path):

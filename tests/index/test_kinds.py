@@ -87,7 +87,9 @@ def test_slow_kinds_keep_to_filters_too(index, model, vectors, tmp_path, kind):
     )
     assert small.build_index(kind).kind == small.kind.kind == kind
     for condition, kept in (("number % 2 = 0", 1000), ("number % 100 = 7", 20), ("number IN (11, 900)", 2)):
-        for hits in small.search_vectors(vectors[:5], 10, where=condition, parameters=SearchParameters(1, 2, 12)):
+        for hits in small.search_vectors(
+            vectors[:5], 10, where=condition, parameters=SearchParameters(1, 2, 12)
+        ):
             assert len(hits) == min(10, kept)
 
 

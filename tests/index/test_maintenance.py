@@ -255,7 +255,9 @@ def on_disk(index):
     root = Path(index.uri)
     below = list((root / "documents.lance").rglob("*"))
     files = {path.stat().st_ino for path in below if path.is_file()}
-    folders = {path.stat().st_ino for path in [*below, root / "documents.lance", root, root.parent] if path.is_dir()}
+    folders = {
+        path.stat().st_ino for path in [*below, root / "documents.lance", root, root.parent] if path.is_dir()
+    }
     return files, folders
 
 
@@ -365,7 +367,9 @@ def test_writers_and_upkeep_do_not_lose_each_others_work(index):
         thread.join()
     assert errors == []
     assert len(index) == 420
-    assert {hit.id for hit in index.search_vectors(encode(["x"]), 500)[0]} >= {f"d{k}" for k in range(1000, 1120)}
+    assert {hit.id for hit in index.search_vectors(encode(["x"]), 500)[0]} >= {
+        f"d{k}" for k in range(1000, 1120)
+    }
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ SCHEMA = pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float32(), 8))]
 
 
 def rows(numbers):
-    return pa.table({"key": [f"k{n}" for n in numbers], "vector": list(VECTORS[list(numbers)])}, schema=SCHEMA)
+    return pa.table(
+        {"key": [f"k{n}" for n in numbers], "vector": list(VECTORS[list(numbers)])}, schema=SCHEMA
+    )
 
 
 def test_lancedb_and_pylance_share_a_table(s3):
@@ -64,5 +66,7 @@ def test_what_each_library_needs_of_the_environment(s3, library, needed):
     bare = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, "-c", f"uri = {s3.uri(library)!r}; {script}"]
     given = {name: s3.environment[name] for name in needed}
-    done = subprocess.run(command, env={**bare, **given}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env={**bare, **given}, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr

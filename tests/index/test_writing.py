@@ -84,7 +84,9 @@ def test_names_that_no_column_can_have_are_refused(index, tmp_path, door, name, 
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("name", ["Publication date", "log-level", "é", "select", "And", "a'b", 'a"b', "$", "1st"])
+@pytest.mark.parametrize(
+    "name", ["Publication date", "log-level", "é", "select", "And", "a'b", 'a"b', "$", "1st"]
+)
 def test_all_other_names_can_be_filtered_by(index, tmp_path, door, name):
     door(index, [{name: 1}, {name: 2}], tmp_path)
     hits = index.search_vectors(encode(["word1"]), where={name: 2})[0]
@@ -142,13 +144,16 @@ def test_a_write_that_fails_adds_no_column(index, monkeypatch):
     index.upsert([Document("old", "word1", "", {"year": 1})], encode=encode)
     before = columns(index)
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "write_fragments", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(
+            writer_module, "write_fragments", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+        )
         with pytest.raises(StorageError, match="disk full"):
             index.upsert([Document("new", "word1", "", {"colour": "red"})], encode=encode)
     assert columns(index) == before
     with pytest.raises(VectorIndexError, match="vectors of shape"):
         index.upsert(
-            [Document("new", "word1", "", {"colour": "red"})], encode=lambda texts: np.ones((1, 5), np.float32)
+            [Document("new", "word1", "", {"colour": "red"})],
+            encode=lambda texts: np.ones((1, 5), np.float32),
         )
     assert columns(index) == before
     index.upsert([Document("new", "word1", "", {"colour": 7})], encode=encode)
@@ -246,7 +251,9 @@ def test_a_build_and_an_upsert_of_the_same_new_id_leave_one_row(index, tmp_path,
     def rows_to_replace(*arguments, **options):
         found = real(*arguments, **options)
         if not looked:
-            other.upsert([Document("d0", "upserted"), Document("u", "upserted")], collection="docs", encode=encode)
+            other.upsert(
+                [Document("d0", "upserted"), Document("u", "upserted")], collection="docs", encode=encode
+            )
         looked.append(found)
         return found
 
@@ -267,7 +274,5 @@ def test_what_the_first_version_wrote_twice_is_healed_by_the_next_write(index):
 
 
 def test_opening_an_index_needs_no_torch():
-    program = (
-        "import sys, routerretriever.index.index, routerretriever.index.build.worker; sys.exit('torch' in sys.modules)"
-    )
+    program = "import sys, routerretriever.index.index, routerretriever.index.build.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -39,7 +39,8 @@ def dated(built, model, tmp_path_factory):
     path = tmp_path_factory.mktemp("dated") / "index"
     opened = Index.create(path, model, model_path=built / "model")
     opened.upsert(
-        [OurDocument(f"d{n}", f"word{n}", f"Title {n}", {"year": 1990 + n}) for n in range(10)], collection="c"
+        [OurDocument(f"d{n}", f"word{n}", f"Title {n}", {"year": 1990 + n}) for n in range(10)],
+        collection="c",
     )
     return path
 
@@ -55,7 +56,9 @@ def test_embedders_and_a_store_of_haystacks(built, model):
     np.testing.assert_allclose([stored[text] for text in TEXTS], model.encode_document(TEXTS), atol=1e-5)
 
     querying = Pipeline()
-    querying.add_component("embedder", RouterRetrieverTextEmbedder(str(built / "model"), expert="alpha", device="cpu"))
+    querying.add_component(
+        "embedder", RouterRetrieverTextEmbedder(str(built / "model"), expert="alpha", device="cpu")
+    )
     querying.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=3))
     querying.connect("embedder.embedding", "retriever.query_embedding")
     answer = querying.run({"embedder": {"text": "word3 word60"}}, include_outputs_from={"embedder"})
@@ -63,7 +66,9 @@ def test_embedders_and_a_store_of_haystacks(built, model):
     np.testing.assert_allclose(answer["embedder"]["embedding"], vector, atol=1e-5)
     assert answer["embedder"]["meta"] == {"expert": "alpha"}
     base = model.encode_document(TEXTS)
-    wanted = np.sort((base / np.linalg.norm(base, axis=1, keepdims=True)) @ (vector / np.linalg.norm(vector)))[::-1]
+    wanted = np.sort(
+        (base / np.linalg.norm(base, axis=1, keepdims=True)) @ (vector / np.linalg.norm(vector))
+    )[::-1]
     np.testing.assert_allclose([d.score for d in answer["retriever"]["documents"]], wanted, atol=1e-5)
 
 
@@ -78,7 +83,11 @@ def test_the_text_embedder_routes(model):
 
 def test_the_document_embedder_takes_meta_and_leaves_what_it_was_given(model):
     embedder = RouterRetrieverDocumentEmbedder(model, meta_fields_to_embed=["title"], embedding_separator=" ")
-    given = [Document(content="word1", meta={"title": "word9"}), Document(content="word2"), Document(content=None)]
+    given = [
+        Document(content="word1", meta={"title": "word9"}),
+        Document(content="word2"),
+        Document(content=None),
+    ]
     embedded = embedder.run(documents=given)["documents"]
     wanted = model.encode_document(["word9 word1", "word2", ""])
     np.testing.assert_allclose([document.embedding for document in embedded], wanted, atol=1e-5)
@@ -98,7 +107,9 @@ def test_the_retriever_in_a_pipeline_written_to_a_file_and_read_again(dated):
         answer = one.run({"retriever": {"query": "word1 word5"}})["retriever"]
         hits = Index.open(dated).search("word1 word5", k=3, where="year >= 1992", expert="beta")
         assert [(d.id, d.content) for d in answer["documents"]] == [(hit.id, hit.text) for hit in hits]
-        np.testing.assert_allclose([d.score for d in answer["documents"]], [hit.score for hit in hits], atol=1e-5)
+        np.testing.assert_allclose(
+            [d.score for d in answer["documents"]], [hit.score for hit in hits], atol=1e-5
+        )
         assert answer["expert"] == "beta"
         assert answer["documents"][0].meta == {
             **hits[0].metadata,
@@ -154,7 +165,10 @@ def test_warm_up_says_what_is_missing(tmp_path):
                 "conditions": [
                     {"field": "meta.year", "operator": ">", "value": 1991},
                     {"field": "meta.year", "operator": "<", "value": 1995},
-                    {"operator": "NOT", "conditions": [{"field": "meta.year", "operator": "==", "value": 1993}]},
+                    {
+                        "operator": "NOT",
+                        "conditions": [{"field": "meta.year", "operator": "==", "value": 1993}],
+                    },
                 ],
             },
             {1992, 1994},
@@ -178,7 +192,9 @@ def test_haystacks_filters(dated, filters, years):
     in_memory.write_documents(
         [Document(id=f"d{n}", content="x", meta={"year": 1990 + n, "title": f"Title {n}"}) for n in range(10)]
     )
-    if "title" not in str(filters) and filters.get("field") != "year":  # Haystack's own reading of the same filter
+    if (
+        "title" not in str(filters) and filters.get("field") != "year"
+    ):  # Haystack's own reading of the same filter
         assert {document.meta["year"] for document in in_memory.filter_documents(filters)} == years
 
 
@@ -192,7 +208,9 @@ def both_stores(model, built, tmp_path_factory):
     opened = Index.create(path, model, model_path=built / "model")
     opened.upsert([OurDocument(f"d{n}", f"word{n}", "", meta) for n, meta in enumerate(METAS)])
     in_memory = InMemoryDocumentStore()
-    in_memory.write_documents([Document(id=f"d{n}", content=f"word{n}", meta=meta) for n, meta in enumerate(METAS)])
+    in_memory.write_documents(
+        [Document(id=f"d{n}", content=f"word{n}", meta=meta) for n, meta in enumerate(METAS)]
+    )
     return opened, in_memory
 
 
@@ -203,11 +221,16 @@ def leaf(operator, value, field="meta.year"):
 LEAVES = [leaf(operator, value) for operator in ("==", "!=") for value in (1990, None)]
 LEAVES += [leaf(operator, 1990) for operator in ("<", "<=", ">", ">=")]
 LEAVES += [leaf(operator, None) for operator in ("<", ">=")]
-LEAVES += [leaf(operator, value) for operator in ("in", "not in") for value in ([1990], [1990, None], [None], [])]
+LEAVES += [
+    leaf(operator, value) for operator in ("in", "not in") for value in ([1990], [1990, None], [None], [])
+]
 LEAVES += [leaf("==", "Rome", "meta.place"), leaf("!=", "Rome", "meta.place"), leaf("==", "word2", "content")]
 NESTED = [
     {"operator": "NOT", "conditions": [leaf("==", 1990), leaf("==", "Rome", "meta.place")]},
-    {"operator": "NOT", "conditions": [{"operator": "OR", "conditions": [leaf("==", 1990), leaf("!=", 1991)]}]},
+    {
+        "operator": "NOT",
+        "conditions": [{"operator": "OR", "conditions": [leaf("==", 1990), leaf("!=", 1991)]}],
+    },
     {"operator": "AND", "conditions": [leaf("!=", 1990), leaf("!=", "Bern", "meta.place")]},
 ]
 
@@ -218,7 +241,9 @@ NESTED = [
 def test_a_filter_means_what_it_means_in_haystacks_own_store(both_stores, filters):
     index, in_memory = both_stores
     found = RoutedRetriever(index, top_k=20).run(query="word1", filters=filters)["documents"]
-    assert {document.id for document in found} == {document.id for document in in_memory.filter_documents(filters)}
+    assert {document.id for document in found} == {
+        document.id for document in in_memory.filter_documents(filters)
+    }
 
 
 @pytest.mark.parametrize(
@@ -236,4 +261,6 @@ def test_what_is_no_filter_is_refused(dated, filters):
 
 
 def test_conditions_are_plain_data():
-    assert to_condition({"field": "meta.a", "operator": "==", "value": "x' OR 1=1"}) == {"a": {"eq": "x' OR 1=1"}}
+    assert to_condition({"field": "meta.a", "operator": "==", "value": "x' OR 1=1"}) == {
+        "a": {"eq": "x' OR 1=1"}
+    }

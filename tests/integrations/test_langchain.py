@@ -100,7 +100,9 @@ async def test_the_retriever_passes_its_options_on_and_says_what_encoded_the_que
         documents = retriever.invoke(query)
         hits = index.search(query, k=4, where={"collection": "alpha"})
         assert [(d.id, d.page_content) for d in documents] == [(hit.id, hit.text) for hit in hits]
-        np.testing.assert_allclose([d.metadata["score"] for d in documents], [hit.score for hit in hits], atol=1e-5)
+        np.testing.assert_allclose(
+            [d.metadata["score"] for d in documents], [hit.score for hit in hits], atol=1e-5
+        )
         assert {d.metadata["collection"] for d in documents} == {"alpha"}
         assert {d.metadata["expert"] for d in documents} == {router.route(query)[0].expert}
     pinned = await retriever.ainvoke(TEXTS[0], k=2, expert="gamma", where="collection = 'beta'")

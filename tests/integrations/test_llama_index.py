@@ -42,7 +42,11 @@ def test_the_same_asynchronously(model):
 
     async def all_at_once():
         queries = await asyncio.gather(*(embedding.aget_query_embedding(text) for text in TEXTS))
-        return queries, await embedding.aget_text_embedding(TEXTS[0]), await embedding.aget_text_embedding_batch(TEXTS)
+        return (
+            queries,
+            await embedding.aget_text_embedding(TEXTS[0]),
+            await embedding.aget_text_embedding_batch(TEXTS),
+        )
 
     queries, one, batch = asyncio.run(all_at_once())
     np.testing.assert_allclose(queries, pinned, atol=1e-5)

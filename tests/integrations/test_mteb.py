@@ -37,7 +37,9 @@ def run(model, task):
 
 
 @pytest.mark.parametrize("prompts", [{}, {"query": "word150 word151 ", "document": "word152 "}])
-def test_queries_go_through_the_router_and_documents_through_the_base(model, task, collection, monkeypatch, prompts):
+def test_queries_go_through_the_router_and_documents_through_the_base(
+    model, task, collection, monkeypatch, prompts
+):
     from routerretriever.integrations.mteb import model_meta
 
     model.prompts = prompts
@@ -56,13 +58,19 @@ def test_queries_go_through_the_router_and_documents_through_the_base(model, tas
     assert meta.use_instructions is bool(prompts)
     result = run(meta, task)
     monkeypatch.undo()
-    queries = dict(pair for texts, vectors in seen["encode_query"] for pair in zip(texts, vectors, strict=True))
-    documents = dict(pair for texts, vectors in seen["encode_document"] for pair in zip(texts, vectors, strict=True))
+    queries = dict(
+        pair for texts, vectors in seen["encode_query"] for pair in zip(texts, vectors, strict=True)
+    )
+    documents = dict(
+        pair for texts, vectors in seen["encode_document"] for pair in zip(texts, vectors, strict=True)
+    )
     assert set(queries) == set(collection.split("test").queries.values())
     assert {text.strip() for text in documents} == {d.text for d in collection.documents}
     np.testing.assert_allclose(list(queries.values()), model.encode_query(list(queries)), atol=1e-5)
     np.testing.assert_allclose(list(documents.values()), model.encode_document(list(documents)), atol=1e-5)
-    changed = np.abs(model.encode_query(list(queries)) - model.encode_query(list(queries), expert="base")).max()
+    changed = np.abs(
+        model.encode_query(list(queries)) - model.encode_query(list(queries), expert="base")
+    ).max()
     assert changed > 1e-3
     score = result.task_results[0].get_score()
     assert score == pytest.approx(evaluate(model, [collection]).mean("routed"), abs=1e-3)

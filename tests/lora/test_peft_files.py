@@ -97,7 +97,15 @@ def test_other_options_are_refused_by_name(model, folder, option, value):
 def test_what_older_and_newer_versions_write_by_default_is_read(model, folder, checkpoint):
     wanted = encoded(model, folder)
     unset = {"enable_lora": None, "merge_weights": False, "loftq_config": {}, "an_option_of_tomorrow": []}
-    kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "layers_to_transform", "bias")
+    kept = (
+        "peft_type",
+        "base_model_name_or_path",
+        "r",
+        "lora_alpha",
+        "target_modules",
+        "layers_to_transform",
+        "bias",
+    )
     rewrite_options(folder, **unset)
     assert (encoded(model, folder) == wanted).all()
     rewrite_options(folder, **{key: ... for key in LoraConfig().to_dict() if key not in kept})
@@ -120,7 +128,9 @@ def test_what_older_and_newer_versions_write_by_default_is_read(model, folder, c
 def test_tensors_that_are_no_factors_are_refused_by_name(model, checkpoint, tmp_path, options, tensor):
     """Also where the option that explains them is missing."""
     folder = peft_adapter(tmp_path / "adapter", checkpoint, **options)
-    hidden = {key: ... for key in options if key not in ("target_modules", "layers_to_transform", "embeddings")}
+    hidden = {
+        key: ... for key in options if key not in ("target_modules", "layers_to_transform", "embeddings")
+    }
     rewrite_options(folder, **hidden)
     with pytest.raises(ExpertError, match=f"holds '.*{tensor}.*', which is no LoRA factor"):
         add_expert(model, folder, trust_base=True)

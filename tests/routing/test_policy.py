@@ -91,7 +91,9 @@ def test_base_unless_a_gain_above_the_margin_is_predicted():
     lib = library([[1, 0]], [[0.03, -0.5]])
     route = explain_routes(RoutingPolicy(make_router("gain", lib)), ["q"], QUERY)[0]
     assert (route.expert, route.gains["a"]) == ("a", 0.03)
-    assert explain_routes(RoutingPolicy(make_router("gain", lib), margin=0.05), ["q"], QUERY)[0].expert == "base"
+    assert (
+        explain_routes(RoutingPolicy(make_router("gain", lib), margin=0.05), ["q"], QUERY)[0].expert == "base"
+    )
     worse = library([[1, 0]], [[-0.03, -0.5]])
     assert explain_routes(RoutingPolicy(make_router("gain", worse)), ["q"], QUERY)[0].expert == "base"
 
@@ -114,7 +116,9 @@ def test_the_lower_the_in_domain_score_the_lower_the_adapter_weight(experts, fal
     assert "applied with weight 50%" in doubtful.reason
     assert far.reason.startswith("out of domain")
     trusting = RoutingPolicy(make_router("gain", lib), abstain=False)
-    assert [(r.expert, r.adapter_weight) for r in explain_routes(trusting, ["q"] * 3, embeddings)] == [("a", 1.0)] * 3
+    assert [(r.expert, r.adapter_weight) for r in explain_routes(trusting, ["q"] * 3, embeddings)] == [
+        ("a", 1.0)
+    ] * 3
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,9 @@ def test_mixing_weighs_the_best_by_predicted_gain():
 
 def test_route_explains_itself():
     lib = library([[1, 0], [0, 1]], [[0.2, np.nan], [0.0, 0.3]], sources=["shell", "law"])
-    route = explain_routes(RoutingPolicy(make_router("gain", lib, temperature=0.01)), ["q"], QUERY, n_pilots=2)[0]
+    route = explain_routes(
+        RoutingPolicy(make_router("gain", lib, temperature=0.01)), ["q"], QUERY, n_pilots=2
+    )[0]
     assert route.pilots[0].collection == "shell"
     assert route.pilots[0].gains == {"a": 0.2}
     assert route.pilots[0].similarity > route.pilots[1].similarity
@@ -276,7 +282,9 @@ def test_experts_are_added_without_copying_what_is_known_of_the_others():
 
 def test_measured_columns_behind_a_library_are_not_taken_for_its_own():
     whole = np.array([[0.1, 0.2, 0.9], [0.3, 0.4, 0.9]], np.float32)
-    wider = replace(library([[1, 0], [0, 1]], np.zeros((2, 2))), gains=whole[:, :2]).with_experts(("a", "b", "c"))
+    wider = replace(library([[1, 0], [0, 1]], np.zeros((2, 2))), gains=whole[:, :2]).with_experts(
+        ("a", "b", "c")
+    )
     np.testing.assert_array_equal(wider.gains, [[*row[:2], np.nan] for row in whole])
 
 

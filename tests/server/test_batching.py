@@ -42,7 +42,13 @@ def make(encoder):
     def build(limits=None, workers=1, **batching):
         batching = Batching(**{"rows": 4, "tokens": 1000, "wait": 0.0, **batching})
         made.append(
-            Batcher(encoder, batching=batching, workers=workers, limits=limits or Limits(), observe=lambda facts: None)
+            Batcher(
+                encoder,
+                batching=batching,
+                workers=workers,
+                limits=limits or Limits(),
+                observe=lambda facts: None,
+            )
         )
         return made[-1]
 
@@ -202,10 +208,14 @@ def test_a_change_runs_alone_among_several_workers(make, encoder):
     for _ in before:
         encoder.entered.acquire()
     at_work = []
-    change = batcher.change(lambda: at_work.append((len(encoder.batches), encoder.entered.acquire(timeout=0.1))))
+    change = batcher.change(
+        lambda: at_work.append((len(encoder.batches), encoder.entered.acquire(timeout=0.1)))
+    )
     after = batcher.submit(rows("d"))
     encoder.go.release(2)
-    assert not encoder.entered.acquire(timeout=0.1)  # one is still running: neither the change nor the next begins
+    assert not encoder.entered.acquire(
+        timeout=0.1
+    )  # one is still running: neither the change nor the next begins
     assert not change.done()
     encoder.go.release(10)
     change.result(5)

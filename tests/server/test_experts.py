@@ -26,7 +26,9 @@ def test_an_uploaded_expert_serves_at_once_and_after_a_restart(admin, own, adapt
     expected = plain.encode_query(["word1 word2"], expert="delta")[0]
     np.testing.assert_allclose(vector(admin, "delta"), expected, atol=1e-5)
     query = next(
-        example for example, s in zip(plain.library.examples, plain.library.sources, strict=True) if s == "alpha"
+        example
+        for example, s in zip(plain.library.examples, plain.library.sources, strict=True)
+        if s == "alpha"
     )
     assert admin.post("/v1/route", json={"query": query}).json()["routes"][0]["gains"]["delta"] > 0.5
     assert admin.delete("/v1/experts/delta").status_code == 200
@@ -72,7 +74,11 @@ def test_a_taken_name_and_an_unknown_one(admin, adapter_files):
 def test_gains_that_do_not_fit_leave_the_model_as_it_was(admin, adapter_files, gains):
     answer = upload(admin, adapter_files, gains=gains)
     assert answer.status_code in (400, 422), answer.text
-    assert [entry["name"] for entry in admin.get("/v1/experts").json()["experts"]] == ["alpha", "beta", "gamma"]
+    assert [entry["name"] for entry in admin.get("/v1/experts").json()["experts"]] == [
+        "alpha",
+        "beta",
+        "gamma",
+    ]
 
 
 def damaged(files, folder, change):
@@ -88,7 +94,10 @@ def damaged(files, folder, change):
         (lambda t: {k: v * 0 for k, v in t.items()}, "changes no query vector"),
         (lambda t: {k: v * float("nan") for k, v in t.items()}, "not finite"),
         (lambda t: {k: v * 1e30 for k, v in t.items()}, "not finite"),
-        (lambda t: {k: torch.cat([v, v], dim=1 if "lora_A" in k else 0) for k, v in t.items()}, "does not fit"),
+        (
+            lambda t: {k: torch.cat([v, v], dim=1 if "lora_A" in k else 0) for k, v in t.items()},
+            "does not fit",
+        ),
         (lambda t: dict(itertools.islice(t.items(), 1)), "incomplete|lora_B|no LoRA"),
         (lambda t: {k.replace("layer", "floor"): v for k, v in t.items()}, "not a linear layer"),
     ],
@@ -117,7 +126,9 @@ def test_another_bases_adapter_needs_a_word(admin, adapter_files, tmp_path):
     config = json.loads((adapter_files / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "someone/else"
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    (tmp_path / "adapter_model.safetensors").write_bytes((adapter_files / "adapter_model.safetensors").read_bytes())
+    (tmp_path / "adapter_model.safetensors").write_bytes(
+        (adapter_files / "adapter_model.safetensors").read_bytes()
+    )
     assert upload(admin, tmp_path).status_code == 400
     assert upload(admin, tmp_path, trust_base="true").status_code == 201
 
@@ -166,5 +177,9 @@ def test_queries_of_the_last_hour_are_counted(admin):
     for name in ("alpha", "alpha", "base"):
         vector(admin, name)
     listing = admin.get("/v1/experts").json()
-    assert {e["name"]: e["served_last_hour"] for e in listing["experts"]} == {"alpha": 2, "beta": 0, "gamma": 0}
+    assert {e["name"]: e["served_last_hour"] for e in listing["experts"]} == {
+        "alpha": 2,
+        "beta": 0,
+        "gamma": 0,
+    }
     assert listing["others_last_hour"] == {"base": 1, "merged": 0}

@@ -25,7 +25,14 @@ def command(own, tmp_path):
         (tmp_path / name).write_text(key)
     return [
         *(sys.executable, "-m", "routerretriever", "serve", str(own.model), "--index", own.index),
-        *("--api-key-file", str(tmp_path / "api"), "--admin-key-file", str(tmp_path / "admin"), "--device", "cpu"),
+        *(
+            "--api-key-file",
+            str(tmp_path / "api"),
+            "--admin-key-file",
+            str(tmp_path / "admin"),
+            "--device",
+            "cpu",
+        ),
     ]
 
 
@@ -33,7 +40,9 @@ def command(own, tmp_path):
 def started(command):
     """The process and a client with the admin key; killed at the end if it still runs."""
     port = free_port()
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=HEADERS, timeout=30) as client:
             for _ in range(2400):  # a start is a few seconds, and more where other tests run beside this one

@@ -39,7 +39,10 @@ def other_files(built, tmp_path):
     """Another adapter than ``adapter_files``."""
     model = RouterRetriever.from_pretrained(built / "model", device="cpu")
     save_adapter(
-        random_adapter(model.encoder.lora_layers, 21), tmp_path / "other", base=model.encoder.base.id, revision=None
+        random_adapter(model.encoder.lora_layers, 21),
+        tmp_path / "other",
+        base=model.encoder.base.id,
+        revision=None,
     )
     return tmp_path / "other"
 
@@ -88,7 +91,9 @@ def test_what_the_command_line_changes_is_followed_and_no_request_fails(pair, ow
 
     def ask(client):
         while not stop.is_set():
-            answer = client.post("/v1/embeddings", json={"input": ["word1 word2", "word7"], "model": "routed"})
+            answer = client.post(
+                "/v1/embeddings", json={"input": ["word1 word2", "word7"], "model": "routed"}
+            )
             answered.append(answer.status_code)
 
     with ThreadPoolExecutor(2) as pool:
@@ -108,7 +113,9 @@ def test_what_the_command_line_changes_is_followed_and_no_request_fails(pair, ow
 def test_a_rollback_is_followed(pair, own, adapter_files):
     first, second = pair
     before = vector(second, "routed")
-    assert upload(first, adapter_files).status_code == 201  # the folder's history begins with what stood there
+    assert (
+        upload(first, adapter_files).status_code == 201
+    )  # the folder's history begins with what stood there
     eventually(lambda: all(names(client)[-1] == "delta" for client in pair))
     assert CliRunner().invoke(app, ["experts", "rename", str(own.model), "alpha", "law"]).exit_code == 0
     eventually(lambda: all("law" in names(client) for client in pair))
@@ -126,10 +133,15 @@ def test_changes_at_the_same_time_wait_for_each_other(pair, own, adapter_files):
             return [answer.status_code for answer in pool.map(work, pair, "xy")]
 
         for number in range(4):
-            assert both(lambda client, side, n=number: upload(client, adapter_files, f"n{n}{side}")) == [201, 201]
+            assert both(lambda client, side, n=number: upload(client, adapter_files, f"n{n}{side}")) == [
+                201,
+                201,
+            ]
         assert sorted(both(lambda client, side: upload(client, adapter_files, "same"))) == [201, 409]
         assert both(lambda client, side: client.delete(f"/v1/experts/n0{side}")) == [200, 200]
-    expected = {"alpha", "beta", "gamma", "same"} | {f"n{number}{side}" for number in (1, 2, 3) for side in "xy"}
+    expected = {"alpha", "beta", "gamma", "same"} | {
+        f"n{number}{side}" for number in (1, 2, 3) for side in "xy"
+    }
     assert set(RouterRetriever.from_pretrained(own.model, device="cpu").experts) == expected
     for client in pair:
         eventually(lambda client=client: set(names(client)) == expected)
@@ -194,7 +206,10 @@ def test_only_what_changed_is_new_and_two_versions_are_never_mixed(own, adapter_
 
 def test_a_change_goes_on_when_its_client_is_gone(own, adapter_files):
     """Some servers cancel the task of such a request; a change must not stay half done."""
-    files = {name: (adapter_files / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
+    files = {
+        name: (adapter_files / name).read_bytes()
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+    }
 
     async def change():
         engine = Engine(own)
@@ -213,4 +228,8 @@ def test_a_change_goes_on_when_its_client_is_gone(own, adapter_files):
         return list(engine.model.experts)
 
     assert asyncio.run(change()) == ["beta", "gamma", "delta"]
-    assert list(RouterRetriever.from_pretrained(own.model, device="cpu").experts) == ["beta", "gamma", "delta"]
+    assert list(RouterRetriever.from_pretrained(own.model, device="cpu").experts) == [
+        "beta",
+        "gamma",
+        "delta",
+    ]

@@ -20,7 +20,9 @@ def resident() -> int:
 
 @glibc
 def test_trim_gives_back_what_the_heap_keeps() -> None:
-    blocks = [np.ones(8_000, np.float64) for _ in range(4_000)]  # 64 KB each: below glibc's threshold for mmap
+    blocks = [
+        np.ones(8_000, np.float64) for _ in range(4_000)
+    ]  # 64 KB each: below glibc's threshold for mmap
     kept = blocks[::100]  # holes between them
     del blocks
     before = resident()

@@ -39,7 +39,8 @@ def open_page(browser):
         page = context.new_page()
         page.set_default_timeout(120_000)  # a browser, a server, and other tests beside them
         page.on(
-            "request", lambda r: foreign.append(r.url) if not r.url.startswith((str(client.base_url), "data:")) else 0
+            "request",
+            lambda r: foreign.append(r.url) if not r.url.startswith((str(client.base_url), "data:")) else 0,
         )
         if not complaining:
             page.on("console", lambda message: complaints.append(message.text))
@@ -77,7 +78,9 @@ def test_before_the_first_query_it_explains_itself(client, open_page):
 def test_what_is_typed_while_the_page_loads_stays(client, open_page):
     held = []
     page = open_page(
-        client, "/", before=lambda page: page.route("**/v1/experts", lambda route: held.append(route), times=1)
+        client,
+        "/",
+        before=lambda page: page.route("**/v1/experts", lambda route: held.append(route), times=1),
     )
     page.fill("#query", QUERY)
     expect(page.locator("#query")).to_have_value(QUERY)
@@ -100,7 +103,9 @@ def test_routed_and_base_stand_side_by_side_with_what_moved(client, open_page):
     order = {name: [hit["id"] for hit in result["hits"]] for name, result in shown.items()}
     assert (ids(page, "routed"), ids(page, "base")) == (order["routed"], order["base"])
     assert shown["routed"]["expert"] in page.inner_text("#routed-title")
-    keys = {name: [(hit["collection"], hit["id"]) for hit in result["hits"]] for name, result in shown.items()}
+    keys = {
+        name: [(hit["collection"], hit["id"]) for hit in result["hits"]] for name, result in shown.items()
+    }
     texts = page.locator("#routed-results .moved").all_inner_texts()
     for rank, (key, text) in enumerate(zip(keys["routed"], texts, strict=True)):
         up = keys["base"].index(key) - rank if key in keys["base"] else None
@@ -121,7 +126,9 @@ def test_matched_words_are_marked(client, open_page):
 
 def test_document_text_is_text(admin, open_page):
     hostile = "word1 <img src=x onerror=alert(1)> <script>alert(2)</script>"
-    admin.post("/v1/documents", json={"documents": [{"id": "<b>h</b>", "title": "<i>t</i>", "text": hostile}]})
+    admin.post(
+        "/v1/documents", json={"documents": [{"id": "<b>h</b>", "title": "<i>t</i>", "text": hostile}]}
+    )
     page = open_page(admin, complaining=True)
     page.on("dialog", lambda dialog: pytest.fail("a script ran"))
     page.fill("#key", API_KEY)
@@ -137,7 +144,9 @@ def test_the_route_is_shown_with_its_reasons(client, open_page):
     ask(page)
     (route,) = client.post("/v1/route", json={"query": QUERY}).json()["routes"]
     assert page.inner_text("#chosen") == route["expert"] and page.inner_text("#reason") == route["reason"]
-    bars = page.eval_on_selector_all("#bars > .bar", "all => all.map(b => [b.dataset.candidate, +b.dataset.gain])")
+    bars = page.eval_on_selector_all(
+        "#bars > .bar", "all => all.map(b => [b.dataset.candidate, +b.dataset.gain])"
+    )
     assert dict(bars) == pytest.approx(route["gains"])
     assert [gain for _, gain in bars] == sorted((gain for _, gain in bars), reverse=True)
     widths = {
@@ -155,7 +164,14 @@ def test_the_route_is_shown_with_its_reasons(client, open_page):
 def test_it_says_when_the_router_abstained(client, open_page):
     strange = next(
         query
-        for query in ("zap cord lamp tide", "tide", "lamp zap", "word199 zap", "word1", "word150 tide word2 lamp")
+        for query in (
+            "zap cord lamp tide",
+            "tide",
+            "lamp zap",
+            "word199 zap",
+            "word1",
+            "word150 tide word2 lamp",
+        )
         if client.post("/v1/route", json={"query": query}).json()["routes"][0]["abstained"]
     )
     page = open_page(client)

@@ -41,12 +41,23 @@ class Served:
         self.log = folder / "serve.log"
         command = [
             *(sys.executable, "-m", "routerretriever", "serve", str(own.model), "--index", own.index),
-            *("--api-key-file", str(folder / "api"), "--admin-key-file", str(folder / "admin"), "--device", "cpu"),
+            *(
+                "--api-key-file",
+                str(folder / "api"),
+                "--admin-key-file",
+                str(folder / "admin"),
+                "--device",
+                "cpu",
+            ),
             *("--cluster", "local", "--replicas", replicas, "--port", str(self.port)),
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"}
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "RAY_AUTH_MODE": "disabled"},
             )
         eventually(self._has_started, START_SECONDS)
 
@@ -213,7 +224,10 @@ def stop(served, client):
         assert served.process.wait(90) == 0, served.log.read_text()
         assert last.result().status_code == 200
     eventually(lambda: not any(process.is_running() for process in processes), 20)
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", served.port), timeout=1):
+    with (
+        pytest.raises(ConnectionRefusedError),
+        socket.create_connection(("127.0.0.1", served.port), timeout=1),
+    ):
         pass
 
 
@@ -235,11 +249,16 @@ def test_replicas_follow_the_queue_and_die_with_their_command(own):
             for future in asking:
                 future.result()
         processes = served.all_processes()
-        serving_ones = [process for process in processes if "".join(process.cmdline()).startswith("ray::Serve")]
+        serving_ones = [
+            process for process in processes if "".join(process.cmdline()).startswith("ray::Serve")
+        ]
         assert len(serving_ones) == 3  # the controller and two replicas
         served.process.kill()
         eventually(lambda: not any(process.is_running() for process in serving_ones), 20)
-        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", served.port), timeout=1):
+        with (
+            pytest.raises(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", served.port), timeout=1),
+        ):
             pass
         # Ray's own agents look for their node once a minute.
         eventually(lambda: not any(process.is_running() for process in processes), 120)

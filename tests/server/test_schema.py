@@ -10,7 +10,12 @@ from serving import ADMIN_KEY, API_KEY, running, wait_until_ready
 
 from routerretriever.server import Settings
 
-CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +23,9 @@ def served(built, tmp_path_factory):
     root = tmp_path_factory.mktemp("schema")
     for name in ("model", "index"):
         shutil.copytree(built / name, root / name)
-    settings = Settings(model=root / "model", index=str(root / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
+    settings = Settings(
+        model=root / "model", index=str(root / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,)
+    )
     with running(settings) as client:
         yield wait_until_ready(client)
 
@@ -29,7 +36,15 @@ def test_the_api_keeps_to_its_description(served, tmp_path):
     command = [
         *(Path(sys.executable).with_name("schemathesis"), "run", f"{served.base_url}/openapi.json"),
         *("--header", f"Authorization: Bearer {ADMIN_KEY}", "--checks", ",".join(CHECKS)),
-        *("--max-examples", "30", "--seed", "1", "--generation-deterministic", "--continue-on-failure", "--no-color"),
+        *(
+            "--max-examples",
+            "30",
+            "--seed",
+            "1",
+            "--generation-deterministic",
+            "--continue-on-failure",
+            "--no-color",
+        ),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

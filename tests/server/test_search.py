@@ -28,16 +28,20 @@ def test_a_filter_holds_and_metadata_comes_back(client):
     body = {"query": QUERY, "filter": {"year": {"gte": 1990}, "draft": True}}
     (hit,) = client.post("/v1/search", json=body).json()["results"][0]["hits"]
     assert (hit["id"], hit["collection"], hit["metadata"]) == ("y", "dated", {"year": 1999, "draft": True})
-    body = {"query": QUERY, "k": 100, "filter": {"not": {"or": [{"collection": "alpha"}, {"id": {"in": ["y"]}}]}}}
+    body = {
+        "query": QUERY,
+        "k": 100,
+        "filter": {"not": {"or": [{"collection": "alpha"}, {"id": {"in": ["y"]}}]}},
+    }
     hits = client.post("/v1/search", json=body).json()["results"][0]["hits"]
     assert {hit["collection"] for hit in hits} == {"beta"}
 
 
 def test_a_filter_finds_documents_without_a_field(client):
     def found(condition):
-        hits = client.post("/v1/search", json={"query": QUERY, "k": 100, "filter": condition}).json()["results"][0][
-            "hits"
-        ]
+        hits = client.post("/v1/search", json={"query": QUERY, "k": 100, "filter": condition}).json()[
+            "results"
+        ][0]["hits"]
         return {hit["id"] for hit in hits}
 
     assert found({"year": {"exists": True}}) == {"y"}
@@ -119,18 +123,29 @@ def test_an_error_may_quote_half_a_surrogate_pair(client):
 
 
 def test_documents_with_half_a_surrogate_pair_are_refused_with_their_place(admin):
-    for wrong in ({"text": "\ud800"}, {"title": "\ud800"}, {"id": "\ud800"}, {"metadata": {"year": "\ud800"}}):
+    for wrong in (
+        {"text": "\ud800"},
+        {"title": "\ud800"},
+        {"id": "\ud800"},
+        {"metadata": {"year": "\ud800"}},
+    ):
         documents = [{"id": "ok", "text": "word1"}, {"id": "bad", "text": "word1"} | wrong]
         answer = post(admin, "/v1/documents", {"documents": documents})
         assert answer.status_code == 422
-        assert answer.json()["error"]["message"].startswith(f"'documents', item 2, '{next(iter(wrong))}': it holds")
+        assert answer.json()["error"]["message"].startswith(
+            f"'documents', item 2, '{next(iter(wrong))}': it holds"
+        )
 
 
 def test_a_route_is_the_models_own(client, built):
     model = RouterRetriever.from_pretrained(built / "model", device="cpu")
     (shown,) = client.post("/v1/route", json={"query": QUERY, "pilots": 3}).json()["routes"]
     route = model.route(QUERY, n_pilots=3)[0]
-    assert (shown["expert"], shown["reason"], shown["abstained"]) == (route.expert, route.reason, route.abstained)
+    assert (shown["expert"], shown["reason"], shown["abstained"]) == (
+        route.expert,
+        route.reason,
+        route.abstained,
+    )
     assert shown["gains"] == pytest.approx(route.gains, abs=2e-4)
     assert [pilot["example"] for pilot in shown["pilots"]] == [pilot.example for pilot in route.pilots]
 
@@ -163,7 +178,9 @@ def test_without_an_index_or_library_it_says_what_is_missing(built, tmp_path):
 def test_until_the_model_is_there_it_is_not_ready(built, monkeypatch):
     let_go = threading.Event()
     whole = RouterRetriever.from_pretrained
-    monkeypatch.setattr(RouterRetriever, "from_pretrained", lambda *a, **k: let_go.wait(10) and whole(*a, **k))
+    monkeypatch.setattr(
+        RouterRetriever, "from_pretrained", lambda *a, **k: let_go.wait(10) and whole(*a, **k)
+    )
     with running(Settings(model=built / "model")) as client:
         assert client.get("/health").status_code == 200
         for path in ("/ready", "/v1/models"):
@@ -190,7 +207,9 @@ def test_documents_come_and_go(admin, own):
     body = {"query": "word77", "k": 30, "filter": {"collection": "new", "size": {"lt": 5}}}
     hits = admin.post("/v1/search", json=body).json()["results"][0]["hits"]
     assert {hit["id"] for hit in hits} == {f"n{k}" for k in range(5)}
-    answer = admin.request("DELETE", "/v1/documents", json={"collection": "new", "ids": ["n1", "n2", "unknown"]})
+    answer = admin.request(
+        "DELETE", "/v1/documents", json={"collection": "new", "ids": ["n1", "n2", "unknown"]}
+    )
     assert answer.json()["deleted"] == 2
     hits = admin.post("/v1/search", json=body).json()["results"][0]["hits"]
     assert {hit["id"] for hit in hits} == {"n0", "n3", "n4"}
@@ -203,7 +222,9 @@ def test_what_cannot_be_stored_is_refused_whole(admin):
         documents = [{"id": "ok", "text": "word1"}, {"id": "bad", "text": "word1", "metadata": metadata}]
         answer = admin.post("/v1/documents", json={"documents": documents})
         assert answer.status_code == 400, answer.text
-    assert admin.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}] * 1001}).status_code == 413
+    assert (
+        admin.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}] * 1001}).status_code == 413
+    )
     assert admin.get("/v1/experts").json()["documents"] == before
 
 

@@ -11,7 +11,12 @@ from routerretriever.server import Limits, Settings, read_keys
 
 READS = [("POST", "/v1/embeddings"), ("POST", "/v1/search"), ("POST", "/v1/route"), ("GET", "/v1/map")]
 READS += [("GET", "/v1/models"), ("GET", "/v1/experts"), ("GET", "/metrics")]
-CHANGES = [("POST", "/v1/documents"), ("DELETE", "/v1/documents"), ("POST", "/v1/experts"), ("DELETE", "/v1/experts/x")]
+CHANGES = [
+    ("POST", "/v1/documents"),
+    ("DELETE", "/v1/documents"),
+    ("POST", "/v1/experts"),
+    ("DELETE", "/v1/experts/x"),
+]
 
 
 def bearer(key):
@@ -20,7 +25,9 @@ def bearer(key):
 
 @pytest.fixture(scope="module")
 def locked(built):
-    settings = Settings(model=built / "model", index=str(built / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
+    settings = Settings(
+        model=built / "model", index=str(built / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,)
+    )
     with running(settings) as client:
         yield wait_until_ready(client)
 
@@ -74,7 +81,9 @@ def test_an_open_address_needs_a_key(tmp_path):
         assert Settings(model=tmp_path, host=host).is_loopback
 
 
-@pytest.mark.parametrize("content", ["", "# only a remark\n", "short\n", "has a space in it somewhere\n", None])
+@pytest.mark.parametrize(
+    "content", ["", "# only a remark\n", "short\n", "has a space in it somewhere\n", None]
+)
 def test_a_key_file_that_cannot_be_used(tmp_path, content):
     if content is not None:
         (tmp_path / "keys").write_text(content)
@@ -140,7 +149,9 @@ def test_logs_hold_no_keys_and_queries_only_when_asked(own, caplog, asked):
     with running(replace(own, log_queries=asked)) as client:
         wait_until_ready(client)
         client.post("/v1/embeddings", json={"input": "word7 private"}, headers=bearer(API_KEY))
-        client.post("/v1/search", json={"query": "word7 private"}, headers=bearer("a-wrong-key-somebody-tried"))
+        client.post(
+            "/v1/search", json={"query": "word7 private"}, headers=bearer("a-wrong-key-somebody-tried")
+        )
         client.post("/v1/search", json={"query": "word7 private", "k": 0}, headers=bearer(API_KEY))
     assert (caplog.text.count("private") == 1) is asked
     server = "\n".join(r.getMessage() for r in caplog.records if not r.name.startswith(("httpx", "httpcore")))

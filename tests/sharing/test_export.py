@@ -51,7 +51,9 @@ def test_every_supported_architecture_exports(tmp_path, architecture):
     model = RouterRetriever.create(str(path), branch_layer=0, device="cpu")
     model.add_expert("alpha", random_adapter(model.encoder.lora_layers, 0))
     plain = SentenceTransformer(str(model.export_expert("alpha", tmp_path / "out")), device="cpu")
-    np.testing.assert_allclose(plain.encode_query(TEXTS), model.encode_query(TEXTS, expert="alpha"), atol=1e-5)
+    np.testing.assert_allclose(
+        plain.encode_query(TEXTS), model.encode_query(TEXTS, expert="alpha"), atol=1e-5
+    )
 
 
 def test_everything_but_the_weights_is_the_bases(tmp_path):
@@ -66,7 +68,9 @@ def test_everything_but_the_weights_is_the_bases(tmp_path):
     assert (plain.prompts, plain.similarity_fn_name, plain.max_seq_length) == (prompts, "dot", 12)
     assert [type(module) for module in plain] == [type(module) for module in base]
     assert plain[1].get_config_dict() == base[1].get_config_dict()
-    np.testing.assert_allclose(plain.encode_query(TEXTS), model.encode_query(TEXTS, expert="alpha"), atol=1e-5)
+    np.testing.assert_allclose(
+        plain.encode_query(TEXTS), model.encode_query(TEXTS, expert="alpha"), atol=1e-5
+    )
     assert plain.tokenizer(TEXTS)["input_ids"] == base.tokenizer(TEXTS)["input_ids"]
 
 
@@ -75,7 +79,9 @@ def test_only_the_library_itself_is_named_in_the_files(model, tmp_path):
     kinds = [module["type"] for module in json.loads((folder / "modules.json").read_text())]
     assert all(kind.startswith("sentence_transformers.") for kind in kinds)
     assert not list(folder.rglob("*.py")) and not (folder / "routerretriever.json").exists()
-    assert {"config.json", "model.safetensors", "tokenizer.json", "1_Pooling"} <= {e.name for e in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "1_Pooling"} <= {
+        e.name for e in folder.iterdir()
+    }
     for file in folder.rglob("*.json"):
         assert str(tmp_path.parent) not in file.read_text(encoding="utf-8"), file
 
@@ -122,11 +128,21 @@ def test_a_full_disk_leaves_nothing(model, tmp_path, monkeypatch):
 
 def test_the_command(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    command = ["export", str(tmp_path / "model"), "--expert", "alpha", "--out", str(tmp_path / "out"), "--json"]
+    command = [
+        "export",
+        str(tmp_path / "model"),
+        "--expert",
+        "alpha",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     answer = json.loads(CliRunner().invoke(app, command).stdout)
     assert answer == {"out": str(tmp_path / "out"), "expert": "alpha", "base": model.encoder.base.id}
     plain = SentenceTransformer(answer["out"], device="cpu")
-    np.testing.assert_allclose(plain.encode_query(TEXTS), model.encode_query(TEXTS, expert="alpha"), atol=1e-5)
+    np.testing.assert_allclose(
+        plain.encode_query(TEXTS), model.encode_query(TEXTS, expert="alpha"), atol=1e-5
+    )
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1 and json.loads(again.stdout)["error"]["type"] == "ModelError"
 

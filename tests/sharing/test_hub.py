@@ -38,7 +38,9 @@ def model(checkpoint, make_collection):
     for seed, name in enumerate(("law", "sea")):
         info = ExpertInfo(name, 40, 10, 0.5, 0.625)
         model.add_expert(name, random_adapter(model.encoder.lora_layers, seed), info)
-    model.build_library([Collection.load(make_collection("law", 1)), Collection.load(make_collection("sea", 2))])
+    model.build_library(
+        [Collection.load(make_collection("law", 1)), Collection.load(make_collection("sea", 2))]
+    )
     return model
 
 
@@ -75,12 +77,16 @@ def test_the_card_says_the_licences_and_its_metadata_is_the_hubs(served, checkpo
     assert "(licence: see the base)" in ModelCard.load("me/router").text
     model.encoder.base = RouterRetriever.create(str(licensed), device="cpu").encoder.base
     model.save_pretrained(tmp_path / "router")
-    run("push", tmp_path / "router", "me/router", "--licence", "apache-2.0", "--data-licence", "law=cc-by-4.0")
+    run(
+        "push", tmp_path / "router", "me/router", "--licence", "apache-2.0", "--data-licence", "law=cc-by-4.0"
+    )
     card = ModelCard.load("me/router")
     assert "(licence: mit)" in card.text
     assert "(licence of each expert's data: law: cc-by-4.0; sea: not stated)" in card.text
     assert (card.data.license, card.data.datasets) == ("apache-2.0", ["law", "sea"])
-    found = {(result.dataset_name, result.metric_name): result.metric_value for result in card.data.eval_results}
+    found = {
+        (result.dataset_name, result.metric_name): result.metric_value for result in card.data.eval_results
+    }
     assert found["law", "nDCG@10 by the expert law"] == 0.625
     assert found["sea", "nDCG@10 by the base"] == 0.5
     pulled = RouterRetriever.from_pretrained("me/router", device="cpu")
@@ -88,7 +94,9 @@ def test_the_card_says_the_licences_and_its_metadata_is_the_hubs(served, checkpo
     push_expert(pulled, "law", "me/law")
     alone = ModelCard.load("me/law")
     assert "(licence of each expert's data: law: cc-by-4.0)" in alone.text and alone.data.datasets == ["law"]
-    assert "as in ops=cc-by-4.0" in run("push", tmp_path / "router", "me/router", "--data-licence", "law", code=1)
+    assert "as in ops=cc-by-4.0" in run(
+        "push", tmp_path / "router", "me/router", "--data-licence", "law", code=1
+    )
     with pytest.raises(ExpertError, match="no expert 'tax'"):
         push_model(model, "me/router", data_licences={"tax": "mit"})
 
@@ -112,7 +120,10 @@ def test_an_older_revision_can_be_asked_for(served, model, checkpoint):
     assert list(RouterRetriever.from_pretrained(f"me/router@{first}", device="cpu").experts) == ["law", "sea"]
     push_expert(model, "sea", "me/sea-expert")
     other = RouterRetriever.create(str(checkpoint), device="cpu")
-    assert add_expert(other, f"me/sea-expert@{(served.folder / 'me/sea-expert/HEAD').read_text()}")[0] == "sea-expert"
+    assert (
+        add_expert(other, f"me/sea-expert@{(served.folder / 'me/sea-expert/HEAD').read_text()}")[0]
+        == "sea-expert"
+    )
 
 
 def test_sentence_transformers_reads_it_as_well(served, model):
@@ -210,7 +221,9 @@ def test_a_copy_is_ones_own(served, model, tmp_path):
     push_model(model, "me/router")
     assert pull("me/router", tmp_path / "copy") == tmp_path / "copy"
     assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_symlink()]
-    assert json.loads(run("experts", "remove", tmp_path / "copy", "law", "--json"))["experts"].keys() == {"sea"}
+    assert json.loads(run("experts", "remove", tmp_path / "copy", "law", "--json"))["experts"].keys() == {
+        "sea"
+    }
     assert list(RouterRetriever.from_pretrained("me/router", device="cpu").experts) == ["law", "sea"]
     push_expert(model, "law", "me/law-expert")
     alone = tmp_path / "copies" / "law"
@@ -254,14 +267,23 @@ def test_every_command_that_reads_takes_a_name(served, model, make_collection, e
     assert json.loads(run("experts", "me/router", "--json"))["experts"].keys() == {"law", "sea"}
     assert json.loads(run("route", "me/router", QUERY, "--json"))["routes"]
     assert run("experts", "log", "me/router").endswith("that stays with the folder it was pushed from.\n")
-    assert json.loads(run("experts", "diff", "me/router", "law", "law", "--other", "me/router", "--json"))["same"]
-    assert "held-out" in run("experts", "check", "me/router", "law", law, make_collection("sea", 2), "--margin", "100")
+    assert json.loads(run("experts", "diff", "me/router", "law", "law", "--other", "me/router", "--json"))[
+        "same"
+    ]
+    assert "held-out" in run(
+        "experts", "check", "me/router", "law", law, make_collection("sea", 2), "--margin", "100"
+    )
     assert json.loads(run("doctor", "me/router", "--json"))["findings"]
     assert json.loads(run("feedback", "me/router", "--list", "--json")) == {"batches": []}
-    assert json.loads(run("evaluate", "me/router", law, "--limit", "5", "--out", "report", "--json"))["collections"]
+    assert json.loads(run("evaluate", "me/router", law, "--limit", "5", "--out", "report", "--json"))[
+        "collections"
+    ]
     assert json.loads(run("index", "me/router", "docs", "docs.jsonl", "--json"))["total"] == 1
     assert json.loads(run("search", "docs", QUERY, "--model", "me/router", "--json"))["hits"]
-    assert json.loads(run("export", "me/router", "--expert", "law", "--out", "plain", "--json"))["expert"] == "law"
+    assert (
+        json.loads(run("export", "me/router", "--expert", "law", "--out", "plain", "--json"))["expert"]
+        == "law"
+    )
     assert "me/again" in run("push", "me/router", "me/again")
     run("serve", "me/router", "--index", "docs")
     run("mcp", "me/router", "--index", "docs")
@@ -270,7 +292,9 @@ def test_every_command_that_reads_takes_a_name(served, model, make_collection, e
         assert wait_until_ready(client).post("/v1/embeddings", json={"input": QUERY}).status_code == 200
     assert not (elsewhere / "me").exists()
     snapshots = started[0].model.parent
-    assert [path.name for path in snapshots.iterdir()] == [started[0].model.name]  # nothing of ours in the cache
+    assert [path.name for path in snapshots.iterdir()] == [
+        started[0].model.name
+    ]  # nothing of ours in the cache
 
 
 def test_an_index_remembers_the_name(served, model, elsewhere, monkeypatch, tmp_path):
@@ -283,7 +307,9 @@ def test_an_index_remembers_the_name(served, model, elsewhere, monkeypatch, tmp_
     push_model(model, "me/router")
     (tmp_path / "other" / "me" / "router").mkdir(parents=True)  # a folder that happens to be called so
     monkeypatch.chdir(tmp_path / "other")
-    assert [hit["id"] for hit in json.loads(run("search", elsewhere / "docs", QUERY, "--json"))["hits"]] == ["1"]
+    assert [hit["id"] for hit in json.loads(run("search", elsewhere / "docs", QUERY, "--json"))["hits"]] == [
+        "1"
+    ]
     assert list(Index.open(elsewhere / "docs").model.experts) == ["sea"]
     assert list(Index.open(elsewhere / "fixed").model.experts) == ["law", "sea"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -59,7 +59,10 @@ def test_every_change_is_an_entry_with_its_figures(saved):
     entries = History(saved).entries
     assert entries[1].actions == ({"what": "renamed", "expert": "law", "was": "e1"},)
     assert [(a["what"], a["expert"]) for a in entries[2].actions] == [("removed", "e0")]
-    assert sorted((a["what"], a["expert"]) for a in entries[3].actions) == [("added", "e0"), ("replaced", "law")]
+    assert sorted((a["what"], a["expert"]) for a in entries[3].actions) == [
+        ("added", "e0"),
+        ("replaced", "law"),
+    ]
     assert entries[4].actions == ({"what": "measured", "collection": "c", "gains": {"e0": 0.25}},)
     assert entries[4].experts == {n: a.fingerprint for n, a in load(saved).state.experts.items()}
     assert all(entry.time.endswith("+00:00") and entry.base == model.encoder.fingerprint for entry in entries)
@@ -71,7 +74,12 @@ def test_renaming_changes_everything_that_names_an_expert(saved):
     model.rename_expert("e1", "law")
     model.save_experts(saved)
     loaded = load(saved)
-    assert list(loaded.experts) == ["e0", "law", "e2"] == list(loaded.library.experts) == list(loaded.library.versions)
+    assert (
+        list(loaded.experts)
+        == ["e0", "law", "e2"]
+        == list(loaded.library.experts)
+        == list(loaded.library.versions)
+    )
     assert sorted(path.name for path in (saved / "experts").iterdir()) == ["e0", "e2", "law"]
     for file in ("routerretriever.json", "pilots.json", "README.md"):
         text = (saved / file).read_text()
@@ -128,10 +136,14 @@ def test_the_base_is_not_kept_and_a_content_is_kept_once(saved):
     digests = {digest for entry in History(saved).entries for digest in entry.files.values()}
     assert {path.name for path in files} == digests
     assert not any(
-        path.endswith("model.safetensors") and "/" not in path for e in History(saved).entries for path in e.files
+        path.endswith("model.safetensors") and "/" not in path
+        for e in History(saved).entries
+        for path in e.files
     )
     weights = [
-        path for path in files if path.stat().st_size == (saved / "experts/e1/adapter_model.safetensors").stat().st_size
+        path
+        for path in files
+        if path.stat().st_size == (saved / "experts/e1/adapter_model.safetensors").stat().st_size
     ]
     assert len(weights) == 1
     assert History(saved).size() == sum(path.stat().st_size for path in files)
@@ -206,7 +218,9 @@ def test_damage_to_the_model_is_undone_by_its_own_entry(saved):
     load(saved)
 
 
-@pytest.mark.parametrize("where", ["atomic._carry_over", "atomic._sync_tree", "atomic._swap", "history._write"])
+@pytest.mark.parametrize(
+    "where", ["atomic._carry_over", "atomic._sync_tree", "atomic._swap", "history._write"]
+)
 @pytest.mark.parametrize("change", ["save", "rollback"])
 def test_a_fault_between_the_steps_leaves_the_old_model_and_log(saved, monkeypatch, where, change):
     model = load(saved)
@@ -259,7 +273,10 @@ def test_what_is_kept_does_not_change_with_the_process(saved):
 
     code = f"from routerretriever import RouterRetriever as R; R.from_pretrained({str(saved)!r}, device='cpu').save_experts({str(saved)!r})"
     subprocess.run(
-        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True
+        [sys.executable, "-c", code],
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
     )
     assert len(History(saved).entries) == 1
     config = json.loads(Path(saved, "experts", "e0", "adapter_config.json").read_text())

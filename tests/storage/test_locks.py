@@ -34,7 +34,10 @@ def test_whoever_waits_too_long_is_told(tmp_path, monkeypatch):
             return "changed"
 
     with changing(tmp_path / "model"):
-        with pytest.raises(LockedError, match="changing .*model. Try again"), changing(tmp_path / "model", seconds=0):
+        with (
+            pytest.raises(LockedError, match="changing .*model. Try again"),
+            changing(tmp_path / "model", seconds=0),
+        ):
             pass
         with pytest.raises(LockedError, match="changing .*model. Try again"):
             asyncio.run(change())

@@ -124,7 +124,9 @@ def test_damage_is_named(saved, damage, error, message):
 
 
 def change_weights(path, change):
-    save_file({key: change(tensor) for key, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    save_file(
+        {key: change(tensor) for key, tensor in load_file(path).items()}, path, metadata={"format": "pt"}
+    )
 
 
 def test_missing_directory_says_what_to_do(tmp_path):
@@ -239,7 +241,10 @@ def test_kill_during_save_leaves_a_whole_model(model, saved):
 
     for delay in (0.0, 0.03, 0.11, 0.23):
         process = subprocess.Popen(
-            [sys.executable, "-c", program, str(saved)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-c", program, str(saved)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         assert process.stdout.readline() == "ready\n"
         time.sleep(delay)

@@ -84,7 +84,9 @@ class Nodes:
         _ip("-n", space, "addr", "add", f"{self.ip(number)}/24", "dev", "eth0")
         _ip("-n", space, "link", "set", "lo", "up")
         _ip("-n", space, "link", "set", "eth0", "up")
-        _ip("-n", space, "route", "add", "default", "via", self.host)  # without it Ray finds no address for itself
+        _ip(
+            "-n", space, "route", "add", "default", "via", self.host
+        )  # without it Ray finds no address for itself
         command = [f"--address={self.address}", f"--num-cpus={self._cpus}"]
         self._start_ray(number, ["ip", "netns", "exec", space], command)
         return number
@@ -104,7 +106,9 @@ class Nodes:
     def workers(self, number: int, title: str = "") -> list[int]:
         """Worker processes of a node by what Ray calls them: a task's name, ``Actor`` or ``Actor.method``, ``IDLE``."""
         titles = {pid: _title(pid) for pid in self.pids(number)}
-        return [pid for pid, found in titles.items() if found.startswith(f"ray::{title}") and found not in _AGENTS]
+        return [
+            pid for pid, found in titles.items() if found.startswith(f"ray::{title}") and found not in _AGENTS
+        ]
 
     def kill(self, number: int) -> None:
         """SIGKILL a node: its raylet, its agents and all its workers."""

@@ -46,7 +46,11 @@ def main(address, model, uri):
                 there = sharded.search_vectors(queries, 10, where=where, parameters=every)
                 exact = index.search_vectors(queries, 10, where=where, exact=True)
                 ids = [[[hit.id for hit in hits] for hits in found] for found in (here, there, exact)]
-                row[name] = {"same": ids[0] == ids[1], "recall": recall(ids[1], ids[2]), "k": min(map(len, there))}
+                row[name] = {
+                    "same": ids[0] == ids[1],
+                    "recall": recall(ids[1], ids[2]),
+                    "k": min(map(len, there)),
+                }
                 row[name]["hits"] = all(
                     a.to_dict().keys() == b.to_dict().keys() for a, b in zip(here[0], there[0], strict=True)
                 )

@@ -33,7 +33,9 @@ REASONS = {
 """Why a block of a page may stay out of the tests: ``<!-- not run: REASON -->`` on the line above it."""
 SHOWN = {"json", "jsonl", "text", "yaml"}
 """Languages of blocks that are to be looked at."""
-_BLOCK = re.compile(r"^(?:<!-- not run: (.+?) -->\n)?```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^(?:<!-- not run: (.+?) -->\n)?```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
         for item in asked["objects"]:
             if not self._object(item["oid"]).is_file():
                 host = f"http://{self.headers['Host']}/lfs"
-                item["actions"] = {"upload": {"href": f"{host}/{item['oid']}"}, "verify": {"href": f"{host}/verify"}}
+                item["actions"] = {
+                    "upload": {"href": f"{host}/{item['oid']}"},
+                    "verify": {"href": f"{host}/verify"},
+                }
             objects.append(item)
         return {"transfer": "basic", "objects": objects}
 
@@ -163,7 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json([self._entry(root / name, name) for name in names])
         siblings = [{"rfilename": name} for name in names]
         private = (self.folder / repo / PRIVATE).exists()
-        return self._json({"id": repo, "modelId": repo, "sha": commit, "private": private, "siblings": siblings})
+        return self._json(
+            {"id": repo, "modelId": repo, "sha": commit, "private": private, "siblings": siblings}
+        )
 
     def _entry(self, path: Path, name: str) -> dict:
         size = path.stat().st_size
@@ -225,7 +230,9 @@ class _Handler(BaseHTTPRequestHandler):
         return commit
 
     def _json(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self._answer(json.dumps(content).encode(), status, {"Content-Type": "application/json", **(headers or {})})
+        self._answer(
+            json.dumps(content).encode(), status, {"Content-Type": "application/json", **(headers or {})}
+        )
 
     def _answer(self, content: bytes, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -248,7 +255,9 @@ def use(running: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
     """Have the client in this process talk to a hub, with the token and an empty cache."""
     patch.setattr(constants, "ENDPOINT", running.endpoint)
     patch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        running.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
     )
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)

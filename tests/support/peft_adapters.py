@@ -13,7 +13,9 @@ from transformers import AutoModel
 WEIGHTS = "adapter_model.safetensors"
 
 
-def peft_adapter(path: Path, base_path: Path, base_name: str = "tiny", *, embeddings=False, **options) -> Path:
+def peft_adapter(
+    path: Path, base_path: Path, base_name: str = "tiny", *, embeddings=False, **options
+) -> Path:
     """An adapter of random weights, by default in the query and value layers 2 and 3."""
     defaults = {"target_modules": ["query", "value"], "layers_to_transform": [2, 3], "r": 4}
     base = AutoModel.from_pretrained(base_path)

@@ -106,4 +106,6 @@ def lost_in(out):
 
 def llm(endpoint, **changes):
     given = {"backoff": 0.01, "timeout": 5.0, "retries": 3} | changes
-    return SynthesisConfig(method="llm", queries=60, k=30, llm=LlmConfig(endpoint=endpoint.url, model="tiny", **given))
+    return SynthesisConfig(
+        method="llm", queries=60, k=30, llm=LlmConfig(endpoint=endpoint.url, model="tiny", **given)
+    )

@@ -18,7 +18,9 @@ from routerretriever.kernels.quantization import int8_product
 from routerretriever.lora.adapter import Adapter
 
 WORDS = [f"word{n}" for n in range(200)] + ["zap", "cord", "lamp", "tide"]
-needs_int8 = pytest.mark.skipif(int8_product(torch.eye(8)) is None, reason="torch multiplies no integers here")
+needs_int8 = pytest.mark.skipif(
+    int8_product(torch.eye(8)) is None, reason="torch multiplies no integers here"
+)
 ARCHITECTURES = ("bert", "roberta", "mpnet", "xlm-roberta", "modernbert")
 
 
@@ -64,7 +66,9 @@ def make_checkpoint(
     AutoModel.from_config(config).eval().save_pretrained(directory)
     if pooling == "cls":
         transformer = Transformer(str(directory))
-        SentenceTransformer(modules=[transformer, Pooling(32, "cls")], device="cpu").save_pretrained(str(directory))
+        SentenceTransformer(modules=[transformer, Pooling(32, "cls")], device="cpu").save_pretrained(
+            str(directory)
+        )
     return directory
 
 

@@ -26,7 +26,18 @@ def test_the_command(checkpoint, bare, tmp_path):
     assert "Next: routerretriever train MODEL" in shown.stdout
     told = json.loads(
         run(
-            "synthesize", bare, "--out", out, "--with", "titles", "--base", checkpoint, "-k", "5", "--force", "--json"
+            "synthesize",
+            bare,
+            "--out",
+            out,
+            "--with",
+            "titles",
+            "--base",
+            checkpoint,
+            "-k",
+            "5",
+            "--force",
+            "--json",
         ).stdout
     )
     assert told["kept"] == told["train"] + told["held_out"]
@@ -36,7 +47,17 @@ def test_the_command(checkpoint, bare, tmp_path):
     listed = json.loads(run("experts", model, "--json").stdout)
     assert listed["experts"]["made"]["generated"] == {"titles": told["train"]}
     again = run(
-        "synthesize", bare, "--out", tmp_path / "b", "--retriever", model, "--expert", "made", "-k", "40", "--json"
+        "synthesize",
+        bare,
+        "--out",
+        tmp_path / "b",
+        "--retriever",
+        model,
+        "--expert",
+        "made",
+        "-k",
+        "40",
+        "--json",
     )
     assert json.loads(again.stdout)["settings"]["expert"] == "made"
 
@@ -47,7 +68,10 @@ def test_the_command(checkpoint, bare, tmp_path):
         (["--with", "llm"], "--endpoint URL --model NAME"),
         (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--max-cost", "1"], "needs prices"),
         (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--body", "{"], "--body is not JSON"),
-        (["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--body", "[]"], "--body is a JSON object"),
+        (
+            ["--with", "llm", "--endpoint", "http://x/v1", "--model", "m", "--body", "[]"],
+            "--body is a JSON object",
+        ),
         (["--with", "llm", "--endpoint", "ftp://x", "--model", "m"], "is not an endpoint"),
         (["--with", "doc2query", "--finish"], "nothing to finish"),
     ],
@@ -62,10 +86,19 @@ def test_the_command_refuses_in_one_sentence(checkpoint, bare, tmp_path, argumen
     ("arguments", "message"),
     [
         (["--endpoint", "http://x/v1"], "--endpoint belongs to --with llm, not to --with mixture."),
-        (["--with", "crops", "--model", "m"], "--model belongs to --with doc2query or llm, not to --with crops."),
+        (
+            ["--with", "crops", "--model", "m"],
+            "--model belongs to --with doc2query or llm, not to --with crops.",
+        ),
         (["--with", "titles", "--finish"], "--finish belongs to --with doc2query or llm"),
-        (["--with", "llm", "--batch-size", "16"], "--batch-size belongs to --with doc2query, not to --with llm."),
-        (["--with", "doc2query", "--prompt", "p", "--max-cost", "0"], "--prompt, --max-cost belong to --with llm,"),
+        (
+            ["--with", "llm", "--batch-size", "16"],
+            "--batch-size belongs to --with doc2query, not to --with llm.",
+        ),
+        (
+            ["--with", "doc2query", "--prompt", "p", "--max-cost", "0"],
+            "--prompt, --max-cost belong to --with llm,",
+        ),
         (["--retriever", "m", "--base", "all-MiniLM-L6-v2"], "--retriever takes the place of --base"),
         (["--expert", "made"], "--expert names an expert of --retriever"),
         (["--with", "guess"], "'guess' is not one of 'crops', 'titles', 'mixture', 'doc2query', 'llm'."),
@@ -78,7 +111,9 @@ def test_options_of_another_method_are_a_usage_error(bare, tmp_path, arguments, 
     assert not (tmp_path / "o").exists()
 
 
-def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(checkpoint, bare, make_collection, tmp_path):
+def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(
+    checkpoint, bare, make_collection, tmp_path
+):
     """By train, the list of experts, the library, the card, the log and the comparison; those on real queries are not."""
     model, made, real = tmp_path / "model", tmp_path / "made", make_collection("real")
     run("synthesize", bare, "--out", made, "--with", "titles", "--base", checkpoint, "-k", "40")

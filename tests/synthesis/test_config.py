@@ -9,12 +9,21 @@ from routerretriever.synthesis import Doc2QueryConfig, Limits, LlmConfig, Synthe
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "guess"}, "'method' should be 'crops', 'titles', 'mixture', 'doc2query' or 'llm', and is 'guess'"),
+        (
+            {"method": "guess"},
+            "'method' should be 'crops', 'titles', 'mixture', 'doc2query' or 'llm', and is 'guess'",
+        ),
         ({"method": "llm"}, "--endpoint URL --model NAME"),
         ({"queries": 0}, "'queries' should be greater than or equal to 1, and is 0"),
-        ({"k": 2.5, "seed": None}, "'k' should be .* and is 2.5; 'seed' should be a valid integer, and is None"),
+        (
+            {"k": 2.5, "seed": None},
+            "'k' should be .* and is 2.5; 'seed' should be a valid integer, and is None",
+        ),
         ({"way": "crops"}, "there is no setting 'way'"),
-        ({"doc2query": {"top_p": 2}}, "'doc2query.top_p' should be less than or equal to 1, and is 2|'top_p' should"),
+        (
+            {"doc2query": {"top_p": 2}},
+            "'doc2query.top_p' should be less than or equal to 1, and is 2|'top_p' should",
+        ),
     ],
 )
 def test_wrong_settings(settings, message):

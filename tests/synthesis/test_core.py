@@ -19,7 +19,9 @@ from routerretriever.synthesis.passages import READ_CHARACTERS, Passages
 
 @pytest.mark.parametrize("method", ["crops", "titles", "mixture"])
 def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, tmp_path):
-    report = synthesize(bare, tmp_path / "made", model=model, config=SynthesisConfig(method=method, queries=200, k=40))
+    report = synthesize(
+        bare, tmp_path / "made", model=model, config=SynthesisConfig(method=method, queries=200, k=40)
+    )
     collection = Collection.load(tmp_path / "made")
     assert len(collection.documents) == 80
     assert collection.documents[0].metadata == {"year": 2020}
@@ -37,9 +39,15 @@ def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, t
     model.save_pretrained(tmp_path / "model")
     assert read_expert_info(tmp_path / "model" / "experts" / "made").generated == info.generated
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"| made | made (queries generated from bare) | {report.train} | {report.held_out} (generated) |" in card
+    assert (
+        f"| made | made (queries generated from bare) | {report.train} | {report.held_out} (generated) |"
+        in card
+    )
     assert f"{report.train} of {report.train} were generated" in card
-    assert f"So were {report.held_out} of the {report.held_out} queries that the scores above were measured on" in card
+    assert (
+        f"So were {report.held_out} of the {report.held_out} queries that the scores above were measured on"
+        in card
+    )
     assert (info.source, info.held_out_generated) == ("bare", report.held_out)
 
 
@@ -57,7 +65,9 @@ def test_a_query_of_several_passages_is_counted_once_and_nothing_is_left_over(mo
 
 def test_a_collection_made_of_a_made_one_keeps_the_first_name(model, bare, tmp_path):
     synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig(method="crops", k=80))
-    report = synthesize(tmp_path / "one", tmp_path / "two", model=model, config=SynthesisConfig(method="titles", k=80))
+    report = synthesize(
+        tmp_path / "one", tmp_path / "two", model=model, config=SynthesisConfig(method="titles", k=80)
+    )
     assert report.source == Collection.load(tmp_path / "two").source == "bare"
     (tmp_path / "two" / "synthesis.json").write_text("{")
     with pytest.raises(CollectionError, match="synthesis.json is damaged.*restore it"):
@@ -79,7 +89,9 @@ def test_experts_of_older_models_and_of_real_queries_say_nothing(model, make_col
 
 def test_queries_generated_elsewhere_are_marked_too(make_collection, tmp_path):
     (tmp_path / "generated.jsonl").write_text('{"_id": "d1", "query": "word1"}\n')
-    collection = Collection.load(make_collection("c")).with_generated_queries(str(tmp_path / "generated.jsonl"))
+    collection = Collection.load(make_collection("c")).with_generated_queries(
+        str(tmp_path / "generated.jsonl")
+    )
     assert collection.generated == {"generated-0": "generated-queries"}
 
 
@@ -95,9 +107,13 @@ def test_the_result_does_not_depend_on_the_order_of_documents(model, bare, tmp_p
 
 
 def test_a_large_collection_is_sampled_and_a_small_one_asked_several_times(model, bare, tmp_path):
-    one = synthesize(bare, tmp_path / "one", model=model, config=SynthesisConfig(method="crops", queries=40, k=80))
+    one = synthesize(
+        bare, tmp_path / "one", model=model, config=SynthesisConfig(method="crops", queries=40, k=80)
+    )
     assert (one.asked, one.generated) == (40, 40)
-    two = synthesize(bare, tmp_path / "two", model=model, config=SynthesisConfig(method="crops", queries=160, k=80))
+    two = synthesize(
+        bare, tmp_path / "two", model=model, config=SynthesisConfig(method="crops", queries=160, k=80)
+    )
     assert (two.asked, two.generated) == (80, 160)
     assert "are few" in " ".join(one.notes)
 
@@ -106,17 +122,27 @@ def test_copies_of_a_passage_are_all_relevant(model, tmp_path):
     contents = texts(40)
     source = write_documents(tmp_path / "c.jsonl", contents + contents[:1])
     synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=41))
-    qrels = [grades for split in Collection.load(tmp_path / "out").splits.values() for grades in split.qrels.values()]
+    qrels = [
+        grades
+        for split in Collection.load(tmp_path / "out").splits.values()
+        for grades in split.qrels.values()
+    ]
     assert any("d0" in grades for grades in qrels)
     assert all(("d0" in grades) == ("d40" in grades) for grades in qrels)
 
 
 def test_an_expert_of_a_model_can_look_for_the_passages(model, bare, make_collection, tmp_path):
-    train_expert(model, Collection.load(make_collection("x")), config=TrainingConfig(epochs=1, rank=4), force=True)
-    report = synthesize(bare, tmp_path / "out", model=model, expert="x", config=SynthesisConfig(method="crops", k=40))
+    train_expert(
+        model, Collection.load(make_collection("x")), config=TrainingConfig(epochs=1, rank=4), force=True
+    )
+    report = synthesize(
+        bare, tmp_path / "out", model=model, expert="x", config=SynthesisConfig(method="crops", k=40)
+    )
     assert report.settings["expert"] == "x"
     with pytest.raises(ExpertError, match="nobody"):
-        synthesize(bare, tmp_path / "o2", model=model, expert="nobody", config=SynthesisConfig(method="crops"))
+        synthesize(
+            bare, tmp_path / "o2", model=model, expert="nobody", config=SynthesisConfig(method="crops")
+        )
 
 
 @pytest.mark.parametrize("method", ["crops", "titles"])
@@ -162,7 +188,9 @@ def test_a_taken_folder_is_left_alone(model, bare, tmp_path):
     with pytest.raises(SynthesisError, match="--force"):
         synthesize(bare, tmp_path / "own", model=model, config=config)
     before = (tmp_path / "own" / "queries.jsonl").read_bytes()
-    synthesize(bare, tmp_path / "own", model=model, config=SynthesisConfig(method="crops", k=80, seed=1), force=True)
+    synthesize(
+        bare, tmp_path / "own", model=model, config=SynthesisConfig(method="crops", k=80, seed=1), force=True
+    )
     assert (tmp_path / "own" / "queries.jsonl").read_bytes() != before
     with pytest.raises(SynthesisError, match="is a file"):
         synthesize(bare, bare, model=model, config=config)
@@ -185,4 +213,6 @@ def test_ids_that_no_tsv_can_hold_are_refused(model, tmp_path):
     lines = [json.dumps({"_id": f"d\t{n}", "text": text}) for n, text in enumerate(texts(40))]
     (tmp_path / "c.jsonl").write_text("\n".join(lines))
     with pytest.raises(SynthesisError, match="tab or line break"):
-        synthesize(tmp_path / "c.jsonl", tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=40))
+        synthesize(
+            tmp_path / "c.jsonl", tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=40)
+        )

@@ -33,7 +33,13 @@ def writer(tmp_path_factory):
     ).save_pretrained(directory)
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=len(vocabulary), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+        vocab_size=len(vocabulary),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
     )
     T5ForConditionalGeneration(config).save_pretrained(directory)
     return directory
@@ -125,7 +131,9 @@ def test_doc2query_reads_a_checkpoint_as_the_default_one_was_published(published
     assert not any("<pad>" in query or "▁" in query for query in queries)
 
 
-@pytest.mark.parametrize(("module", "package"), [("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")])
+@pytest.mark.parametrize(
+    ("module", "package"), [("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")]
+)
 def test_a_missing_tokeniser_package_is_named_with_its_extra(
     published, model, few, tmp_path, monkeypatch, module, package
 ):
@@ -135,7 +143,9 @@ def test_a_missing_tokeniser_package_is_named_with_its_extra(
     is_sentencepiece_available.cache_clear()
     is_protobuf_available.cache_clear()
     try:
-        with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'routerretriever\[doc2query\]'"):
+        with pytest.raises(
+            MissingExtraError, match=rf"'{package}'.*pip install 'routerretriever\[doc2query\]'"
+        ):
             synthesize(few, tmp_path / "out", model=model, config=asking(published))
     finally:
         is_sentencepiece_available.cache_clear()

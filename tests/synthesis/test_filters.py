@@ -72,7 +72,9 @@ def test_all_queries_of_a_passage_are_on_one_side(model, bare, tmp_path):
     collection = Collection.load(tmp_path / "out")
     train, held_out = collection.train_and_held_out()
     assert (len(train), len(held_out)) == (report.train, report.held_out)
-    sides = [{document for grades in side.qrels.values() for document in grades} for side in (train, held_out)]
+    sides = [
+        {document for grades in side.qrels.values() for document in grades} for side in (train, held_out)
+    ]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     assert 0.1 < report.held_out / report.kept <= 0.2
 

@@ -13,7 +13,10 @@ def test_half_a_line_is_cut_off_and_damage_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     with Journal.open(path, {"seed": 0}) as journal:
         journal.append([Answer(key="one", queries=("q",)), Answer(key="two")])
-        with pytest.raises(SynthesisError, match="Another process is writing"), Journal.open(path, {"seed": 0}):
+        with (
+            pytest.raises(SynthesisError, match="Another process is writing"),
+            Journal.open(path, {"seed": 0}),
+        ):
             pass
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])

@@ -43,7 +43,9 @@ def test_answers_that_never_come_count_as_requests(serve, model, few, tmp_path):
         with pytest.raises(PausedError, match="limit is reached"):
             synthesize(few, tmp_path / "out", model=model, config=config)
     assert len(endpoint.requests) == len(lost_in(tmp_path / "out")) == 5
-    assert all(record["tokens_in"] > 20 and record["tokens_out"] == 400 for record in lost_in(tmp_path / "out"))
+    assert all(
+        record["tokens_in"] > 20 and record["tokens_out"] == 400 for record in lost_in(tmp_path / "out")
+    )
 
 
 def test_answers_without_choices_cost_what_they_say(serve, model, few, tmp_path):
@@ -63,7 +65,9 @@ def test_answers_without_choices_cost_what_they_say(serve, model, few, tmp_path)
     report = synthesize(few, tmp_path / "out", model=model, config=config)
     assert (report.tokens_in, report.tokens_out) == (100 * (30 + len(lost)), 20 * (30 + len(lost)))
     assert report.cost == pytest.approx(0.0002 * (30 + len(lost)))
-    assert any(f"{len(lost)} requests had no usable answer but may be billed" in note for note in report.notes)
+    assert any(
+        f"{len(lost)} requests had no usable answer but may be billed" in note for note in report.notes
+    )
 
 
 def test_what_cannot_be_billed_does_not_count(serve, model, few, tmp_path):
@@ -80,7 +84,8 @@ def test_what_cannot_be_billed_does_not_count(serve, model, few, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "extra", [{"max_tokens": 1900}, {"max_tokens": None, "max_completion_tokens": 1900}, {"max_tokens": 950, "n": 2}]
+    "extra",
+    [{"max_tokens": 1900}, {"max_tokens": None, "max_completion_tokens": 1900}, {"max_tokens": 950, "n": 2}],
 )
 def test_the_bound_of_an_answer_is_what_the_request_says(serve, model, few, tmp_path, extra):
     endpoint = serve()
@@ -93,12 +98,19 @@ def test_the_bound_of_an_answer_is_what_the_request_says(serve, model, few, tmp_
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [({"max_tokens": None}, "needs a bound on every answer.*max_completion_tokens"), ({"max_tokens": "9"}, "whole")],
+    [
+        ({"max_tokens": None}, "needs a bound on every answer.*max_completion_tokens"),
+        ({"max_tokens": "9"}, "whole"),
+    ],
 )
-def test_an_answer_without_a_bound_is_refused_where_there_is_a_limit(serve, model, few, tmp_path, extra, message):
+def test_an_answer_without_a_bound_is_refused_where_there_is_a_limit(
+    serve, model, few, tmp_path, extra, message
+):
     endpoint = serve()
     with pytest.raises(SynthesisError, match=message):
-        synthesize(few, tmp_path / "out", model=model, config=llm(endpoint, extra=extra, limits=Limits(tokens=9999)))
+        synthesize(
+            few, tmp_path / "out", model=model, config=llm(endpoint, extra=extra, limits=Limits(tokens=9999))
+        )
     assert endpoint.requests == []
 
 

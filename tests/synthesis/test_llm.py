@@ -26,7 +26,9 @@ def test_llm_writes_a_collection(serve, model, few, tmp_path, monkeypatch):
 
     endpoint = serve(behave)
     examples = (("some passage", ("what is it", "it")),)
-    config = llm(endpoint, examples=examples, extra={"temperature": None, "top_p": 0.9}, limits=Limits(price_in=2.0))
+    config = llm(
+        endpoint, examples=examples, extra={"temperature": None, "top_p": 0.9}, limits=Limits(price_in=2.0)
+    )
     report = synthesize(few, tmp_path / "out", model=model, config=config)
     assert report.generated == 60
     assert (report.tokens_in, report.tokens_out) == (3000, 600)
@@ -99,7 +101,9 @@ def test_retry_after_holds_all_requests(serve, model, few, tmp_path):
 
 
 def test_a_long_retry_after_ends_the_run(serve, model, few, tmp_path):
-    endpoint = serve(lambda handler, body, number: endpoint.reply(handler, b"", 429, {"Retry-After": "86400"}))
+    endpoint = serve(
+        lambda handler, body, number: endpoint.reply(handler, b"", 429, {"Retry-After": "86400"})
+    )
     with pytest.raises(PausedError, match="asks for 86400 seconds"):
         synthesize(few, tmp_path / "out", model=model, config=llm(endpoint))
 
@@ -119,7 +123,9 @@ def test_an_endpoint_that_never_answers_ends_in_a_state_to_go_on_from(serve, mod
 
     endpoint = serve(behave)
     started = time.monotonic()
-    with pytest.raises(PausedError, match=r"does not answer \(no answer within 0.5 seconds\); 8 answers are in"):
+    with pytest.raises(
+        PausedError, match=r"does not answer \(no answer within 0.5 seconds\); 8 answers are in"
+    ):
         synthesize(few, tmp_path / "out", model=model, config=llm(endpoint, timeout=0.5, retries=1))
     assert time.monotonic() - started < 60
     assert not (tmp_path / "out").exists()
@@ -178,7 +184,9 @@ def forbidding(serve, forbidden, reason):
 
 def test_passages_that_a_gateway_forbids_do_not_end_the_run(serve, model, few, tmp_path):
     endpoint = forbidding(serve, lambda number: 5 <= number < 13, b"moderated")
-    with pytest.raises(PausedError, match="8 passages were refused.*status 403: moderated.*22 answers.*--finish"):
+    with pytest.raises(
+        PausedError, match="8 passages were refused.*status 403: moderated.*22 answers.*--finish"
+    ):
         synthesize(few, tmp_path / "out", model=model, config=llm(endpoint, concurrency=1))
     assert len(endpoint.requests) == 30
     report = synthesize(few, tmp_path / "out", model=model, config=llm(endpoint), finish=True)
@@ -187,7 +195,9 @@ def test_passages_that_a_gateway_forbids_do_not_end_the_run(serve, model, few, t
 
 def test_a_key_that_may_not_ask_is_told_after_a_few_passages(serve, model, few, tmp_path):
     endpoint = forbidding(serve, lambda number: True, b"no access")
-    with pytest.raises(SynthesisError, match="refuses every request .status 403: no access.*OPENAI_API_KEY") as error:
+    with pytest.raises(
+        SynthesisError, match="refuses every request .status 403: no access.*OPENAI_API_KEY"
+    ) as error:
         synthesize(few, tmp_path / "out", model=model, config=llm(endpoint))
     assert not isinstance(error.value, PausedError)
     assert len(endpoint.requests) <= 8
@@ -211,21 +221,36 @@ def test_a_wrong_key_is_told_at_once_and_not_shown(serve, model, few, tmp_path, 
 
 
 def command(endpoint, few, out, checkpoint):
-    arguments = ["synthesize", few, "--out", out, "--with", "llm", "--endpoint", endpoint.url, "--model", "tiny"]
+    arguments = [
+        "synthesize",
+        few,
+        "--out",
+        out,
+        "--with",
+        "llm",
+        "--endpoint",
+        endpoint.url,
+        "--model",
+        "tiny",
+    ]
     arguments += ["--base", checkpoint, "--queries", 60, "-k", 30, "--concurrency", 2, "--json"]
     return [sys.executable, "-m", "routerretriever", *map(str, arguments)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_killed_or_interrupted_command_goes_on_without_paying_twice(serve, checkpoint, few, tmp_path, number, code):
+def test_a_killed_or_interrupted_command_goes_on_without_paying_twice(
+    serve, checkpoint, few, tmp_path, number, code
+):
     def behave(handler, body, count):
         time.sleep(0.1)
         endpoint.answer(handler, body, count)
 
     endpoint = serve(behave)
     out = tmp_path / "out"
-    process = subprocess.Popen(command(endpoint, few, out, checkpoint), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(endpoint, few, out, checkpoint), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     while len(endpoint.answered) < 8 and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, number)

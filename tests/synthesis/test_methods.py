@@ -75,7 +75,8 @@ def test_methods_are_decided_by_seed_and_content_alone(method):
     def made(order, seed=0):
         items = Passages.of(order).items
         return {
-            (g.passage.key, g.text) for g in (crops(items, 2, seed) if method == "crops" else titles(items, 2, seed))
+            (g.passage.key, g.text)
+            for g in (crops(items, 2, seed) if method == "crops" else titles(items, 2, seed))
         }
 
     assert made(documents) == made(documents[::-1])

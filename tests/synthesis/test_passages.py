@@ -17,7 +17,13 @@ def test_passages_group_equal_texts_and_set_the_rest_aside():
     documents += [Document("b0", contents[0]), Document("empty", " ... ")]
     documents += [Document(f"c{n}", "intentionally left blank") for n in range(5)]
     found = Passages.of(documents)
-    assert (len(found.items), found.empty, found.copies, found.boilerplate, found.shortened) == (12, 1, 1, 5, 0)
+    assert (len(found.items), found.empty, found.copies, found.boilerplate, found.shortened) == (
+        12,
+        1,
+        1,
+        5,
+        0,
+    )
     assert next(p for p in found.items if p.text == contents[0]).documents == ("a0", "b0")
     assert Passages.of(reversed(documents)) == found
 

@@ -20,7 +20,9 @@ def bm25_ranking(queries: QuerySet, depth: int = 100) -> NDArray[np.int32]:
         raise MissingExtraError("bench", "bm25s") from error
     collection, split = queries.collection, queries.split
     ranker = bm25s.BM25()
-    ranker.index(bm25s.tokenize(collection.contents, stopwords="en", show_progress=False), show_progress=False)
+    ranker.index(
+        bm25s.tokenize(collection.contents, stopwords="en", show_progress=False), show_progress=False
+    )
     spare = int(collection.ignore_identical_ids)
     tokens = bm25s.tokenize(list(queries.queries.texts), stopwords="en", show_progress=False)
     k = min(depth + spare, len(collection.documents))

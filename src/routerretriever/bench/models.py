@@ -71,7 +71,9 @@ class Models:
             model.save_pretrained(path)
         return model
 
-    def rivals(self, seed: int, names: Sequence[str], collections: Sequence[Collection]) -> dict[str, RouterRetriever]:
+    def rivals(
+        self, seed: int, names: Sequence[str], collections: Sequence[Collection]
+    ) -> dict[str, RouterRetriever]:
         """Return multi-task adapters of one seed, each in a model of its own."""
         config = self.suite.multi_task_config(seed)
         sizes = [len(collection.train_and_held_out()[0]) for collection in collections]

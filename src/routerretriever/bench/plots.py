@@ -37,7 +37,9 @@ def _overview(go: Any, document: Mapping[str, Any]) -> Any:
             if not name.startswith("expert:"):
                 names.append(name)
                 gains.append(100 * (row[group]["mean"] - base))
-        figure.add_scatter(x=gains, y=names, mode="markers", name=group, marker={"size": 11, "symbol": symbol})
+        figure.add_scatter(
+            x=gains, y=names, mode="markers", name=group, marker={"size": 11, "symbol": symbol}
+        )
     figure.add_vline(x=0, line_color="#9aa7b5")
     figure.update_layout(
         title="Points over base", xaxis_title="nDCG@10 × 100 over base", yaxis={"autorange": "reversed"}
@@ -56,7 +58,9 @@ def _choices(go: Any, document: Mapping[str, Any]) -> Any:
         x=candidates, y=list(rows), z=shares, zmin=0, zmax=100, colorscale="Greens", texttemplate="%{z:.0f}"
     )
     figure = go.Figure(heat)
-    figure.update_layout(title="Candidate chosen by the default router, % of queries", yaxis={"autorange": "reversed"})
+    figure.update_layout(
+        title="Candidate chosen by the default router, % of queries", yaxis={"autorange": "reversed"}
+    )
     return figure
 
 
@@ -66,7 +70,9 @@ def _reliability(go: Any, calibration: Mapping[str, Any]) -> Any:
     measured = [100 * value for value in calibration["measured"]]
     ends = [min(predicted), max(predicted)]
     figure.add_scatter(x=ends, y=ends, mode="lines", name="perfect", line={"dash": "dot", "color": "#9aa7b5"})
-    figure.add_scatter(x=predicted, y=measured, mode="lines+markers", name="measured", line={"color": "#0a7d4f"})
+    figure.add_scatter(
+        x=predicted, y=measured, mode="lines+markers", name="measured", line={"color": "#0a7d4f"}
+    )
     figure.update_layout(
         title=f"Predicted against measured gain (expected calibration error {100 * calibration['error']:.1f} points)",
         xaxis_title="predicted gain",

@@ -21,14 +21,24 @@ from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
 from routerretriever.routing.candidates import BASE
 
-_PACKAGES = ("routerretriever", "torch", "transformers", "sentence-transformers", "peft", "scikit-learn", "ir-measures")
+_PACKAGES = (
+    "routerretriever",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "peft",
+    "scikit-learn",
+    "ir-measures",
+)
 
 
 SystemValues = dict[str, dict[str, dict[str, measures.Values]]]
 """System → collection → measure → value per query."""
 
 
-def summarise(bench: Bench, seeds: Mapping[int, SeedResult], studies: Sequence[StudyResult]) -> dict[str, Any]:
+def summarise(
+    bench: Bench, seeds: Mapping[int, SeedResult], studies: Sequence[StudyResult]
+) -> dict[str, Any]:
     """Return all that the report shows, as plain data.
 
     Values of a query are averaged over the seeds before intervals and tests, so that a query counts
@@ -150,7 +160,9 @@ def _group(
     return row
 
 
-def _ndcg(values: Mapping[str, Mapping[str, measures.Values]], members: Sequence[str]) -> list[measures.Values]:
+def _ndcg(
+    values: Mapping[str, Mapping[str, measures.Values]], members: Sequence[str]
+) -> list[measures.Values]:
     return [values[collection][GAIN_MEASURE] for collection in members]
 
 

@@ -52,7 +52,9 @@ class ExpertClassifierRouter(System):
             labels = (best == column).astype(np.int64)
             if 0 < labels.sum() < len(labels):
                 picks = balanced(labels, 2)
-                self.classifiers[column] = LogisticRegression(max_iter=1000).fit(embeddings[picks], labels[picks])
+                self.classifiers[column] = LogisticRegression(max_iter=1000).fit(
+                    embeddings[picks], labels[picks]
+                )
 
     def weights(self, queries: Queries) -> Weights:
         scores = np.full((len(queries), len(self.experts)), -1.0)

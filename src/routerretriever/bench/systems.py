@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from routerretriever.bench.query_set import FALLBACK, Candidate, Queries, QuerySet
 from routerretriever.kernels.exact_search import Vectors
 from routerretriever.routing.candidates import BASE, MERGED
-from routerretriever.routing.form_pilots import PILOTS_PER_COLLECTION, TRAINING_PILOTS, Measurement, extend_library
+from routerretriever.routing.form_pilots import (
+    PILOTS_PER_COLLECTION,
+    TRAINING_PILOTS,
+    Measurement,
+    extend_library,
+)
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import FALLBACK_WEIGHT, Decision, RoutingPolicy
 from routerretriever.routing.routers import make_router
@@ -157,7 +162,12 @@ class Routed(System):
     blends_deltas = True
 
     def __init__(
-        self, router: str = "gain", partition: str = "cluster", *, generalist: bool = False, **policy: float | bool
+        self,
+        router: str = "gain",
+        partition: str = "cluster",
+        *,
+        generalist: bool = False,
+        **policy: float | bool,
     ) -> None:
         self.router, self.partition, self.generalist, self.changes = router, partition, generalist, policy
         if generalist:

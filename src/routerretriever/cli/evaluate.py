@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 SplitName = Annotated[str, typer.Option(help="Split to evaluate.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate at most N queries of each collection.")]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of queries.")]
-ReportFolder = Annotated[Path | None, typer.Option("--out", help="Write report, JSON and TREC runs to this folder.")]
-SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="YAML file; see suites/.", show_default=False)]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--out", help="Write report, JSON and TREC runs to this folder.")
+]
+SuiteFile = Annotated[
+    Path, typer.Argument(metavar="SUITE", help="YAML file; see suites/.", show_default=False)
+]
 BenchFolder = Annotated[
     Path,
     typer.Option(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def log(
     model: Model,
     prune: Annotated[
-        int | None, typer.Option(min=1, help="Drop the files of all but so many newest entries.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Drop the files of all but so many newest entries.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +85,12 @@ def _sentence(action: Any) -> str:
         return f"renamed {action['was']} to {action['expert']}"
     if what == "rolled back":
         return f"rolled back to {action['to']}"
-    about = action.get("expert") or action.get("collection") or action.get("base") or ", ".join(action.get("files", ()))
+    about = (
+        action.get("expert")
+        or action.get("collection")
+        or action.get("base")
+        or ", ".join(action.get("files", ()))
+    )
     gain = ""
     if "expert_ndcg" in action:
         points = f"held-out gain {100 * (action['expert_ndcg'] - action['base_ndcg']):+.1f}"

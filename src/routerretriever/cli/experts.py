@@ -108,7 +108,9 @@ def add(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Default the folder's.")] = None,
     collection: Annotated[
         list[str] | None,
-        typer.Option(help="Data of a collection in the library, or of one that comes with the expert; once for each."),
+        typer.Option(
+            help="Data of a collection in the library, or of one that comes with the expert; once for each."
+        ),
     ] = None,
     margin: Margin = _MARGIN,
     force: Annotated[
@@ -226,7 +228,9 @@ def diff(
     model: Model,
     a: Annotated[str, typer.Argument(metavar="A", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", show_default=False)],
-    other: Annotated[str | None, typer.Option(help="The model that B is an expert of; default MODEL.")] = None,
+    other: Annotated[
+        str | None, typer.Option(help="The model that B is an expert of; default MODEL.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -255,7 +259,12 @@ def diff(
     out.print(facts)
     layers = Table("layer", f"norm of {a}", f"norm of {b}", "cosine", "overlap of inputs")
     for name, layer in found.layers.items():
-        figures = (f"{layer.norm_a:.3f}", f"{layer.norm_b:.3f}", f"{layer.cosine:+.3f}", f"{layer.overlap:.3f}")
+        figures = (
+            f"{layer.norm_a:.3f}",
+            f"{layer.norm_b:.3f}",
+            f"{layer.cosine:+.3f}",
+            f"{layer.overlap:.3f}",
+        )
         layers.add_row(name, *figures)
     out.print(layers)
 
@@ -281,7 +290,8 @@ def merge(
         int | None, typer.Option(min=1, help="Rank of the combined expert; default the largest of theirs.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="One for each expert, as in 0.5,0.5 for the mean; default 1 each, the sum.")
+        str | None,
+        typer.Option(help="One for each expert, as in 0.5,0.5 for the mean; default 1 each, the sum."),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -297,7 +307,9 @@ def merge(
         if weights is not None:
             given = [float(weight) for weight in weights.split(",")]
     except ValueError as error:
-        raise ExpertError(f"--weights '{weights}' are not numbers with commas between, as in 0.5,0.5.") from error
+        raise ExpertError(
+            f"--weights '{weights}' are not numbers with commas between, as in 0.5,0.5."
+        ) from error
     with changed_model(model, device) as loaded:
         combined = merge_experts(loaded, names, out_name, rank=rank, weights=given)
     if as_json:

@@ -22,7 +22,9 @@ LogFile = Annotated[
     str | None,
     typer.Argument(metavar="[LOG.jsonl]", help="The log; with --undo a batch.", show_default=False),
 ]
-ShownIndex = Annotated[str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")]
+ShownIndex = Annotated[
+    str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")
+]
 PositionBias = Annotated[
     float,
     typer.Option(
@@ -34,7 +36,9 @@ PositionBias = Annotated[
 Clip = Annotated[float, typer.Option(min=1.0, help="Largest weight of a click after the correction.")]
 MinClicks = Annotated[
     int,
-    typer.Option(min=1, help="Fewest clicks (or relevant documents) with which a group of queries is applied."),
+    typer.Option(
+        min=1, help="Fewest clicks (or relevant documents) with which a group of queries is applied."
+    ),
 ]
 Weight = Annotated[
     float,
@@ -83,7 +87,9 @@ def feedback(
     if undo and listed:
         raise FeedbackError("Give either --undo or --list, not both.")
     if not (undo or listed) and (log is None or index is None):
-        raise FeedbackError("Name the log and the index: routerretriever feedback MODEL LOG.jsonl --index INDEX")
+        raise FeedbackError(
+            "Name the log and the index: routerretriever feedback MODEL LOG.jsonl --index INDEX"
+        )
     if listed:
         _list(load_model(model, device), as_json)
         return
@@ -124,7 +130,9 @@ def _list(model: RouterRetriever, as_json: bool) -> None:
     table = Table("batch", "applied", "lines", "pilots", "groups")
     for batch in batches:
         info = batch.info
-        table.add_row(batch.id, info["time"], str(info["lines"]), str(info["pilots"]), ", ".join(info["groups"]))
+        table.add_row(
+            batch.id, info["time"], str(info["lines"]), str(info["pilots"]), ", ".join(info["groups"])
+        )
     out.print(table)
 
 

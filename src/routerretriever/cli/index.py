@@ -63,7 +63,9 @@ Prune = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Take over a build that was killed.")]
 Precision = Annotated[
     str,
-    typer.Option(help="fp32, bf16 (if the device has instructions for it), auto, or int8 (for x86; less exact)."),
+    typer.Option(
+        help="fp32, bf16 (if the device has instructions for it), auto, or int8 (for x86; less exact)."
+    ),
 ]
 Kind = Annotated[
     str | None,
@@ -126,7 +128,9 @@ def add(
 
     _check_workers(cluster, workers)
     if cluster is not None and device is not None:
-        raise BuildError("Workers of a cluster take the device their node has. Leave out --device, or --cluster.")
+        raise BuildError(
+            "Workers of a cluster take the device their node has. Leave out --device, or --cluster."
+        )
     loaded = load_model(model, device)
     runner = None if cluster is None else _runner(cluster, loaded, workers)
     opened = Index.create(index, loaded, model_path=model)
@@ -148,7 +152,9 @@ def add(
 
 def _check_workers(cluster: str | None, workers: int | None) -> None:
     if workers is not None and cluster is None:
-        raise BuildError("Workers need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
+        raise BuildError(
+            "Workers need a cluster to run on. Give --cluster ADDRESS, or local for this machine."
+        )
 
 
 def _runner(cluster: str, model: RouterRetriever, workers: int | None) -> Runner:

@@ -22,9 +22,13 @@ Router = Annotated[
 ]
 Margin = Annotated[
     float | None,
-    typer.Option(min=0.0, max=100.0, help="Least predicted gain for which an expert is chosen (nDCG@10 points)."),
+    typer.Option(
+        min=0.0, max=100.0, help="Least predicted gain for which an expert is chosen (nDCG@10 points)."
+    ),
 ]
-Mix = Annotated[int | None, typer.Option(min=1, help="Average the LoRA deltas of this many candidates; 1 chooses one.")]
+Mix = Annotated[
+    int | None, typer.Option(min=1, help="Average the LoRA deltas of this many candidates; 1 chooses one.")
+]
 MixTemperature = Annotated[
     float | None, typer.Option(min=0.0, help="Softmax temperature of the mixing weights (nDCG@10 points).")
 ]
@@ -77,7 +81,9 @@ def library(
     }
     only_settings = router is None and any(value is not None for value in settings.values())
     if not collections and not only_settings:
-        raise LibraryError("Name at least one collection to measure the experts on: a folder, a file or a hub name.")
+        raise LibraryError(
+            "Name at least one collection to measure the experts on: a folder, a file or a hub name."
+        )
     measured = load_collections(collections or [], lenient=lenient)
 
     def change(loaded: RouterRetriever) -> None:

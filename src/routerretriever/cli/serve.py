@@ -93,7 +93,9 @@ def serve(
             say(f"The page: {address}   The API: {address}/v1   Stop: Ctrl-C")
 
     if cluster is None and replicas is not None:
-        raise ServerError("Replicas need a cluster to run on. Give --cluster ADDRESS, or local for this machine.")
+        raise ServerError(
+            "Replicas need a cluster to run on. Give --cluster ADDRESS, or local for this machine."
+        )
     if cluster is None:
         announce()
         _serve_here(settings)

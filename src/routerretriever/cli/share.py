@@ -11,8 +11,12 @@ from routerretriever.cli.common import AsJson, Device, Model, load_model
 from routerretriever.cli.formatting import print_json, say
 from routerretriever.errors import ExpertError
 
-ExportedExpert = Annotated[str, typer.Option(help="Expert to fuse into the base, or merged.", show_default=False)]
-ExportFolder = Annotated[Path, typer.Option("--out", help="New folder for the plain model.", show_default=False)]
+ExportedExpert = Annotated[
+    str, typer.Option(help="Expert to fuse into the base, or merged.", show_default=False)
+]
+ExportFolder = Annotated[
+    Path, typer.Option("--out", help="New folder for the plain model.", show_default=False)
+]
 Licence = Annotated[str | None, typer.Option(help="Licence to state in the card, such as apache-2.0.")]
 Repository = Annotated[
     str,

@@ -101,9 +101,15 @@ _Concurrency = Annotated[int, _option("Most requests under way at once.", _LLM, 
 _Rate = Annotated[float | None, _option("Most requests a minute.", _LLM, min=0.001)]
 _Timeout = Annotated[float, _option("Seconds for one request.", _LLM, min=0.1)]
 _Retries = Annotated[int, _option("Further attempts of a request that failed.", _LLM, min=0)]
-_MaxRequests = Annotated[int | None, _option("Most requests that may be billed, in all runs together.", _LLM, min=1)]
-_MaxTokens = Annotated[int | None, _option("Most tokens read and written, in all runs together.", _LLM, min=1)]
-_MaxCost = Annotated[float | None, _option("Most to be spent, in all runs together; needs prices.", _LLM, min=0.0)]
+_MaxRequests = Annotated[
+    int | None, _option("Most requests that may be billed, in all runs together.", _LLM, min=1)
+]
+_MaxTokens = Annotated[
+    int | None, _option("Most tokens read and written, in all runs together.", _LLM, min=1)
+]
+_MaxCost = Annotated[
+    float | None, _option("Most to be spent, in all runs together; needs prices.", _LLM, min=0.0)
+]
 _PriceIn = Annotated[float, _option("Price of a million tokens read.", _LLM, min=0.0)]
 _PriceOut = Annotated[float, _option("Price of a million tokens written.", _LLM, min=0.0)]
 _Body = Annotated[
@@ -219,7 +225,9 @@ def _llm(given: dict[str, Any]) -> LlmConfig:
     from routerretriever.synthesis.prompts import read_examples, read_prompt
 
     if given["endpoint"] is None or given["model"] is None:
-        raise SynthesisError("To ask a language model, say where it is and its name: --endpoint URL --model NAME.")
+        raise SynthesisError(
+            "To ask a language model, say where it is and its name: --endpoint URL --model NAME."
+        )
     prompt, examples = given["prompt"], given["examples"]
     return LlmConfig(
         endpoint=given["endpoint"],

@@ -56,7 +56,9 @@ def _connect(address: str, processors: int) -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BuildError(f"There is no Ray cluster at '{address}' ({error}). Start one: ray start --head") from error
+        raise BuildError(
+            f"There is no Ray cluster at '{address}' ({error}). Start one: ray start --head"
+        ) from error
 
 
 def _knock(address: str) -> None:
@@ -74,7 +76,9 @@ def _check_versions() -> None:
     """
     nodes = working_nodes()
     if not nodes:
-        raise BuildError("The cluster has no node with a processor to work on. Add one: ray start --address …")
+        raise BuildError(
+            "The cluster has no node with a processor to work on. Add one: ray start --address …"
+        )
     asked = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -120,5 +124,7 @@ def worker_count(asked: int | None) -> int:
     """
     processors = int(ray.cluster_resources()["CPU"])
     if asked is not None and asked > processors:
-        raise BuildError(f"{asked} workers were asked for, but the cluster has {processors} processors. Ask for fewer.")
+        raise BuildError(
+            f"{asked} workers were asked for, but the cluster has {processors} processors. Ask for fewer."
+        )
     return asked or processors

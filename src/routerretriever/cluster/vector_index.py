@@ -46,7 +46,9 @@ def build_index_on(address: str, *, workers: int | None = None) -> Builder:
     def build(table: IndexTable, kind: str) -> None:
         if kind not in _ENGINE_KINDS:
             known = ", ".join(_ENGINE_KINDS)
-            raise VectorIndexError(f"A cluster builds {known}, not '{kind}'. Leave out --cluster to build it here.")
+            raise VectorIndexError(
+                f"A cluster builds {known}, not '{kind}'. Leave out --cluster to build it here."
+            )
         with connected(address), _quiet():
             lance_ray.create_index(
                 table.dataset_uri,

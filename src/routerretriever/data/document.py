@@ -67,7 +67,9 @@ def check_document(document: Document, where: str) -> None:
 
     for name, value in fields.items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise CollectionError(f"{where}: the field '{name}' is beyond 64 bits. Write it as a text or as a float.")
+            raise CollectionError(
+                f"{where}: the field '{name}' is beyond 64 bits. Write it as a text or as a float."
+            )
 
 
 def record_id(record: Mapping[str, Any], where: str) -> str:
@@ -112,7 +114,11 @@ def metadata_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def left_out_fields(record: Mapping[str, Any]) -> list[str]:
     """Return the fields of a sound record that are no metadata, since they hold lists or the like."""
-    return [name for name, value in _fields(record).items() if value is not None and not isinstance(value, _SCALARS)]
+    return [
+        name
+        for name, value in _fields(record).items()
+        if value is not None and not isinstance(value, _SCALARS)
+    ]
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:

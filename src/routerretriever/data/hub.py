@@ -32,7 +32,9 @@ def read_hub(name: str, strict: bool) -> RawCollection:
         return _read_parts(datasets, name, configurations, strict)
     if len(configurations) == 1:
         return _read_pairs(datasets, name, configurations[0], strict)
-    raise CollectionError(f"The data set '{name}' has the configurations {', '.join(configurations)}. {_LAYOUTS}")
+    raise CollectionError(
+        f"The data set '{name}' has the configurations {', '.join(configurations)}. {_LAYOUTS}"
+    )
 
 
 def hub_rows(name: str) -> Records:
@@ -91,7 +93,9 @@ def _read_pairs(datasets: ModuleType, name: str, configuration: str, strict: boo
     splits = _attempt(name, datasets.load_dataset, name, configuration)
     for split, rows in splits.items():
         if not are_pairs(rows.column_names):
-            raise CollectionError(f"The data set '{name}' has the columns {', '.join(rows.column_names)}. {_LAYOUTS}")
+            raise CollectionError(
+                f"The data set '{name}' has the columns {', '.join(rows.column_names)}. {_LAYOUTS}"
+            )
         pairs.add(split, _placed(f"{name}, {split}", rows))
     return pairs.raw
 

@@ -23,7 +23,9 @@ def read_ir_datasets(dataset_id: str) -> RawCollection:
     try:
         dataset = ir_datasets.load(dataset_id)
     except KeyError as error:
-        raise CollectionError(f"ir_datasets knows no data set '{dataset_id}'. See ir-datasets.com.") from error
+        raise CollectionError(
+            f"ir_datasets knows no data set '{dataset_id}'. See ir-datasets.com."
+        ) from error
 
     parts = {dataset_id.split("/")[-1]: dataset} if dataset.has_qrels() else {}
     for split in ("train", "dev", "validation", "test"):

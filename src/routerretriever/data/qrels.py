@@ -44,7 +44,9 @@ def read_qrels(path: Path) -> Iterator[Judgement]:
     for number, (where, line) in enumerate(read_lines(path)):
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) != len(_WANTED):
-            raise CollectionError(f"{where}: expected 'query-id<TAB>corpus-id<TAB>score', found {line.rstrip()!r}.")
+            raise CollectionError(
+                f"{where}: expected 'query-id<TAB>corpus-id<TAB>score', found {line.rstrip()!r}."
+            )
         if number == 0 and not _is_number(cells[2]):
             places = [cells.index(name) for name in judgement_columns(cells, where)]
             continue
@@ -71,7 +73,9 @@ def judgement_columns(names: Sequence[str], where: str, strict: bool = True) -> 
             found[meaning] = name
 
     if unclear or len(found) < len(_WANTED):
-        raise CollectionError(f"{where}: expected the columns {', '.join(_WANTED)}, found {', '.join(names)}.")
+        raise CollectionError(
+            f"{where}: expected the columns {', '.join(_WANTED)}, found {', '.join(names)}."
+        )
     return [found[meaning] for meaning in _WANTED]
 
 

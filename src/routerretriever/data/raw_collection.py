@@ -78,7 +78,9 @@ def doubled_id(kind: str, given: str, where: str) -> CollectionError:
     return CollectionError(f"{where}: the {kind} id '{given}' is used twice. Make ids unique.")
 
 
-def check_collection(raw: RawCollection, source: str, strict: bool) -> tuple[tuple[Document, ...], dict[str, Split]]:
+def check_collection(
+    raw: RawCollection, source: str, strict: bool
+) -> tuple[tuple[Document, ...], dict[str, Split]]:
     """Return the documents and splits of a collection that does not contradict itself.
 
     Args:

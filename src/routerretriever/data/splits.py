@@ -45,7 +45,9 @@ class Split:
     def without_copies_of(self, other: Split) -> Split:
         """Return only the queries whose text is not among those of another split."""
         seen = {text_key(text) for text in other.queries.values()}
-        return self.restrict(query_id for query_id, text in self.queries.items() if text_key(text) not in seen)
+        return self.restrict(
+            query_id for query_id, text in self.queries.items() if text_key(text) not in seen
+        )
 
 
 def part_held_out(train: Split) -> tuple[Split, Split]:

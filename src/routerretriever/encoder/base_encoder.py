@@ -72,7 +72,9 @@ class BaseEncoder(InputModule):
             features["prompt_length"] = prompt_length(prompt, self.tokenizer)
         return features
 
-    def tokenized(self, texts: Sequence[str | TokenIds], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    def tokenized(
+        self, texts: Sequence[str | TokenIds], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Tokenise onto the model's device."""
         device = next(self.transformer.parameters()).device
         features = self.preprocess(list(texts), prompt, processing_kwargs=_NUMPY, **kwargs)

@@ -47,7 +47,9 @@ def resolved_precision(precision: str, device: torch.device) -> str:
     if precision not in PRECISIONS:
         raise ModelError(f"There is no precision '{precision}'. Choose one of: {', '.join(PRECISIONS)}.")
     if precision == "int8" and device.type != "cpu":
-        raise ModelError(f"int8 is for processors, and this model is on '{device.type}'. Choose bf16 or auto.")
+        raise ModelError(
+            f"int8 is for processors, and this model is on '{device.type}'. Choose bf16 or auto."
+        )
     if precision == "auto":
         return "bf16" if has_bfloat16(device) else "fp32"
     return precision
@@ -74,7 +76,9 @@ def encode_documents(
     lengths = model.encoder.token_counts(texts)
     with _computing_in(resolved_precision(precision, model.device), model):
         for rows in batches(lengths, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])):
-            part = model.encode_document([texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False)
+            part = model.encode_document(
+                [texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False
+            )
             vectors[rows] = part
             if done is not None:
                 done(len(rows))

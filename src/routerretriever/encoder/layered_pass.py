@@ -129,7 +129,9 @@ class LayeredPass:
             output[rows] = self._run_group(deferred, hidden[rows], rows, plan)
         return output
 
-    def _run_group(self, deferred: DeferredLayers, hidden: Tensor, rows: Tensor | None, plan: Plan | None) -> Tensor:
+    def _run_group(
+        self, deferred: DeferredLayers, hidden: Tensor, rows: Tensor | None, plan: Plan | None
+    ) -> Tensor:
         n_rows = len(deferred.attention_mask)
         with self.selection.use(plan):
             for layer, args, kwargs in deferred.calls:

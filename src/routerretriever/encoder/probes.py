@@ -70,7 +70,9 @@ def document_fingerprint(base: str, prompts: Mapping[str, str | None]) -> str:
     return f"{base}-{hashlib.blake2b(content, digest_size=8).hexdigest()}"
 
 
-def silent_experts(encoder: ProbedEncoder, experts: Mapping[str, Adapter], tolerance: float = 1e-6) -> list[str]:
+def silent_experts(
+    encoder: ProbedEncoder, experts: Mapping[str, Adapter], tolerance: float = 1e-6
+) -> list[str]:
     """Return the experts that change no probe's vector by more than ``tolerance``, or make it NaN.
 
     Args:

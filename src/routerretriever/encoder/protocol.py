@@ -80,7 +80,9 @@ class RoutedModel(Protocol):
     def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Encode documents (n, d) by the base."""
 
-    def encode_routed(self, queries: Sequence[str], experts: Sequence[str | None] | None = None) -> RoutedVectors:
+    def encode_routed(
+        self, queries: Sequence[str], experts: Sequence[str | None] | None = None
+    ) -> RoutedVectors:
         """Encode a batch of queries, and say what encoded each."""
 
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:

@@ -96,7 +96,9 @@ class RoutedEncoder(BaseEncoder):
         self._state = ExpertState()
         self.layered = LayeredPass(layers, self.branch_layer)
         self.layered.install(lambda: self.transformer(self.tokenized(["probe"])))
-        self.lora_layers = install_adapters(transformer.model, layers, self.branch_layer, self.layered.selection)
+        self.lora_layers = install_adapters(
+            transformer.model, layers, self.branch_layer, self.layered.selection
+        )
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], **kwargs: Any) -> Self:

@@ -60,7 +60,9 @@ class RoutedSentenceModel(SentenceTransformer):
         """
         single = isinstance(inputs, str)
         texts = [inputs] if single else inputs
-        usual = not args and kwargs.keys() <= {"expert", "batch_size"} and kwargs.get("expert") in (None, ROUTED)
+        usual = (
+            not args and kwargs.keys() <= {"expert", "batch_size"} and kwargs.get("expert") in (None, ROUTED)
+        )
         usual = usual and self.truncate_dim is None and self._distributed_inference is None
         if not usual or not _is_one_batch(texts, kwargs.get("batch_size", 32)):
             return super().encode_query(inputs, *args, **kwargs)

@@ -23,7 +23,9 @@ def ids_of(item: str | TokenIds, tokenizer: Any, length: int | None, prompt: str
         prompt: put before the text.
     """
     if isinstance(item, str):
-        ids: list[int] = tokenizer(prompt + item, truncation=length is not None, max_length=length)["input_ids"]
+        ids: list[int] = tokenizer(prompt + item, truncation=length is not None, max_length=length)[
+            "input_ids"
+        ]
         return ids
 
     before, after = _around(tokenizer)

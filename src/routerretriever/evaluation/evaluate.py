@@ -128,7 +128,9 @@ def evaluate(
     return Evaluation(tuple(results))
 
 
-def _evaluate_one(model: RoutedModel, collection: Collection, split: Split, progress: Progress) -> CollectionResult:
+def _evaluate_one(
+    model: RoutedModel, collection: Collection, split: Split, progress: Progress
+) -> CollectionResult:
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)

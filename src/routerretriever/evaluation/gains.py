@@ -51,7 +51,9 @@ def build_library(
     """
     progress = progress or Silent()
     if not model.experts:
-        raise LibraryError("The model has no experts yet. Train one first: routerretriever train MODEL COLLECTION")
+        raise LibraryError(
+            "The model has no experts yet. Train one first: routerretriever train MODEL COLLECTION"
+        )
     names = [collection.name for collection in collections]
     if len(set(names)) < len(names):
         raise LibraryError(f"Two collections share a name: {', '.join(names)}. Rename one of the folders.")
@@ -60,7 +62,9 @@ def build_library(
     measurements = []
     for collection in collections:
         measurements.append(measure_gains(model, collection, progress=progress))
-    built = extend_library(library, measurements, partition=partition, pilots_per_collection=pilots_per_collection)
+    built = extend_library(
+        library, measurements, partition=partition, pilots_per_collection=pilots_per_collection
+    )
     return replace(built, versions=model.state.versions)
 
 

@@ -111,7 +111,9 @@ def _cards(evaluation: Evaluation) -> list[dict[str, str]]:
 
     # The share of a gain close to 0 says nothing.
     if oracle - base > 0.005:
-        cards.append({"label": "of the oracle's gain", "value": f"{100 * (routed - base) / (oracle - base):.0f}%"})
+        cards.append(
+            {"label": "of the oracle's gain", "value": f"{100 * (routed - base) / (oracle - base):.0f}%"}
+        )
     return cards
 
 

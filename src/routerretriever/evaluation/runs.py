@@ -49,7 +49,9 @@ def search_run(
     return run
 
 
-def measure_run(run: Run, split: Split, measures: Sequence[str] = tuple(MEASURES)) -> dict[str, NDArray[np.float64]]:
+def measure_run(
+    run: Run, split: Split, measures: Sequence[str] = tuple(MEASURES)
+) -> dict[str, NDArray[np.float64]]:
     """Measure name → one value per query, in the order of ``split.queries``."""
     row = dict(zip(split.queries, range(len(split.queries)), strict=True))
     values: dict[str, NDArray[np.float64]] = {}

@@ -83,7 +83,9 @@ def check_expert(
     )
 
 
-def _missing(library: PilotLibrary, given: Mapping[str, Collection], name: str, partial: bool) -> tuple[str, ...]:
+def _missing(
+    library: PilotLibrary, given: Mapping[str, Collection], name: str, partial: bool
+) -> tuple[str, ...]:
     """Return the collections of the library whose data was not given."""
     missing = tuple(collection for collection in library.collections() if collection not in given)
     if missing and not (partial and given):

@@ -73,7 +73,9 @@ class Checkpoint:
             "factors": state.adapter.detached().factors,
             "optimizer": state.optimizer.state_dict(),
             "best": None if state.best is None else state.best.factors,
-            "best_scores": [] if best_scores is None else list(map(torch.from_numpy, best_scores.by_collection)),
+            "best_scores": []
+            if best_scores is None
+            else list(map(torch.from_numpy, best_scores.by_collection)),
             "counts": [state.step, state.without_improvement, state.best_step],
             "history": state.history,
         }
@@ -135,7 +137,9 @@ def _key(model: RoutedModel, data: Sequence[TrainingData], config: TrainingConfi
 
 def _judged(split: Split) -> list[Any]:
     """Return the queries of a split in their order, each with its judgements."""
-    return [[query_id, text, sorted(split.qrels[query_id].items())] for query_id, text in split.queries.items()]
+    return [
+        [query_id, text, sorted(split.qrels[query_id].items())] for query_id, text in split.queries.items()
+    ]
 
 
 def _add(digest: Any, content: Any) -> None:

@@ -45,7 +45,11 @@ def merge_experts(
 
     largest = max(adapter.rank for adapter in adapters)
     combined = combine_adapters(adapters, used, largest if rank is None else rank)
-    config = {"combined": dict(zip(names, used, strict=True)), "rank": combined.rank, "kept_norm": combined.kept}
+    config = {
+        "combined": dict(zip(names, used, strict=True)),
+        "rank": combined.rank,
+        "kept_norm": combined.kept,
+    }
     infos = [model.experts[name] for name in names]
     generated: Counter[str] = Counter()
     for info in infos:

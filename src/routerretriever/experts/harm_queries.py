@@ -43,7 +43,9 @@ class HarmQueries:
     measured: Measurement
 
     @classmethod
-    def prepare(cls, model: RoutedModel, collection: Collection, library: PilotLibrary, progress: Progress) -> Self:
+    def prepare(
+        cls, model: RoutedModel, collection: Collection, library: PilotLibrary, progress: Progress
+    ) -> Self:
         """Encode the held-out queries and measure all experts on them.
 
         Raises:

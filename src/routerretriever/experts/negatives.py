@@ -71,7 +71,9 @@ class Negatives:
         positive = torch.zeros(len(rows), len(vectors), dtype=torch.bool)
         ignored = torch.zeros_like(positive)
         for number, row in enumerate(rows):
-            positive[number, [place[column] for column in self.positives[row] if every or column in place]] = True
+            positive[
+                number, [place[column] for column in self.positives[row] if every or column in place]
+            ] = True
             identical = self.identical[row]
             if identical is not None and (every or identical in place):
                 ignored[number, place[identical]] = True

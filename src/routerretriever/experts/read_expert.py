@@ -22,7 +22,9 @@ class NamedExpert(NamedTuple):
     info: ExpertInfo
 
 
-def read_expert(model: RoutedModel, source: str | Path | RoutedModel, *, trust_base: bool = False) -> NamedExpert:
+def read_expert(
+    model: RoutedModel, source: str | Path | RoutedModel, *, trust_base: bool = False
+) -> NamedExpert:
     """Read an expert that fits a model; the model stays as it is.
 
     Args:

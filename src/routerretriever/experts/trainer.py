@@ -39,7 +39,9 @@ class Trainer:
         layers = target_layers(model.encoder.eval().lora_layers, config.targets)
         generator = torch.Generator().manual_seed(config.seed)
         adapter = Adapter.initial(layers, config.rank, config.alpha, generator)
-        optimizer = torch.optim.AdamW(adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(
+            adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self.data, self.config, self.name = data, config, name
         self.state = TrainingState(adapter=adapter, optimizer=optimizer)
         self.checkpoint = Checkpoint.of(model, data, config, name)

@@ -76,7 +76,7 @@ class TrainingData:
                 f"'{collection.name}' has {len(train)} train and {len(held_out)} held-out queries: too few to "
                 "train on. Some hundred queries are a sensible minimum."
             )
-        negatives = Negatives(model, collection, train, documents, config)
+        negatives = Negatives(model, collection, train=train, documents=documents, config=config)
         queries, probes = (
             EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt, budget)
             for split in (train, held_out)

@@ -172,7 +172,9 @@ def _new_lines(
     before = len(digests) - len(fresh)
     if not len(last):
         if before:
-            raise FeedbackError(f"Every usable line of {path} was applied before. Give a newer log, or undo first.")
+            raise FeedbackError(
+                f"Every usable line of {path} was applied before. Give a newer log, or undo first."
+            )
         raise FeedbackError(f"No line of {path} can be used; the first fault is in {log.problems[0]}.")
     events = tuple(log.events[row] for row in last)
     return _NewLines(log=replace(log, events=events), applied_before=before, too_old=len(fresh) - len(last))

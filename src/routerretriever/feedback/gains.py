@@ -95,7 +95,13 @@ def relevance(event: Event, eta: float, clip: float) -> tuple[Matrix, float]:
 
 
 def measure(
-    model: RouterRetriever, log: Log, *, cosine: bool, eta: float, clip: float, progress: Progress | None = None
+    model: RouterRetriever,
+    log: Log,
+    *,
+    cosine: bool,
+    eta: float,
+    clip: float,
+    progress: Progress | None = None,
 ) -> Evidence:
     """Rank the shown documents of every line by base and experts.
 

@@ -159,7 +159,11 @@ def _topics(points: NDArray[np.float32], rows: NDArray[np.int64]) -> list[NDArra
         rows = waiting.pop()
         more = len(rows) >= 2 * TOPIC_QUERIES and len(waiting) + len(topics) + 2 <= MAX_CLUSTERS
         halves = _divided(points, rows, 2) if more else [rows]
-        if len(halves) == 2 and min(map(len, halves)) >= TOPIC_QUERIES and _silhouette(points, halves) >= APART:
+        if (
+            len(halves) == 2
+            and min(map(len, halves)) >= TOPIC_QUERIES
+            and _silhouette(points, halves) >= APART
+        ):
             waiting += halves
         else:
             topics.append(rows)

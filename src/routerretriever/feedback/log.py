@@ -141,7 +141,9 @@ def _lines(path: Path, whole: Any) -> Iterator[tuple[int, bytes]]:
             for number, line in numbered_lines(_updating(whole, file)):
                 yield number, line.strip()
     except OSError as error:
-        raise FeedbackError(f"The log {path} cannot be read ({type(error).__name__}). Give a JSONL file.") from error
+        raise FeedbackError(
+            f"The log {path} cannot be read ({type(error).__name__}). Give a JSONL file."
+        ) from error
 
 
 def _updating(whole: Any, lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -21,7 +21,12 @@ def feedback_table(report: FeedbackReport) -> Table:
     """Return the groups of queries with every expert's estimated gain."""
     experts = _experts(report)
     table = Table(
-        "queries", "share", "clicks", *experts, "", title="Gain over base on the shown documents (nDCG@10 points)"
+        "queries",
+        "share",
+        "clicks",
+        *experts,
+        "",
+        title="Gain over base on the shown documents (nDCG@10 points)",
     )
     for group in report.groups:
         cells = [_gain(group, name) for name in experts]
@@ -61,7 +66,9 @@ def missing(group: GroupReport) -> bool:
 
 def commands(group: GroupReport, model: str) -> tuple[str, ...]:
     """Return the commands that make an expert for a group; the placeholder DOCUMENTS is the user's to fill in."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", _served(group)).strip("-_") or "new"  # it becomes the expert's name
+    plain = (
+        re.sub(r"[^A-Za-z0-9_-]+", "-", _served(group)).strip("-_") or "new"
+    )  # it becomes the expert's name
     made, model = f"{plain[:32]}-made", shlex.quote(model)
     return (
         f"routerretriever synthesize DOCUMENTS --out {made} --retriever {model}",
@@ -103,7 +110,9 @@ def summary(report: FeedbackReport) -> list[str]:
             f"{', '.join(few)}."
         )
     if not report.batch:
-        lines.append("Nothing was applied: the library is unchanged. You may give these lines again in a longer log.")
+        lines.append(
+            "Nothing was applied: the library is unchanged. You may give these lines again in a longer log."
+        )
     return lines
 
 

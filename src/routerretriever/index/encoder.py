@@ -55,5 +55,7 @@ class Encoder(Protocol):
     def encode_query(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the vectors of queries (n, d), routed or by a pinned ``expert``."""
 
-    def encode_routed(self, queries: Sequence[str], experts: Sequence[str | None] | None = None) -> RoutedQueries:
+    def encode_routed(
+        self, queries: Sequence[str], experts: Sequence[str | None] | None = None
+    ) -> RoutedQueries:
         """Encode a batch of queries, and say what encoded each."""

@@ -47,7 +47,9 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
 
 def _all_of(condition: Any, fields: Mapping[str, pa.DataType], depth: int) -> str:
     if not isinstance(condition, Mapping) or not condition:
-        raise FilterError(f"A condition is a mapping such as {{'collection': 'scifact'}}, not {_shown(condition)}.")
+        raise FilterError(
+            f"A condition is a mapping such as {{'collection': 'scifact'}}, not {_shown(condition)}."
+        )
     if depth > _MOST_DEPTH:
         raise FilterError(f"The filter is nested deeper than {_MOST_DEPTH} levels. Write it flatter.")
     return " AND ".join(_entry(key, value, fields, depth) for key, value in condition.items())
@@ -61,7 +63,9 @@ def _entry(key: str, value: Any, fields: Mapping[str, pa.DataType], depth: int) 
     if key == "not":
         return f"(NOT ({_all_of(value, fields, depth + 1)}))"
     if key not in fields:
-        raise FilterError(f"There is no field {_shown(key)} to filter by. The index has: {', '.join(fields)}.")
+        raise FilterError(
+            f"There is no field {_shown(key)} to filter by. The index has: {', '.join(fields)}."
+        )
     tests = value if isinstance(value, Mapping) else {"eq": value}
     if not tests:
         raise FilterError(f"The condition on '{key}' is empty. Give a value, or operators: {_OPERATORS}.")
@@ -87,7 +91,9 @@ def _test(field: str, operator: str, value: Any, kind: pa.DataType) -> str:
             raise FilterError(f"'exists' needs true or false for '{field}', not {_shown(value)}.")
         return _existence(column, value)
     if operator not in _COMPARISONS:
-        raise FilterError(f"There is no operator {_shown(operator)} for '{field}'. Choose one of: {_OPERATORS}.")
+        raise FilterError(
+            f"There is no operator {_shown(operator)} for '{field}'. Choose one of: {_OPERATORS}."
+        )
     if value is None and operator in ("eq", "ne"):
         return _existence(column, operator == "ne")
     return f"{column} {_COMPARISONS[operator]} {_literal(field, value, kind)}"

@@ -259,7 +259,9 @@ class Index:
             ExpertError: there is no such expert.
             VectorIndexError: the condition cannot be understood, or there is no text index.
         """
-        found = self.search_many([query], k, expert=expert, where=where, exact=exact, mode=mode, parameters=parameters)
+        found = self.search_many(
+            [query], k, expert=expert, where=where, exact=exact, mode=mode, parameters=parameters
+        )
         return found[0]
 
     def search_many(

@@ -27,7 +27,9 @@ def check_vectors(vectors: Vectors, count: int, dimension: int) -> None:
         )
 
 
-def document_rows(documents: Sequence[Document], collection: str, vectors: Vectors, schema: pa.Schema) -> pa.Table:
+def document_rows(
+    documents: Sequence[Document], collection: str, vectors: Vectors, schema: pa.Schema
+) -> pa.Table:
     """Return documents that were checked, and their vectors (n, d), as rows.
 
     Raises:

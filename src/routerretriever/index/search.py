@@ -147,7 +147,9 @@ class SearchRequest:
             rows = self._by_distance(vector, k, columns, exact=True)
         return rows
 
-    def _by_distance(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> list[dict[str, Any]]:
+    def _by_distance(
+        self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool
+    ) -> list[dict[str, Any]]:
         how: dict[str, Any] = {"use_index": False}
         if not exact:
             how = approximation(self.parameters, k, filtered=self.where is not None)

@@ -82,7 +82,9 @@ class IndexTable:
         try:
             info = json.loads((table.schema.metadata or {})[b"routerretriever"])
         except (KeyError, ValueError) as error:
-            raise VectorIndexError(f"{uri} was not made by routerretriever. Choose another folder.") from error
+            raise VectorIndexError(
+                f"{uri} was not made by routerretriever. Choose another folder."
+            ) from error
         _check_format(uri, info["format_version"])
         return cls(uri, table, info)
 

@@ -113,7 +113,9 @@ class RouterRetrieverDocumentEmbedder(_WithModel):
     def run(self, documents: list[Document]) -> dict[str, Any]:
         """Return ``documents``: copies with an ``embedding``."""
         vectors = document_vectors(self._loaded(), [self._text(document) for document in documents])
-        return {"documents": [replace(d, embedding=vector) for d, vector in zip(documents, vectors, strict=True)]}
+        return {
+            "documents": [replace(d, embedding=vector) for d, vector in zip(documents, vectors, strict=True)]
+        }
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, Any]:
@@ -231,5 +233,7 @@ class RoutedRetriever:
 
 def _named(model: str | Path | RouterRetriever) -> str:
     if isinstance(model, RouterRetriever):
-        raise ModelError("A model in memory cannot be written into a pipeline's file. Save it and give its path.")
+        raise ModelError(
+            "A model in memory cannot be written into a pipeline's file. Save it and give its path."
+        )
     return str(model)

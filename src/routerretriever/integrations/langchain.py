@@ -97,7 +97,9 @@ class RoutedRetriever(BaseRetriever):
             expert = self.expert
         found = answer(self.index, [query], k, where=where, expert=expert)[0]
         return [
-            Document(id=hit.id, page_content=hit.text, metadata=described(hit, found.expert) | {"score": hit.score})
+            Document(
+                id=hit.id, page_content=hit.text, metadata=described(hit, found.expert) | {"score": hit.score}
+            )
             for hit in found.hits
         ]
 

@@ -24,7 +24,9 @@ MAX_RESULTS = 100
 MAX_QUERY = 20_000
 """Characters of a query; encoders read some hundred words of it."""
 
-Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY, description="What is looked for, in plain words.")]
+Query = Annotated[
+    str, Field(min_length=1, max_length=MAX_QUERY, description="What is looked for, in plain words.")
+]
 
 
 def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer:

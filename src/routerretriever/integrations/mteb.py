@@ -64,7 +64,9 @@ def model_meta(
             "name": name or own,
             "revision": revision or _revision(model),
             "loader": load,
-            "n_parameters": sum(tensor.numel() for tensor in (*model.parameters(), *_expert_tensors(model.state))),
+            "n_parameters": sum(
+                tensor.numel() for tensor in (*model.parameters(), *_expert_tensors(model.state))
+            ),
             "open_weights": True,
             "use_instructions": any(model.prompts.values()),
             "adapted_from": model.encoder.base.id,

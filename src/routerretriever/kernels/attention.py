@@ -77,7 +77,9 @@ def _pays(query: Tensor) -> bool:
     return query.device.type == "cpu" and query.shape[2] <= SHORT and torch.get_num_threads() > 1
 
 
-def _is_plain(module: torch.nn.Module, query: Tensor, key: Tensor, dropout: float, more: dict[str, Any]) -> bool:
+def _is_plain(
+    module: torch.nn.Module, query: Tensor, key: Tensor, dropout: float, more: dict[str, Any]
+) -> bool:
     """Return whether every token attends to every token that the mask lets it, and nothing else is asked."""
     causal = more.get("is_causal") or getattr(module, "is_causal", True)
     return not dropout and not causal and key.shape == query.shape and more.get("position_bias") is None

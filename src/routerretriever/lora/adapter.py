@@ -85,7 +85,9 @@ class Adapter:
         return F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
 
     @classmethod
-    def initial(cls, layers: Mapping[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
+    def initial(
+        cls, layers: Mapping[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator
+    ) -> Adapter:
         """PEFT's initialisation: A Kaiming-uniform, B zero, so that training starts at the base."""
         factors: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in layers.items():

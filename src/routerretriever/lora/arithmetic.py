@@ -93,7 +93,9 @@ def cosines(adapters: Sequence[Adapter]) -> Tensor:
         b, a = _stacked(chosen, [1.0] * len(chosen), name)
         by_factor = (b.T @ b) * (a @ a.T)
         sums = torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
-        rows = torch.zeros(len(chosen), by_factor.shape[1], dtype=torch.float64).index_add_(0, owner, by_factor)
+        rows = torch.zeros(len(chosen), by_factor.shape[1], dtype=torch.float64).index_add_(
+            0, owner, by_factor
+        )
         sums.index_add_(1, owner, rows)
         place = torch.tensor(present)
         products[place[:, None], place] += sums

@@ -161,7 +161,9 @@ class GatheredPlan:
         adapters = tuple(experts[number] for number in numbers)
         rank = max(experts[number].rank for number in set(numbers))
         if any(adapter.scaling != 1.0 for adapter in adapters):
-            scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(chosen.shape)
+            scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(
+                chosen.shape
+            )
             if shares is not None:
                 scaling = shares * scaling
             shares = scaling

@@ -45,7 +45,9 @@ def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str 
     )
     config.save_pretrained(str(directory))
     written = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    written["target_modules"] = sorted(adapter.factors)  # PEFT keeps a set, whose order changes with the process
+    written["target_modules"] = sorted(
+        adapter.factors
+    )  # PEFT keeps a set, whose order changes with the process
     (directory / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in adapter.factors.items():

@@ -90,7 +90,9 @@ class PeftOptions:
             rank_key = get_pattern_key(list(ranks), module)
             alpha_key = get_pattern_key(list(alphas), module)
         except re.error as error:
-            raise ExpertError(f"{self._path} has a pattern that is no regular expression ({error}).") from error
+            raise ExpertError(
+                f"{self._path} has a pattern that is no regular expression ({error})."
+            ) from error
 
         expected = ranks.get(rank_key, config.r)
         if not targeted or rank != expected:

@@ -93,7 +93,9 @@ class PilotSpace:
         )
 
     @classmethod
-    def fit(cls, centroids: Vectors, sources: Sequence[str], measured: NDArray[np.bool_] | None = None) -> Self:
+    def fit(
+        cls, centroids: Vectors, sources: Sequence[str], measured: NDArray[np.bool_] | None = None
+    ) -> Self:
         """Fit the space to pilots (P, d) and the collections that they come from (P,).
 
         The thresholds come from cross-validating the measured pilots; see :meth:`with_thresholds`.
@@ -167,7 +169,9 @@ class PilotSpace:
         groups = group_numbers(groups)
         means = np.stack([centroids[groups == group].mean(axis=0) for group in range(groups.max() + 1)])
         whitening = _whitening(centroids - means[groups])
-        space = cls(mean=means.mean(axis=0), whitening=whitening, density=np.zeros(len(centroids), np.float32))
+        space = cls(
+            mean=means.mean(axis=0), whitening=whitening, density=np.zeros(len(centroids), np.float32)
+        )
         density = _densities(space.transform(torch.from_numpy(centroids)), groups)
         return replace(space, density=density.numpy())
 
@@ -187,7 +191,9 @@ def in_domain_score(similarities: Similarities, density: Tensor) -> Tensor:
     return nearest.values.mean(dim=1) - DENSITY_WEIGHT * density[nearest.indices].mean(dim=1)
 
 
-def _quantiles(values: NDArray[Any], weights: NDArray[Any], fractions: tuple[float, float]) -> tuple[float, float]:
+def _quantiles(
+    values: NDArray[Any], weights: NDArray[Any], fractions: tuple[float, float]
+) -> tuple[float, float]:
     lower, upper = np.quantile(values, fractions, method="inverted_cdf", weights=weights)
     return float(lower), float(upper)
 

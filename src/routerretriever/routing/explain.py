@@ -123,7 +123,9 @@ def _finite(names: Sequence[str], values: Any) -> dict[str, float]:
     return finite
 
 
-def _reason(policy: RoutingPolicy, expert: str, gains: Mapping[str, float], score: float, weight: float) -> str:
+def _reason(
+    policy: RoutingPolicy, expert: str, gains: Mapping[str, float], score: float, weight: float
+) -> str:
     space = policy.router.space
     if weight == 0:
         why = f"out of domain (in-domain score {score:.2f}, below the reject threshold {space.reject_threshold:.2f})"

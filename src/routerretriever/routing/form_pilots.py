@@ -79,7 +79,9 @@ def extend_library(
             library = library.extended(pilots_of(library.experts, measured, best_expert(measured)))
             continue
         pilots = measured_pilots(library.experts, measured, pilots_per_collection)
-        library = library.extended(pilots).extended(_training_pilots(library.experts, measured, training_pilots))
+        library = library.extended(pilots).extended(
+            _training_pilots(library.experts, measured, training_pilots)
+        )
     return library.fitted()
 
 

@@ -55,7 +55,9 @@ def copy_with_room(gains: Gains, columns: int) -> Gains:
     return whole[:, :columns]
 
 
-def mean_by_group(gains: Gains, counts: NDArray[np.int64], groups: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+def mean_by_group(
+    gains: Gains, counts: NDArray[np.int64], groups: NDArray[np.int64]
+) -> list[NDArray[np.float64]]:
     """Return the mean gain of every expert (E,) in each group, weighted by counts; NaN where nothing is measured."""
     bounds = np.cumsum(np.bincount(groups))[:-1]
     means = []

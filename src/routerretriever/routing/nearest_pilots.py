@@ -79,7 +79,9 @@ class Similarities:
         assert self.pilots.ranking is not None
         rough = self.pilots.ranking(self.queries).topk(k + SPARE, dim=1, sorted=False).indices
         near = F.embedding(rough, self.pilots.exact)  # (n, k + SPARE, d)
-        exact = torch.bmm(self.queries[:, None], near.transpose(1, 2))[:, 0]  # eight times as fast as near @ queries
+        exact = torch.bmm(self.queries[:, None], near.transpose(1, 2))[
+            :, 0
+        ]  # eight times as fast as near @ queries
         best = _top(exact, k)
         return Nearest(best.values, rough.gather(1, best.indices))
 

@@ -199,7 +199,9 @@ class PilotLibrary:
             rows = np.flatnonzero(measured == name)
             if not len(rows):
                 known = ", ".join(self.collections())
-                raise LibraryError(f"The pilot library has no measured pilots of '{name}'. It knows: {known}.")
+                raise LibraryError(
+                    f"The pilot library has no measured pilots of '{name}'. It knows: {known}."
+                )
             try:
                 values = np.asarray(given, np.float32)
             except (TypeError, ValueError) as error:
@@ -215,7 +217,9 @@ class PilotLibrary:
         """Return this library with the space fitted to its pilots, except to those of feedback."""
         if self.feedback:
             judged = self._only(~self.from_feedback).fitted()
-            space = judged.space and judged.space.with_added_pilots(self.centroids, self.sources, self.from_feedback)
+            space = judged.space and judged.space.with_added_pilots(
+                self.centroids, self.sources, self.from_feedback
+            )
             return replace(self, space=space)
         space = PilotSpace.fit(self.centroids, self.sources, self.measured) if len(self) else None
         return replace(self, space=space)
@@ -255,7 +259,9 @@ class PilotLibrary:
         batch = next((batch for batch in self.feedback if batch.id == batch_id), None)
         if batch is None:
             known = ", ".join(batch.id for batch in self.feedback) or "none"
-            raise LibraryError(f"There is no feedback batch '{batch_id}' in this model. Its batches: {known}.")
+            raise LibraryError(
+                f"There is no feedback batch '{batch_id}' in this model. Its batches: {known}."
+            )
         kept = np.array([not source.startswith(batch.prefix) for source in self.sources], bool)
         rest = list(self.feedback)
         rest.remove(batch)

@@ -84,7 +84,9 @@ class RoutingPolicy:
         for name in ("margin", "fallback_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LibraryError(f"{name} must be from 0 to 1, not {getattr(self, name)}.")
-        if not 0.0 < self.partial_weight <= 1.0:  # 0 would mean abstaining; that is the reject threshold's job
+        if (
+            not 0.0 < self.partial_weight <= 1.0
+        ):  # 0 would mean abstaining; that is the reject threshold's job
             raise LibraryError(f"partial_weight must be above 0 and at most 1, not {self.partial_weight}.")
         if not isinstance(self.mix, int) or self.mix < 1:
             raise LibraryError(f"mix must be a whole number of candidates, at least 1, not {self.mix}.")

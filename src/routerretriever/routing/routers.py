@@ -36,7 +36,9 @@ class Router(ABC):
 
     def __init__(self, library: PilotLibrary) -> None:
         if not len(library):
-            raise LibraryError("The pilot library is empty. Build it: routerretriever library MODEL COLLECTION…")
+            raise LibraryError(
+                "The pilot library is empty. Build it: routerretriever library MODEL COLLECTION…"
+            )
         self.library = library
         self.space = self.make_space(library)
         self.vectors = PilotVectors(self.space.transform(torch.from_numpy(library.centroids)))

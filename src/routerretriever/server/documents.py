@@ -47,7 +47,9 @@ class DocumentService:
 
         async def store() -> tuple[int, int]:
             async with self._writing:
-                written = await asyncio.to_thread(index.upsert, documents, collection=collection, encode=next_vectors)
+                written = await asyncio.to_thread(
+                    index.upsert, documents, collection=collection, encode=next_vectors
+                )
                 return written, await asyncio.to_thread(len, index)
 
         return await uninterrupted(store())

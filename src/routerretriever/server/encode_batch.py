@@ -107,7 +107,8 @@ class BatchEncoder:
             vectors, counts = self._encode_token_ids(contents)
         self._metrics.documents.inc(len(rows))
         return [
-            Encoded(vector=vector, expert=BASE, tokens=tokens) for vector, tokens in zip(vectors, counts, strict=True)
+            Encoded(vector=vector, expert=BASE, tokens=tokens)
+            for vector, tokens in zip(vectors, counts, strict=True)
         ]
 
     def _encode_token_ids(self, contents: Sequence[str | TokenIds]) -> tuple[Vectors, list[int]]:

@@ -76,7 +76,9 @@ class Engine:
         )
 
     def _make_services(self, index: Index | None) -> None:
-        self.encoder = TextEncoder(model=self.model, shared=self.shared, batcher=self.batcher, settings=self.settings)
+        self.encoder = TextEncoder(
+            model=self.model, shared=self.shared, batcher=self.batcher, settings=self.settings
+        )
         self.queries = QueryService(model=self.model, index=index, encoder=self.encoder, metrics=self.metrics)
         self.documents = DocumentService(index=index, encoder=self.encoder)
         self.experts = ExpertService(model=self.model, shared=self.shared, metrics=self.metrics)

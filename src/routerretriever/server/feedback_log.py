@@ -34,5 +34,7 @@ class FeedbackLog:
             raise ApiError(400, message, code="no_feedback_log")
         async with self._appending:
             if not await asyncio.to_thread(append_line, self._path, line, self._limit):
-                message = f"The feedback log has reached its limit of {self._limit} bytes. Move the file away."
+                message = (
+                    f"The feedback log has reached its limit of {self._limit} bytes. Move the file away."
+                )
                 raise ApiError(503, message, code="feedback_full", retry_after=3600)

@@ -98,7 +98,9 @@ class Guard:
         return limits.adapter_bytes if scope["path"].startswith("/v1/experts") else limits.body_bytes
 
     def _too_large(self, scope: Scope) -> ApiError:
-        return ApiError(413, f"The body is over the limit of {self._most_bytes(scope)} bytes. Send less at once.")
+        return ApiError(
+            413, f"The body is over the limit of {self._most_bytes(scope)} bytes. Send less at once."
+        )
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         path = getattr(scope.get("route"), "path", "other")  # a template, so that there are few
@@ -126,7 +128,9 @@ async def client_may_change(request: Request) -> None:
     """
     settings = request.app.state.engine.settings
     if not settings.admin_keys:
-        raise ApiError(403, "Changes are off. Start the server with --admin-key-file to allow them.", code="no_admin")
+        raise ApiError(
+            403, "Changes are off. Start the server with --admin-key-file to allow them.", code="no_admin"
+        )
     _check(request, (*settings.api_keys, *settings.admin_keys))
     if not _is_among(_token(request), settings.admin_keys):
         raise ApiError(403, "This key may read but not change anything. Use an admin key.", code="not_admin")

@@ -34,7 +34,11 @@ class Metrics:
             "routerretriever_requests", "Requests answered.", ("path", "method", "status"), registry=registry
         )
         self.latency = Histogram(
-            "routerretriever_request_seconds", "Whole requests.", ("path",), buckets=_SECONDS, registry=registry
+            "routerretriever_request_seconds",
+            "Whole requests.",
+            ("path",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.stages = Histogram(
             "routerretriever_stage_seconds",
@@ -47,7 +51,10 @@ class Metrics:
             "routerretriever_batch_rows", "Texts encoded together.", buckets=_ROWS, registry=registry
         )
         self.queries = Counter(
-            "routerretriever_queries", "Queries by the candidate that encoded them.", ("expert",), registry=registry
+            "routerretriever_queries",
+            "Queries by the candidate that encoded them.",
+            ("expert",),
+            registry=registry,
         )
         self.documents = Counter("routerretriever_documents", "Documents encoded.", registry=registry)
         self.abstentions = Counter(
@@ -102,7 +109,9 @@ class Metrics:
         """Yield what the exposition consists of."""
         for family in self.registry.collect():
             if self._replica:
-                family.samples = [s._replace(labels={**s.labels, "replica": self._replica}) for s in family.samples]
+                family.samples = [
+                    s._replace(labels={**s.labels, "replica": self._replica}) for s in family.samples
+                ]
             yield family
 
 

@@ -44,7 +44,9 @@ class PilotMap:
         rows = _sample(np.array(library.sources), library.measured)
         vectors = router.vectors.exact[torch.from_numpy(rows)].cpu().numpy()
         places = _layout(vectors)
-        scores = policy.router.scores(torch.from_numpy(library.centroids[rows]).to(router.vectors.exact.device))
+        scores = policy.router.scores(
+            torch.from_numpy(library.centroids[rows]).to(router.vectors.exact.device)
+        )
         best = scores.argmax(dim=1).tolist()
         points = tuple(
             MapPoint(
@@ -62,7 +64,9 @@ class PilotMap:
 
     def place(self, route_embeddings: torch.Tensor) -> list[tuple[float, float]]:
         """Return where queries (n, d_route) belong: among the nearest points, closer to more similar ones."""
-        similarities = self.policy.router.similarities(route_embeddings).all()[:, torch.from_numpy(self.rows)].cpu()
+        similarities = (
+            self.policy.router.similarities(route_embeddings).all()[:, torch.from_numpy(self.rows)].cpu()
+        )
         nearest = similarities.topk(min(_NEIGHBOURS, len(self.rows)), dim=1)
         shares = (nearest.values / _TEMPERATURE).softmax(dim=1).numpy()
         found = np.einsum("nk,nkd->nd", shares, self.places[nearest.indices.numpy()])
@@ -84,7 +88,9 @@ def _sample(sources: NDArray[np.str_], measured: NDArray[np.bool_]) -> NDArray[n
 
 def _layout(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     few = len(vectors) < _LEAST_FOR_TSNE
-    method = PCA(min(2, *vectors.shape)) if few else TSNE(metric="cosine", init="pca", random_state=0, n_jobs=1)
+    method = (
+        PCA(min(2, *vectors.shape)) if few else TSNE(metric="cosine", init="pca", random_state=0, n_jobs=1)
+    )
     places = np.zeros((len(vectors), 2))
     found = method.fit_transform(vectors)
     places[:, : found.shape[1]] = found

@@ -79,7 +79,10 @@ def from_exception(error: Exception) -> ApiError:
             return error
         case Overloaded():
             return ApiError(
-                429, "The server is busy. Try again in a moment.", code="overloaded", retry_after=error.seconds
+                429,
+                "The server is busy. Try again in a moment.",
+                code="overloaded",
+                retry_after=error.seconds,
             )
         case Closed():
             return ApiError(503, "The server is going down.", code="going_down", retry_after=5)

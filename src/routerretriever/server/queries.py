@@ -85,7 +85,9 @@ class QueryService:
             encoded = _as_encoded(queries, await self._encoder.queries(queries, expert))
 
         with self._stages.labels("search").time():
-            return await asyncio.to_thread(answer_encoded, index, encoded, k, where=where, exact=exact, mode=mode)
+            return await asyncio.to_thread(
+                answer_encoded, index, encoded, k, where=where, exact=exact, mode=mode
+            )
 
     async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, Place | None]]:
         """Return where queries go and why, and their places on the map if it was drawn.

@@ -60,7 +60,9 @@ def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Saved
         except (RouterRetrieverError, OSError):
             if SavedVersion.of(folder) == version:
                 raise
-    raise StorageError(f"The model in {folder} is replaced again and again while it is read. Try again later.")
+    raise StorageError(
+        f"The model in {folder} is replaced again and again while it is read. Try again later."
+    )
 
 
 def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
@@ -80,7 +82,9 @@ def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
             continue
         if saved is not None and SavedVersion.of(folder) == version:  # else it is of two versions
             return saved
-    raise StorageError(f"The model in {folder} is gone, or replaced again and again while it is read. Try again later.")
+    raise StorageError(
+        f"The model in {folder} is gone, or replaced again and again while it is read. Try again later."
+    )
 
 
 def _read(folder: Path, encoder: RoutedEncoder, version: SavedVersion) -> Saved:

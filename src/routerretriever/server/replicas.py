@@ -62,7 +62,9 @@ class Replicas:
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:
-            raise ServerError(f"There cannot be {self.least} to {self.most} replicas. Give N, or MIN-MAX, at least 1.")
+            raise ServerError(
+                f"There cannot be {self.least} to {self.most} replicas. Give N, or MIN-MAX, at least 1."
+            )
 
     @classmethod
     def parse(cls, text: str) -> Replicas:
@@ -108,7 +110,9 @@ def running(settings: Settings, *, cluster: str, replicas: Replicas) -> Iterator
     """Run the replicas while a block runs; see :func:`serve_replicas`."""
     read_model_info(settings.model)
     if settings.index is not None and not exists(settings.index):
-        raise ServerError(f"There is no index at {settings.index}. Make one: routerretriever index MODEL INDEX …")
+        raise ServerError(
+            f"There is no index at {settings.index}. Make one: routerretriever index MODEL INDEX …"
+        )
     with ExitStack() as stack:
         _connect(stack, settings, cluster, replicas)
         options = _options(settings, replicas)
@@ -124,7 +128,9 @@ def running(settings: Settings, *, cluster: str, replicas: Replicas) -> Iterator
 def _connect(stack: ExitStack, settings: Settings, cluster: str, replicas: Replicas) -> None:
     if cluster == LOCAL:
         with suppress(OSError), socket.create_connection((settings.host, settings.port), timeout=1):
-            raise ServerError(f"Something listens on {settings.host}:{settings.port} already. Give another --port.")
+            raise ServerError(
+                f"Something listens on {settings.host}:{settings.port} already. Give another --port."
+            )
     try:
         stack.enter_context(connected(cluster, processors=replicas.most))
     except BuildError as error:

@@ -74,7 +74,9 @@ class SharedModel:
                 return
             except RouterRetrieverError as error:
                 self._refused = version
-                LOG.error("The saved model cannot be used; this server keeps the experts that it has: %s", error)
+                LOG.error(
+                    "The saved model cannot be used; this server keeps the experts that it has: %s", error
+                )
             except Exception:  # of a file system far away, perhaps
                 LOG.exception("The saved model could not be read; this server will try again")
 

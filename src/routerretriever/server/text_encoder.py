@@ -32,7 +32,9 @@ class TextEncoder:
         settings: limits, and whether queries are logged.
     """
 
-    def __init__(self, *, model: RouterRetriever, shared: SharedModel, batcher: Batcher, settings: Settings) -> None:
+    def __init__(
+        self, *, model: RouterRetriever, shared: SharedModel, batcher: Batcher, settings: Settings
+    ) -> None:
         self._model = model
         self._shared = shared
         self._batcher = batcher
@@ -64,10 +66,13 @@ class TextEncoder:
         self._check_lengths(texts)
         return await self._encode(texts, "document", None)
 
-    async def _encode(self, texts: Sequence[str | TokenIds], kind: RowKind, expert: str | None) -> list[Encoded]:
+    async def _encode(
+        self, texts: Sequence[str | TokenIds], kind: RowKind, expert: str | None
+    ) -> list[Encoded]:
         longest = self._model.encoder.max_seq_length or _USUAL_LENGTH
         rows = [
-            Row(content=text, kind=kind, expert=expert, cost=min(longest, _estimated_tokens(text))) for text in texts
+            Row(content=text, kind=kind, expert=expert, cost=min(longest, _estimated_tokens(text)))
+            for text in texts
         ]
         encoded: list[Encoded] = await asyncio.wrap_future(self._batcher.submit(rows))
         return encoded

@@ -18,7 +18,13 @@ from routerretriever.routing.self_check import RoutingQuality, routing_quality
 from routerretriever.sharing.model_card import expert_card, model_card
 from routerretriever.storage.atomic import replacing
 from routerretriever.storage.hub_download import NAME, downloaded, reported
-from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, STATE_FILES, read_model_info, write_expert
+from routerretriever.storage.model_folder import (
+    EXPERTS,
+    MODEL_INFO,
+    STATE_FILES,
+    read_model_info,
+    write_expert,
+)
 
 
 def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
@@ -45,7 +51,9 @@ def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
     if (source / MODEL_INFO).exists():
         read_model_info(source)
     elif not (source / ADAPTER_CONFIG).exists():
-        raise HubError(f"'{name}' is neither a RouterRetriever model nor an expert in PEFT's format. Check the name.")
+        raise HubError(
+            f"'{name}' is neither a RouterRetriever model nor an expert in PEFT's format. Check the name."
+        )
     with replacing(target, renewed=STATE_FILES) as staging:  # the cache's files are links
         shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".gitattributes"))
     return target

@@ -50,7 +50,9 @@ def replacing(target: Path, *, renewed: Collection[str] = ()) -> Iterator[Path]:
         reason = str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = "the disk is full"
-        raise StorageError(f"{target} could not be saved: {reason}. What was saved before is unchanged.") from error
+        raise StorageError(
+            f"{target} could not be saved: {reason}. What was saved before is unchanged."
+        ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

@@ -173,7 +173,11 @@ def recording(target: Path, parts: ModelParts) -> Iterator[Path]:
             entries = [_found(target, parts.layers)]
             _store(target, staging / HISTORY, entries[0].files)
         last = entries[-1] if entries else None
-        if last is None or last.base != parts.fingerprint or _without_card(files) != _without_card(last.files):
+        if (
+            last is None
+            or last.base != parts.fingerprint
+            or _without_card(files) != _without_card(last.files)
+        ):
             entries.append(_entry(parts, files, last))
             _store(staging, staging / HISTORY, files)
         if len(entries) > known:

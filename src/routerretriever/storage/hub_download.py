@@ -142,7 +142,9 @@ def reported(what: str) -> Iterator[None]:
         raise HubError(f"{what}: {str(error).strip().splitlines()[-1]}{advice}") from error
     except RouterRetrieverError:
         raise
-    except Exception as error:  # also what the client's transport raises, a library that changes with its version
+    except (
+        Exception
+    ) as error:  # also what the client's transport raises, a library that changes with its version
         raise HubError(f"{what}: {_first_line(error)}") from error
 
 

@@ -173,7 +173,9 @@ def check_modules(root: Path) -> None:
         classes = [module["type"] for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path} is missing or damaged ({error}). Restore it from a copy.") from error
-    foreign = [name for name in classes if name != ENCODER_CLASS and not name.startswith("sentence_transformers.")]
+    foreign = [
+        name for name in classes if name != ENCODER_CLASS and not name.startswith("sentence_transformers.")
+    ]
     if foreign or ENCODER_CLASS not in classes:
         raise FormatError(
             f"{root} names the modules {', '.join(classes)}; only {ENCODER_CLASS} and Sentence "

@@ -131,7 +131,9 @@ def found(
     for query, columns in zip(queries, ranked.tolist(), strict=True):
         results = set(columns)
         passages = tuple(
-            passage for passage in query.passages if any(rows[document] in results for document in passage.documents)
+            passage
+            for passage in query.passages
+            if any(rows[document] in results for document in passage.documents)
         )
         if passages:
             kept.append(replace(query, passages=passages))

@@ -96,5 +96,7 @@ def _ask(config: SynthesisConfig, task: Task, progress: Progress) -> Generation:
         answers = [a for key, a in sorted(journal.answers.items()) if key in by_key]
         lost = tuple(journal.lost)
 
-    queries = [Generated(by_key[answer.key], text, config.method) for answer in answers for text in answer.queries]
+    queries = [
+        Generated(by_key[answer.key], text, config.method) for answer in answers for text in answer.queries
+    ]
     return Generation(queries, tuple(answers), lost, asked_a_model=True)

@@ -232,7 +232,9 @@ class _Run:
         if self._stopped:
             failures = "The endpoint does not answer"
         if failures:
-            raise PausedError(f"{failures} ({self._outcomes.last}); {kept}. Rerun the same command to go on, {finish}")
+            raise PausedError(
+                f"{failures} ({self._outcomes.last}); {kept}. Rerun the same command to go on, {finish}"
+            )
 
 
 def _billed(fault: FaultError, most: tuple[int, int]) -> tuple[int, int] | None:

@@ -11,7 +11,9 @@ from routerretriever.synthesis.queries import Generated
 from routerretriever.synthesis.titles import titles
 
 
-def mixture(passages: Sequence[Passage], per_passage: int, seed: int, corpus: Sequence[Passage]) -> list[Generated]:
+def mixture(
+    passages: Sequence[Passage], per_passage: int, seed: int, corpus: Sequence[Passage]
+) -> list[Generated]:
     """Return up to ``per_passage`` queries for every passage, half crops and half titles.
 
     Of an odd number, chance decides which are one more.

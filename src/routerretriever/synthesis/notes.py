@@ -27,7 +27,9 @@ def notes_on(task: Task, made: Generation, kept: Kept, tokenizer: Any) -> tuple[
     if shortened := task.corpus.shortened:
         notes.append(f"Only the beginning of {shortened} long documents was read; split them into passages.")
     if made.asked_a_model and len(made.answers) < len(task.asked):
-        notes.append(f"Finished early: {len(made.answers)} of {len(task.asked)} passages have been asked for.")
+        notes.append(
+            f"Finished early: {len(made.answers)} of {len(task.asked)} passages have been asked for."
+        )
     count = len(kept.queries)
     if count < FEW_FOUND * kept.checked:
         notes.append(
@@ -40,5 +42,7 @@ def notes_on(task: Task, made: Generation, kept: Kept, tokenizer: Any) -> tuple[
     if not knows_language(tokenizer, task.asked):
         notes.append(UNKNOWN_LANGUAGE)
     if made.lost:
-        notes.append(f"{len(made.lost)} requests had no usable answer but may be billed; tokens and cost count them.")
+        notes.append(
+            f"{len(made.lost)} requests had no usable answer but may be billed; tokens and cost count them."
+        )
     return tuple(notes)

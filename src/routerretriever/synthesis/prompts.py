@@ -28,9 +28,13 @@ def read_prompt(path: Path) -> str:
     try:
         prompt = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SynthesisError(f"The prompt {path} cannot be read ({error}). Give a text file in UTF-8.") from error
+        raise SynthesisError(
+            f"The prompt {path} cannot be read ({error}). Give a text file in UTF-8."
+        ) from error
     if "$text" not in prompt and "${text}" not in prompt:
-        raise SynthesisError(f"The prompt {path} has no $text, where the passage goes. $title and $count are optional.")
+        raise SynthesisError(
+            f"The prompt {path} has no $text, where the passage goes. $title and $count are optional."
+        )
     return prompt
 
 

@@ -87,7 +87,9 @@ def test_only_what_is_new_or_changed_is_encoded(index, tmp_path, model, monkeypa
     encoded = []
     embed = type(model).embed_texts
     monkeypatch.setattr(
-        type(model), "embed_texts", lambda self, texts, **kw: encoded.extend(texts) or embed(self, texts, **kw)
+        type(model),
+        "embed_texts",
+        lambda self, texts, **kw: encoded.extend(texts) or embed(self, texts, **kw),
     )
     report = index.add(path)
     assert sorted(encoded) == sorted(["word111", "word111", "word60 word20", "word61 word27"])
@@ -128,10 +130,19 @@ def test_documents_and_collections_in_memory(index):
 def broken(folder):
     """Shards with every kind of fault; the good rows are d0…d9 and d20…d24."""
     good = [record(k) for k in range(10)]
-    lines = [*good[:4], "{not json\n", *good[4:], json.dumps({"text": "no id"}) + "\n", '{"_id": "x", "text": 3}\n']
+    lines = [
+        *good[:4],
+        "{not json\n",
+        *good[4:],
+        json.dumps({"text": "no id"}) + "\n",
+        '{"_id": "x", "text": 3}\n',
+    ]
     lines += [record(99, lang="never seen before: beyond the sample"), {**record(98), "year": "text"}]
     write_jsonl(folder / "a.jsonl", lines)
-    write_jsonl(folder / "b.jsonl", [record(3, "again"), *[record(k) for k in range(20, 25)], record(21, "twice here")])
+    write_jsonl(
+        folder / "b.jsonl",
+        [record(3, "again"), *[record(k) for k in range(20, 25)], record(21, "twice here")],
+    )
 
 
 def test_stop_names_shard_and_line_and_keeps_what_is_done(index, tmp_path, monkeypatch):
@@ -206,7 +217,8 @@ def test_what_cannot_be_stored_is_a_problem_like_others(index, tmp_path, fault, 
 
 
 @pytest.mark.parametrize(
-    "document", [Document("d2", "\ud800"), Document("\ud800", "text"), Document("d2", "text", "", {"year": 2**64})]
+    "document",
+    [Document("d2", "\ud800"), Document("\ud800", "text"), Document("d2", "text", "", {"year": 2**64})],
 )
 def test_documents_in_memory_that_cannot_be_stored(index, document):
     documents = [Document("d1", "word1"), document]
@@ -224,7 +236,9 @@ def test_lines_nested_without_end_are_a_problem(index, tmp_path):
 def test_a_field_that_appears_late(index, tmp_path, monkeypatch):
     monkeypatch.setattr(read_chunk_module, "SAMPLED_ROWS", 5)
     path = write_jsonl(tmp_path / "a.jsonl", [*[record(k) for k in range(10)], record(10, lang="en")])
-    with pytest.raises(CollectionError, match=r"line 11: the field 'lang' is not one of .*: year\. .*first 100 rows"):
+    with pytest.raises(
+        CollectionError, match=r"line 11: the field 'lang' is not one of .*: year\. .*first 100 rows"
+    ):
         index.add(path)
     write_jsonl(path, [record(10, lang="en"), *[record(k) for k in range(10)]])
     assert index.add(path).documents == 11  # as the message says
@@ -358,7 +372,10 @@ def test_records_whose_files_are_gone_are_not_believed(index, shards, model, mon
 
 
 def test_two_builds_at_once(index, shards, tmp_path):
-    with build_lock(f"{index.uri}/documents.lance", "other", resume=False), pytest.raises(BuildError, match="other"):
+    with (
+        build_lock(f"{index.uri}/documents.lance", "other", resume=False),
+        pytest.raises(BuildError, match="other"),
+    ):
         index.add(shards)
     assert index.add(shards).encoded == 165
 
@@ -510,7 +527,9 @@ def killed_before_the_end(index, source, monkeypatch, step):
 
 @pytest.mark.parametrize("step", ["_commit", "_report"])
 @pytest.mark.parametrize("compacted", [False, True])
-def test_a_killed_build_goes_on_though_versions_were_cleaned_away(index, shards, monkeypatch, step, compacted):
+def test_a_killed_build_goes_on_though_versions_were_cleaned_away(
+    index, shards, monkeypatch, step, compacted
+):
     index.add([Document("old", "word1")], collection="other")
     killed_before_the_end(index, shards, monkeypatch, step)
     if compacted:

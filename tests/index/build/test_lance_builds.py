@@ -16,7 +16,11 @@ VECTORS = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
 
 def rows(numbers, text="old"):
     numbers = list(numbers)
-    columns = {"key": [f"k{n}" for n in numbers], "text": [text] * len(numbers), "vector": list(VECTORS[numbers])}
+    columns = {
+        "key": [f"k{n}" for n in numbers],
+        "text": [text] * len(numbers),
+        "vector": list(VECTORS[numbers]),
+    }
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -50,7 +54,9 @@ def replace_rows(table, new, keys):
 
 def test_pylance_reads_what_lancedb_wrote(table):
     table.delete("key = 'k3'")
-    table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(rows([4, 5], "new"))
+    table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(
+        rows([4, 5], "new")
+    )
     found = dataset(table).to_table()
     assert sorted(found["key"].to_pylist()) == sorted(f"k{n}" for n in range(40) if n != 3)
     texts = dict(zip(found["key"].to_pylist(), found["text"].to_pylist(), strict=True))
@@ -83,7 +89,9 @@ def test_each_searches_the_index_that_the_other_built(table):
     assert [index.columns for index in table.list_indices()] == [["vector"]]
     hits = table.search(VECTORS[7]).distance_type("cosine").limit(3).to_list()
     assert hits[0]["key"] == "k7"
-    table.create_index("vector", config=lancedb.index.IvfFlat(distance_type="cosine", num_partitions=2), replace=True)
+    table.create_index(
+        "vector", config=lancedb.index.IvfFlat(distance_type="cosine", num_partitions=2), replace=True
+    )
     nearest = {"column": "vector", "q": VECTORS[9], "k": 3, "metric": "cosine"}
     assert dataset(table).to_table(nearest=nearest)["key"].to_pylist()[0] == "k9"
 

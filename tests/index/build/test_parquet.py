@@ -93,7 +93,10 @@ def test_the_command_names_them_and_writes_json_that_others_can_read(model_path,
 
 
 def test_lists_in_jsonl_are_named_as_well(model_path, tmp_path):
-    records = [{"_id": "a", "text": "word1", "tags": ["x"], "year": 1}, {"_id": "b", "text": "word2", "tags": None}]
+    records = [
+        {"_id": "a", "text": "word1", "tags": ["x"], "year": 1},
+        {"_id": "b", "text": "word2", "tags": None},
+    ]
     done = run("index", model_path, tmp_path / "index", write_jsonl(tmp_path / "a.jsonl", records))
     assert "lists or the like: tags." in done.stderr
 

@@ -37,7 +37,9 @@ class StudyResult:
     points: tuple[Point, ...]
 
 
-def mean_figures(known: Known, test: Mapping[str, QuerySet], groups: Mapping[str, Iterable[str]]) -> dict[str, float]:
+def mean_figures(
+    known: Known, test: Mapping[str, QuerySet], groups: Mapping[str, Iterable[str]]
+) -> dict[str, float]:
     """Return the mean nDCG@10 of base, routed and DatasetOracle over groups of collections.
 
     Args:

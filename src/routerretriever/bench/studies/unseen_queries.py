@@ -99,10 +99,14 @@ def unseen_queries(bench: Bench, seed: int) -> Iterator[UnseenQueries]:
 
 def _only(measured: Measurement, rows: NDArray[np.bool_]) -> Measurement:
     queries = tuple(compress(measured.queries, rows))
-    return replace(measured, queries=queries, embeddings=measured.embeddings[rows], gains=measured.gains[rows])
+    return replace(
+        measured, queries=queries, embeddings=measured.embeddings[rows], gains=measured.gains[rows]
+    )
 
 
-def _library(experts: Sequence[str], measurements: Sequence[Measurement]) -> tuple[PilotLibrary, CrossValidatedScores]:
+def _library(
+    experts: Sequence[str], measurements: Sequence[Measurement]
+) -> tuple[PilotLibrary, CrossValidatedScores]:
     empty = PilotLibrary.empty(measurements[0].embeddings.shape[1], experts)
     library = extend_library(empty, measurements)
     return library, PilotSpace.cross_validate(library.centroids, library.sources, library.measured)

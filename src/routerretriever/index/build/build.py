@@ -202,7 +202,9 @@ class Build:
                 chunk = left.pop(result.chunk)
                 task.advance(chunk.stop - chunk.start)
         if left:
-            raise StorageError(f"{len(left)} of {len(chunks)} chunks were not done. Run the same command again.")
+            raise StorageError(
+                f"{len(left)} of {len(chunks)} chunks were not done. Run the same command again."
+            )
 
     def _leave_out_repeated(self, job: Job, results: ChunkResults) -> None:
         """Do chunks again without the lines whose id is on an earlier line."""
@@ -245,9 +247,13 @@ class Build:
             except (OSError, RuntimeError) as error:
                 if is_conflict(error):
                     continue
-                raise StorageError(f"The new version of {dataset.uri} could not be written: {error}") from error
+                raise StorageError(
+                    f"The new version of {dataset.uri} could not be written: {error}"
+                ) from error
             return replaced
-        raise BuildError(f"Others change the index all the time; {_COMMIT_ATTEMPTS} commits failed. Try again later.")
+        raise BuildError(
+            f"Others change the index all the time; {_COMMIT_ATTEMPTS} commits failed. Try again later."
+        )
 
     def _commit_fragments(self, dataset: Any, results: ChunkResults, replaced: RowsToReplace) -> None:
         fragments = []

@@ -112,11 +112,15 @@ def list_chunks(source: str | Path, *, strict: bool = True) -> Listing:
     for shard in shards:
         chunks += _cut_shard(shard, problems)
     if not chunks and not problems:
-        raise CollectionError(f"{source} holds no documents. Give a file with one JSON object a line, or Parquet.")
+        raise CollectionError(
+            f"{source} holds no documents. Give a file with one JSON object a line, or Parquet."
+        )
     return Listing(collection_name(source), tuple(chunks), tuple(problems))
 
 
-def listing_of(source: str | Path | Iterable[Document], collection: str | None, *, strict: bool = True) -> Listing:
+def listing_of(
+    source: str | Path | Iterable[Document], collection: str | None, *, strict: bool = True
+) -> Listing:
     """Cut a source, or documents in memory, into chunks of a collection.
 
     Args:
@@ -165,7 +169,9 @@ def _shards(source: str) -> list[str] | None:
         system, path = open_path(source)
         info = system.get_file_info(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise CollectionError(f"{source} cannot be read ({error}). Check the address and the credentials.") from error
+        raise CollectionError(
+            f"{source} cannot be read ({error}). Check the address and the credentials."
+        ) from error
 
     is_uri = "://" in source
     if info.type == fs.FileType.File:

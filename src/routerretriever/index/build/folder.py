@@ -48,7 +48,9 @@ class Folder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"{self.uri}/{name} cannot be read ({error}). Run the same command again.") from error
+            raise StorageError(
+                f"{self.uri}/{name} cannot be read ({error}). Run the same command again."
+            ) from error
 
     def names(self) -> set[str]:
         """Return the names of the files, without hidden ones."""
@@ -56,7 +58,9 @@ class Folder:
         try:
             found = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
         except OSError as error:
-            raise StorageError(f"{self.uri} cannot be listed ({error}). Run the same command again.") from error
+            raise StorageError(
+                f"{self.uri} cannot be listed ({error}). Run the same command again."
+            ) from error
         names = {item.base_name for item in found if item.is_file}
         return {name for name in names if not name.startswith(".")}
 

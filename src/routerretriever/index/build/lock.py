@@ -103,7 +103,9 @@ def build_lock(dataset: str, collection: str, *, resume: bool) -> Iterator[Build
     except (OSError, RuntimeError) as error:
         if not is_conflict(error):
             raise StorageError(f"The index {dataset} could not be written: {error}") from error
-        raise BuildError(f"Another build locked the index at the same moment ({error}). Wait for it.") from error
+        raise BuildError(
+            f"Another build locked the index at the same moment ({error}). Wait for it."
+        ) from error
 
     _RUNNING_HERE.add(mine.build)
     try:
@@ -125,7 +127,9 @@ def _check_takeover(held: BuildLock, collection: str, *, resume: bool) -> None:
             f"The index is held by {held}. Wait until it is done; if it was killed, add --resume to take it over."
         )
     if held.is_alive():
-        raise BuildError(f"The index is held by {held}, which is still running. Wait until it is done, or end it.")
+        raise BuildError(
+            f"The index is held by {held}, which is still running. Wait until it is done, or end it."
+        )
     if held.collection != collection:
         raise BuildError(f"The index is held by {held}. Resume that collection first.")
 

@@ -8,18 +8,27 @@ from routerretriever.data.document import Document
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import client_may_change
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas.documents import DeleteAnswer, DeleteRequest, DocumentsAnswer, DocumentsRequest
+from routerretriever.server.schemas.documents import (
+    DeleteAnswer,
+    DeleteRequest,
+    DocumentsAnswer,
+    DocumentsRequest,
+)
 
 router = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(client_may_change)])
 
 
-@router.post("/documents", summary="Add or replace documents", responses=responses(400, 401, 403, 413, 422, 429))
+@router.post(
+    "/documents", summary="Add or replace documents", responses=responses(400, 401, 403, 413, 422, 429)
+)
 async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
     """Encode documents with the base and store them; each replaces the one of the same collection and id."""
     engine: Engine = request.app.state.engine
     most = engine.settings.limits.documents
     if len(body.documents) > most:
-        raise ApiError(413, f"{len(body.documents)} documents are over the limit of {most}.", param="documents")
+        raise ApiError(
+            413, f"{len(body.documents)} documents are over the limit of {most}.", param="documents"
+        )
     documents = [Document(d.id, d.text, d.title, dict(d.metadata)) for d in body.documents]
     written, total = await engine.documents.upsert(documents, body.collection)
     return DocumentsAnswer(written=written, documents=total)

@@ -17,7 +17,12 @@ from routerretriever.routing.candidates import ROUTED
 from routerretriever.server.encode_batch import Encoded
 from routerretriever.server.engine import Engine
 from routerretriever.server.problems import ApiError, responses
-from routerretriever.server.schemas.embeddings import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelsAnswer
+from routerretriever.server.schemas.embeddings import (
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    ModelEntry,
+    ModelsAnswer,
+)
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
@@ -59,7 +64,9 @@ async def models(request: Request) -> ModelsAnswer:
     await engine.shared.follow()
     names = (ROUTED, *engine.model.state.candidates)
     owner = "routerretriever"
-    return ModelsAnswer(data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names])
+    return ModelsAnswer(
+        data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names]
+    )
 
 
 def _texts(given: str | Sequence[Any], tokenizer: Any) -> list[str | TokenIds]:

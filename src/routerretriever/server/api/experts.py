@@ -86,7 +86,9 @@ def _gains(given: str | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise ApiError(422, "The gains are not valid JSON.", param="gains", code="invalid_value") from error
     if not isinstance(gains, dict):
-        raise ApiError(422, "The gains must be an object: collection → gain.", param="gains", code="invalid_value")
+        raise ApiError(
+            422, "The gains must be an object: collection → gain.", param="gains", code="invalid_value"
+        )
     return gains
 
 

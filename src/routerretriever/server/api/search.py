@@ -47,7 +47,9 @@ async def route(body: RouteRequest, request: Request) -> RouteAnswer:
     """Return predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
     engine: Engine = request.app.state.engine
     found = await engine.queries.route(body.queries, body.pilots)
-    return RouteAnswer.model_validate({"routes": [route.to_dict() | {"position": place} for route, place in found]})
+    return RouteAnswer.model_validate(
+        {"routes": [route.to_dict() | {"position": place} for route, place in found]}
+    )
 
 
 @router.get("/map", summary="Pilots in two dimensions", responses=responses(400, 401))

@@ -76,7 +76,9 @@ class Embedding(BaseModel):
     object: Literal["embedding"] = "embedding"
     index: int = Field(examples=[0])
     embedding: list[float] | str = Field(examples=[[0.0123, -0.0456]])
-    expert: str = Field(description="What encoded this row; not part of OpenAI's answer.", examples=["nl2bash"])
+    expert: str = Field(
+        description="What encoded this row; not part of OpenAI's answer.", examples=["nl2bash"]
+    )
 
 
 class Usage(BaseModel):
@@ -100,7 +102,9 @@ class ModelEntry(BaseModel):
 
     id: str = Field(examples=["routed"])
     object: Literal["model"] = "model"
-    created: int = Field(description="When the server loaded it, in seconds since 1970.", examples=[1790000000])
+    created: int = Field(
+        description="When the server loaded it, in seconds since 1970.", examples=[1790000000]
+    )
     owned_by: str = Field(examples=["routerretriever"])
 
 

@@ -18,7 +18,9 @@ class ExpertEntry(BaseModel):
     gain_on_generated: bool = Field(
         description="Whether queries among those were generated: nobody asked them.", examples=[False]
     )
-    measured: list[str] = Field(description="Collections on which the router knows its gain.", examples=[["nl2bash"]])
+    measured: list[str] = Field(
+        description="Collections on which the router knows its gain.", examples=[["nl2bash"]]
+    )
     served_last_hour: int = Field(description="Queries routed or pinned to it.", examples=[42])
 
 

@@ -25,7 +25,10 @@ class FeedbackRequest(Request):
 
     query: Text = Field(min_length=1, max_length=100_000, examples=["how do I untar a directory"])
     shown: list[DocumentName] = Field(
-        min_length=1, max_length=1000, description="In the order shown.", examples=[[{"id": "d3"}, {"id": "d17"}]]
+        min_length=1,
+        max_length=1000,
+        description="In the order shown.",
+        examples=[[{"id": "d3"}, {"id": "d17"}]],
     )
     clicked: list[DocumentName] | None = Field(
         None, max_length=1000, description="Empty if nothing was.", examples=[[{"id": "d17"}]]

@@ -31,7 +31,9 @@ class RouteEntry(BaseModel):
 
     query: str = Field(examples=["how do I untar a directory"])
     expert: str = Field(examples=["nl2bash"])
-    adapter_weight: float = Field(description="Weight of the expert's LoRA delta, from 0 to 1.", examples=[1.0])
+    adapter_weight: float = Field(
+        description="Weight of the expert's LoRA delta, from 0 to 1.", examples=[1.0]
+    )
     gains: dict[str, float] = Field(
         description="Predicted gain of every candidate, in nDCG@10 over base.",
         examples=[{"base": 0.0, "nl2bash": 0.17}],
@@ -39,7 +41,9 @@ class RouteEntry(BaseModel):
     in_domain_score: float = Field(
         description="Closeness to the pilots; 0 is the average of in-domain queries.", examples=[0.4]
     )
-    abstained: bool = Field(description="The query is out of domain, so the fallback was chosen.", examples=[False])
+    abstained: bool = Field(
+        description="The query is out of domain, so the fallback was chosen.", examples=[False]
+    )
     reason: str = Field(examples=["nl2bash is predicted to gain +17.0 nDCG@10 points over the base"])
     pilots: list[PilotEntry]
     position: tuple[float, float] | None = Field(
@@ -60,7 +64,9 @@ class MapPoint(BaseModel):
     y: float = Field(examples=[-0.7])
     example: str = Field(examples=["extract a tar archive"])
     collection: str = Field(examples=["nl2bash"])
-    expert: str = Field(description="The candidate with the highest score at this point.", examples=["nl2bash"])
+    expert: str = Field(
+        description="The candidate with the highest score at this point.", examples=["nl2bash"]
+    )
     gain: float = Field(description="Its score; see `scores`.", examples=[0.17])
     measured: bool = Field(description="A pilot with measured gains, or a training query.", examples=[True])
 
@@ -70,5 +76,6 @@ class MapAnswer(BaseModel):
 
     points: list[MapPoint]
     scores: Literal["gain", "similarity"] = Field(
-        description="What `gain` is: nDCG@10 over base, or a similarity under the paper's rules.", examples=["gain"]
+        description="What `gain` is: nDCG@10 over base, or a similarity under the paper's rules.",
+        examples=["gain"],
     )

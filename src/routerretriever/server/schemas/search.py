@@ -33,7 +33,9 @@ class SearchRequest(QueriesRequest):
         "`{field: {op: value}}` with eq, ne, lt, lte, gt, gte, in, exists, and `and`, `or`, `not` of such.",
         examples=[{"collection": "nl2bash"}],
     )
-    exact: bool = Field(False, description="Scan all vectors even if there is an approximate index.", examples=[False])
+    exact: bool = Field(
+        False, description="Scan all vectors even if there is an approximate index.", examples=[False]
+    )
     mode: Mode = Field(
         "vector",
         description="`vector` ranks by similarity, `text` by the words of title and text (BM25, no model), "
@@ -60,7 +62,9 @@ class SearchResult(BaseModel):
     """What one query found."""
 
     query: str = Field(examples=["how do I untar a directory"])
-    expert: str | None = Field(description="What encoded the query; null in mode `text`.", examples=["nl2bash"])
+    expert: str | None = Field(
+        description="What encoded the query; null in mode `text`.", examples=["nl2bash"]
+    )
     hits: list[HitEntry]
 
 
