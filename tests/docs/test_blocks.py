@@ -12,10 +12,10 @@ import pytest
 import typer
 from tiny import make_checkpoint
 
-import routerretriever.encoder.base_models
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.cli.app import app
 from routerretriever.data.document import Document
+from routerretriever.encoder import base_models
 from routerretriever.experts.harm_report import HarmReport
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +44,7 @@ def prepared(tmp_path_factory):
     tiny = make_checkpoint(root / "tiny", words=tuple(words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROUTERRETRIEVER_CACHE", str(root / "cache"))
-        patch.setattr(
-            routerretriever.base_models, "_packaged_minilm", lambda: tiny
-        )  # experts must fit those of a page
+        patch.setattr(base_models, "_packaged_minilm", lambda: tiny)  # experts must fit those of a page
         model = RouterRetriever.create("all-MiniLM-L6-v2", device="cpu")
         for name in ("ops", "notam"):
             train_expert(model, collections[name], config=TrainingConfig(epochs=1), force=True)
@@ -79,7 +77,7 @@ def session(prepared, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "train_expert", quick)
     monkeypatch.setattr(HarmReport, "harmed", ())  # such experts gain and cost at random
-    monkeypatch.setattr(routerretriever.base_models, "_packaged_minilm", lambda: prepared / "tiny")
+    monkeypatch.setattr(base_models, "_packaged_minilm", lambda: prepared / "tiny")
     monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(prepared / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with ExitStack() as stack:

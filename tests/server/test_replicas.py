@@ -268,9 +268,9 @@ def test_replicas_follow_the_queue_and_die_with_their_command(own):
     ("options", "message"),
     [
         (("--replicas", "2"), "--cluster ADDRESS"),
-        (("--cluster", "local", "--replicas", "many"), "no number of replicas"),
+        (("--cluster", "local", "--replicas", "many"), "not a number of replicas"),
         (("--cluster", "local", "--replicas", "3-2"), "3 to 2 replicas"),
-        (("--cluster", "local", "--replicas", "0"), "from 1 on"),
+        (("--cluster", "local", "--replicas", "0"), "at least 1"),
         (("--cluster", "127.0.0.1:1"), "There is no Ray cluster at '127.0.0.1:1'"),
         (("--cluster", "local", "--index", "nowhere"), "There is no index at nowhere"),
     ],
