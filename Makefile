@@ -47,11 +47,11 @@ test-real: $(VENV)/.test  ## the same on real collections, where ../shared/data 
 test-cluster: $(VENV)/.all .venv-s3/.installed  ## nodes and workers that die; needs root for network namespaces
 	$(BIN)/python -m pytest -m cluster
 
-# Frameworks come with `make test-all`, which checks their types.
+# Frameworks and Ray come with `make test-all`, which checks their types.
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --exclude integrations/ --follow-imports silent
+	$(BIN)/mypy --exclude 'integrations/|cluster/|server/replicas' --follow-imports silent
 	$(BIN)/lint-imports --no-logo
 
 style:  ## the habits of the source code, against their targets

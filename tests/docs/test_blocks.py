@@ -16,6 +16,7 @@ from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, 
 from routerretriever.cli.app import app
 from routerretriever.data.document import Document
 from routerretriever.encoder import base_models
+from routerretriever.errors import NoGainError
 from routerretriever.experts.harm_report import HarmReport
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +63,8 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def session(prepared, tmp_path, monkeypatch):
     """A page's folder, in which training is short and a server goes on beside the page."""
-    import routerretriever.training as training
-
     import routerretriever.server
+    from routerretriever.experts import train as training
 
     original = training.train_expert
 
@@ -72,7 +72,7 @@ def session(prepared, tmp_path, monkeypatch):
         short = dataclasses.replace(config or TrainingConfig(), epochs=1, evaluations=1)
         try:
             return original(*arguments, config=short, **options)
-        except training.NoGainError:  # so tiny an encoder need not learn
+        except NoGainError:  # so tiny an encoder need not learn
             return original(*arguments, config=short, **options | {"force": True})
 
     monkeypatch.setattr(training, "train_expert", quick)
