@@ -266,8 +266,8 @@ def test_a_full_disk(model_path, source, tmp_path):
 def test_nodes_with_another_version_are_refused(model_path, source, tmp_path):
     package = Path(routerretriever.__file__).parent
     other = shutil.copytree(package, tmp_path / "other" / "routerretriever")
-    init = (other / "__init__.py").read_text()
-    (other / "__init__.py").write_text(init.replace(routerretriever.__version__, "0.0.7"))
+    init = (other / "version.py").read_text()
+    (other / "version.py").write_text(init.replace(routerretriever.__version__, "0.0.7"))
     with Nodes.start(1, environment=lambda host: {"PYTHONPATH": str(other.parent)}) as nodes:
         build = Build(nodes.address, model_path, source, tmp_path / "index")
         errors = build.process.communicate(timeout=120)[1]
