@@ -253,6 +253,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path / "work"
 
 
+@pytest.mark.slow  # needs MCP
 def test_every_command_that_reads_takes_a_name(served, model, make_collection, elsewhere, monkeypatch):
     import routerretriever.integrations.mcp_server as mcp_server
     import routerretriever.server as server
