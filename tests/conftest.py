@@ -19,9 +19,6 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
-from tiny import collection_maker, make_checkpoint
-
-pytest_plugins = ["object_store", "serving"]
 
 TESTS = Path(__file__).parent
 # These import frameworks, Ray or a browser's driver, which only `make test-all` installs.
@@ -65,13 +62,76 @@ def data() -> Path:
     return DATA
 
 
+# Imported inside these fixtures, since the process that hands out the tests needs none of it.
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny random BERT."""
+    from tiny import make_checkpoint
+
     return make_checkpoint(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture
 def make_collection(tmp_path):
     """See :func:`tiny.collection_maker`."""
+    from tiny import collection_maker
+
     return collection_maker(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A folder with ``model`` and ``index``; copied by those who change it."""
+    from serving import build
+
+    return build(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def adapter_files(built, tmp_path_factory):
+    """One more expert, as plain PEFT writes it."""
+    from serving import save_one_more_expert
+
+    return save_one_more_expert(built, tmp_path_factory.mktemp("delta"))
+
+
+@pytest.fixture(scope="module")
+def client(built):
+    """A server that only reads."""
+    from serving import only_reading, running, wait_until_ready
+
+    with running(only_reading(built)) as found:
+        yield wait_until_ready(found)
+
+
+@pytest.fixture
+def own(built, tmp_path):
+    """Settings of a server with a model and an index of its own, both kinds of keys set."""
+    from serving import with_keys
+
+    return with_keys(built, tmp_path)
+
+
+@pytest.fixture
+def admin(own):
+    """A server that may be changed; the client has the admin key."""
+    from serving import ADMIN_KEY, running, wait_until_ready
+
+    with running(own) as found:
+        found.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
+        yield wait_until_ready(found)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A bucket that lancedb, pylance and pyarrow reach by ``s3://`` without being told anything."""
+    from object_store import object_store, server_command
+
+    if server_command() is None:
+        pytest.skip("moto_server is not there: make .venv-s3/.installed")
+    with object_store() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        yield store

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from documents import Killed, killed_after, record, stored
-from object_store import s3  # noqa: F401 - a fixture
 from pyarrow import fs
 
 from routerretriever import Index, RouterRetriever
@@ -22,7 +21,7 @@ def model(checkpoint):
 
 
 @pytest.fixture
-def shards(s3, monkeypatch, tmp_path):  # noqa: F811
+def shards(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chunks_module, "CHUNK_ROWS", 20)
     for part in range(3):
@@ -42,7 +41,7 @@ def objects(bucket):
     return {item.path: system.open_input_file(item.path).read() for item in found if item.is_file}
 
 
-def test_everything_in_an_object_store(s3, shards, model, caplog):  # noqa: F811
+def test_everything_in_an_object_store(s3, shards, model, caplog):
     caplog.set_level(logging.DEBUG)
     index = Index.create(s3.uri("index"), model)
     report = index.add(shards)
@@ -66,7 +65,7 @@ def test_everything_in_an_object_store(s3, shards, model, caplog):  # noqa: F811
     assert not [name for name in objects(s3.bucket) if "/_builds/" in name]
 
 
-def test_a_killed_build_goes_on(s3, shards, model, monkeypatch):  # noqa: F811
+def test_a_killed_build_goes_on(s3, shards, model, monkeypatch):
     index = Index.create(s3.uri("index"), model)
     with monkeypatch.context() as patch:
         patch.setattr(lock_module, "held_lock", lambda dataset: None)  # nobody takes the claim back
@@ -80,7 +79,7 @@ def test_a_killed_build_goes_on(s3, shards, model, monkeypatch):  # noqa: F811
     assert len(stored(index)) == 90
 
 
-def test_bad_lines_are_put_aside_in_the_store(s3, shards, model):  # noqa: F811
+def test_bad_lines_are_put_aside_in_the_store(s3, shards, model):
     put(f"{shards}/3.jsonl", [{"text": "no id"}])
     index = Index.create(s3.uri("index"), model)
     with pytest.raises(
@@ -92,7 +91,7 @@ def test_bad_lines_are_put_aside_in_the_store(s3, shards, model):  # noqa: F811
     assert json.loads(system.open_input_file(path).read())["raw"] == '{"text": "no id"}'
 
 
-def test_nothing_there(s3, model, tmp_path):  # noqa: F811
+def test_nothing_there(s3, model, tmp_path):
     index = Index.create(tmp_path / "index", model)
     with pytest.raises(CollectionError, match="nothing at s3://bucket/none"):
         index.add(s3.uri("none"))

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-import pytest
-
 BUCKET = "bucket"
 _START_SECONDS = 60
 
@@ -93,14 +91,3 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1].rstrip("/")
         time.sleep(0.05)
     raise RuntimeError(f"moto did not start: {log.read_text(encoding='utf-8')}")
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    """A bucket that lancedb, pylance and pyarrow reach by ``s3://`` without being told anything."""
-    if server_command() is None:
-        pytest.skip("moto_server is not there: make .venv-s3/.installed")
-    with object_store() as store:
-        for name, value in store.environment.items():
-            monkeypatch.setenv(name, value)
-        yield store

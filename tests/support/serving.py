@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
-import pytest
 import uvicorn
 from tiny import collection_maker, make_checkpoint, random_adapter
 
@@ -21,11 +19,8 @@ from routerretriever.server import Settings, create_app
 API_KEY, ADMIN_KEY = "api-key-for-the-tests", "admin-key-for-the-tests"
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """A folder with ``model`` and ``index``; copied by those who change it."""
-    root = tmp_path_factory.mktemp("served")
-    os.environ["ROUTERRETRIEVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def build(root):
+    """Write ``model`` and ``index`` into a folder."""
     checkpoint = make_checkpoint(root / "base")
     model = RouterRetriever.create(str(checkpoint), device="cpu")
     for seed, name in enumerate(("alpha", "beta", "gamma")):
@@ -41,11 +36,9 @@ def built(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def adapter_files(built, tmp_path_factory):
-    """One more expert, as plain PEFT writes it."""
+def save_one_more_expert(built, folder):
+    """Write an expert for the model as plain PEFT does."""
     model = RouterRetriever.from_pretrained(built / "model", device="cpu")
-    folder = tmp_path_factory.mktemp("delta")
     adapter = random_adapter(model.encoder.lora_layers, 9, rank=6)
     save_adapter(adapter, folder, base=model.encoder.base.id, revision=None)
     return folder
@@ -79,26 +72,13 @@ def wait_until_ready(client, seconds=60):
     raise AssertionError(client.get("/ready").text)
 
 
-@pytest.fixture(scope="module")
-def client(built):
-    """A server that only reads."""
-    with running(Settings(model=built / "model", index=str(built / "index"))) as found:
-        yield wait_until_ready(found)
+def only_reading(built):
+    """Settings of a server that changes neither model nor index."""
+    return Settings(model=built / "model", index=str(built / "index"))
 
 
-@pytest.fixture
-def own(built, tmp_path):
-    """Settings of a server with a model and an index of its own, both kinds of keys set."""
-    shutil.copytree(built / "model", tmp_path / "model")
-    shutil.copytree(built / "index", tmp_path / "index")
-    return Settings(
-        model=tmp_path / "model", index=str(tmp_path / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,)
-    )
-
-
-@pytest.fixture
-def admin(own):
-    """A server that may be changed; the client has the admin key."""
-    with running(own) as found:
-        found.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
-        yield wait_until_ready(found)
+def with_keys(built, folder):
+    """Settings of a server with copies of model and index, and both kinds of keys."""
+    shutil.copytree(built / "model", folder / "model")
+    shutil.copytree(built / "index", folder / "index")
+    return Settings(model=folder / "model", index=str(folder / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
