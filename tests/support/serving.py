@@ -81,4 +81,6 @@ def with_keys(built, folder):
     """Settings of a server with copies of model and index, and both kinds of keys."""
     shutil.copytree(built / "model", folder / "model")
     shutil.copytree(built / "index", folder / "index")
-    return Settings(model=folder / "model", index=str(folder / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,))
+    return Settings(
+        model=folder / "model", index=str(folder / "index"), api_keys=(API_KEY,), admin_keys=(ADMIN_KEY,)
+    )
