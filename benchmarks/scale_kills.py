@@ -31,7 +31,7 @@ from routerretriever.index.index import Index
 from routerretriever.index.kinds import has_text, present
 
 if TYPE_CHECKING:
-    from routerretriever.kernels.exact_search import Vectors
+    from routerretriever.kernels.vectors import Vectors
 
 BLOCK = 20
 VERBS = ("upsert", "delete", "compact", "build")

@@ -38,7 +38,7 @@ from routerretriever import Index, RouterRetriever
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.document import Document
 from routerretriever.index.search import Mode, SearchParameters
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 
 QUERIES, K = 200, 10
 _READER = """

@@ -11,7 +11,7 @@ import torch
 
 from routerretriever import RouterRetriever
 from routerretriever.expert_state import ExpertState
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.peft_files import save_adapter

@@ -17,7 +17,7 @@ from speed_timing import Machine, encoder_flops, linear_weights, paired, summary
 from torch.nn import functional as F
 
 from routerretriever import RouterRetriever
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 
 # threads, tokens, batches, experts
 GRID: Sequence[tuple[int, int, Sequence[int], Sequence[int]]] = (

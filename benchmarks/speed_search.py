@@ -15,7 +15,8 @@ from speed_timing import paired, summary, using_threads
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
-from routerretriever.kernels.exact_search import Vectors, top_k
+from routerretriever.kernels.exact_search import top_k
+from routerretriever.kernels.vectors import Vectors
 
 SIZES = (10_000, 100_000, 1_000_000)
 QUERIES, K = 200, 10

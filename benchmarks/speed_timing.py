@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from routerretriever.kernels.quantization import has_bfloat16
 
@@ -49,11 +50,12 @@ class Machine:
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many cores."""
+    """Let torch and numpy use so many cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with threadpool_limits(threads, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

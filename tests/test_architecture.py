@@ -2,10 +2,13 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = "routerretriever"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+WITHOUT_TORCH = ("routing", "index")  # folders that are to answer queries in an install without it
 # (module, imported): a search by words alone must not pay for loading torch.
 LATE = {("index.recorded_model", "model")}
 
@@ -53,6 +56,19 @@ def test_only_the_command_line_imports_the_package_inside_functions():
         for other in in_functions(tree)
     }
     assert found == LATE
+
+
+def test_routing_and_index_import_no_torch():
+    names = [name.removesuffix(".__init__") for name, _ in modules() if name.split(".")[0] in WITHOUT_TORCH]
+    assert len(names) > 30
+    program = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(f"{PACKAGE}.{{name}}")
+    assert "torch" not in sys.modules, f"{{name}} imports torch"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_module_imports_from_a_folder_that_it_is_in():

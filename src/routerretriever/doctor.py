@@ -374,7 +374,7 @@ def _coverage(model: _SavedModel, library: PilotLibrary, policy: RoutingPolicy) 
                 message=message,
                 fix=fix,
             )
-    chosen = set(policy.decide(torch.from_numpy(library.centroids)).chosen.tolist())
+    chosen = set(policy.decide(library.centroids).chosen.tolist())
     for column, name in enumerate(library.experts, start=2):
         if column not in chosen and len(gaps.get(name, ())) < len(library.collections()):
             message = "The router takes it for none of its pilots: it never wins."

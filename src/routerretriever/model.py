@@ -335,5 +335,4 @@ class RouterRetriever(RoutedSentenceModel):
         policy = self.state.required_policy()
         if not texts:
             return []
-        vectors = self.encode_query(texts, route_only=True, convert_to_tensor=True)
-        return explain_routes(policy, texts, vectors, n_pilots)
+        return explain_routes(policy, texts, self.route_embeddings(texts), n_pilots)

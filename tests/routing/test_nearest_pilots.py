@@ -1,80 +1,72 @@
-"""The fast comparison of queries with pilots against the plain one."""
+"""The nearest pilots against a plain sort of all similarities."""
 
 import copy
 import pickle
 
+import numpy as np
 import pytest
-import torch
-from torch.nn.functional import normalize
 
-from routerretriever.kernels.quantization import int8_product
-from routerretriever.routing import nearest_pilots as similarity
-from routerretriever.routing.nearest_pilots import PilotVectors, Similarities
+from routerretriever.routing.nearest_pilots import Similarities, by_dimension, largest
 
 
 @pytest.fixture
 def vectors():
     """Queries and points in tight clusters, as pilots of collections are."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(40, 64, generator=generator)
-    points = centres[torch.arange(4000) % 40] + 0.3 * torch.randn(4000, 64, generator=generator)
-    queries = centres[torch.arange(100) % 40] + 0.3 * torch.randn(100, 64, generator=generator)
-    return normalize(queries, dim=1), normalize(points, dim=1)
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 64))
+    points = centres[np.arange(4001) % 40] + 0.3 * rng.normal(size=(4001, 64))
+    queries = centres[np.arange(100) % 40] + 0.3 * rng.normal(size=(100, 64))
+    return unit(queries), unit(points)
 
 
-@pytest.mark.parametrize("k", [1, 5, 30])
-@pytest.mark.parametrize("half", [True, False])
-def test_ranked_roughly_and_compared_exactly_the_nearest_are_the_same(vectors, monkeypatch, k, half):
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 5, 24, 25, 30, 4000, 4001, 10_000])
+@pytest.mark.parametrize("n", [1, 2, 100])
+def test_the_nearest_are_the_first_of_all(vectors, n, k):
+    """With few of 4,001 asked for, most are never looked at; with many, all are."""
     queries, points = vectors
-    monkeypatch.setattr(similarity, "_ranking", lambda points: None)
-    plain = Similarities(queries, PilotVectors(points)).nearest(k)
-    monkeypatch.undo()
-    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: half)
-    ranking = PilotVectors(points)
-    if ranking.ranking is None and not half:
-        pytest.skip("this torch has no product of 8-bit integers")
-    fast = Similarities(queries, ranking).nearest(k)
-    torch.testing.assert_close(fast.values, plain.values, atol=1e-6, rtol=0)
-    assert (fast.indices == plain.indices).float().mean() > 0.999  # but for ties
+    found = Similarities(queries[:n], by_dimension(points)).nearest(k)
+    wanted = np.argsort(-(queries[:n] @ points.T), axis=1, kind="stable")[:, :k]
+    assert found.values.dtype == np.float32
+    assert (found.indices == wanted).mean() > 0.999  # but for ties
+    cosines = np.take_along_axis(queries[:n] @ points.T, found.indices, 1)
+    np.testing.assert_allclose(found.values, cosines, atol=1e-6, rtol=0)
+    assert (np.diff(found.values, axis=1) <= 0).all()
 
 
-def test_what_the_ranking_gives_is_rough_but_no_more(vectors):
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("k", [1, 20])
+def test_the_largest_are_found_wherever_they_are(order, k):
+    """Also among columns behind the last whole stripe, in one stripe together, and equal to one another."""
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(size=(60, 3999)), 1).astype(np.float32)
+    values[0, -k:] = 9
+    values[1, ::99][:k] = 9
+    values[2] = 1
+    found = largest(np.asarray(values, order=order), k)
+    np.testing.assert_array_equal(found.values, -np.sort(-values, axis=1)[:, :k])
+    np.testing.assert_array_equal(found.values, np.take_along_axis(values, found.indices, 1))
+    assert [len(set(row)) for row in found.indices.tolist()] == [k] * 60
+    assert set(found.indices[0]) == set(range(3999 - k, 3999))
+
+
+def test_no_query_has_no_nearest(vectors):
     queries, points = vectors
-    product = int8_product(points)
-    if product is None:
-        pytest.skip("this torch has no product of 8-bit integers")
-    error = (product(queries) - queries @ points.T).abs().max()
-    assert 0 < error < 0.02
-
-
-def test_without_a_rough_product_all_is_exact(vectors, monkeypatch):
-    queries, points = vectors
-    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: False)
-    monkeypatch.delattr(torch, "quantize_per_channel")
-    exact = PilotVectors(points)
-    assert exact.ranking is None
-    found = Similarities(queries, exact).nearest(5)
-    assert torch.equal(found.values, (queries @ points.T).topk(5, dim=1).values)
+    assert Similarities(queries[:0], by_dimension(points)).nearest(30).indices.shape == (0, 30)
 
 
 def test_points_can_be_copied_and_sent_elsewhere(vectors):
     queries, points = vectors
-    before = PilotVectors(points)
+    before = by_dimension(points)
     for after in (copy.deepcopy(before), pickle.loads(pickle.dumps(before))):
         a, b = (Similarities(queries, each).nearest(9).indices for each in (before, after))
-        assert torch.equal(a, b)
-
-
-def test_few_points_are_compared_exactly(vectors):
-    queries, points = vectors
-    few = PilotVectors(points[: similarity.MIN_RANKED - 1])
-    assert few.ranking is None
-    everyone = Similarities(queries, few).nearest(10_000)
-    assert everyone.indices.shape == (100, similarity.MIN_RANKED - 1)
-    assert torch.equal(everyone.values, everyone.values.sort(dim=1, descending=True).values)
+        assert np.array_equal(a, b)
 
 
 def test_the_nearest_are_found_once(vectors):
     queries, points = vectors
-    similarities = Similarities(queries, PilotVectors(points))
+    similarities = Similarities(queries, by_dimension(points))
     assert similarities.nearest(7) is similarities.nearest(7)

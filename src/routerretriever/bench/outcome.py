@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from routerretriever.bench.oracles import Oracle
 from routerretriever.bench.query_set import Candidate, QuerySet
 from routerretriever.bench.systems import System, Weights
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import BASE
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from routerretriever.bench.query_set import QuerySet
 from routerretriever.bench.systems import MULTI_TASK, Known
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -15,7 +15,7 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import Measurement

@@ -40,16 +40,16 @@ def routing_facts(known: Known, prepared: Prepared) -> dict[str, Any]:
     in_domain_scores, predicted, measured = {}, [], []
     for name, queries in prepared.test.items():
         decision = router.decision(queries.queries)
-        columns = decision.chosen.numpy()
+        columns = decision.chosen
         counts = np.bincount(columns, minlength=len(names))
         chosen[name] = {}
         for column in np.argsort(-counts):
             if counts[column]:
                 chosen[name][names[column]] = int(counts[column])
-        in_domain_scores[name] = decision.in_domain_scores.numpy().astype(float)
-        rows = np.flatnonzero((columns >= 2) & (decision.adapter_weights.numpy() >= 1))
+        in_domain_scores[name] = decision.in_domain_scores.astype(float)
+        rows = np.flatnonzero((columns >= 2) & (decision.adapter_weights >= 1))
         gains = queries.measurement(known.experts).gains
-        predicted.append(decision.scores.numpy()[rows, columns[rows]])
+        predicted.append(decision.scores[rows, columns[rows]])
         measured.append(gains[rows, columns[rows] - 2])
     return {
         "chosen": chosen,

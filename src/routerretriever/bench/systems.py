@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from routerretriever.bench.query_set import FALLBACK, Candidate, Queries, QuerySet
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import (
     PILOTS_PER_COLLECTION,
@@ -178,10 +177,10 @@ class Routed(System):
         self.policy = RoutingPolicy(make_router(self.router, library), **self.changes)  # type: ignore[arg-type]
 
     def decision(self, queries: Queries) -> Decision:
-        return self.policy.decide(torch.from_numpy(queries.route_embeddings))
+        return self.policy.decide(queries.route_embeddings)
 
     def weights(self, queries: Queries) -> Weights:
-        decided = self.decision(queries).weights.numpy().astype(float)
+        decided = self.decision(queries).weights.astype(float)
         weights = {name: decided[:, column] for column, name in enumerate(self.policy.candidates)}
         prepared = weights[MERGED] == FALLBACK_WEIGHT
         return weights | {MERGED: np.where(prepared, 0.0, weights[MERGED]), FALLBACK: prepared.astype(float)}
@@ -214,7 +213,7 @@ class BasePlusBest(Routed):
         super().__init__(abstain=False)
 
     def weights(self, queries: Queries) -> Weights:
-        best = self.decision(queries).scores[:, 2:].argmax(dim=1).numpy()
+        best = self.decision(queries).scores[:, 2:].argmax(axis=1)
         weights = {BASE: np.full(len(queries), 0.5)}
         for name, chosen in one_hot(self.policy.candidates[2:], best).items():
             weights[name] = 0.5 * chosen

@@ -15,8 +15,8 @@ import torch
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ModelError
-from routerretriever.kernels.exact_search import Vectors
 from routerretriever.kernels.quantization import has_bfloat16
+from routerretriever.kernels.vectors import Vectors
 
 PRECISIONS = ("fp32", "bf16", "int8", "auto")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}

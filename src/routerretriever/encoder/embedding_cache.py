@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from routerretriever.errors import StorageError
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 
 Encode = Callable[[list[str]], Vectors]
 """Texts → float32 vectors (n, d)."""

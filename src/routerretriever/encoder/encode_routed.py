@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.policy import Decision
 
 _ROUTED = -1  # stands for a query that is not pinned
@@ -42,20 +41,23 @@ def encode_routed(
         columns.append(_ROUTED if expert is None else state.column(expert))
     features = encoder.tokenized_queries(queries, prompt)
     mask = features["attention_mask"]
-    pinned = torch.tensor(columns, device=mask.device)
+    pinned = np.array(columns, np.int64)
+    read: list[Vectors] = []
     decisions: list[Decision | None] = []
 
-    def decide(route_embeddings: Tensor) -> Tensor:
+    def decide(route_embeddings: Vectors) -> Vectors:
         decision = None if policy is None else policy.decide(route_embeddings)
+        read.append(route_embeddings)
         decisions.append(decision)
         if decision is not None and experts is None:
             return decision.weights
 
         # Without a policy, the rows that are not pinned are the base's: column 0.
-        fixed = one_hot(pinned.clamp(min=0), len(candidates)).to(route_embeddings.dtype)
+        fixed: Vectors = np.eye(len(candidates), dtype=np.float32)[pinned.clip(min=0)]
         if decision is None:
             return fixed
-        return torch.where(pinned[:, None] >= 0, fixed, decision.weights)
+        weights: Vectors = np.where(pinned[:, None] >= 0, fixed, decision.weights)
+        return weights
 
     with torch.inference_mode():
         result = encoder.forward_by(features, decide, state)
@@ -66,6 +68,6 @@ def encode_routed(
         experts=tuple(candidates[column] for column in leading.tolist()),
         tokens=mask.sum(dim=1).cpu().numpy(),
         decision=decisions[0],
-        route_embeddings=result["route_embedding"],
+        route_embeddings=read[0],
         policy=policy,
     )

@@ -115,12 +115,15 @@ class LayeredPass:
         """Route the rows of ``hidden`` (n, tokens, d), then run the deferred layers by groups."""
         if deferred.route_embeddings is None:
             deferred.route_embeddings = mean_pool(hidden, deferred.attention_mask)
-        if deferred.stop_at_branch:
+        if deferred.decide is None:
             deferred.hidden = hidden
             return hidden
 
-        weights = deferred.weights = deferred.decide(deferred.route_embeddings)
-        groups = row_groups(weights, hidden.shape[1], deferred.state, self.fused)
+        # Routing is in numpy. A CPU shares the memory; an accelerator sends one small array for a batch.
+        deferred.weights = deferred.decide(deferred.route_embeddings.cpu().numpy())
+        groups = row_groups(
+            deferred.weights, hidden.shape[1], deferred.state, self.fused, device=hidden.device
+        )
         # A single group keeps the batch's own order, unless its plan counts rows in another.
         if len(groups) == 1 and not isinstance(groups[0].plan, SlicedPlan):
             return self._run_group(deferred, hidden, None, groups[0].plan)

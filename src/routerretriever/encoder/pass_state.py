@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from routerretriever.expert_state import ExpertState
+from routerretriever.kernels.vectors import Vectors
 
-RouteDecision = Callable[[Tensor], Tensor]
+RouteDecision = Callable[[Vectors], Vectors]
 """Route embeddings (n, d) → weights (n, 2 + E) of base, merged and each expert; rows sum to 1."""
 
 
@@ -20,24 +21,23 @@ class DeferredLayers:
     """The calls of the upper layers, kept until the last of them is reached.
 
     Attributes:
-        decide: says what encodes each row.
+        decide: says what encodes each row; ``None`` keeps the hidden states entering the branch layer
+            and runs nothing above.
         state: the experts that ``decide`` chooses among.
         attention_mask: of the batch (n, tokens).
-        stop_at_branch: keep the hidden states entering the branch layer and run nothing above.
         calls: of the upper layers: the layer, and its arguments without the hidden states.
         hidden: what enters the branch layer (n, tokens, d), where the pass stops there.
         route_embeddings: what the router read (n, d).
         weights: what ``decide`` answered (n, 2 + E).
     """
 
-    decide: RouteDecision
+    decide: RouteDecision | None
     state: ExpertState
     attention_mask: Tensor
-    stop_at_branch: bool = False
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     hidden: Tensor | None = None
     route_embeddings: Tensor | None = None
-    weights: Tensor | None = None
+    weights: Vectors | None = None
 
 
 class PassState(threading.local):

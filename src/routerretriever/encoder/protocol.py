@@ -12,7 +12,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.expert_state import ExpertState
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.progress import Progress
 from routerretriever.routing.explain import Route

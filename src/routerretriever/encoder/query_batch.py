@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.layers import Plan
 
 HIDDEN_BUDGET = 2**30

@@ -204,10 +204,9 @@ class RoutedEncoder(BaseEncoder):
         """Return the hidden states entering the branch layer, one (tokens, d) a row, unpadded."""
         mask = features["attention_mask"]
         deferred = DeferredLayers(
-            decide=self._choose_base,
+            decide=None,
             state=self.state,
             attention_mask=mask,
-            stop_at_branch=True,
         )
         with self.layered.deferring(deferred):
             self.transformer(dict(features))
@@ -268,7 +267,7 @@ class RoutedEncoder(BaseEncoder):
                 raise ExpertError("Documents are always encoded by the base; leave out expert=….")
             return self.encode_plainly(features)
         if route_only:
-            return self.forward_by(features, self._choose_base, route_only=True)
+            return self.forward_by(features, None)
         if expert in (None, ROUTED):
             state = self.state
             if state.policy is None:
@@ -283,48 +282,39 @@ class RoutedEncoder(BaseEncoder):
         with self.layered.selection.use(plan), attention.over_queries():
             return self.encode_plainly(features)
 
-    def _choose_base(self, route_embeddings: Tensor) -> Tensor:
-        weights = route_embeddings.new_zeros(len(route_embeddings), len(self.state.candidates))
-        weights[:, 0] = 1.0
-        return weights
-
     def forward_by(
         self,
         features: dict[str, Any],
-        decide: RouteDecision,
+        decide: RouteDecision | None,
         state: ExpertState | None = None,
-        *,
-        route_only: bool = False,
     ) -> dict[str, Any]:
         """Encode one batch in which ``decide`` says what encodes each row; see :meth:`forward`.
 
         Args:
             features: the tokenised batch.
-            decide: route embeddings (n, d) → weights (n, 2 + E).
+            decide: route embeddings (n, d) → weights (n, 2 + E); ``None`` stops at the branch layer.
             state: the experts that ``decide`` chooses among; default the present ones.
-            route_only: stop at the branch layer.
         """
         deferred = DeferredLayers(
             decide=decide,
             state=state or self.state,
             attention_mask=features["attention_mask"],
-            stop_at_branch=route_only,
         )
         if self.route_layer == self.num_layers:
             first = self.encode_plainly(dict(features))
             final = first["sentence_embedding"].float()
             deferred.route_embeddings = F.normalize(final, dim=-1)
-            if route_only:
+            if decide is None:
                 return {**first, "route_embedding": deferred.route_embeddings}
 
         with self.layered.deferring(deferred):
             features = self.transformer(features)
         features["route_embedding"] = deferred.route_embeddings
-        if route_only:
+        if decide is None:
             features["sentence_embedding"] = deferred.route_embeddings
             return features
         features = self._pool(features)
-        features["route_weights"] = deferred.weights
+        features["route_weights"] = torch.as_tensor(deferred.weights, device=deferred.attention_mask.device)
         return features
 
     @property

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.policy import Decision, RoutingPolicy
 
 
@@ -29,5 +28,5 @@ class RoutedVectors:
     experts: tuple[str, ...]
     tokens: NDArray[np.int64]
     decision: Decision | None
-    route_embeddings: Tensor
+    route_embeddings: Vectors
     policy: RoutingPolicy | None

@@ -18,7 +18,7 @@ from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.errors import ModelError
 from routerretriever.expert_state import ExpertState
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
 

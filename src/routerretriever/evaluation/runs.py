@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.kernels.exact_search import Vectors, top_k
+from routerretriever.kernels.exact_search import top_k
+from routerretriever.kernels.vectors import Vectors
 
 MEASURES = {"nDCG@10": nDCG @ 10, "R@100": R @ 100, "RR@10": RR @ 10}
 GAIN_MEASURE = "nDCG@10"

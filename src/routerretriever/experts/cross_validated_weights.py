@@ -45,7 +45,7 @@ def cross_validated_weights(
         for case, rows, weights in zip(cases, left_out, found, strict=True):
             if not len(rows):
                 continue
-            decided = fold.decide(case.embeddings(rows)).weights
+            decided = torch.from_numpy(fold.decide(case.embeddings(rows)).weights)
             own = decided[:, 2:] + decided[:, 1:2] / len(columns)
             weights[rows] = torch.zeros(len(rows), n_experts).index_copy_(1, places, own)
     return found

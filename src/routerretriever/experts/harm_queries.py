@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from routerretriever.errors import LibraryError
 from routerretriever.evaluation.gains import measure_gains
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.held_out import Values
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress
 from routerretriever.routing.form_pilots import Measurement
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -83,9 +82,9 @@ class HarmQueries:
     def _ndcg(self, model: RoutedModel, vectors: Vectors) -> Values:
         return ndcg_at_10(vectors, self.split, self.documents, self.collection, model.similarity_fn_name)
 
-    def embeddings(self, rows: NDArray[np.int64]) -> Tensor:
+    def embeddings(self, rows: NDArray[np.int64]) -> Vectors:
         """Return what the router reads of some queries (n, d_route)."""
-        return torch.from_numpy(self.measured.embeddings[rows])
+        return self.measured.embeddings[rows]
 
 
 def _check_same_queries(library: PilotLibrary, collection: str, texts: list[str]) -> None:

@@ -13,7 +13,8 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import CollectionError
 from routerretriever.experts.training_config import TrainingConfig
-from routerretriever.kernels.exact_search import Vectors, as_similarity, top_k
+from routerretriever.kernels.exact_search import as_similarity, top_k
+from routerretriever.kernels.vectors import Vectors
 
 
 class RankedDocuments(NamedTuple):

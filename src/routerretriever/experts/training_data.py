@@ -19,7 +19,8 @@ from routerretriever.errors import CollectionError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.negatives import Negatives, ranking_loss
 from routerretriever.experts.training_config import TrainingConfig
-from routerretriever.kernels.exact_search import Vectors, as_similarity
+from routerretriever.kernels.exact_search import as_similarity
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import TrainingPlan
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from routerretriever.feedback.gains import Evidence
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import NEIGHBOURS
 from routerretriever.routing.nearest_pilots import Similarities
 from routerretriever.routing.pilot_library import FEEDBACK
@@ -68,7 +68,7 @@ def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
     A query is out of domain if its in-domain score is below
     :attr:`~routerretriever.routing.abstention.PilotSpace.reject_threshold`, where the router abstains.
     """
-    placed = _place(policy, torch.from_numpy(evidence.route_embeddings))
+    placed = _place(policy, evidence.route_embeddings)
     rejected = placed.in_domain_scores < policy.router.space.reject_threshold
     members: dict[str, list[int]] = {}
     for row in np.flatnonzero(~rejected):
@@ -94,15 +94,15 @@ def make_groups(policy: RoutingPolicy, evidence: Evidence) -> list[Group]:
     return groups
 
 
-def _place(policy: RoutingPolicy, embeddings: torch.Tensor) -> _Placed:
+def _place(policy: RoutingPolicy, embeddings: Vectors) -> _Placed:
     vectors, predicted, scores = [], [], []
     nearest: list[str] = []
-    for block in embeddings.split(_BLOCK):
-        similarities = policy.router.similarities(block)
+    for start in range(0, len(embeddings), _BLOCK):
+        similarities = policy.router.similarities(embeddings[start : start + _BLOCK])
         decision = policy.decide_by(similarities)
-        vectors.append(similarities.queries.numpy())
-        predicted.append(decision.scores[:, 2:].double().numpy())
-        scores.append(decision.in_domain_scores.numpy())
+        vectors.append(similarities.queries)
+        predicted.append(decision.scores[:, 2:].astype(np.float64))
+        scores.append(decision.in_domain_scores)
         nearest += _nearest_collections(similarities, policy.library.sources)
     return _Placed(
         vectors=np.concatenate(vectors),

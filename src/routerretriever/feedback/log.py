@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from routerretriever.data.jsonl import LineError, numbered_lines, parse_object
 from routerretriever.errors import FeedbackError
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 
 MAX_SHOWN, MAX_QUERY_CHARS, MAX_LINE_BYTES, MAX_GRADE = 1000, 100_000, 2**20, 1000
 

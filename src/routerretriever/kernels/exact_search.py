@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Vectors = NDArray[np.float32]
-"""A float32 matrix of shape (n, d)."""
+from routerretriever.kernels.vectors import Vectors
 
 SIMILARITIES = ("cosine", "dot")
 """How a query may be compared with a document."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,27 +21,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-def int8_product(points: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Return a function from queries (n, d) to products with points (P, d), both rounded to 8 bits.
-
-    Returns ``None`` where torch cannot.
-
-    Every point has a scale of its own, the queries of a batch share one (dynamic quantisation).
-    """
-    try:
-        packed = _packed(points, None, 127)
-
-        def product(queries: Tensor) -> Tensor:
-            # Without VNNI's instructions sums of two full bytes overflow, so the queries get 7 bits.
-            result: Tensor = torch.ops.quantized.linear_dynamic(queries.float(), packed, True)
-            return result
-
-        product(points[:1])
-    except (AttributeError, RuntimeError):
-        return None
-    return product
-
-
 class Int8Linear(nn.Module):
     """A linear layer whose product is computed in integers of 8 bits.
 
@@ -58,7 +36,7 @@ class Int8Linear(nn.Module):
         super().__init__()
         bias = None if layer.bias is None else layer.bias.detach().float()
         try:
-            self.packed = _packed(layer.weight.detach(), bias, 63)
+            self.packed = _packed(layer.weight.detach(), bias)
         except (AttributeError, RuntimeError) as error:
             raise ModelError(f"Torch cannot multiply in 8 bits here ({error}). Choose fp32.") from error
 
@@ -68,10 +46,10 @@ class Int8Linear(nn.Module):
         return result.to(x.dtype)
 
 
-def _packed(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
-    """Return weights (out, in) rounded to whole numbers up to ``largest``, as torch's integer product wants them."""
+def _packed(weight: Tensor, bias: Tensor | None) -> Any:
+    """Return weights (out, in) rounded to 7 bits, as torch's integer product wants them."""
     weight = weight.float()
-    scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / largest
+    scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / 63
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces that a later release will not have these

@@ -16,15 +16,12 @@ from itertools import islice
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
-from torch import Tensor
-from torch.nn import functional as F
 
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.folds import contiguous_folds, group_numbers, leave_one_group_out
-from routerretriever.routing.nearest_pilots import PilotVectors, Similarities
+from routerretriever.routing.nearest_pilots import Similarities, by_dimension, largest
 
 NEIGHBOURS = 30
 """Number of nearest pilots whose similarity makes the in-domain score."""
@@ -39,6 +36,7 @@ _MAX_LEFT_OUT = 16  # collections that are left out to play the unseen one
 _CLEAR_FRACTION = 0.98  # of the out-of-domain queries, kept below a lowered reject threshold
 _MAX_ROWS = 20_000  # for the covariance
 _BLOCK = 2048  # rows of similarities at a time
+_SHORTEST = np.float32(1e-12)  # a vector of zeros stays one
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -76,12 +74,13 @@ class PilotSpace:
     reject_threshold: float = -np.inf
     trust_threshold: float = -np.inf
 
-    def transform(self, embeddings: Tensor) -> Tensor:
+    def transform(self, embeddings: Vectors) -> Vectors:
         """Map route embeddings (n, d) to unit vectors (n, d) of this space."""
-        mean = torch.from_numpy(self.mean).to(embeddings.device)
-        whitening = torch.from_numpy(self.whitening).to(embeddings.device)
-        white = (embeddings.float() - mean) @ whitening
-        return F.normalize(white, dim=-1, out=white)  # in place: all pilots together take 100 MB
+        white: Vectors = np.subtract(embeddings, self.mean, dtype=np.float32) @ self.whitening
+        lengths = np.sqrt(np.einsum("nd,nd->n", white, white))[:, None]
+        # In place: all pilots together take 100 MB.
+        np.divide(white, np.maximum(lengths, _SHORTEST), out=white)
+        return white
 
     @classmethod
     def plain(cls, n_pilots: int, dimension: int) -> Self:
@@ -127,9 +126,9 @@ class PilotSpace:
         """Return this space with the density of all pilots (P, d), although it was not fitted to the added ones."""
         density = np.zeros(len(centroids), np.float32)
         density[~added] = self.density[: np.count_nonzero(~added)]
-        vectors = self.transform(torch.from_numpy(np.ascontiguousarray(centroids[added])))
+        vectors = self.transform(centroids[added])
         groups = group_numbers([source for source, new in zip(sources, added, strict=True) if new])
-        density[added] = _densities(vectors, groups).numpy()
+        density[added] = _densities(vectors, groups)
         return replace(self, density=density)
 
     @classmethod
@@ -172,23 +171,24 @@ class PilotSpace:
         space = cls(
             mean=means.mean(axis=0), whitening=whitening, density=np.zeros(len(centroids), np.float32)
         )
-        density = _densities(space.transform(torch.from_numpy(centroids)), groups)
-        return replace(space, density=density.numpy())
+        return replace(space, density=_densities(space.transform(centroids), groups))
 
     def _scores(self, queries: Vectors, pilots: Vectors) -> NDArray[Any]:
         """Return the in-domain scores of route embeddings (n, d) among this space's pilots (P, d), both raw."""
-        density = torch.from_numpy(self.density)
-        vectors = PilotVectors(self.transform(torch.from_numpy(pilots)))
-        blocks = self.transform(torch.from_numpy(queries)).split(_BLOCK)
-        scores = [in_domain_score(Similarities(block, vectors), density) for block in blocks]
-        values: NDArray[Any] = torch.cat(scores).numpy()
-        return values
+        vectors = by_dimension(self.transform(pilots))
+        scores = []
+        for start in range(0, len(queries), _BLOCK):
+            block = self.transform(queries[start : start + _BLOCK])
+            scores.append(in_domain_score(Similarities(block, vectors), self.density))
+        return np.concatenate(scores)
 
 
-def in_domain_score(similarities: Similarities, density: Tensor) -> Tensor:
+def in_domain_score(similarities: Similarities, density: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how close each query is to the pilots (n,); 0 is about the average of in-domain queries."""
     nearest = similarities.nearest(NEIGHBOURS)
-    return nearest.values.mean(dim=1) - DENSITY_WEIGHT * density[nearest.indices].mean(dim=1)
+    own = density[nearest.indices].mean(axis=1)
+    scores: NDArray[np.float32] = nearest.values.mean(axis=1) - DENSITY_WEIGHT * own
+    return scores
 
 
 def _quantiles(
@@ -211,12 +211,13 @@ def _whitening(residuals: Vectors) -> Vectors:
     return whitening
 
 
-def _densities(pilots: Tensor, groups: NDArray[Any]) -> Tensor:
-    density = torch.zeros(len(pilots))
+def _densities(pilots: Vectors, groups: NDArray[Any]) -> NDArray[np.float32]:
+    density = np.zeros(len(pilots), np.float32)
     for group in np.unique(groups):
-        rows = torch.from_numpy(np.flatnonzero(groups == group))
-        similarities = (pilots[rows] @ pilots[rows].T).fill_diagonal_(-torch.inf)
+        rows = np.flatnonzero(groups == group)
+        similarities = pilots[rows] @ pilots[rows].T
+        np.fill_diagonal(similarities, -np.inf)
         k = min(NEIGHBOURS, len(rows) - 1)
         if k:
-            density[rows] = similarities.topk(k, dim=1).values.mean(dim=1)
+            density[rows] = largest(similarities.T, k).values.mean(axis=1)
     return density

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
@@ -62,7 +62,7 @@ class Route:
 
 
 def explain_routes(
-    policy: RoutingPolicy, queries: Sequence[str], route_embeddings: Tensor, n_pilots: int = 5
+    policy: RoutingPolicy, queries: Sequence[str], route_embeddings: Vectors, n_pilots: int = 5
 ) -> list[Route]:
     """Return one :class:`Route` for every query.
 
@@ -79,7 +79,7 @@ def explain_routes(
     routes = []
     for row, query in enumerate(queries):
         expert = policy.candidates[int(decision.chosen[row])]
-        gains = _finite(policy.candidates, decision.scores[row].cpu().numpy())
+        gains = _finite(policy.candidates, decision.scores[row])
         score = float(decision.in_domain_scores[row])
         weight = float(decision.adapter_weights[row])
         pilots = zip(nearest.indices[row], nearest.values[row], strict=True)

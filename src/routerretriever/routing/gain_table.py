@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Gains = NDArray[np.float32]
@@ -49,8 +48,7 @@ def widened(gains: Gains, columns: int) -> Gains:
 
 def copy_with_room(gains: Gains, columns: int) -> Gains:
     """Return a copy of gains (P, E) with this many columns, the added ones NaN, and spare ones in memory."""
-    # Torch's memory: numpy asks for huge pages, which may take several times as long to get.
-    whole: Gains = torch.full((len(gains), columns + _SPARE), torch.nan).numpy()
+    whole = np.full((len(gains), columns + _SPARE), np.nan, np.float32)
     whole[:, : gains.shape[1]] = gains
     return whole[:, :columns]
 

@@ -1,91 +1,91 @@
 """Similarities of queries to pilots, computed only when they are needed.
 
-Every query is compared with every pilot: the only work that grows with the number of experts. Routing by
-gain needs no more than the nearest pilots, so all pilots are first ranked with the cheapest numbers that the
-processor multiplies fast, and only the best of them are compared exactly.
+Every query is compared with every pilot: the only work that grows with the number of pilots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
-from routerretriever.kernels.quantization import has_bfloat16, int8_product
+from routerretriever.kernels.vectors import Vectors
 
-SPARE = 24
-"""Pilots that are compared exactly beyond those asked for. Of the 30 nearest of 2,400 queries among 4,753
-pilots, 8-bit integers misplaced none by more than 13 ranks; among 51,200 pilots, by more than 18."""
-MIN_RANKED = 2048
-"""With fewer pilots, all are compared exactly at once."""
-
-
-class PilotVectors:
-    """Unit vectors of the pilots (P, d), ready to be compared with queries."""
-
-    def __init__(self, vectors: Tensor) -> None:
-        self.exact = vectors
-        ranks = vectors.device.type == "cpu" and len(vectors) >= MIN_RANKED
-        self.ranking = _ranking(vectors) if ranks else None
-
-    def __reduce__(self) -> tuple[type[PilotVectors], tuple[Tensor]]:
-        return PilotVectors, (self.exact,)
-
-    def to(self, device: torch.device) -> PilotVectors:
-        """Return the same vectors on another device."""
-        return self if self.exact.device == device else PilotVectors(self.exact.to(device))
-
-
-def _ranking(vectors: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Return a function from queries to approximate similarities, if the processor has a faster one than the exact."""
-    if not has_bfloat16(vectors.device):
-        return int8_product(vectors)
-    columns = vectors.bfloat16().T
-    return lambda queries: queries.bfloat16() @ columns
+_DEPTH = 40
+"""Columns of a stripe in :func:`_likely`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nearest:
     """The k nearest pilots of every query, nearest first: cosine similarities and rows, both (n, k)."""
 
-    values: Tensor
-    indices: Tensor
+    values: Vectors
+    indices: NDArray[np.int64]
+
+
+def by_dimension(pilots: Vectors) -> Vectors:
+    """Return the pilots (P, d) laid out in memory one dimension after another.
+
+    A product with one query is then twice as fast: 3 ms against 6 for 50,000 pilots on one thread.
+    """
+    return np.asfortranarray(pilots)
 
 
 @dataclass(slots=True, eq=False)
 class Similarities:
-    """Cosine similarities of queries (n, d), unit vectors, to pilots (P, d)."""
+    """Cosine similarities of queries (n, d), unit vectors, to pilots (P, d) from :func:`by_dimension`."""
 
-    queries: Tensor
-    pilots: PilotVectors
+    queries: Vectors
+    pilots: Vectors
     _nearest: dict[int, Nearest] = field(default_factory=dict)
 
-    def all(self) -> Tensor:
+    def all(self) -> Vectors:
         """Return the similarity to every pilot (n, P)."""
-        return self.queries @ self.pilots.exact.T
+        return (self.pilots @ self.queries.T).T
 
     def nearest(self, k: int) -> Nearest:
         """Return the k nearest pilots, or all if there are fewer; the answer is kept."""
-        k = min(k, len(self.pilots.exact))
+        k = min(k, len(self.pilots))
         if k not in self._nearest:
-            fast = self.pilots.ranking is not None and k + SPARE <= len(self.pilots.exact)
-            self._nearest[k] = self._ranked(k) if fast else _top(self.all(), k)
+            self._nearest[k] = largest(self.all(), k)
         return self._nearest[k]
 
-    def _ranked(self, k: int) -> Nearest:
-        assert self.pilots.ranking is not None
-        rough = self.pilots.ranking(self.queries).topk(k + SPARE, dim=1, sorted=False).indices
-        near = F.embedding(rough, self.pilots.exact)  # (n, k + SPARE, d)
-        exact = torch.bmm(self.queries[:, None], near.transpose(1, 2))[
-            :, 0
-        ]  # eight times as fast as near @ queries
-        best = _top(exact, k)
-        return Nearest(best.values, rough.gather(1, best.indices))
+
+def largest(values: Vectors, k: int) -> Nearest:
+    """Return the k largest of each row (n, P), largest first, and their columns; of equal ones any."""
+    columns = _likely(values, k)
+    if columns is None:
+        found = _partition(values, k)
+    else:
+        found = np.take_along_axis(columns, _partition(np.take_along_axis(values, columns, 1), k), 1)
+    best = np.take_along_axis(values, found, 1)
+    order = np.argsort(-best, axis=1, kind="stable")
+    return Nearest(np.take_along_axis(best, order, 1), np.take_along_axis(found, order, 1))
 
 
-def _top(similarities: Tensor, k: int) -> Nearest:
-    values, indices = similarities.topk(k, dim=1)
-    return Nearest(values, indices)
+def _likely(values: Vectors, k: int) -> NDArray[np.int64] | None:
+    """Return columns (n, m) that hold the k largest of each row (n, P), or ``None`` if that saves nothing.
+
+    The columns are dealt into stripes. None of the k largest can be in a stripe whose maximum is not among
+    the k largest maxima.
+    """
+    n, count = values.shape
+    stripes = count // _DEPTH
+    if stripes < 4 * k:
+        return None
+    whole = stripes * _DEPTH
+    maxima = values.T[:whole].reshape(_DEPTH, stripes, n).max(axis=0).T
+    columns = np.empty((n, k * _DEPTH + count - whole), np.int64)
+    columns[:, : k * _DEPTH] = (_partition(maxima, k)[:, :, None] + stripes * np.arange(_DEPTH)).reshape(
+        n, -1
+    )
+    columns[:, k * _DEPTH :] = np.arange(whole, count)
+    return columns
+
+
+def _partition(values: Vectors, k: int) -> NDArray[np.int64]:
+    """Return the columns of the k largest of each row (n, k), in no order."""
+    start = values.shape[1] - k
+    columns: NDArray[np.int64] = np.argpartition(values, start, axis=1)[:, start:]
+    return columns

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.errors import LibraryError
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import PilotSpace
 from routerretriever.routing.gain_table import copy_with_room, mean_by_group, only_adds, with_columns
 

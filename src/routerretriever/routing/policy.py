@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from routerretriever.errors import LibraryError
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import in_domain_score
 from routerretriever.routing.candidates import BASE, MERGED
-from routerretriever.routing.nearest_pilots import Similarities
+from routerretriever.routing.nearest_pilots import Similarities, largest
 from routerretriever.routing.pilot_library import PilotLibrary
-from routerretriever.routing.routers import Router, make_router
+from routerretriever.routing.routers import Router, make_router, softmax
 
 PARTIAL_WEIGHT = 2 / 3
 """Weight of an expert for a query between the two thresholds: it keeps most of the gain where the expert
@@ -47,11 +45,11 @@ class Decision:
             fallback was chosen (n,).
     """
 
-    weights: Tensor
-    chosen: Tensor
-    scores: Tensor
-    in_domain_scores: Tensor
-    adapter_weights: Tensor
+    weights: NDArray[np.float32]
+    chosen: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    in_domain_scores: NDArray[np.float32]
+    adapter_weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,11 +155,11 @@ class RoutingPolicy:
         """Column for out-of-domain queries: merged, or base while there are few experts."""
         return 1 if len(self.library.experts) >= MIN_EXPERTS_TO_MERGE else 0
 
-    def __call__(self, route_embeddings: Tensor) -> Tensor:
+    def __call__(self, route_embeddings: Vectors) -> NDArray[np.float32]:
         """Return weights (n, 2 + E), each row summing to 1."""
         return self.decide(route_embeddings).weights
 
-    def decide(self, route_embeddings: Tensor) -> Decision:
+    def decide(self, route_embeddings: Vectors) -> Decision:
         """Score the candidates, choose one for each query, and abstain out of domain."""
         return self.decide_by(self.router.similarities(route_embeddings))
 
@@ -170,26 +168,22 @@ class RoutingPolicy:
         scores = self.router.all_scores(similarities)
         in_domain = in_domain_score(similarities, self.router.density)
 
-        # Small numbers: numpy takes a fifth of torch's time for them, and the encoder needs the weights there.
-        values = scores.cpu().numpy()
-        adapter_weights = self._adapter_weights(in_domain.cpu().numpy())
+        adapter_weights = self._adapter_weights(in_domain)
         led = adapter_weights > 0
-        chosen = np.where(led, self._best(values), self.fallback)
+        chosen = np.where(led, self._best(scores), self.fallback)
         applied = np.where(led, adapter_weights, np.float32(self.fallback_weight))
 
-        weights = np.zeros_like(values)
-        weights[np.arange(len(values)), chosen] = applied
+        weights = np.zeros_like(scores)
+        weights[np.arange(len(scores)), chosen] = applied
         if self.mix > 1:
-            weights[led] = applied[led, None] * self._mixed(scores).cpu().numpy()[led]
+            weights[led] = applied[led, None] * self._mixed(scores)[led]
         weights[:, 0] += 1.0 - applied
-
-        as_tensor = partial(torch.as_tensor, device=scores.device)
         return Decision(
-            weights=as_tensor(weights),
-            chosen=as_tensor(chosen),
+            weights=weights,
+            chosen=chosen,
             scores=scores,
             in_domain_scores=in_domain,
-            adapter_weights=as_tensor(adapter_weights),
+            adapter_weights=adapter_weights,
         )
 
     def _adapter_weights(self, in_domain: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -206,7 +200,8 @@ class RoutingPolicy:
             best[~(scores.max(axis=1) > self.margin)] = 0
         return best
 
-    def _mixed(self, scores: Tensor) -> Tensor:
-        top = scores.topk(min(self.mix, scores.shape[1]), dim=1)
-        logits = torch.full_like(scores, -torch.inf).scatter(1, top.indices, top.values)
-        return (logits / self.mix_temperature).softmax(dim=1)
+    def _mixed(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        top = largest(scores, min(self.mix, scores.shape[1]))
+        logits = np.full_like(scores, -np.inf)
+        np.put_along_axis(logits, top.indices, top.values, axis=1)
+        return softmax(logits / self.mix_temperature)

@@ -5,21 +5,16 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from numpy.typing import NDArray
 
 from routerretriever.errors import LibraryError
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import PilotSpace
-from routerretriever.routing.nearest_pilots import PilotVectors, Similarities
+from routerretriever.routing.nearest_pilots import Similarities, by_dimension
 from routerretriever.routing.pilot_library import PilotLibrary
-
-
-class _Gains(Protocol):
-    def to(self, device: torch.device, /) -> Any: ...
 
 
 class Router(ABC):
@@ -32,7 +27,7 @@ class Router(ABC):
     name: ClassVar[str]
     knows_base: ClassVar[bool] = True
     """Whether base and fallback are candidates; the paper's rules always choose an expert."""
-    gains: _Gains
+    gains: Any
 
     def __init__(self, library: PilotLibrary) -> None:
         if not len(library):
@@ -41,9 +36,9 @@ class Router(ABC):
             )
         self.library = library
         self.space = self.make_space(library)
-        self.vectors = PilotVectors(self.space.transform(torch.from_numpy(library.centroids)))
-        self.density = torch.from_numpy(self.space.density)
-        self.log_counts = torch.from_numpy(library.weights).to(torch.float32).log()
+        self.vectors = by_dimension(self.space.transform(library.centroids))
+        self.density = self.space.density
+        self.log_counts = np.log(library.weights.astype(np.float32))
         self.gains = self.make_gains(library)
 
     def over(self, library: PilotLibrary) -> Self:
@@ -51,15 +46,15 @@ class Router(ABC):
         if library.centroids is not self.library.centroids or library.space is not self.library.space:
             return type(self)(library, **self.settings())
         other = copy.copy(self)
-        other.library, other.gains = library, self.gains_over(library).to(self.density.device)
+        other.library, other.gains = library, self.gains_over(library)
         return other
 
-    def gains_over(self, library: PilotLibrary) -> _Gains:
+    def gains_over(self, library: PilotLibrary) -> Any:
         """Prepare the gains as :meth:`make_gains` does, for another library with the same pilots."""
         return self.make_gains(library)
 
     @abstractmethod
-    def make_gains(self, library: PilotLibrary) -> _Gains:
+    def make_gains(self, library: PilotLibrary) -> Any:
         """Return the gains of the pilots in the form that :meth:`expert_scores` needs."""
 
     def make_space(self, library: PilotLibrary) -> PilotSpace:
@@ -71,26 +66,23 @@ class Router(ABC):
         return {}
 
     @abstractmethod
-    def expert_scores(self, similarities: Similarities) -> Tensor:
+    def expert_scores(self, similarities: Similarities) -> NDArray[np.float32]:
         """Return the scores of the experts (n, E) from similarities to the pilots."""
 
-    def similarities(self, route_embeddings: Tensor) -> Similarities:
+    def similarities(self, route_embeddings: Vectors) -> Similarities:
         """Return the cosine similarities of route embeddings (n, d) to the pilots."""
-        if self.density.device != route_embeddings.device:
-            for attribute in ("vectors", "density", "gains", "log_counts"):
-                setattr(self, attribute, getattr(self, attribute).to(route_embeddings.device))
         return Similarities(self.space.transform(route_embeddings), self.vectors)
 
-    def scores(self, route_embeddings: Tensor) -> Tensor:
+    def scores(self, route_embeddings: Vectors) -> NDArray[np.float32]:
         """Return the scores (n, 2 + E) of base, merged and every expert for route embeddings (n, d)."""
         return self.all_scores(self.similarities(route_embeddings))
 
-    def all_scores(self, similarities: Similarities) -> Tensor:
+    def all_scores(self, similarities: Similarities) -> NDArray[np.float32]:
         """Return the scores as :meth:`scores` does, from similarities to the pilots."""
         experts = self.expert_scores(similarities)
-        base = 0.0 if self.knows_base else -torch.inf
-        scores = experts.new_full((len(experts), 2 + experts.shape[1]), -torch.inf)
-        scores[:, 0] = base
+        scores = np.full((len(experts), 2 + experts.shape[1]), -np.inf, np.float32)
+        if self.knows_base:
+            scores[:, 0] = 0.0
         scores[:, 2:] = experts
         return scores
 
@@ -108,9 +100,9 @@ class ShrunkGains:
         locality: weight of a pilot's own gain, from 0 to 1; the mean of its collection has the rest.
     """
 
-    own: Tensor
-    means: Tensor
-    collections: Tensor
+    own: NDArray[np.float32]
+    means: NDArray[np.float32]
+    collections: NDArray[np.int64]
     locality: float
 
     @classmethod
@@ -118,31 +110,26 @@ class ShrunkGains:
         """Return those of a library's pilots."""
         means = np.nan_to_num(np.stack(list(library.mean_gains().values()))).astype(np.float32)
         return cls(
-            own=torch.from_numpy(library.gains),
-            means=torch.from_numpy(means),
-            collections=torch.from_numpy(library.group_numbers()),
+            own=library.gains,
+            means=means,
+            collections=library.group_numbers(),
             locality=locality,
         )
 
     def widened(self, library: PilotLibrary) -> Self:
         """Return those of a library that :meth:`only adds <PilotLibrary.only_adds_to>` experts to this one's."""
         added = len(library.experts) - self.means.shape[1]
-        return replace(self, own=torch.from_numpy(library.gains), means=F.pad(self.means, (0, added)))
+        return replace(self, own=library.gains, means=np.pad(self.means, ((0, 0), (0, added))))
 
-    def to(self, device: torch.device) -> Self:
-        """Return the same gains on another device."""
-        return replace(
-            self,
-            own=self.own.to(device),
-            means=self.means.to(device),
-            collections=self.collections.to(device),
-        )
-
-    def at(self, pilots: Tensor) -> Tensor:
+    def at(self, pilots: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the gains (n, k, E) at pilots (n, k)."""
-        expected = F.embedding(self.collections[pilots], self.means)
-        surprise = F.embedding(pilots, self.own).sub_(expected).nan_to_num_(0.0)
-        return expected.add_(surprise, alpha=self.locality)
+        expected = self.means[self.collections[pilots]]
+        surprise = self.own[pilots]
+        surprise -= expected
+        np.copyto(surprise, 0.0, where=np.isnan(surprise))
+        surprise *= self.locality
+        expected += surprise
+        return expected
 
 
 class GainRouter(Router):
@@ -180,28 +167,23 @@ class GainRouter(Router):
     def settings(self) -> dict[str, Any]:
         return {"neighbours": self.neighbours, "temperature": self.temperature, "locality": self.locality}
 
-    def expert_scores(self, similarities: Similarities) -> Tensor:
+    def expert_scores(self, similarities: Similarities) -> NDArray[np.float32]:
         nearest = similarities.nearest(self.neighbours)
-        logits = nearest.values / self.temperature + self.log_counts[nearest.indices]
-        weights = logits.softmax(dim=1)
-        return torch.bmm(weights[:, None], self.gains.at(nearest.indices))[:, 0]
+        weights = softmax(nearest.values / self.temperature + self.log_counts[nearest.indices])
+        scores: NDArray[np.float32] = (weights[:, None] @ self.gains.at(nearest.indices))[:, 0]
+        return scores
 
 
 class _PilotRule(Router):
     """Rules of the paper: a pilot belongs to the expert that is best there; the base cannot be chosen."""
 
     knows_base = False
-    gains: Tensor
+    gains: NDArray[np.bool_]
 
-    def make_gains(self, library: PilotLibrary) -> Tensor:
-        gains = torch.from_numpy(np.nan_to_num(library.gains, nan=0.0))
-        owner = torch.nn.functional.one_hot(gains.argmax(dim=1), len(library.experts)).bool()
-        return owner & torch.from_numpy(library.measured)[:, None]
-
-    def _similarity_by_expert(self, similarities: Similarities) -> Tensor:
-        """Return similarities (n, P, E), NaN where the pilot belongs to another expert."""
-        values = similarities.all()
-        return torch.where(self.gains[None], values[:, :, None], torch.nan)
+    def make_gains(self, library: PilotLibrary) -> NDArray[np.bool_]:
+        best = np.nan_to_num(library.gains, nan=0.0).argmax(axis=1)
+        owner = best[:, None] == np.arange(len(library.experts))
+        return np.asarray(owner & library.measured[:, None])
 
 
 class PilotMeanRouter(_PilotRule):
@@ -209,8 +191,12 @@ class PilotMeanRouter(_PilotRule):
 
     name = "pilot-mean"
 
-    def expert_scores(self, similarities: Similarities) -> Tensor:
-        return self._similarity_by_expert(similarities).nanmean(dim=1).nan_to_num(-torch.inf)
+    def expert_scores(self, similarities: Similarities) -> NDArray[np.float32]:
+        sums = similarities.all() @ self.gains.astype(np.float32)
+        counts = self.gains.sum(axis=0, dtype=np.float32)
+        means = np.full_like(sums, -np.inf)
+        np.divide(sums, counts, out=means, where=counts > 0)
+        return means
 
 
 class PilotMaxRouter(_PilotRule):
@@ -218,8 +204,17 @@ class PilotMaxRouter(_PilotRule):
 
     name = "pilot-max"
 
-    def expert_scores(self, similarities: Similarities) -> Tensor:
-        return self._similarity_by_expert(similarities).nan_to_num(-torch.inf).amax(dim=1)
+    def expert_scores(self, similarities: Similarities) -> NDArray[np.float32]:
+        values = similarities.all()[:, :, None]
+        scores: NDArray[np.float32] = np.where(self.gains, values, np.float32(-np.inf)).max(axis=1)
+        return scores
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return weights (n, k) in proportion to ``exp(logits)``, each row summing to 1."""
+    weights: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 ROUTERS: dict[str, type[Router]] = {r.name: r for r in (GainRouter, PilotMeanRouter, PilotMaxRouter)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from routerretriever.routing.folds import contiguous_folds
@@ -56,7 +55,7 @@ def routing_quality(policy: RoutingPolicy) -> list[RoutingQuality]:
         kept = np.ones(len(library), bool)
         kept[rows] = False
         without = replace(policy, router=policy.router.over(library.only(kept)))
-        decided = without.decide(torch.from_numpy(library.centroids[rows])).weights.cpu().numpy()
+        decided = without.decide(library.centroids[rows]).weights
         weights[rows] = decided[:, 2:] + decided[:, 1:2] / len(library.experts)
 
     gains = np.nan_to_num(library.gains)

@@ -10,7 +10,7 @@ import numpy as np
 
 from routerretriever.data.document import Document
 from routerretriever.index.index import Index
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.server.queries import required_index
 from routerretriever.server.text_encoder import TextEncoder
 from routerretriever.server.uninterrupted import uninterrupted

@@ -10,7 +10,7 @@ import torch
 
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.errors import ExpertError
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.policy import RoutingPolicy
@@ -37,7 +37,7 @@ class Encoded:
     vector: Vectors
     expert: str
     tokens: int
-    route_embedding: torch.Tensor | None = None
+    route_embedding: Vectors | None = None
     policy: RoutingPolicy | None = None
 
 

@@ -8,6 +8,7 @@ from collections import Counter as Counts
 from collections import deque
 from collections.abc import Iterator
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
 from routerretriever.encoder.routed_vectors import RoutedVectors
@@ -88,7 +89,7 @@ class Metrics:
             return
         adapter_weights = decision.adapter_weights.tolist()
         chosen = decision.chosen.tolist()
-        predicted = decision.scores.gather(1, decision.chosen[:, None])[:, 0].tolist()
+        predicted = np.take_along_axis(decision.scores, decision.chosen[:, None], 1)[:, 0].tolist()
         for row, is_pinned in enumerate(pinned):
             if is_pinned:
                 continue

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from routerretriever.kernels.vectors import Vectors
+from routerretriever.routing.nearest_pilots import largest
 from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.routers import softmax
 from routerretriever.server.schemas.routes import MapPoint
 
 MAX_POINTS = 1200
@@ -42,12 +44,9 @@ class PilotMap:
         library = policy.library
         router = policy.router
         rows = _sample(np.array(library.sources), library.measured)
-        vectors = router.vectors.exact[torch.from_numpy(rows)].cpu().numpy()
-        places = _layout(vectors)
-        scores = policy.router.scores(
-            torch.from_numpy(library.centroids[rows]).to(router.vectors.exact.device)
-        )
-        best = scores.argmax(dim=1).tolist()
+        places = _layout(router.vectors[rows])
+        scores = router.scores(library.centroids[rows])
+        best = scores.argmax(axis=1).tolist()
         points = tuple(
             MapPoint(
                 x=round(float(x), 4),
@@ -62,14 +61,12 @@ class PilotMap:
         )
         return cls(points=points, places=places, rows=rows, policy=policy)
 
-    def place(self, route_embeddings: torch.Tensor) -> list[tuple[float, float]]:
+    def place(self, route_embeddings: Vectors) -> list[tuple[float, float]]:
         """Return where queries (n, d_route) belong: among the nearest points, closer to more similar ones."""
-        similarities = (
-            self.policy.router.similarities(route_embeddings).all()[:, torch.from_numpy(self.rows)].cpu()
-        )
-        nearest = similarities.topk(min(_NEIGHBOURS, len(self.rows)), dim=1)
-        shares = (nearest.values / _TEMPERATURE).softmax(dim=1).numpy()
-        found = np.einsum("nk,nkd->nd", shares, self.places[nearest.indices.numpy()])
+        similarities = self.policy.router.similarities(route_embeddings).all()[:, self.rows]
+        nearest = largest(similarities, min(_NEIGHBOURS, len(self.rows)))
+        shares = softmax(nearest.values / _TEMPERATURE)
+        found = np.einsum("nk,nkd->nd", shares, self.places[nearest.indices])
         return [(round(float(x), 4), round(float(y), 4)) for x, y in found]
 
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from routerretriever.index.answer import Answer, EncodedQueries, answer_encoded
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.index.search import Mode
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.policy import RoutingPolicy
@@ -105,7 +105,7 @@ class QueryService:
             routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, pilots)
         return list(zip(routes, self._places(policy, embeddings), strict=True))
 
-    def _places(self, policy: RoutingPolicy, embeddings: torch.Tensor) -> Sequence[Place | None]:
+    def _places(self, policy: RoutingPolicy, embeddings: Vectors) -> Sequence[Place | None]:
         drawn = self._map
         if drawn is None or drawn.policy is not policy:
             return [None] * len(embeddings)
@@ -124,10 +124,10 @@ class QueryService:
             return self._map
 
 
-def _route_embeddings(encoded: Sequence[Encoded]) -> torch.Tensor:
+def _route_embeddings(encoded: Sequence[Encoded]) -> Vectors:
     """Return what the queries were routed by (n, d_route)."""
     found = [item.route_embedding for item in encoded if item.route_embedding is not None]
-    return torch.cat(found)
+    return np.concatenate(found)
 
 
 def _as_encoded(queries: Sequence[str], encoded: Sequence[Encoded]) -> EncodedQueries:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from routerretriever.data.text import stable_hash, text_key
-from routerretriever.kernels.exact_search import Vectors, top_k
+from routerretriever.kernels.exact_search import top_k
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.synthesis.passages import MAX_COPIES
 from routerretriever.synthesis.queries import Generated, Query
 

@@ -17,7 +17,7 @@ from routerretriever.bench.studies.study import Point, StudyResult, mean_figures
 from routerretriever.bench.study_settings import StudySettings
 from routerretriever.encoder.layered_pass import mean_pool
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 
 _BLOCK = 64  # queries encoded at once
 

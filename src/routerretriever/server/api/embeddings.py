@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from routerretriever.encoder.token_ids import TokenIds
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.server.encode_batch import Encoded
 from routerretriever.server.engine import Engine
