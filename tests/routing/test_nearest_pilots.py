@@ -23,7 +23,7 @@ def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("k", [1, 5, 24, 25, 30, 4000, 4001, 10_000])
+@pytest.mark.parametrize("k", [0, 1, 5, 24, 25, 30, 4000, 4001, 10_000])
 @pytest.mark.parametrize("n", [1, 2, 100])
 def test_the_nearest_are_the_first_of_all(vectors, n, k):
     """With few of 4,001 asked for, most are never looked at; with many, all are."""
@@ -31,7 +31,8 @@ def test_the_nearest_are_the_first_of_all(vectors, n, k):
     found = Similarities(queries[:n], by_dimension(points)).nearest(k)
     wanted = np.argsort(-(queries[:n] @ points.T), axis=1, kind="stable")[:, :k]
     assert found.values.dtype == np.float32
-    assert (found.indices == wanted).mean() > 0.999  # but for ties
+    assert found.indices.shape == wanted.shape
+    assert (found.indices != wanted).sum() <= 0.001 * wanted.size  # but for ties
     cosines = np.take_along_axis(queries[:n] @ points.T, found.indices, 1)
     np.testing.assert_allclose(found.values, cosines, atol=1e-6, rtol=0)
     assert (np.diff(found.values, axis=1) <= 0).all()
@@ -55,7 +56,8 @@ def test_the_largest_are_found_wherever_they_are(order, k):
 
 def test_no_query_has_no_nearest(vectors):
     queries, points = vectors
-    assert Similarities(queries[:0], by_dimension(points)).nearest(30).indices.shape == (0, 30)
+    for k in (0, 5, 30):
+        assert Similarities(queries[:0], by_dimension(points)).nearest(k).indices.shape == (0, k)
 
 
 def test_points_can_be_copied_and_sent_elsewhere(vectors):

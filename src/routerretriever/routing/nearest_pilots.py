@@ -76,16 +76,15 @@ def _likely(values: Vectors, k: int) -> NDArray[np.int64] | None:
         return None
     whole = stripes * _DEPTH
     maxima = values.T[:whole].reshape(_DEPTH, stripes, n).max(axis=0).T
-    columns = np.empty((n, k * _DEPTH + count - whole), np.int64)
-    columns[:, : k * _DEPTH] = (_partition(maxima, k)[:, :, None] + stripes * np.arange(_DEPTH)).reshape(
-        n, -1
-    )
-    columns[:, k * _DEPTH :] = np.arange(whole, count)
-    return columns
+    near = _partition(maxima, k)[:, :, None] + stripes * np.arange(_DEPTH)
+    rest = np.broadcast_to(np.arange(whole, count), (n, count - whole))
+    return np.concatenate([near.reshape(n, k * _DEPTH), rest], axis=1)
 
 
 def _partition(values: Vectors, k: int) -> NDArray[np.int64]:
     """Return the columns of the k largest of each row (n, k), in no order."""
+    if k == 0:  # numpy refuses to divide behind the last column
+        return np.empty((len(values), 0), np.int64)
     start = values.shape[1] - k
     columns: NDArray[np.int64] = np.argpartition(values, start, axis=1)[:, start:]
     return columns
