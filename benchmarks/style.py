@@ -130,6 +130,20 @@ def own_classes(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(names)
 
 
+def measure_files(source: Path) -> dict[Path, Figures]:
+    """Count the habits of every Python file below a folder of the repository."""
+    classes = own_classes(SOURCE.rglob("*.py"))
+    return {path: measure(path, classes) for path in sorted(source.rglob("*.py"))}
+
+
+def joined(measured: Iterable[Figures]) -> Figures:
+    """Return the counts of several files together."""
+    total = Figures()
+    for figures in measured:
+        total.add(figures)
+    return total
+
+
 def habits(figures: Figures) -> list[Habit]:
     """Return the table's rows for what was counted."""
     comprehensions = figures.per_thousand_lines(figures.comprehensions)
@@ -174,13 +188,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     source = arguments.folder.resolve()
-    classes = own_classes(SOURCE.rglob("*.py"))
-    measured = {path: measure(path, classes) for path in sorted(source.rglob("*.py"))}
-    total = Figures()
-    for figures in measured.values():
-        total.add(figures)
-
-    rows = habits(total)
+    measured = measure_files(source)
+    rows = habits(joined(measured.values()))
     _print_habits(rows)
     if arguments.by_folder:
         _print_folders(by_folder(measured, source))
