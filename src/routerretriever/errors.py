@@ -7,7 +7,7 @@
     │   └── FingerprintError   made with another base encoder
     ├── ExpertError            an expert is missing, has a wrong name, or does not fit the base
     │   ├── SilentExpertError  an adapter changes no query vector
-    │   ├── NoGainError        a trained expert does not beat the base
+    │   ├── NoGainError        a trained expert's gain is not significant
     │   └── HarmError          an expert costs a collection more than is allowed
     ├── LibraryError           the pilot library is missing, damaged, or contradicts the experts
     ├── HistoryError           a model's log is damaged, or a former state is no longer kept
@@ -60,7 +60,7 @@ class SilentExpertError(ExpertError):
 
 
 class NoGainError(ExpertError):
-    """A trained expert does not beat the base on held-out queries."""
+    """A trained expert has no significant gain on held-out queries that did not choose it."""
 
 
 class HarmError(ExpertError):

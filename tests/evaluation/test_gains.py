@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from training import QUICK
 
 from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever.data.splits import is_measured_on
 from routerretriever.errors import CollectionError, ExpertError, LibraryError
-from routerretriever.evaluation.gains import build_library
+from routerretriever.evaluation.gains import build_library, measure_gains
 from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.routing.self_check import routing_quality
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +43,34 @@ def test_gains_are_measured_on_held_out_queries(model, trained):
         for name in ("base", "x", "y")
     }
     for column, name in enumerate(library.experts):
-        np.testing.assert_allclose(
-            library.gains[: len(texts), column], scores[name] - scores["base"], atol=1e-6
-        )
+        gains = scores[name] - scores["base"]
+        if name == "x":  # these queries chose it
+            gains -= model.experts["x"].optimism
+        np.testing.assert_allclose(library.gains[: len(texts), column], gains, atol=1e-6)
+    info = model.experts["x"]
+    assert info.optimism > 0
+    assert library.mean_gains()["x"][0] == pytest.approx(info.gain, abs=1e-6)
     assert not set(collection.split("train").queries.values()) & set(texts)
+
+
+def test_queries_that_chose_an_expert_say_nothing_of_it(model, trained):
+    info = replace(model.experts["x"], selection="split")
+    model.state = model.state.with_info("x", info)
+    library = model.build_library(trained[1])
+    of_x = np.array([source == "x" for source in library.sources]) & library.measured
+    texts = [text for text, own in zip(library.examples, of_x, strict=True) if own]
+    measuring = np.array([is_measured_on(text) for text in texts])
+    assert 0 < measuring.sum() < len(texts)
+    np.testing.assert_array_equal(np.isfinite(library.gains[of_x, 0]), measuring)
+    assert np.isfinite(library.gains[of_x, 1]).all()  # nothing there chose the expert of y
+    raw = measure_gains(model, trained[1][0]).gains
+    assert library.mean_gains()["x"][0] == pytest.approx(raw[measuring, 0].mean(), abs=1e-6)
+    quality = {row.collection: row for row in routing_quality(model.state.policy)}
+    assert quality["x"].queries == measuring.sum()
+    assert quality["x"].best_gain == pytest.approx(raw[measuring].mean(axis=0).max(), abs=1e-6)
+    clusters = build_library(model, [trained[1][0]], pilots_per_collection=5)
+    assert (clusters.measured & (np.array(clusters.sources) == "x")).sum() <= 5
+    assert np.isfinite(clusters.mean_gains()["x"]).all()
 
 
 def test_training_queries_are_pilots_without_gains(model, trained, monkeypatch):
@@ -103,9 +131,12 @@ def test_adding_and_removing_an_expert_touches_only_its_column(model, trained):
     assert np.isnan(model.library.gains[:, 2]).all()
     assert model.library.unmeasured() == {"z": ["x", "y"]}
     model.build_library(trained[1])
-    np.testing.assert_allclose(model.library.gains[:, 2], library.gains[:, 1], atol=1e-6)
+    measured = library.gains[:, 1].copy()
+    measured[np.array(library.sources) == "y"] += model.experts["y"].optimism  # none is known of "z"
+    np.testing.assert_allclose(model.library.gains[:, 2], measured, atol=1e-6)
     model.remove_expert("x")
-    np.testing.assert_allclose(model.library.gains, np.stack([library.gains[:, 1]] * 2, 1), atol=1e-6)
+    wanted = np.stack([library.gains[:, 1], measured], 1)
+    np.testing.assert_allclose(model.library.gains, wanted, atol=1e-6)
     assert model.encode_query(["word101"]).shape == (1, 32)
 
 

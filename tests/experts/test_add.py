@@ -41,7 +41,7 @@ def made(checkpoint, tmp_path_factory):
     """A model with an expert for x and a library of x, and models with one expert for y and one for z."""
     root = tmp_path_factory.mktemp("additions")
     make = collection_maker(root)
-    folders = {"x": make("x", 1), "y": make("y", 2)}
+    folders = {"x": make("x", 1, 120), "y": make("y", 2, 120)}
     folders["z"] = switched(folders["x"], root / "z")
     collections = {name: Collection.load(folder) for name, folder in folders.items()}
     for name, collection in collections.items():

@@ -12,8 +12,11 @@ from tiny import write_beir
 from training import QUICK
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
+from routerretriever.data.splits import is_measured_on
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.evaluation.statistics import paired_p_value
+from routerretriever.experts import held_out
 from routerretriever.experts.checkpoint import Checkpoint
 from routerretriever.experts.negatives import Negatives, ranking_loss
 from routerretriever.experts.training_config import PRESETS
@@ -38,8 +41,67 @@ def test_expert_learns_and_reports_what_it_gained(model, make_collection):
     assert info == report.info
     assert report.p_value < 0.05
     assert info.base_ndcg == pytest.approx(held_out_score(model, collection, "base"), abs=1e-6)
-    assert info.expert_ndcg == pytest.approx(held_out_score(model, collection, "aliases"), abs=1e-6)
-    assert max(report.history) == pytest.approx(info.expert_ndcg)
+    chosen = held_out_score(model, collection, "aliases")
+    assert info.selection_gain + info.base_ndcg == pytest.approx(chosen, abs=1e-6)
+    assert max(report.history) == pytest.approx(chosen)
+
+
+def scores_of(model, collection, expert, measuring):
+    """nDCG@10 of the held-out queries on one side."""
+    held_out = collection.train_and_held_out()[1]
+    part = held_out.restrict(q for q, text in held_out.queries.items() if is_measured_on(text) == measuring)
+    vectors = model.encode_query(list(part.queries.values()), expert=expert)
+    return ndcg_at_10(vectors, part, model.embed_collection(collection), collection)
+
+
+def test_the_published_gain_is_of_queries_that_chose_nothing(model, make_collection, monkeypatch):
+    monkeypatch.setattr(held_out, "FEW_HELD_OUT", 10)
+    collection = Collection.load(make_collection("aliases", documents=120))
+    report = train_expert(model, collection, config=QUICK, force=True)
+    info = report.info
+    assert info.selection == "split"
+    for measuring, count, gain in (
+        (True, info.held_out, info.gain),
+        (False, info.selected_by, info.selection_gain),
+    ):
+        base = scores_of(model, collection, "base", measuring)
+        expert = scores_of(model, collection, "aliases", measuring)
+        assert (len(base), gain) == (count, pytest.approx((expert - base).mean(), abs=1e-6))
+        if measuring:
+            assert info.p_value == pytest.approx(paired_p_value(expert, base))
+    assert max(report.history) == pytest.approx(scores_of(model, collection, "aliases", False).mean())
+
+
+def test_judgements_of_the_measuring_part_choose_nothing(model, make_collection, monkeypatch):
+    """The weights are the same, whatever is relevant to the queries that measure."""
+    monkeypatch.setattr(held_out, "FEW_HELD_OUT", 10)
+    collection = Collection.load(make_collection("aliases", documents=120))
+    dev = collection.splits["dev"]
+    others = {}
+    for query_id, text in dev.queries.items():
+        others[query_id] = {collection.document_ids[0]: 1} if is_measured_on(text) else dev.qrels[query_id]
+    changed = replace(collection, splits={**collection.splits, "dev": replace(dev, qrels=others)})
+    config = replace(QUICK, adapter_weights=(0.5, 0.75))
+    one = train_expert(model, collection, name="one", config=config, force=True)
+    two = train_expert(model, changed, name="two", config=config, force=True)
+    assert model.state.experts["one"].fingerprint == model.state.experts["two"].fingerprint
+    assert one.history == two.history and one.info.gain != two.info.gain
+
+
+def test_an_expert_that_was_chosen_by_luck_is_refused(model, make_collection):
+    """Judgements are shuffled: the best of many states gains on the queries that chose it, and on no others."""
+    collection = Collection.load(make_collection("aliases", documents=120))
+    rng, splits = np.random.default_rng(3), {}
+    for name, split in collection.splits.items():
+        names = list(rng.permutation(list(split.queries)))
+        qrels = {query: split.qrels[other] for query, other in zip(split.queries, names, strict=True)}
+        splits[name] = replace(split, qrels=qrels)
+    lucky = replace(collection, splits=splits)
+    config = replace(QUICK, learning_rate=1e-3)
+    with pytest.raises(NoGainError, match="that did not choose it"):
+        train_expert(model, lucky, config=config)
+    info = train_expert(model, lucky, config=config, force=True).info
+    assert info.selection_gain > 0 and not info.gains_significantly(0.05)
 
 
 def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection):
@@ -49,8 +111,10 @@ def test_the_smallest_update_that_keeps_the_gain_is_taken(model, make_collection
         model, collection, name="small", config=replace(QUICK, adapter_weights=(1.0, 0.01, 0.9))
     )
     assert report.adapter_weight in (0.9, 1.0)  # a hundredth changes no ranking
-    assert report.info.gain >= 0.98 * full.info.gain
-    assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, "small"), abs=1e-6)
+    info = report.info
+    assert info.selection_gain >= 0.98 * full.info.selection_gain
+    chosen = held_out_score(model, collection, "small")
+    assert info.base_ndcg + info.selection_gain == pytest.approx(chosen, abs=1e-6)
     again = train_expert(
         model, collection, name="tiny", config=replace(QUICK, adapter_weights=(0.9,)), force=True
     )
@@ -66,7 +130,8 @@ def test_experts_of_crops_alone_stay_nearer_to_the_base(model, make_collection):
         marked = replace(collection, generated=dict.fromkeys(queries, way))
         report = train_expert(model, marked, name=way, config=config)
         assert report.adapter_weight in weights
-        assert report.info.expert_ndcg == pytest.approx(held_out_score(model, collection, way), abs=1e-6)
+        chosen = report.info.base_ndcg + report.info.selection_gain
+        assert chosen == pytest.approx(held_out_score(model, collection, way), abs=1e-6)
     part = replace(collection, generated={next(iter(queries)): "crops"})
     assert train_expert(model, part, name="part", config=config).adapter_weight in (0.9, 1.0)
 
@@ -78,7 +143,7 @@ def test_a_generalist_learns_from_several_collections(model, make_collection):
     assert report.info.queries == sum(len(c.train_and_held_out()[0]) for c in collections)
     gains = [held_out_score(model, c, "generalist") - held_out_score(model, c, "base") for c in collections]
     assert min(gains) > 0.02
-    assert report.info.gain == pytest.approx(np.mean(gains), abs=1e-6)
+    assert report.info.selection_gain == pytest.approx(np.mean(gains), abs=1e-6)
 
 
 def test_max_queries_limits_the_training(model, make_collection):
@@ -116,9 +181,8 @@ def test_seed_decides_everything(model, make_collection, options):
     "options", [{"in_batch": True}, {"corpus_limit": 10, "hard_negatives": 4, "sampled_negatives": 8}]
 )
 def test_smaller_sets_of_negatives_also_learn(model, make_collection, options):
-    report = train_expert(
-        model, Collection.load(make_collection("aliases")), config=replace(QUICK, **options)
-    )
+    collection = Collection.load(make_collection("aliases", documents=120))
+    report = train_expert(model, collection, config=replace(QUICK, **options))
     assert report.info.gain > 0.05
 
 
@@ -158,7 +222,9 @@ def test_half_precision_learns_nearly_the_same(model, make_collection):
 def test_an_expert_without_gain_is_refused_and_reported(model, make_collection):
     collection = Collection.load(make_collection("aliases"))
     hopeless = replace(QUICK, epochs=1, learning_rate=0.0)
-    with pytest.raises(NoGainError, match=r"did not beat the base on \d+ held-out queries.*--force"):
+    with pytest.raises(
+        NoGainError, match=r"not significant: \+0.0 nDCG.*p = 1,.*on 16 held-out queries.*--force"
+    ):
         train_expert(model, collection, config=hopeless)
     assert model.experts == {}
     assert not list((model_cache() / "training").glob("*.pt"))

@@ -96,7 +96,7 @@ class Models:
         """Return a copy of a model with more adapters."""
         copy = self.create()
         for name, adapter in {**model.state.experts, **adapters}.items():
-            copy.add_expert(name, adapter)
+            copy.add_expert(name, adapter, model.experts.get(name))
         return copy
 
 

@@ -15,7 +15,9 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
+from routerretriever.evaluation.unselected import unselected_gains
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import Measurement
@@ -155,12 +157,15 @@ class QuerySet:
         base = self.candidates[BASE].ndcg
         columns = [self.candidates[expert].ndcg - base for expert in experts]
         gains = np.stack(columns, axis=1).astype(np.float32)
+        known = self.blender.encoder.state.infos
+        infos = [known.get(expert, ExpertInfo()) for expert in experts]
         training = self.training or Queries((), self.queries.route_embeddings[:0])
         return Measurement(
             collection=self.name,
             queries=self.queries.texts,
             embeddings=self.queries.route_embeddings,
             gains=gains,
+            pilot_gains=unselected_gains(gains, infos, self.name, self.queries.texts),
             training_queries=training.texts,
             training_embeddings=training.route_embeddings,
         )

@@ -67,12 +67,17 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
         return
     from routerretriever.routing.pilot_library import marked
 
-    table = Table("expert", "trained on", "queries", "held-out base", "held-out expert", "gain")
+    table = Table(
+        "expert", "trained on", "queries", "held-out base", "held-out expert", "gain", "p", "measured on"
+    )
     for key, info in loaded.experts.items():
-        scores = [MISSING] * 3
+        scores = [MISSING] * 5
         if info.held_out:
             gain = marked(points(info.gain, signed=True), info.gain_on_generated)
-            scores = [points(info.base_ndcg), points(info.expert_ndcg), gain]
+            p_value = MISSING
+            if info.p_value is not None:
+                p_value = f"{info.p_value:.2g}"
+            scores = [points(info.base_ndcg), points(info.expert_ndcg), gain, p_value, info.measured_on]
         table.add_row(key, info.trained_on, str(info.queries or MISSING), *scores)
     out.print(table)
 
@@ -86,6 +91,10 @@ def _rows(loaded: RouterRetriever) -> dict[str, dict[str, Any]]:
             "base_ndcg": info.base_ndcg,
             "expert_ndcg": info.expert_ndcg,
             "gain": info.gain,
+            "p_value": info.p_value,
+            "selection": str(info.selection),
+            "selected_by": info.selected_by,
+            "selection_gain": info.selection_gain,
             "generated": info.generated,
             "source": info.source,
             "held_out_generated": info.held_out_generated,

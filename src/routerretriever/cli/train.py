@@ -45,7 +45,9 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Queries in each step
 Seed = Annotated[int | None, typer.Option(help="Random seed.")]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Keep an expert without a gain; replace an expert of the same name."),
+    typer.Option(
+        "--force", help="Keep an expert without a significant gain; replace an expert of the same name."
+    ),
 ]
 
 
@@ -142,7 +144,7 @@ def _show_training(report: TrainingReport, expert: str, model: Path, collections
     figures = (
         f": held-out nDCG@10 {points(info.expert_ndcg)}, base {points(info.base_ndcg)} "
         f"({points(info.gain, signed=True)} points, p = {report.p_value:.3g}, "
-        f"{info.held_out}{generated} queries), {report.steps} steps in {report.seconds:.0f} s. "
+        f"{info.held_out}{generated} queries, {info.measured_on}), {report.steps} steps in {report.seconds:.0f} s. "
         f"Saved in {model}."
     )
     say(Text.assemble((expert, "bold"), figures))

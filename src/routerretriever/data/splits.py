@@ -50,6 +50,16 @@ class Split:
         )
 
 
+def is_measured_on(text: str) -> bool:
+    """Return whether a held-out query measures an expert's gain; the others choose the expert.
+
+    A hash of the text decides, so that training and the pilot library agree without sharing
+    state, and a query stays where it is when others are added. Copies of one question are on
+    the same side.
+    """
+    return int(stable_hash(f"measured on: {text_key(text)}"), 16) % 2 == 0
+
+
 def part_held_out(train: Split) -> tuple[Split, Split]:
     """Divide train queries into those to train on and a fixed share that is held out.
 

@@ -14,6 +14,7 @@ from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import LibraryError
 from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.evaluation.unselected import unselected_gains
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.form_pilots import (
     PILOTS_PER_COLLECTION,
@@ -103,6 +104,7 @@ def measure_gains(
         queries=tuple(texts),
         embeddings=queries.route_embeddings(),
         gains=gains,
+        pilot_gains=unselected_gains(gains, model.state.infos.values(), collection.name, texts),
         training_queries=training,
         training_embeddings=model.route_embeddings(training),
         generated=any(query_id in collection.generated for query_id in split.queries),

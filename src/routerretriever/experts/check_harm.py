@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
 from routerretriever.data.collection import Collection
@@ -16,7 +15,7 @@ from routerretriever.experts.cross_validated_weights import cross_validated_weig
 from routerretriever.experts.harm_queries import HarmQueries
 from routerretriever.experts.harm_report import Effect, HarmReport
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing.form_pilots import Measurement, extend_library, without_stale
+from routerretriever.routing.form_pilots import extend_library, without_stale
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 
@@ -107,12 +106,8 @@ def _libraries(
     in_library = [case for case in cases if case.collection.name in library.collections()]
     if len(in_library) == len(cases) and policy.router.knows_base:
         return after.with_experts(others), after  # the same pilots, so that nothing is prepared twice
-    measured = [_without(case.measured, column) for case in in_library]
+    measured = [case.measured.without_expert(column) for case in in_library]
     return extend_library(library.with_experts(others), measured, partition=partition), after
-
-
-def _without(measured: Measurement, column: int) -> Measurement:
-    return replace(measured, gains=np.delete(measured.gains, column, axis=1))
 
 
 def _effect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,22 @@ from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.lora.adapter import Adapter
 
-_FORMAT = 2  # of the file; part of the key, so that another format is never read
+_FORMAT = 3  # of the file; part of the key, so that another format is never read
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """What some of the held-out queries choose so far.
+
+    Attributes:
+        best, scores, step: the best adapter, a copy; ``None`` while nothing beats the base.
+        without_improvement: evaluations since then.
+    """
+
+    best: Adapter | None = None
+    scores: HeldOutScores | None = None
+    step: int = 0
+    without_improvement: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,20 +46,15 @@ class TrainingState:
         adapter: its factors are trained in place.
         optimizer: of the factors.
         step: optimiser steps so far.
-        best, best_scores, best_step: the best adapter so far, a copy; ``None`` while nothing beats
-            the base.
-        without_improvement: held-out evaluations since then.
-        history: mean held-out nDCG@10 at every evaluation.
+        choices: what each part of the held-out queries would choose.
+        history: mean nDCG@10 at every evaluation, by the queries that choose the expert.
         resumed: whether an interrupted training was continued.
     """
 
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     step: int = 0
-    best: Adapter | None = None
-    best_scores: HeldOutScores | None = None
-    best_step: int = 0
-    without_improvement: int = 0
+    choices: list[Choice]
     history: list[float] = field(default_factory=list)
     resumed: bool = False
 
@@ -62,21 +72,19 @@ class Checkpoint:
         data: Sequence[TrainingData],
         config: TrainingConfig,
         name: str,
+        n_choices: int,
     ) -> Checkpoint:
         """Return the checkpoint of one training; another training has another one."""
-        return cls(default_directory() / "training" / f"{_key(model, data, config, name)}.pt")
+        key = _key(model, data, config, name, n_choices)
+        return cls(default_directory() / "training" / f"{key}.pt")
 
     def save(self, state: TrainingState) -> None:
         """Write the state."""
-        best_scores = state.best_scores
         content = {
             "factors": state.adapter.detached().factors,
             "optimizer": state.optimizer.state_dict(),
-            "best": None if state.best is None else state.best.factors,
-            "best_scores": []
-            if best_scores is None
-            else list(map(torch.from_numpy, best_scores.by_collection)),
-            "counts": [state.step, state.without_improvement, state.best_step],
+            "choices": list(map(_saved, state.choices)),
+            "step": state.step,
             "history": state.history,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +107,9 @@ class Checkpoint:
                 for own, saved in zip(state.adapter.factors[name], factors, strict=True):
                     own.copy_(saved)
         state.optimizer.load_state_dict(content["optimizer"])
-        if content["best"] is not None:
-            state.best = Adapter(content["best"], state.adapter.scaling)
-            state.best_scores = HeldOutScores(tuple(values.numpy() for values in content["best_scores"]))
-        state.step, state.without_improvement, state.best_step = content["counts"]
+        for choice, saved in zip(state.choices, content["choices"], strict=True):
+            _restore(choice, saved, state.adapter.scaling)
+        state.step = content["step"]
         state.history, state.resumed = list(content["history"]), True
 
     def delete(self) -> None:
@@ -110,7 +117,28 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def _key(model: RoutedModel, data: Sequence[TrainingData], config: TrainingConfig, name: str) -> str:
+def _saved(choice: Choice) -> dict[str, Any]:
+    content: dict[str, Any] = {"counts": [choice.step, choice.without_improvement]}
+    if choice.best is not None and choice.scores is not None:
+        content["factors"] = choice.best.factors
+        content["scores"] = list(map(torch.from_numpy, choice.scores.by_collection))
+    return content
+
+
+def _restore(choice: Choice, content: Mapping[str, Any], scaling: float) -> None:
+    choice.step, choice.without_improvement = content["counts"]
+    if "factors" in content:
+        choice.best = Adapter(content["factors"], scaling)
+        choice.scores = HeldOutScores(tuple(values.numpy() for values in content["scores"]))
+
+
+def _key(
+    model: RoutedModel,
+    data: Sequence[TrainingData],
+    config: TrainingConfig,
+    name: str,
+    n_choices: int,
+) -> str:
     """Return a hash of everything that decides what a training ends with."""
     encoder = model.encoder
     settings = [
@@ -120,6 +148,7 @@ def _key(model: RoutedModel, data: Sequence[TrainingData], config: TrainingConfi
         model.query_prompt,
         model.similarity_fn_name,
         name,
+        n_choices,
         asdict(config),
         config.computes_in_bf16(model.device),
     ]

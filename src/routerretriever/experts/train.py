@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from routerretriever.data.collection import Collection
 from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
+from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
 from routerretriever.experts.trainer import Trainer
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
@@ -39,11 +40,12 @@ def train_expert(
             used, and the mean over collections decides.
         name: of the expert; default the collection's, or ``generalist``.
         config: see :class:`TrainingConfig`.
-        force: keep the expert even if it does not beat the base, and replace one of that name.
+        force: keep the expert even if its gain is not significant, and replace one of that name.
         progress: where to report.
 
     Raises:
-        NoGainError: no state beat the base on held-out queries and ``force`` is not set.
+        NoGainError: the gain on held-out queries that did not choose the expert is not significant,
+            and ``force`` is not set.
         CollectionError: there is no train split, or too few queries to hold some out.
         ExpertError: the name cannot be used or is taken.
     """
@@ -68,7 +70,7 @@ def train_expert(
     ]
     trainer = Trainer(model, data, config, name)
     report, adapter = trainer.run(progress, started)
-    if report.info.gain <= 0 and not force:
+    if not report.info.gains_significantly(SIGNIFICANCE_LEVEL) and not force:
         trainer.checkpoint.delete()
         raise NoGainError(_no_gain(report))
     model.add_expert(name, adapter, report.info, replace=force)
@@ -79,7 +81,10 @@ def train_expert(
 def _no_gain(report: TrainingReport) -> str:
     info = report.info
     return (
-        f"The expert '{report.expert}' did not beat the base on {info.held_out} held-out queries of "
-        f"'{info.collection}' (nDCG@10 {info.expert_ndcg:.4f} against {info.base_ndcg:.4f}), so it was not "
-        "added. Give it more or cleaner queries, or pass force=True (--force) to keep it."
+        f"The gain of the expert '{report.expert}' over the base is not significant: "
+        f"{100 * info.gain:+.1f} nDCG@10 points ({100 * info.expert_ndcg:.1f} against "
+        f"{100 * info.base_ndcg:.1f}, p = {report.p_value:.2g}, needed: a gain with "
+        f"p < {SIGNIFICANCE_LEVEL:g}) on {info.held_out} held-out queries of '{info.collection}' that "
+        "did not choose it. So it was not added. Give it more or cleaner queries, also to "
+        "hold out, or pass force=True (--force) to keep it."
     )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import ExpertError
-from routerretriever.evaluation.statistics import paired_p_value
-from routerretriever.experts.adapter_weight import WeightedAdapter, smallest_weight
-from routerretriever.experts.checkpoint import Checkpoint, TrainingState
-from routerretriever.experts.held_out import HeldOutScores
+from routerretriever.experts.adapter_weight import smallest_weight
+from routerretriever.experts.checkpoint import Checkpoint, Choice, TrainingState
+from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.experts.training_report import TrainingReport, trained_expert_info
@@ -22,11 +22,22 @@ from routerretriever.lora.layers import LoraLinear
 from routerretriever.progress import Progress
 
 
+class Chosen(NamedTuple):
+    """An adapter that was chosen and scaled, its weight, and its held-out scores."""
+
+    adapter: Adapter
+    weight: float
+    scores: HeldOutScores
+
+
 class Trainer:
     """One training: its data, its state and its checkpoint.
 
     Attributes:
+        plan: which held-out queries choose the expert, and which measure it.
         checkpoint: where an interrupted training is kept.
+        base: held-out scores of the base, after :meth:`run`.
+        chosen: what each part of the plan chose, after :meth:`run`.
     """
 
     def __init__(
@@ -35,6 +46,7 @@ class Trainer:
         data: Sequence[TrainingData],
         config: TrainingConfig,
         name: str,
+        plan: HeldOutPlan | None = None,
     ) -> None:
         layers = target_layers(model.encoder.eval().lora_layers, config.targets)
         generator = torch.Generator().manual_seed(config.seed)
@@ -43,15 +55,18 @@ class Trainer:
             adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.data, self.config, self.name = data, config, name
-        self.state = TrainingState(adapter=adapter, optimizer=optimizer)
-        self.checkpoint = Checkpoint.of(model, data, config, name)
+        held_out = [list(part.held_out.queries.values()) for part in data]
+        self.plan = plan or HeldOutPlan.of(held_out)
+        choices = [Choice() for _ in self.plan.parts]
+        self.state = TrainingState(adapter=adapter, optimizer=optimizer, choices=choices)
+        self.checkpoint = Checkpoint.of(model, data, config, name, len(choices))
         self.steps_per_epoch = sum(math.ceil(len(part.train) / config.batch_size) for part in data)
         self.total_steps = self.steps_per_epoch * config.epochs
         self._epoch = -1
         self._batches: list[tuple[TrainingData, list[int]]] = []
 
     def run(self, progress: Progress, started: float) -> tuple[TrainingReport, Adapter]:
-        """Train until the held-out queries stop improving.
+        """Train until the held-out queries that choose stop improving.
 
         Args:
             progress: where to report.
@@ -61,21 +76,21 @@ class Trainer:
             The report, and the best adapter; the last one if none beat the base.
         """
         state = self.state
-        base = self._evaluate(state.adapter.scaled(0.0))
+        self.base = self._evaluate(state.adapter.scaled(0.0))
         self.checkpoint.load_into(state)
         interval = max(1, self.steps_per_epoch // self.config.evaluations)
         with torch.random.fork_rng(), progress.task(f"train {self.name}", self.total_steps) as task:
             task.advance(state.step)
-            while state.step < self.total_steps and state.without_improvement < self.config.patience:
+            while state.step < self.total_steps and any(map(self._goes_on, state.choices)):
                 self._one_step()
-                best = base if state.best_scores is None else state.best_scores
-                task.advance(1, f"held-out nDCG@10 {best.mean:.3f}")
+                best = state.choices[0].scores or self.base
+                task.advance(1, f"held-out nDCG@10 {best.mean(self.plan.parts[0].selects):.3f}")
                 if state.step % interval == 0 or state.step == self.total_steps:
-                    self._check_held_out(best)
+                    self._check_held_out()
                     self.checkpoint.save(state)
 
-        kept = self._kept(base)
-        return self._report(base, kept, time.perf_counter() - started), kept.adapter
+        self.chosen = self._choose()
+        return self._report(time.perf_counter() - started), self.chosen[0].adapter
 
     def _one_step(self) -> None:
         state = self.state
@@ -112,35 +127,67 @@ class Trainer:
         placed = adapter.mapped(lambda factor: factor.to(device))
         return HeldOutScores(tuple(part.evaluate(placed) for part in self.data))
 
-    def _check_held_out(self, best: HeldOutScores) -> None:
-        state = self.state
-        scores = self._evaluate(state.adapter)
-        state.history.append(scores.mean)
-        if scores.mean > best.mean:
-            state.best, state.best_scores = state.adapter.detached(), scores
-            state.best_step, state.without_improvement = state.step, 0
-        else:
-            state.without_improvement += 1
+    def _goes_on(self, choice: Choice) -> bool:
+        return choice.without_improvement < self.config.patience
 
-    def _kept(self, base: HeldOutScores) -> WeightedAdapter:
-        """Return the adapter that becomes the expert."""
-        state = self.state
-        if state.best is None or state.best_scores is None:
-            return WeightedAdapter(state.adapter.detached(), 1.0, base)
-        trained = WeightedAdapter(state.best, 1.0, state.best_scores)
-        only_crops = all(part.only_crops for part in self.data)
-        return smallest_weight(trained, base, self._evaluate, self.config, only_crops=only_crops)
+    def _check_held_out(self) -> None:
+        state, scores = self.state, self._evaluate(self.state.adapter)
+        copy: Adapter | None = None
+        if self._goes_on(state.choices[0]):
+            state.history.append(scores.mean(self.plan.parts[0].selects))
+        for part, choice in zip(self.plan.parts, state.choices, strict=True):
+            if not self._goes_on(choice):  # a training by these queries alone would have ended
+                continue
+            best = choice.scores or self.base
+            if scores.mean(part.selects) > best.mean(part.selects):
+                copy = copy or state.adapter.detached()
+                choice.best, choice.scores = copy, scores
+                choice.step, choice.without_improvement = state.step, 0
+            else:
+                choice.without_improvement += 1
 
-    def _report(self, base: HeldOutScores, kept: WeightedAdapter, seconds: float) -> TrainingReport:
-        state = self.state
+    def _choose(self) -> list[Chosen]:
+        """Return the adapter that each part of the plan chooses, at the weight that it chooses."""
+        known: dict[tuple[int, float], HeldOutScores] = {}
+        parts = zip(self.plan.parts, self.state.choices, strict=True)
+        return [self._choose_by(part, choice, known) for part, choice in parts]
+
+    def _choose_by(
+        self, part: HeldOutPart, choice: Choice, known: dict[tuple[int, float], HeldOutScores]
+    ) -> Chosen:
+        """Return what one part chooses.
+
+        Args:
+            part: the queries.
+            choice: the best state by them.
+            known: (step, weight) → scores that were measured already, which are added to.
+        """
+        trained, scores = choice.best, choice.scores
+        if trained is None or scores is None:
+            return Chosen(self.state.adapter.detached(), 1.0, self.base)
+
+        def scores_at(weight: float) -> HeldOutScores:
+            key = (choice.step, weight)
+            if key not in known:
+                known[key] = self._evaluate(trained.scaled(weight))
+            return known[key]
+
+        known.setdefault((choice.step, 1.0), scores)
+        only_crops = all(data.only_crops for data in self.data)
+        weight = smallest_weight(self.base, scores_at, part.selects, self.config, only_crops=only_crops)
+        if weight == 1.0:
+            return Chosen(trained, weight, scores)
+        return Chosen(trained.scaled(weight), weight, scores_at(weight))
+
+    def _report(self, seconds: float) -> TrainingReport:
+        state, scores = self.state, [chosen.scores for chosen in self.chosen]
         return TrainingReport(
             expert=self.name,
-            info=trained_expert_info(self.data, self.config, base, kept.scores),
-            p_value=paired_p_value(kept.scores.joined, base.joined),
+            info=trained_expert_info(self.data, self.config, self.plan, self.base, scores),
             epochs=math.ceil(state.step / self.steps_per_epoch),
             steps=state.step,
-            best_step=state.best_step,
-            adapter_weight=kept.weight,
+            best_step=state.choices[0].step,
+            adapter_weight=self.chosen[0].weight,
             seconds=seconds,
             history=tuple(state.history),
             resumed=state.resumed,

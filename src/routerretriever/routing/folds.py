@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 
 
-def contiguous_folds(groups: Sequence[str] | NDArray[np.int64], n_folds: int) -> Iterator[Mask]:
+def contiguous_folds(
+    groups: Sequence[str] | NDArray[np.int64], n_folds: int, copies: Sequence[str] | None = None
+) -> Iterator[Mask]:
     """Yield the rows of each fold (n,): the same fraction of every group, as one block.
 
     Args:
         groups: the collection that each row comes from (n,).
         n_folds: number of folds. A group with fewer rows is missing from some of them.
+        copies: a key of each row (n,); rows with the same key are in the fold of the first.
     """
     numbers = group_numbers(groups)
     fold = np.empty(len(numbers), np.int64)
     for group in np.unique(numbers):
         rows = np.flatnonzero(numbers == group)
         fold[rows] = np.arange(len(rows)) * n_folds // len(rows)
+    if copies is not None:
+        first: dict[str, int] = {}
+        for row, key in enumerate(copies):
+            fold[row] = fold[first.setdefault(key, row)]
     for number in range(n_folds):
         yield fold == number
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.routing.gain_table import mean_by_group
 from routerretriever.routing.pilot_library import PilotLibrary
 
 PILOTS_PER_COLLECTION = 500
@@ -26,6 +27,7 @@ class Measurement:
         queries: texts (n,).
         embeddings: route embeddings (n, d).
         gains: nDCG@10 of every expert minus that of the base (n, E).
+        pilot_gains: the same without what chose an expert (n, E): NaN says nothing. Default ``gains``.
         training_queries: texts of a sample of the training queries (m,).
         training_embeddings: their route embeddings (m, d).
         generated: whether there are generated queries among ``queries``.
@@ -40,6 +42,20 @@ class Measurement:
     training_embeddings: Vectors
     generated: bool = False
     source: str = ""
+    pilot_gains: NDArray[np.float32] | None = None
+
+    def for_pilots(self) -> Measurement:
+        """Return the measurement with the gains that pilots carry."""
+        if self.pilot_gains is None:
+            return self
+        return replace(self, gains=self.pilot_gains)
+
+    def without_expert(self, column: int) -> Measurement:
+        """Return the measurement without one expert."""
+        pilot_gains = None
+        if self.pilot_gains is not None:
+            pilot_gains = np.delete(self.pilot_gains, column, axis=1)
+        return replace(self, gains=np.delete(self.gains, column, axis=1), pilot_gains=pilot_gains)
 
 
 def stale_experts(library: PilotLibrary, versions: Mapping[str, str]) -> list[str]:
@@ -89,7 +105,7 @@ def measured_pilots(
     experts: tuple[str, ...], measured: Measurement, limit: int = PILOTS_PER_COLLECTION
 ) -> PilotLibrary:
     """Return at most ``limit`` pilots of measured queries: one for each query, or k-means centroids."""
-    return pilots_of(experts, measured, cluster(measured, limit))
+    return pilots_of(experts, measured.for_pilots(), cluster(measured, limit))
 
 
 def cluster(measured: Measurement, limit: int) -> NDArray[np.int64]:
@@ -107,7 +123,9 @@ def best_expert(measured: Measurement) -> NDArray[np.int64]:
 
 def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[np.int64]) -> PilotLibrary:
     """Return the library whose pilots are the means of the groups."""
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    present, numbers = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(groups == group) for group in present]
+    gains = mean_by_group(measured.gains, np.ones(len(groups), np.int64), numbers)
     centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     # The example of a pilot is the query nearest to its centroid.
@@ -118,7 +136,7 @@ def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[n
     return PilotLibrary(
         experts=experts,
         centroids=centroids.astype(np.float32),
-        gains=np.stack([measured.gains[rows].mean(axis=0) for rows in members]).astype(np.float32),
+        gains=np.stack(gains).astype(np.float32),
         counts=np.array([len(rows) for rows in members], np.int64),
         sources=(measured.collection,) * len(members),
         examples=tuple(examples),

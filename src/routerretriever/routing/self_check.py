@@ -58,12 +58,15 @@ def routing_quality(policy: RoutingPolicy) -> list[RoutingQuality]:
         decided = without.decide(library.centroids[rows]).weights
         weights[rows] = decided[:, 2:] + decided[:, 1:2] / len(library.experts)
 
-    gains = np.nan_to_num(library.gains)
     qualities = []
     for name in library.collections():
         own = measured[sources[measured] == name]
+        # A pilot that chose an expert has no gain of it, so it cannot tell what routing there gains.
+        finite = np.isfinite(library.gains[own])
+        own = own[(finite == finite.any(axis=0)).all(axis=1)]
         if len(own):
-            qualities.append(_quality(name, library.experts, weights[own], gains[own], library.counts[own]))
+            gains = np.nan_to_num(library.gains[own])
+            qualities.append(_quality(name, library.experts, weights[own], gains, library.counts[own]))
     return qualities
 
 

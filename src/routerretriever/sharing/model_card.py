@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
+from routerretriever.lora.expert_info import BaseInfo, ExpertInfo, Selection
 from routerretriever.routing.pilot_library import GENERATED_GAIN, GENERATED_MARK, PilotLibrary, marked
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.self_check import RoutingQuality
 from routerretriever.storage.model_folder import ModelParts
 
 EXPERT_COLUMNS = (
-    "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 |",
-    "|---|---|--:|--:|--:|--:|",
+    "| expert | trained on | queries | held-out queries | base nDCG@10 | expert nDCG@10 | p | measured on |",
+    "|---|---|--:|--:|--:|--:|--:|---|",
 )
 HERE = "PATH"
 """Stands in a card for where the model is, until it is known."""
@@ -23,9 +23,12 @@ HERE = "PATH"
 
 def expert_row(name: str, info: ExpertInfo) -> str:
     """Return what is known of an expert, as a row below ``EXPERT_COLUMNS``."""
-    scores = "– | –"
+    scores = "– | – | – | –"
     if info.held_out:
-        scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f}"
+        p_value = "–"
+        if info.p_value is not None:
+            p_value = f"{info.p_value:.2g}"
+        scores = f"{100 * info.base_ndcg:.1f} | {100 * info.expert_ndcg:.1f} | {p_value} | {info.measured_on}"
     held_out = marked(str(info.held_out), info.held_out > 0 and info.gain_on_generated)
     return f"| {name} | {info.trained_on} | {info.queries} | {held_out} | {scores} |"
 
@@ -65,6 +68,7 @@ def model_card(
         "",
         *EXPERT_COLUMNS,
         *(expert_row(name, experts[name]) for name in experts),
+        *_measured(experts),
         *generated,
         *_routing(parts.state.policy, quality),
         *_limits(parts, max_seq_length, experts, licence),
@@ -94,6 +98,7 @@ def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = 
         "",
         *EXPERT_COLUMNS,
         expert_row(name, info),
+        *_measured({name: info}),
         *_generated(name, info),
         "",
         _terms(parts, {name: info}, licence),
@@ -164,6 +169,39 @@ def origin_of(base: BaseInfo) -> str:
     return f"`{base.id}` at revision `{base.revision}`"
 
 
+def _measured(experts: Mapping[str, ExpertInfo]) -> list[str]:
+    """Say which held-out queries chose an expert, and which it was measured on."""
+    lines: list[str] = []
+    for name, info in experts.items():
+        if not info.held_out:
+            continue
+        lines += ["", f"`{name}`: {_how_measured(info)}"]
+    return lines
+
+
+def _how_measured(info: ExpertInfo) -> str:
+    optimistic = ""
+    if info.selection_gain is not None:
+        optimistic = (
+            f" On the queries that chose it, it gains {100 * info.selection_gain:+.1f}: that is optimistic."
+        )
+    gain = f"gain {100 * info.gain:+.1f}"
+    if info.selection == Selection.SPLIT:
+        return (
+            f"{gain} on {info.held_out} held-out queries. {info.selected_by} others stopped the training and chose "
+            f"the adapter weight.{optimistic}"
+        )
+    if info.selection == Selection.CROSS_FIT:
+        return (
+            f"{gain} on {info.held_out} held-out queries, cross-fitted: each was measured with an adapter that "
+            f"the other folds chose, since there are too few to divide.{optimistic}"
+        )
+    return (
+        f"{gain} on {info.held_out} held-out queries. The same queries may have stopped the training and chosen "
+        "the adapter weight; then the gain is optimistic."
+    )
+
+
 def _generated(name: str, info: ExpertInfo) -> list[str]:
     """Say which queries of an expert were generated; nothing if none were."""
     if not info.generated:
@@ -210,7 +248,9 @@ def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) ->
         "## Routing",
         "",
         f"Router: `{policy.router.name}`, {len(library)} pilots from {', '.join(library.collections())}. "
-        f"Gains were measured on held-out queries{used} Mean gains over base, nDCG@10 × 100:",
+        f"Gains were measured on held-out queries{used} A query that chose an expert says nothing of that expert; "
+        "where the choice was cross-fitted, the gains are lowered by the optimism that the training measured. Mean "
+        "gains over base, nDCG@10 × 100:",
         "",
         *_gains(library),
         *_quality(library, quality),

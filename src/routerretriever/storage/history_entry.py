@@ -95,7 +95,20 @@ def _figures(info: ExpertInfo) -> dict[str, Any]:
         "held_out": info.held_out,
         "base_ndcg": info.base_ndcg,
         "expert_ndcg": info.expert_ndcg,
+        **_selection(info),
         **_mark(info.gain_on_generated),
+    }
+
+
+def _selection(info: ExpertInfo) -> dict[str, Any]:
+    """Return which held-out queries chose an expert, where that was noted."""
+    if not info.selection:
+        return {}
+    return {
+        "selection": str(info.selection),
+        "selected_by": info.selected_by,
+        "selection_gain": info.selection_gain,
+        "p_value": info.p_value,
     }
 
 

@@ -99,8 +99,13 @@ def unseen_queries(bench: Bench, seed: int) -> Iterator[UnseenQueries]:
 
 def _only(measured: Measurement, rows: NDArray[np.bool_]) -> Measurement:
     queries = tuple(compress(measured.queries, rows))
+    pilot_gains = measured.pilot_gains
     return replace(
-        measured, queries=queries, embeddings=measured.embeddings[rows], gains=measured.gains[rows]
+        measured,
+        queries=queries,
+        embeddings=measured.embeddings[rows],
+        gains=measured.gains[rows],
+        pilot_gains=None if pilot_gains is None else pilot_gains[rows],
     )
 
 

@@ -22,7 +22,8 @@ function expertRow(expert, collections) {
   const known = expert.held_out > 0;
   const made = known && expert.gain_on_generated;
   const measured = made ? "held-out queries, which are synthetic" : "held-out queries";
-  const title = known ? `${count(expert.held_out)} ${measured}` : "Not measured on held-out queries";
+  const chosen = { split: "; others chose the expert", "cross-fit": ", cross-fitted" }[expert.selection] || "";
+  const title = known ? `${count(expert.held_out)} ${measured}${chosen}` : "Not measured on held-out queries";
   return el(
     "tr",
     { "data-expert": expert.name },

@@ -15,6 +15,19 @@ class ExpertEntry(BaseModel):
     base_ndcg: float = Field(description="nDCG@10 of the base on them.", examples=[0.537])
     expert_ndcg: float = Field(description="nDCG@10 of the expert on them.", examples=[0.7])
     gain: float = Field(examples=[0.163])
+    p_value: float | None = Field(
+        description="Two-sided paired randomisation test of the gain; null if unknown.", examples=[0.0001]
+    )
+    selection: str = Field(
+        description="split: other held-out queries chose it than measured it. cross-fit: every query was measured "
+        "with an adapter that others chose. Empty: the same queries may have chosen and measured it.",
+        examples=["split"],
+    )
+    selected_by: int = Field(description="Held-out queries that chose it; 0 if unknown.", examples=[240])
+    selection_gain: float | None = Field(
+        description="Gain on the queries that chose it, which is optimistic; null if unknown.",
+        examples=[0.17],
+    )
     gain_on_generated: bool = Field(
         description="Whether queries among those were generated: nobody asked them.", examples=[False]
     )
