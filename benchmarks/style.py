@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,12 +101,12 @@ def measure(path: Path, classes: frozenset[str]) -> Figures:
         path: A Python file below the root of the repository.
         classes: Names of the package's own classes, for the calls with positional arguments.
     """
-    text = path.read_text(encoding="utf-8")
+    text, tree = _parsed(path)
     where = path.relative_to(ROOT).as_posix()
     figures = Figures(lines=[len(line) for line in text.splitlines() if line.strip()])
     figures.files.append(Place(where, path.stem, len(text.splitlines())))
 
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, _COMPREHENSIONS):
             figures.comprehensions += 1
         elif isinstance(node, ast.IfExp):
@@ -125,7 +126,7 @@ def own_classes(paths: Iterable[Path]) -> frozenset[str]:
     """Return the names of all classes that the files define, and ``cls``."""
     names = {"cls"}
     for path in paths:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        _, tree = _parsed(path)
         names.update(node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     return frozenset(names)
 
@@ -197,6 +198,13 @@ def main() -> int:
     print(f"tests {count_lines('tests', '.py'):,}", end=", ")
     print(f"pages {count_lines('docs', '.md') + len((ROOT / 'README.md').read_text().splitlines()):,}")
     return 0 if all(row.met for row in rows) else 1
+
+
+@cache
+def _parsed(path: Path) -> tuple[str, ast.Module]:
+    """Return the text of a Python file and its syntax tree."""
+    text = path.read_text(encoding="utf-8")
+    return text, ast.parse(text)
 
 
 def _called(function: ast.expr) -> str:

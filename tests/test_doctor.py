@@ -109,7 +109,7 @@ ROLLBACK = "routerretriever experts rollback {root} 1"
         (without_library, "warning", "library", "library", "no pilot library", "routerretriever library {root}"),
         (lambda r: (r / "pilots.safetensors").write_bytes(b"x"), "error", "library", "pilots.json", "damaged", ROLLBACK),
         (lambda r: rewrite(r / "pilots.json", base_fingerprint="0" * 32), "error", "library", "pilots.json", "another base", ROLLBACK),
-        (stray, "warning", "stray", "old", "does not know", "experts add {root}"),
+        (stray, "warning", "stray", "old", "not listed in the model", "experts add {root}"),
         (before_versions, "note", "stale", "e0", "not recorded", "routerretriever library {root} COLLECTION…"),
         (lambda r: (r / "history/log.jsonl").write_text("{"), "error", "history", "log", "line 1 is damaged", "saved"),
         (lambda r: shutil.rmtree(r / "history"), "note", "history", "log", "no history", "next save"),
@@ -242,7 +242,7 @@ def test_the_history_begins_again(saved):
     (found,) = [f for f in diagnose(saved) if f.check == "history"]
     assert "move the folder 'history' away" in found.message
     (saved / "history").rename(saved.parent / "away")
-    assert [f.check for f in diagnose(saved)] == ["history"]  # a note: the next save begins one
+    assert [f.check for f in diagnose(saved)] == ["history"]  # a note: the next save starts one
     run("experts", "rename", saved, "e0", "f0")
     assert diagnose(saved) == []
 

@@ -71,7 +71,7 @@ def diagnose(path: str | Path) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SavedModel:
-    """The model that is looked at, and the advice that names its folder.
+    """The model to diagnose, and the advice that names its folder.
 
     Attributes:
         root: its folder.
@@ -87,23 +87,23 @@ class _SavedModel:
         return shlex.quote(str(self.root))
 
     def measure(self, collections: Iterable[str] = ()) -> str:
-        """Return the command that measures; a model does not record where its collections are."""
-        names = ", ".join(f"'{name}'" for name in collections) or "what its experts are for"
+        """Return the command that measures the experts; a model does not record where its collections are."""
+        names = ", ".join(f"'{name}'" for name in collections) or "the experts' collections"
         return f"routerretriever library {self.path} COLLECTION… (COLLECTION…: the folders or hub names of {names})"
 
     def replace(self, name: str, now: str | None = None) -> str:
-        """Return how to get a working version of an expert: one of another fingerprint than now."""
+        """Return how to get a working version of an expert, with another fingerprint than ``now``."""
         other = (
             f"train it again: routerretriever train {self.path} COLLECTION --name {name} --force "
-            "(COLLECTION: the folder or hub name of what it is for)"
+            "(COLLECTION: the folder or hub name of its training data)"
         )
         number = self.whole(lambda entry: entry.experts.get(name) not in (None, now))
         if number is None:
             return f"Restore experts/{name} from a copy, or {other}"
-        return f"Return to a whole version: routerretriever experts rollback {self.path} {number}; or {other}"
+        return f"Restore an intact version: routerretriever experts rollback {self.path} {number}; or {other}"
 
     def whole(self, fits: Callable[[Entry], bool]) -> int | None:
-        """Return the number of the last entry that fits and can be returned to, if there is one."""
+        """Return the number of the newest entry that fits and can be restored, if there is one."""
         try:
             history = History(self.root)
         except HistoryError:
@@ -130,17 +130,12 @@ def _findings(model: _SavedModel) -> Iterator[Finding]:
         return
     recorded = model.info["base"]["fingerprint"]
     if encoder.fingerprint != recorded:
-        message = (
-            f"Its fingerprint is {encoder.fingerprint[:12]}, the experts were trained for {recorded[:12]}."
+        message = f"Its fingerprint is {encoder.fingerprint[:12]}, but the experts were trained for {recorded[:12]}."
+        fix = (
+            f"Restore the weights and the tokeniser of {model.info['base']['id']}; "
+            "otherwise its indexes do not match, either."
         )
-        fix = f"Restore the weights and the tokeniser of {model.info['base']['id']}; its index would not fit either."
-        yield Finding(
-            severity=ERROR,
-            check="base",
-            subject="base",
-            message=message,
-            fix=fix,
-        )
+        yield Finding(severity=ERROR, check="base", subject="base", message=message, fix=fix)
     experts: OrderedDict[str, Adapter] = OrderedDict()
     yield from _adapters(model, encoder, experts)
     yield from _silent(model, encoder, experts)
@@ -157,7 +152,7 @@ def _history(model: _SavedModel) -> Iterator[Finding]:
             check="history",
             subject="log",
             message=str(error),
-            fix="Until then nothing can be saved here.",
+            fix="Nothing can be saved in this folder until the log is repaired or moved away.",
         )
         return
     if not history.entries:
@@ -167,25 +162,19 @@ def _history(model: _SavedModel) -> Iterator[Finding]:
             check="history",
             subject="log",
             message=message,
-            fix="The next save begins one.",
+            fix="Nothing to do: the next save starts one.",
         )
         return
     last, now = history.entries[-1], state_files(model.root)
     fix = "Restore the file from a copy."
     if not history.missing(last):
-        fix = f"Put back what was saved: routerretriever experts rollback {model.path} {last.number}"
+        fix = f"Restore the saved state: routerretriever experts rollback {model.path} {last.number}"
     for file, digest in last.files.items():
         if now.get(file) != digest and file != CARD:
             severity, state = ERROR, "is missing"
             if file in now:
                 severity, state = WARNING, "is not what was saved"
-            yield Finding(
-                severity=severity,
-                check="files",
-                subject=file,
-                message=f"{file} {state}.",
-                fix=fix,
-            )
+            yield Finding(severity=severity, check="files", subject=file, message=f"{file} {state}.", fix=fix)
 
 
 def _adapters(
@@ -199,11 +188,7 @@ def _adapters(
             read_expert_info(folder)
         except (RouterRetrieverError, RuntimeError) as error:
             yield Finding(
-                severity=ERROR,
-                check="expert",
-                subject=name,
-                message=str(error),
-                fix=model.replace(name),
+                severity=ERROR, check="expert", subject=name, message=str(error), fix=model.replace(name)
             )
             continue
         misfit = [
@@ -214,28 +199,18 @@ def _adapters(
         if misfit:
             message = f"It does not fit the base: {misfit[0]} has another size."
             yield Finding(
-                severity=ERROR,
-                check="expert",
-                subject=name,
-                message=message,
-                fix=model.replace(name),
+                severity=ERROR, check="expert", subject=name, message=message, fix=model.replace(name)
             )
             continue
         experts[name] = adapter
     present = [path.name for path in (model.root / EXPERTS).glob("*") if path.is_dir()]
     for name in sorted(set(present) - set(model.info["experts"])):
-        message = f"experts/{name} is a folder that the model does not know; the next save deletes it."
+        message = f"The folder experts/{name} is not listed in the model; the next save deletes it."
         fix = (
-            f"Copy it elsewhere, to COPY, and add it: routerretriever experts add {model.path} COPY {name} "
-            "--collection COLLECTION (the option once for the folder or hub name of each collection in the library)"
+            f"To keep it, copy it elsewhere, to COPY, and add it: routerretriever experts add {model.path} COPY {name} "
+            "--collection COLLECTION (once for each collection in the library, by its folder or hub name)"
         )
-        yield Finding(
-            severity=WARNING,
-            check="stray",
-            subject=name,
-            message=message,
-            fix=fix,
-        )
+        yield Finding(severity=WARNING, check="stray", subject=name, message=message, fix=fix)
 
 
 def _silent(
@@ -265,17 +240,9 @@ def _duplicates(model: _SavedModel, experts: OrderedDict[str, Adapter]) -> Itera
     for row, name in enumerate(names):
         for column in range(row):
             if float(alike[row, column]) >= DUPLICATE:
-                message = (
-                    f"Its LoRA delta is that of '{names[column]}' (cosine {float(alike[row, column]):.3f})."
-                )
+                message = f"Its LoRA delta equals that of '{names[column]}' (cosine {float(alike[row, column]):.3f})."
                 fix = f"Keep one: routerretriever experts remove {model.path} {name}"
-                yield Finding(
-                    severity=WARNING,
-                    check="duplicate",
-                    subject=name,
-                    message=message,
-                    fix=fix,
-                )
+                yield Finding(severity=WARNING, check="duplicate", subject=name, message=message, fix=fix)
 
 
 def _pilots(
@@ -301,14 +268,8 @@ def _pilots(
         number = model.whole(lambda entry: PILOT_INFO in entry.files)
         fix = f"Restore {PILOT_INFO} and {PILOT_TENSORS} from a copy."
         if number is not None:
-            fix = f"Put back what was saved: routerretriever experts rollback {model.path} {number}"
-        yield Finding(
-            severity=ERROR,
-            check="library",
-            subject=PILOT_INFO,
-            message=str(error),
-            fix=fix,
-        )
+            fix = f"Restore the saved state: routerretriever experts rollback {model.path} {number}"
+        yield Finding(severity=ERROR, check="library", subject=PILOT_INFO, message=str(error), fix=fix)
         return
     yield from _stale(model, library, experts)
     if policy is not None:
@@ -320,29 +281,15 @@ def _stale(
 ) -> Iterator[Finding]:
     versions = {name: adapter.fingerprint for name, adapter in experts.items()}
     for name in stale_experts(library, versions):
-        message = (
-            "Its gains were measured with another version of it, so that queries are routed by wrong figures."
-        )
+        message = "Its gains were measured on another version of the expert, so queries are routed by wrong figures."
         fix = f"Measure it again: {model.measure(library.collections())}"
-        yield Finding(
-            severity=ERROR,
-            check="stale",
-            subject=name,
-            message=message,
-            fix=fix,
-        )
+        yield Finding(severity=ERROR, check="stale", subject=name, message=message, fix=fix)
     measured = [library.experts[k] for k in np.flatnonzero(np.isfinite(library.gains).any(axis=0))]
     unknown = [name for name in measured if name not in library.versions]
     for name in unknown:
-        message = "It is not recorded which version of it was measured."
-        fix = f"Measure it again to have that checked: {model.measure(library.collections())}"
-        yield Finding(
-            severity=NOTE,
-            check="stale",
-            subject=name,
-            message=message,
-            fix=fix,
-        )
+        message = "The version of the expert that was measured is not recorded."
+        fix = f"Measure it again, so that the version can be checked: {model.measure(library.collections())}"
+        yield Finding(severity=NOTE, check="stale", subject=name, message=message, fix=fix)
 
 
 def _coverage(model: _SavedModel, library: PilotLibrary, policy: RoutingPolicy) -> Iterator[Finding]:
@@ -364,26 +311,16 @@ def _coverage(model: _SavedModel, library: PilotLibrary, policy: RoutingPolicy) 
     for collection in library.collections():
         queries = int(library.counts[(sources == collection) & measured].sum())
         if queries < FEW_QUERIES:
-            message = f"Only {queries} held-out queries of it were measured, which says little."
+            message = f"Only {queries} held-out queries of this collection were measured, too few to rely on."
             again = model.measure([collection])
-            fix = f"Give it more queries, so that at least {FEW_QUERIES} are held out, and measure it again: {again}"
-            yield Finding(
-                severity=WARNING,
-                check="coverage",
-                subject=collection,
-                message=message,
-                fix=fix,
-            )
+            fix = f"Add queries until at least {FEW_QUERIES} are held out, and measure it again: {again}"
+            yield Finding(severity=WARNING, check="coverage", subject=collection, message=message, fix=fix)
     chosen = set(policy.decide(library.centroids).chosen.tolist())
     for column, name in enumerate(library.experts, start=2):
         if column not in chosen and len(gaps.get(name, ())) < len(library.collections()):
-            message = "The router takes it for none of its pilots: it never wins."
+            message = "The router chooses this expert for no pilot: it never wins."
             remove = f"routerretriever experts remove {model.path} {name}"
-            fix = f"If the library lacks the collection it is for, measure it there; or remove it: {remove}"
-            yield Finding(
-                severity=WARNING,
-                check="coverage",
-                subject=name,
-                message=message,
-                fix=fix,
+            fix = (
+                f"If its collection is not in the library, measure it on that; otherwise remove it: {remove}"
             )
+            yield Finding(severity=WARNING, check="coverage", subject=name, message=message, fix=fix)

@@ -1,7 +1,7 @@
 """The experts of a model at one moment: their adapters, what is known of them, and the routing among them.
 
 A state never changes. A change makes another state, which takes the place of the first in one
-assignment, so that whoever holds a state has adapters, infos and policy that belong together.
+assignment, so that anyone who holds a state has adapters, infos and policy that belong together.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_pruned_entries_are_refused_and_the_rest_is_whole(saved):
     pruned = kept.prune(2)
     assert pruned.entries == (1,) and pruned.bytes == size - kept.size() > 0
     assert kept.prune(2).files == 0
-    with pytest.raises(HistoryError, match=r"files of entry 1 were pruned.*can be returned to: 2, 3"):
+    with pytest.raises(HistoryError, match=r"files of entry 1 were pruned.*can be restored: 2, 3"):
         History(saved).rollback(1)
     History(saved).rollback(2)
     assert list(load(saved).experts) == ["e0", "e2"]

@@ -45,7 +45,7 @@ def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, t
     )
     assert f"{report.train} of {report.train} were generated" in card
     assert (
-        f"So were {report.held_out} of the {report.held_out} queries that the scores above were measured on"
+        f"Of the {report.held_out} queries that the scores above were measured on, {report.held_out} were generated"
         in card
     )
     assert (info.source, info.held_out_generated) == ("bare", report.held_out)

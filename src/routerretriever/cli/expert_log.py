@@ -20,7 +20,9 @@ def log(
     model: Model,
     prune: Annotated[
         int | None,
-        typer.Option(min=1, help="Drop the files of all but so many newest entries.", show_default=False),
+        typer.Option(
+            min=1, help="Delete the files that only entries older than the newest N need.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -41,7 +41,8 @@ app = typer.Typer(
     no_args_is_help=True,
     subcommand_metavar="[MODEL | VERB …]",
     help="List the experts of a model, or change them.\n\n"
-    "`experts MODEL` is short for `experts list MODEL`. A model in a folder called like a verb is written ./log.",
+    "`experts MODEL` is short for `experts list MODEL`. "
+    "Write ./log for a model in a folder that has the name of a command.",
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 Margin = Annotated[
@@ -296,7 +297,8 @@ def merge(
     names: Annotated[list[str], typer.Argument(metavar="A B…", show_default=False)],
     out_name: Annotated[str, typer.Option("--out", help="Name of the combined expert.", show_default=False)],
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of the combined expert; default the largest of theirs.")
+        int | None,
+        typer.Option(min=1, help="Rank of the combined expert; default the largest rank among them."),
     ] = None,
     weights: Annotated[
         str | None,

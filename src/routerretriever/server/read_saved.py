@@ -83,7 +83,7 @@ def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
         if saved is not None and SavedVersion.of(folder) == version:  # else it is of two versions
             return saved
     raise StorageError(
-        f"The model in {folder} is gone, or replaced again and again while it is read. Try again later."
+        f"The model in {folder} was removed, or is replaced again and again while it is being read. Try again later."
     )
 
 

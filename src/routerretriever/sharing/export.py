@@ -32,7 +32,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
     Args:
         model: holds the expert.
         name: an expert, or ``merged``.
-        path: a folder that is not there yet, or empty.
+        path: a new or empty folder.
         licence: of the exported weights, as hubs abbreviate it (``apache-2.0``); default not stated.
 
     Returns:
@@ -40,8 +40,8 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
 
     Raises:
         ExpertError: there is no such expert, or it is the base, which needs no export.
-        ModelError: ``path`` holds something.
-        StorageError: the disk is full or the folder is not writable; nothing is left there.
+        ModelError: ``path`` is not empty.
+        StorageError: the disk is full or the folder is not writable; nothing is left in it.
     """
     target, encoder = Path(path).expanduser().resolve(), model.encoder
     experts = encoder.state.experts
@@ -51,11 +51,11 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
         if experts:
             exportable = ", ".join((MERGED, *experts))
         raise ExpertError(
-            f"'{name}' is the base itself here, there is nothing to merge. Use {encoder.base.id} as it is, or export "
-            f"one of: {exportable}."
+            f"'{name}' is the base itself, so there is nothing to export. Use {encoder.base.id}, or export one of: "
+            f"{exportable}."
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelError(f"{target} is not empty. An export never replaces anything: choose another folder.")
+        raise ModelError(f"{target} is not empty, and an export never replaces files. Choose another folder.")
     plain = _Plain(
         modules=[encoder.transformer, *encoder.head],
         device=str(model.device),
@@ -80,7 +80,7 @@ def _fused_weights(encoder: RoutedEncoder, plan: FusedPlan) -> dict[str, Tensor]
 
 
 def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
-    """Return Markdown with the metadata block that hubs read; it says first that documents need the base."""
+    """Return Markdown with the metadata block that hubs read; its first line says that documents need the base."""
     base = encoder.base
     origin = origin_of(base)
     experts: tuple[str, ...] = (name,)
@@ -104,18 +104,19 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
         "",
         f"# {base.id.rpartition('/')[2]}, {name}: a query encoder",
         "",
-        f"**For queries only.** The documents must be encoded with the base, {origin}: this model's own vectors of "
-        "documents do not belong into the same index.",
+        f"**For queries only.** Encode documents with the base, {origin}: document vectors of this model cannot be "
+        "searched together with those of the base.",
         "",
-        f"The base's weights with {what} of a RouterRetriever model merged in; pooling, normalisation, similarity, "
-        "length and prompts are the base's. It does not route: every query is encoded by this expert.",
+        f"This is the base with {what} of a RouterRetriever model fused into its weights. Pooling, normalisation, "
+        "similarity, maximum length and prompts are the base's. It does not route: it encodes every query in the same "
+        "way.",
         "",
         *EXPERT_COLUMNS,
     ]
     lines += [expert_row(expert, encoder.state.infos[expert]) for expert in experts]
     lines += [
         "",
-        f"Licence: {licence or 'not stated by whoever exported it'}. The "
+        f"Licence: {licence or 'not stated'}. The "
         f"weights derive from {origin} and from the data above, whose terms apply as well.",
         "",
         "```python",

@@ -28,7 +28,7 @@ from routerretriever.storage.model_folder import (
 
 
 def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
-    """Copy a model, or an expert that stands alone, from the hub into a folder of its own, where it can be changed.
+    """Copy a model, or a single expert, from the hub into a new folder, where it can be changed.
 
     Args:
         name: ``user/name`` or ``user/name@revision``.
@@ -39,10 +39,10 @@ def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
         The folder.
 
     Raises:
-        HubError: it could not be fetched, or is neither a model nor an expert.
+        HubError: it could not be downloaded, or is neither a model nor an expert.
         ModelError: the folder is not empty.
         FormatError: the model was written by a newer version.
-        StorageError: it could not be written; nothing is left there.
+        StorageError: it could not be written; nothing is left in the folder.
     """
     target = Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -68,22 +68,22 @@ def push_model(
     private: bool | None = None,
     message: str = "Upload RouterRetriever model",
 ) -> str:
-    """Upload base, experts, pilots and a card; what an earlier version had and this one has not is removed there.
+    """Upload base, experts, pilots and a card; files that the model no longer has are deleted there.
 
     Args:
-        model: as it is now; nothing needs to be saved before.
-        name: ``user/name``; made if it is not there.
+        model: it need not have been saved.
+        name: ``user/name``; created if it does not exist.
         licence: of the whole, as hubs abbreviate it (``apache-2.0``); default not stated.
-        data_licences: expert → licence of what it was trained on; kept in ``model`` with what is known of the expert.
-        private: for a new repository; default what the account says.
-        message: of the commit.
+        data_licences: expert → licence of its training data; stored in ``model`` with the expert's info.
+        private: for a new repository; default the account's setting.
+        message: commit message.
 
     Returns:
-        Where it can be seen.
+        The address of the repository.
 
     Raises:
         HubError: the token may not write there, or the hub cannot be reached.
-        ExpertError: a licence is stated for an expert that is not there.
+        ExpertError: a licence is stated for an expert that does not exist.
     """
     _state_licences(model, data_licences)
 

@@ -1,4 +1,4 @@
-"""The README of a saved model, and of an expert that stands alone."""
+"""Write the card of a saved model, and of a single expert."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPERT_COLUMNS = (
     "|---|---|--:|--:|--:|--:|--:|---|",
 )
 HERE = "PATH"
-"""Stands in a card for where the model is, until it is known."""
+"""Placeholder in a card for the path or name of the model."""
 
 
 def expert_row(name: str, info: ExpertInfo) -> str:
@@ -87,14 +87,14 @@ def model_card(
 
 
 def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = None) -> str:
-    """Return the same for one expert in PEFT's format."""
+    """Return the card of a single expert in PEFT's format."""
     info = parts.state.infos[name]
     lines = [
         *_metadata(parts, {name: info}, where, licence, loaders=("peft",)),
         f"# {name}: an expert for queries",
         "",
         f"A LoRA adapter of {origin_of(parts.base)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It "
-        "changes queries alone: documents are encoded by the base.",
+        "changes only queries: the base encodes the documents.",
         "",
         *EXPERT_COLUMNS,
         expert_row(name, info),
@@ -212,7 +212,7 @@ def _generated(name: str, info: ExpertInfo) -> list[str]:
         source = f" from {info.source}"
     return [
         "",
-        f"`{name}` learnt from queries that nobody asked: {sum(info.generated.values())} of {info.queries} were "
+        f"`{name}` was trained on synthetic queries: {sum(info.generated.values())} of its {info.queries} queries were "
         f"generated ({methods}){source}. {_measured_on(info)}",
     ]
 
@@ -220,17 +220,17 @@ def _generated(name: str, info: ExpertInfo) -> list[str]:
 def _measured_on(info: ExpertInfo) -> str:
     if info.held_out_generated is None:
         return (
-            "The scores above were measured on generated queries as well, unless its collection has real ones in its "
-            "dev split."
+            "The scores above were also measured on generated queries, unless the dev split of its collection has "
+            "real ones."
         )
     if info.held_out_generated:
         return (
-            f"So were {info.held_out_generated} of the {info.held_out} queries that the scores above were measured "
-            "on: those scores do not show a gain on queries that people asked."
+            f"Of the {info.held_out} queries that the scores above were measured on, {info.held_out_generated} were "
+            "generated, too: the scores do not show a gain on real queries."
         )
     if info.held_out:
         return "The scores above were measured on real queries."
-    return "It was not measured itself."
+    return "The expert was not measured."
 
 
 def _routing(policy: RoutingPolicy | None, quality: Sequence[RoutingQuality]) -> list[str]:
@@ -271,8 +271,8 @@ def _quality(library: PilotLibrary, quality: Sequence[RoutingQuality]) -> list[s
         return []
     return [
         "",
-        "What routing gives of that, each fifth of the pilots being routed by the others; a part of an update counts "
-        "as that part of its gain:",
+        "The gain of routing, cross-validated: each fifth of the pilots is routed by the others. With a partial "
+        "adapter weight, the same part of the expert's gain is counted:",
         "",
         "| queries of | pilots' queries | to an expert | routed gain | best single expert | its gain |",
         "|---|--:|--:|--:|---|--:|",
@@ -291,9 +291,9 @@ def _limits(
         "",
         "## Limits",
         "",
-        f"Texts are cut after {max_seq_length} tokens. The figures above are of held-out queries of the collections "
-        "named there; queries of other domains are encoded by the base, or partly, where the pilots do not know them. "
-        "Vectors belong into an index whose documents this base encoded.",
+        f"Texts are cut after {max_seq_length} tokens. The figures above hold for queries of the collections named "
+        "there. For out-of-domain queries the weight of the experts is reduced. Search only indexes whose documents "
+        "were encoded by this base.",
         "",
         _terms(parts, experts, licence),
     ]
@@ -305,7 +305,7 @@ def _terms(parts: ModelParts, experts: Mapping[str, ExpertInfo], licence: str | 
     if data:
         of_data = f" (licence of each expert's data: {data})."
     return (
-        f"Licence: {licence or 'not stated by whoever saved it'}. The weights derive from {origin_of(parts.base)} "
+        f"Licence: {licence or 'not stated'}. The weights derive from {origin_of(parts.base)} "
         f"(licence: {parts.base.licence or 'see the base'}) and from the data named above, whose terms apply as well"
         f"{of_data}"
     )

@@ -57,37 +57,38 @@ class History:
         self.entries = _read_log(self.folder / LOG)
 
     def __getitem__(self, number: int) -> Entry:
-        """The entry of a number.
+        """Return the entry with this number.
 
         Raises:
-            HistoryError: there is none.
+            HistoryError: there is no such entry.
         """
         for entry in self.entries:
             if entry.number == number:
                 return entry
-        known = "It begins with the next save"
+        known = "The next save starts one"
         if self.entries:
-            known = f"Choose one of 1 to {self.entries[-1].number}"
+            known = f"Choose an entry from 1 to {self.entries[-1].number}"
         raise HistoryError(
-            f"The history of {self.root} has no entry {number}. {known}: routerretriever experts log MODEL"
+            f"The history of {self.root} has no entry {number}. {known}. List the entries with: "
+            "routerretriever experts log MODEL"
         )
 
     def size(self) -> int:
-        """Bytes that the kept files take."""
+        """Return the size of the kept files in bytes."""
         return sum(file.stat().st_size for file in self._kept())
 
     def missing(self, entry: Entry) -> list[str]:
-        """The files of a state that are not kept any more."""
+        """Return the files of an entry that are no longer kept."""
         return [path for path, digest in entry.files.items() if not (self.folder / FILES / digest).exists()]
 
     def prune(self, keep: int) -> Pruned:
-        """Drop files that only older entries need; the log itself stays whole.
+        """Delete files that only older entries need; the log itself is not shortened.
 
         Args:
-            keep: the newest entries that can still be returned to; at least 1.
+            keep: number of newest entries whose files are kept; at least 1.
         """
         if keep < 1:
-            raise HistoryError("The newest entry is what the model is: keep at least 1.")
+            raise HistoryError("The newest entry is the current state of the model: keep at least 1 entry.")
         needed: set[str] = set()
         for entry in self.entries[-keep:]:
             needed.update(entry.files.values())
@@ -105,20 +106,21 @@ class History:
         return Pruned(len(sizes), sum(sizes.values()), gone)
 
     def rollback(self, number: int) -> Entry:
-        """Return experts, pilots and card to the state of an entry, bit for bit, and log that.
+        """Restore the experts, pilots and card of an entry, bit for bit, and log that.
 
-        The model need not load for it. What stood there is an entry as well, so this can be undone.
+        This works even if the model cannot be loaded. The state before it is an entry, too, so it can be
+        undone.
 
         Raises:
             HistoryError: there is no such entry, or its files were pruned or damaged.
-            FingerprintError: the model has another base since.
-            StorageError: it could not be written; what stood there is unchanged.
+            FingerprintError: the model has had another base since then.
+            StorageError: it could not be written; the saved model is unchanged.
         """
         entry, last = self[number], self.entries[-1]
         if entry.base != last.base:
             raise FingerprintError(
                 f"Entry {number} belongs to another base encoder (fingerprint {entry.base[:12]}, the model has "
-                f"{last.base[:12]}), whose weights are not kept. Create a model with that base for them."
+                f"{last.base[:12]}), whose weights are not kept. Create a model with that base to use its experts."
             )
         self._check_files(entry)
         new = replace(
@@ -145,14 +147,14 @@ class History:
         if missing := self.missing(entry):
             whole = [str(other.number) for other in self.entries if not self.missing(other)]
             raise HistoryError(
-                f"{len(missing)} files of entry {entry.number} were pruned, the first is {missing[0]}. Those that "
-                f"can be returned to: {', '.join(whole) or 'none'}."
+                f"{len(missing)} files of entry {entry.number} were pruned, the first is {missing[0]}. Entries "
+                f"that can be restored: {', '.join(whole) or 'none'}."
             )
         for path, digest in entry.files.items():
             if _digest(self.folder / FILES / digest) != digest:
                 raise HistoryError(
                     f"The kept copy of {path} of entry {entry.number} is damaged ({self.folder / FILES / digest}). "
-                    "Restore it from a copy, or return to another entry."
+                    "Restore the file from a copy, or roll back to another entry."
                 )
 
 
@@ -272,7 +274,7 @@ def _store(root: Path, history: Path, files: Mapping[str, str]) -> None:
 
 
 def _write(staging: Path, before: Path, entries: Sequence[Entry]) -> None:
-    """Put the files kept so far and the log into a staged model."""
+    """Add the files kept so far and the log to a staged model."""
     folder = staging / HISTORY
     (folder / FILES).mkdir(parents=True, exist_ok=True)
     kept = before / FILES
@@ -297,7 +299,7 @@ def _read_log(path: Path) -> list[Entry]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise HistoryError(
             f"{path}, line {len(entries) + 1} is damaged ({error}). Restore it from a copy, or move the folder "
-            f"'{HISTORY}' away: a new history then begins with what the model is now."
+            f"'{HISTORY}' away: the next save then starts a new log."
         ) from error
     return entries
 

@@ -75,7 +75,7 @@ def snapshot(source: str, options: dict[str, Any]) -> Path:
 def read_folder(source: str | Path, *, revision: str | None = None) -> Path:
     """Return the folder of a model or an expert that is only read.
 
-    A folder on this machine goes before a name on the hub.
+    A local folder takes precedence over a name on the hub.
 
     Args:
         source: a folder, or ``user/name`` or ``user/name@revision`` on the hub.

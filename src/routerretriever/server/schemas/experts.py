@@ -29,7 +29,7 @@ class ExpertEntry(BaseModel):
         examples=[0.17],
     )
     gain_on_generated: bool = Field(
-        description="Whether queries among those were generated: nobody asked them.", examples=[False]
+        description="Whether some of those queries were generated.", examples=[False]
     )
     measured: list[str] = Field(
         description="Collections on which the router knows its gain.", examples=[["nl2bash"]]
