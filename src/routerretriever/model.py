@@ -245,7 +245,9 @@ class RouterRetriever(RoutedSentenceModel):
     ) -> PilotLibrary:
         """Measure the experts on the collections' held-out queries, and route with the result.
 
-        Pilots of these collections are added or renewed; those of others stay.
+        Pilots of these collections are added or renewed; those of others stay. So do the settings
+        of :meth:`set_policy`, with another router, too; those that it ignores count again
+        once ``gain`` is back.
 
         Args:
             collections: each needs a train split.
@@ -258,10 +260,12 @@ class RouterRetriever(RoutedSentenceModel):
             raise LibraryError(f"There is no router '{router}'. Choose one of: {', '.join(ROUTERS)}.")
         partition = "cluster" if ROUTERS[router].knows_base else "best-expert"
         built = build_library(self, collections, partition=partition, progress=progress)
-        if policy is not None and policy.router.name == router:
+        if policy is None:
+            changed = RoutingPolicy(make_router(router, built))
+        elif policy.router.name == router:
             changed = policy.over(built)
         else:
-            changed = RoutingPolicy(make_router(router, built))
+            changed = replace_fields(policy, router=make_router(router, built))
         self.state = self.state.with_policy(changed)
         return built
 

@@ -207,6 +207,8 @@ def test_oracles_bound_what_they_choose_from(prepared):
         ("test_queries: '60'", "line 8: 'test_queries' must be a whole number, but is \"60\""),
         ("test_queries: 0", "line 8: 'test_queries' must be greater than or equal to 1, but is 0"),
         ("test_splits: dev", "line 8: 'test_splits' must be a mapping of keys to values, but is \"dev\""),
+        ("ignore_identical_ids: {x: 2}", "line 8: 'ignore_identical_ids.x' must be true or false, but is 2"),
+        ("ignore_identical_ids: {z: true}", "line 8: unknown collection 'z'"),
         ("sources: {x: y}", "line 8: unknown key 'sources'"),
         ("published: {a: {x: high}}", "line 8: 'published.a.x' must be a valid number, but is \"high\""),
         ("studies: [experts]", "line 8: 'studies' must be a mapping of keys to values"),
@@ -234,6 +236,13 @@ def test_a_wrong_suite_fails_before_any_work(tmp_path, checkpoint, change, messa
     with pytest.raises(SuiteError, match="s.yaml") as caught:
         Suite.load(tmp_path / "s.yaml")
     assert message in str(caught.value)
+
+
+def test_identical_ids_of_a_suite(suite_file):
+    with suite_file.open("a") as file:
+        file.write("ignore_identical_ids: {x: true}\n")
+    loaded = Suite.load(suite_file).load_collections()
+    assert [name for name, part in loaded.items() if part.ignore_identical_ids] == ["x"]
 
 
 def test_missing_collections_and_splits_are_named(suite_file, tmp_path):

@@ -13,7 +13,9 @@ from tiny import collection_maker
 
 from routerretriever.cli.app import app
 from routerretriever.cli.formatting import print_json
+from routerretriever.data.collection import Collection
 from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.errors import CollectionError
 from routerretriever.storage.locks import changing
 
 QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4"]
@@ -67,6 +69,47 @@ def test_the_whole_path(trained, tmp_path):
     assert set(result["collections"]) == {"x", "y"}
     assert (tmp_path / "out" / "report.html").exists()
     assert "routed" in run("evaluate", model, x).stdout
+
+
+def test_one_switch_for_identical_ids(trained, tmp_path):
+    model, x, _ = trained
+    own = tmp_path / "own"
+    shutil.copytree(x, own)
+    # Each query is a document with its own id, which ranks first.
+    queries = [json.loads(line) for line in (own / "queries.jsonl").read_text().splitlines()]
+    with (own / "corpus.jsonl").open("a") as corpus:
+        for query in queries:
+            corpus.write(json.dumps(query) + "\n")
+
+    def measured(*switch):
+        base = run_json("evaluate", model, own, *switch)["collections"]["own"]["systems"]["base"]
+        return base["nDCG@10"]
+
+    counted = measured()
+    assert measured("--count-identical-ids") == counted
+    assert measured("--ignore-identical-ids") > counted
+
+
+def test_training_and_measuring_know_the_switch_for_identical_ids(trained, tmp_path, monkeypatch):
+    model, x, _ = trained
+    asked = []
+
+    def load(source, *, ignore_identical_ids=None, **_):
+        asked.append(ignore_identical_ids)
+        raise CollectionError("Seen enough.")
+
+    monkeypatch.setattr(Collection, "load", load)
+    commands = [
+        ("train", model, x),
+        ("library", model, x),
+        ("evaluate", model, x),
+        ("experts", "add", model, model / "experts" / "x", "z", "--collection", x),
+        ("experts", "check", model, "x", x),
+    ]
+    for command in commands:
+        for switch in ((), ("--ignore-identical-ids",), ("--count-identical-ids",)):
+            run(*command, *switch, code=1)
+    assert asked == [None, True, False] * len(commands)
 
 
 def test_experts_come_and_go(trained, tmp_path):

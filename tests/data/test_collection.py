@@ -37,7 +37,9 @@ def test_title_and_metadata(small):
     }
     with (small / "corpus.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    document = Collection.load(small).documents[-1]
+    collection = Collection.load(small)
+    assert collection.left_out == ("tags",)
+    document = collection.documents[-1]
     assert document.content == "Title body"
     assert document.metadata == {"year": 2020, "lang": "en"}
 

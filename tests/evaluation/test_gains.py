@@ -146,6 +146,16 @@ def test_replacing_an_expert_forgets_what_was_measured(model, trained):
     assert model.library.unmeasured() == {"x": ["x", "y"]}
 
 
+def test_another_router_keeps_the_settings_of_the_policy(model, trained):
+    model.build_library(trained[1])
+    model.set_policy(margin=0.04, mix=2, partial_weight=0.5, abstain=False)
+    for router in ("pilot-mean", "gain"):
+        model.build_library(trained[1], router=router)
+        policy = model.state.policy
+        assert policy.router.name == router
+        assert (policy.margin, policy.mix, policy.partial_weight, policy.abstain) == (0.04, 2, 0.5, False)
+
+
 def test_paper_library_has_one_centroid_for_a_collection_and_best_expert(model, trained):
     library = model.build_library(trained[1], router="pilot-mean")
     assert model.state.policy.router.name == "pilot-mean"

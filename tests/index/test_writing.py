@@ -9,6 +9,7 @@ import lance
 import numpy as np
 import pytest
 from documents import stored, write_jsonl
+from tiny import write_beir
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
@@ -158,6 +159,29 @@ def test_a_write_that_fails_adds_no_column(index, monkeypatch):
     assert columns(index) == before
     index.upsert([Document("new", "word1", "", {"colour": 7})], encode=encode)
     assert metadata_of(index, "colour") == {"old": None, "new": 7}
+
+
+@pytest.mark.parametrize("door", ["file", "BEIR folder"])
+def test_lists_and_objects_of_files_are_left_out_and_named_once(index, tmp_path, door):
+    fields = {"tags": ["a"], "year": 1990, "metadata": {"deep": {"x": 1}, "half": 0.5}}
+    records = [{"_id": str(n), "text": "word1", **fields} for n in range(3)]
+    folder = tmp_path / "notes"
+    write_beir(folder, {}, {"q": "word1"}, {"test": {"q": {"1": 1}}})
+    corpus = write_jsonl(folder / "corpus.jsonl", records)
+    report = index.add(corpus if door == "file" else folder)
+    assert (report.documents, report.left_out) == (3, ("deep", "tags"))
+    assert columns(index) >= {"year", "half"}
+    assert not columns(index) & {"deep", "tags"}
+
+
+@pytest.mark.parametrize("value", [["a"], {"x": 1}, []])
+def test_lists_and_objects_of_a_call_are_refused_by_name(index, value):
+    before = columns(index)
+    for write in (index.upsert, index.add):
+        with pytest.raises(CollectionError, match=f"the field 'tags' holds {type(value).__name__}"):
+            write([Document("a", "word1"), Document("b", "word1", "", {"tags": value})])
+    assert columns(index) == before
+    assert len(index) == 0
 
 
 def test_a_build_that_fails_before_anything_is_recorded_adds_no_column(index, tmp_path):

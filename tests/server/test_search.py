@@ -1,6 +1,7 @@
 """Search, routes, the map, documents."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from serving import ADMIN_KEY, API_KEY, running, wait_until_ready
 from routerretriever import Index, RouterRetriever
 from routerretriever.feedback.log import read_log
 from routerretriever.server import Settings
+from routerretriever.server.settings import Limits
 
 QUERY = "word100 word100 word60"
 
@@ -35,6 +37,22 @@ def test_a_filter_holds_and_metadata_comes_back(client):
     }
     hits = client.post("/v1/search", json=body).json()["results"][0]["hits"]
     assert {hit["collection"] for hit in hits} == {"beta"}
+
+
+def test_more_documents_than_a_block_of_the_index(built, tmp_path):
+    folder = shutil.copytree(built, tmp_path / "own")
+    settings = Settings(
+        model=folder / "model",
+        index=str(folder / "index"),
+        admin_keys=(ADMIN_KEY,),
+        limits=Limits(documents=5000),
+    )
+    with running(settings) as client:
+        documents = [{"id": f"many{n}", "text": "word1"} for n in range(4100)]
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        body = {"collection": "many", "documents": documents}
+        answer = wait_until_ready(client).post("/v1/documents", json=body, headers=headers)
+        assert (answer.status_code, answer.json().get("written")) == (200, 4100), answer.text[:300]
 
 
 def test_a_filter_finds_documents_without_a_field(client):

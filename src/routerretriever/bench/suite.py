@@ -42,6 +42,8 @@ class Suite(BaseModel):
         test_queries: most test queries of a collection, chosen by seed 0; ``None`` for all.
         whole: collections all of whose test queries are used.
         test_splits: collection → split, if it is not ``test``; training leaves it alone.
+        ignore_identical_ids: collection → whether the document with a query's own id is neither
+            a result nor a negative; default yes for ArguAna and Quora, as in BEIR.
         generated_queries: collection → generated queries, which become its train split.
         preset: how the model and its experts are made: ``default`` or ``paper``.
         training: changes to the preset's :class:`TrainingConfig`.
@@ -63,6 +65,7 @@ class Suite(BaseModel):
     test_queries: Annotated[int, Field(ge=1)] | None = None
     whole: tuple[str, ...] = ()
     test_splits: dict[str, Text] = {}
+    ignore_identical_ids: dict[str, bool] = {}
     generated_queries: dict[str, Text] = {}
     preset: str = "default"
     training: dict[str, Any] = {}
@@ -119,7 +122,11 @@ class Suite(BaseModel):
         loaded = {}
         for name, given in self.sources.items():
             try:
-                collection = Collection.load(self.data / given if self.data else given, name=name)
+                collection = Collection.load(
+                    self.data / given if self.data else given,
+                    name=name,
+                    ignore_identical_ids=self.ignore_identical_ids.get(name),
+                )
                 if name in self.generated_queries:
                     collection = collection.with_generated_queries(self.generated_queries[name])
                 loaded[name] = collection.tested_on(self.test_splits.get(name, "test"))
@@ -157,7 +164,7 @@ def _check_names(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> N
         file.check_choice(system, SYSTEMS, "system", ("systems", index))
     for index, name in enumerate(suite.whole):
         file.check_choice(name, sources, "collection", ("whole", index))
-    for key in ("test_splits", "generated_queries"):
+    for key in ("test_splits", "ignore_identical_ids", "generated_queries"):
         for name in getattr(suite, key):
             file.check_choice(name, sources, "collection", (key, name))
 

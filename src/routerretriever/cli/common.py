@@ -41,6 +41,14 @@ Lenient = Annotated[
         help="Drop judgements of missing documents, and queries without a relevant one.",
     ),
 ]
+IgnoreIdenticalIds = Annotated[
+    bool | None,
+    typer.Option(
+        "--ignore-identical-ids/--count-identical-ids",
+        help="Whether the document with a query's own id is neither a result nor a negative.",
+        show_default="ignored in ArguAna and Quora, as in BEIR",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="Torch device, such as cpu or cuda.", show_default="the best one present"),
@@ -126,16 +134,16 @@ def load_model(source: str | Path, device: str | None) -> RouterRetriever:
     return RouterRetriever.from_pretrained(source, device=device)
 
 
-def load_collections(sources: list[str], *, lenient: bool) -> list[Collection]:
+def load_collections(
+    sources: list[str], *, lenient: bool, ignore_identical_ids: bool | None = None
+) -> list[Collection]:
     """Load collections from folders, files or the hub."""
     from routerretriever.data.collection import Collection
 
-    return [Collection.load(source, strict=not lenient) for source in sources]
-
-
-def load_collection(source: str, lenient: bool) -> Collection:
-    """Load one collection from a folder, a file or the hub."""
-    return load_collections([source], lenient=lenient)[0]
+    loaded = []
+    for source in sources:
+        loaded.append(Collection.load(source, strict=not lenient, ignore_identical_ids=ignore_identical_ids))
+    return loaded
 
 
 @contextmanager

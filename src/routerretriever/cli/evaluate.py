@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from routerretriever.cli.common import AsJson, Device, Lenient, Model, Sources, load_collections, load_model
+from routerretriever.cli.common import (
+    AsJson,
+    Device,
+    IgnoreIdenticalIds,
+    Lenient,
+    Model,
+    Sources,
+    load_collections,
+    load_model,
+)
 from routerretriever.cli.formatting import points, print_json, say, show_table
 from routerretriever.progress import Bars
 
@@ -42,6 +51,7 @@ def evaluate(
     seed: Seed = 0,
     out_dir: ReportFolder = None,
     lenient: Lenient = False,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +60,7 @@ def evaluate(
     from routerretriever.evaluation.report import evaluation_table, write_report
 
     loaded = load_model(model, device)
-    judged = load_collections(collections, lenient=lenient)
+    judged = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
     result = evaluate_model(loaded, judged, split=split, limit=limit, seed=seed, progress=Bars())
     page = None
     if out_dir is not None:

@@ -13,13 +13,14 @@ from routerretriever.cli.common import (
     AsJson,
     DefaultGroup,
     Device,
+    IgnoreIdenticalIds,
     Lenient,
     Model,
     OwnModel,
     Sources,
     changed_model,
     guarded,
-    load_collection,
+    load_collections,
     load_model,
 )
 from routerretriever.cli.expert_log import log, rollback
@@ -130,6 +131,7 @@ def add(
         bool, typer.Option("--trust-base", help="Accept an adapter that names another base.")
     ] = False,
     lenient: Lenient = False,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -139,7 +141,9 @@ def add(
     """
     from routerretriever.experts.add import add_expert
 
-    collections = [load_collection(given, lenient) for given in collection or ()]
+    collections = load_collections(
+        collection or [], lenient=lenient, ignore_identical_ids=ignore_identical_ids
+    )
     with changed_model(model, device) as loaded:
         added, report = add_expert(
             loaded,
@@ -173,13 +177,15 @@ def check(
     collections: Sources,
     margin: Margin = _MARGIN,
     lenient: Lenient = False,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what an expert of MODEL gains or costs on every collection; exit code 1 if one loses over the margin."""
     from routerretriever.experts.check_harm import check_expert
 
-    loaded, given = load_model(model, device), [load_collection(source, lenient) for source in collections]
+    loaded = load_model(model, device)
+    given = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
     report = check_expert(loaded, name, given, margin=margin / 100, progress=Bars())
     if as_json:
         print_json(report.to_dict())

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from routerretriever.cli.common import AsJson, Device, Lenient, OptionalSources, OwnModel, load_collections
+from routerretriever.cli.common import (
+    AsJson,
+    Device,
+    IgnoreIdenticalIds,
+    Lenient,
+    OptionalSources,
+    OwnModel,
+    load_collections,
+)
 from routerretriever.cli.formatting import err, points, print_json, say, show_table
 from routerretriever.errors import LibraryError
 from routerretriever.progress import Bars
@@ -57,6 +65,7 @@ def library(
     fallback_weight: FallbackWeight = None,
     abstain: Abstain = None,
     lenient: Lenient = False,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +93,7 @@ def library(
         raise LibraryError(
             "Name at least one collection to measure the experts on: a folder, a file or a hub name."
         )
-    measured = load_collections(collections or [], lenient=lenient)
+    measured = load_collections(collections or [], lenient=lenient, ignore_identical_ids=ignore_identical_ids)
 
     def change(loaded: RouterRetriever) -> None:
         if measured:

@@ -12,6 +12,7 @@ from rich.text import Text
 from routerretriever.cli.common import (
     AsJson,
     Device,
+    IgnoreIdenticalIds,
     Lenient,
     OwnModel,
     Sources,
@@ -64,6 +65,7 @@ def train(
     seed: Seed = None,
     force: Force = False,
     lenient: Lenient = False,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +86,7 @@ def train(
         seed=seed,
     )
     own_folder(model, new=True)
-    loaded = load_collections(collections, lenient=lenient)
+    loaded = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
     router = _open_or_create(model, base, preset, device)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
     added = save_trained(model, router, report.expert, replace=force)

@@ -37,6 +37,8 @@ class Collection:
         generated: query id → how it was made, for queries that nobody asked
             (``metadata.generated``).
         source: of a synthesised collection, the one its queries were made from; else empty.
+        left_out: fields of documents that were not kept, because they hold lists or other
+            values that no filter could ask for.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Collection:
     ignore_identical_ids: bool = False
     generated: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -82,6 +85,7 @@ class Collection:
             ignore_identical_ids=ignore_identical_ids,
             generated=raw.generated,
             source=raw.source,
+            left_out=tuple(sorted(raw.left_out)),
         )
 
     def split(self, name: str) -> Split:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from routerretriever.data.document import (
     Document,
     as_document,
+    left_out_fields,
     metadata_of,
     record_id,
     text_of,
@@ -34,6 +35,7 @@ class RawCollection:
     """What a reader found, before any check across files.
 
     Attributes:
+        left_out: fields of documents that were not kept, because they hold lists or the like.
         generated: query id → how it was made, for queries that nobody asked.
         source: of a synthesised collection, the one its queries were made from.
     """
@@ -41,6 +43,7 @@ class RawCollection:
     documents: dict[str, Document] = field(default_factory=dict)
     queries: dict[str, str] = field(default_factory=dict)
     judgements: dict[str, list[Judgement]] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
     generated: dict[str, str] = field(default_factory=dict)
     source: str = ""
 
@@ -54,6 +57,7 @@ class RawCollection:
         if document.id in self.documents:
             raise doubled_id("document", document.id, where)
         self.documents[document.id] = document
+        self.left_out.update(left_out_fields(record))
 
     def add_query(self, record: Mapping[str, Any], where: str) -> None:
         """Check a record and keep it as a query.

@@ -107,8 +107,8 @@ def _literal(field: str, value: Any, kind: pa.DataType) -> str:
     if pa.types.is_boolean(kind) and isinstance(value, bool):
         return str(value).upper()
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if pa.types.is_integer(kind) and numeric and isinstance(value, int) and abs(value) < 2**63:
-        return str(value)
+    if pa.types.is_integer(kind) and numeric and abs(value) < 2**63 and value == int(value):
+        return str(int(value))  # JSON does not tell 1990 from 1990.0
     if pa.types.is_floating(kind) and numeric and math.isfinite(value) and abs(value) < 1e300:
         return repr(float(value))
     if pa.types.is_string(kind) and isinstance(value, str) and "\0" not in value:

@@ -277,7 +277,7 @@ class Build:
     def _report(self, results: ChunkResults, replaced: RowsToReplace) -> BuildReport:
         problems = list(self.listing.problems)
         documents = encoded = 0
-        left_out: set[str] = set()
+        left_out = set(self.listing.left_out)
         for _, result, _ in results:
             problems += result.problems
             left_out.update(result.left_out)

@@ -84,11 +84,20 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything to be indexed, in a stable order, and shards that cannot be read to their end."""
+    """Everything to be indexed, in a stable order.
+
+    Attributes:
+        name: of the collection.
+        chunks: all of its documents.
+        problems: shards that cannot be read to their end.
+        left_out: fields that were not kept when the source was read, because they hold lists
+            or the like; chunks that are still files name theirs later.
+    """
 
     name: str
     chunks: tuple[Chunk, ...]
     problems: tuple[Problem, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def list_chunks(source: str | Path, *, strict: bool = True) -> Listing:
@@ -105,17 +114,18 @@ def list_chunks(source: str | Path, *, strict: bool = True) -> Listing:
     shards = _shards(str(source))
     if shards is None:
         collection = Collection.load(source, strict=strict)
-        return Listing(collection.name, tuple(chunks_of(collection.documents)))
+        chunks = tuple(chunks_of(collection.documents))
+        return Listing(collection.name, chunks, left_out=collection.left_out)
 
-    chunks: list[Chunk] = []
+    cut: list[Chunk] = []
     problems: list[Problem] = []
     for shard in shards:
-        chunks += _cut_shard(shard, problems)
-    if not chunks and not problems:
+        cut += _cut_shard(shard, problems)
+    if not cut and not problems:
         raise CollectionError(
             f"{source} holds no documents. Give a file with one JSON object a line, or Parquet."
         )
-    return Listing(collection_name(source), tuple(chunks), tuple(problems))
+    return Listing(collection_name(source), tuple(cut), tuple(problems))
 
 
 def listing_of(
