@@ -81,7 +81,7 @@ bench-speed: $(VENV)/.all .venv-peers/.installed  ## the figures of benchmarks/s
 
 bench-scale: $(VENV)/.all  ## the figures of benchmarks/scale/: DOCS is a folder of JSONL shards, MODEL a model
 	$(BIN)/python benchmarks/scale_kills.py benchmarks/scale/kills.json --kills 200
-	$(BIN)/python benchmarks/scale_hybrid.py $(MODEL) ../shared/data benchmarks/scale/hybrid.json
+	$(BIN)/python benchmarks/hybrid.py $(MODEL) ../shared/data benchmarks/hybrid.json
 	$(BIN)/python benchmarks/scale_ingest.py $(MODEL) $(DOCS) benchmarks/scale/ingest.json
 	rm -rf demo-output/large
 	$(BIN)/python benchmarks/scale_ingest.py $(MODEL) $(DOCS) benchmarks/scale/ingest.json --large demo-output/large/index

@@ -28,7 +28,8 @@ import numpy as np
 
 from routerretriever.data.document import Document
 from routerretriever.index.index import Index
-from routerretriever.index.kinds import has_text, present
+from routerretriever.index.kinds import present
+from routerretriever.words.text_index import has_text_index
 
 if TYPE_CHECKING:
     from routerretriever.kernels.vectors import Vectors
@@ -182,7 +183,7 @@ class Kills:
             for hits in index.search_vectors(queries, 10, exact=exact):
                 if len({hit.id for hit in hits}) != min(10, rows):
                     faults.append(f"a search found {len(hits)} of {rows} (exact: {exact})")
-        if has_text(index._table.lancedb) and rows:
+        if has_text_index(index._table.lancedb) and rows:
             found = {hit.id for hit in index.search("round", 10, mode="text")}
             if len(found) != min(10, rows):
                 faults.append(f"a search by words found {len(found)} of {rows}")

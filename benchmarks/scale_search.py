@@ -37,6 +37,7 @@ from core import mixed_queries, surroundings
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.document import Document
+from routerretriever.index.querying import EncodedQueries, encode_queries
 from routerretriever.index.search import Mode, SearchParameters
 from routerretriever.kernels.vectors import Vectors
 
@@ -235,9 +236,9 @@ def exact(index: Index, queries: Vectors, truth: Truth) -> dict[str, Any]:
 def by_words(index: Index, model: RouterRetriever, texts: list[str], kind: str) -> dict[str, Any]:
     """The full-text index, alone and fused with vectors, without and with filters."""
     before = size_of(index)
-    seconds = index.build_text_index()
+    seconds = index.build_text_index().seconds
     row: dict[str, Any] = {"build_seconds": seconds, "disk_mib": size_of(index) - before, "kind": kind}
-    queries = [*zip(texts, model.encode_query(texts), strict=True)]
+    queries = [encode_queries(model, [text], None) for text in texts]
     for mode in ("text", "hybrid"):
         row[mode] = _worded(index, queries, mode, None)
         row[mode]["filters"] = {
@@ -247,10 +248,9 @@ def by_words(index: Index, model: RouterRetriever, texts: list[str], kind: str) 
     return row
 
 
-def _worded(index: Index, queries: list[tuple[str, Any]], mode: Mode, where: str | None) -> dict[str, Any]:
-    def search(query: tuple[str, Any]) -> list[Any]:
-        text, vector = query
-        return index.search_many([text], K, vectors=vector[None], mode=mode, where=where)[0]
+def _worded(index: Index, queries: list[EncodedQueries], mode: Mode, where: str | None) -> dict[str, Any]:
+    def search(query: EncodedQueries) -> list[Any]:
+        return index.answer_encoded(query, K, mode=mode, where=where)[0].hits
 
     found, took = asked(search, queries)
     return {**took, "fewest_results": min(map(len, found))}

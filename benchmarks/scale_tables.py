@@ -149,15 +149,6 @@ def changes(content: Content) -> str:
     return table(("", "recall@10", "p50, ms", "p99, ms", "disk, MiB"), rows) + "\n\n" + note
 
 
-def hybrid(content: Content) -> str:
-    """nDCG@10 × 100 of words, vectors and both."""
-    systems = next(iter(content["mean"].values()))
-    rows = [
-        (system, *(f"{100 * mean[system]:.1f}" for mean in content["mean"].values())) for system in systems
-    ]
-    return table(("", *content["mean"]), rows)
-
-
 def kills(content: Content) -> str:
     """What was killed, and what was found."""
     rows = list(content["kills"].items())
@@ -183,7 +174,6 @@ TABLES = (
     (PAGE, "filters", "scale/search.json", filters),
     (PAGE, "text", "scale/search.json", text),
     (PAGE, "changes", "scale/search.json", changes),
-    (PAGE, "hybrid", "scale/hybrid.json", hybrid),
     (PAGE, "kills", "scale/kills.json", kills),
     ("docs/costs.md", "cost", "scale/search.json", cost),
 )

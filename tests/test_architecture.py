@@ -82,7 +82,13 @@ def test_no_module_imports_from_a_folder_that_it_is_in():
 def test_what_docstrings_and_pages_name_is_there():
     """A dotted name that begins with the package's leads to a module, a folder, or a name in one of them."""
     files = [*SOURCE.rglob("*.py"), *SOURCE.parents[1].glob("docs/**/*.md"), SOURCE.parents[1] / "README.md"]
-    ours = {"json", "server", "build", "kind"}  # a file, a logger, and keys that files already hold
+    ours = {
+        "json",
+        "server",
+        "build",
+        "kind",
+        "keeps_words",
+    }  # a file, a logger, and keys that files already hold
     for path in files:
         for name in re.findall(r"\brouterretriever((?:\.[a-z_]\w*)+)", path.read_text(encoding="utf-8")):
             first = name.split(".")[1]

@@ -17,6 +17,7 @@ def test_public_names():
         "History",
         "Hit",
         "Index",
+        "Reranker",
         "Route",
         "RouterRetriever",
         "RouterRetrieverError",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever.index.index import Index
     from routerretriever.index.search import Hit, SearchParameters
     from routerretriever.model import RouterRetriever
+    from routerretriever.reranking.reranker import Reranker
     from routerretriever.routing.explain import Route
     from routerretriever.sharing.hub_upload import pull, push_expert, push_model
     from routerretriever.storage.history import History
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "Index": "index.index",
     "Hit": "index.search",
     "SearchParameters": "index.search",
+    "Reranker": "reranking.reranker",
     "Route": "routing.explain",
     "evaluate": "evaluation.evaluate",
     "Evaluation": "evaluation.evaluate",
@@ -64,6 +66,7 @@ __all__ = [
     "History",
     "Hit",
     "Index",
+    "Reranker",
     "Route",
     "RouterRetriever",
     "RouterRetrieverError",

@@ -191,19 +191,28 @@ def test_upkeep_of_an_index(trained, tmp_path):
     assert run_json("index", "--precision", "fp32", model, index, y)["total"] == 120  # `add` need not be said
     info = run_json("index", "info", index)
     assert info["collections"] == {"x": 60, "y": 60}
-    assert (info["kind"]["kind"], info["text"]) == ("flat", False)
-    assert "no text index yet" in run("search", index, "word1", "--mode", "text", code=1).stderr.replace(
-        "\n", " "
-    )
-    assert run_json("index", "build", index, "--text")["vectors"] is None
+    words = {"tokenizer": "simple", "language": "English"}
+    assert (info["kind"]["kind"], info["text"]) == ("flat", words)
+    assert run_json("index", "build", index, "--no-text") == {
+        "index": str(index),
+        "vectors": None,
+        "text": None,
+    }
+    refused = run("search", index, "word1", "--mode", "text", code=1).stderr
+    assert "has no text index" in refused.replace("\n", " ")
+    assert "Add --text" in run("index", "build", index, "--language", "German", code=1).stderr
+    assert "'Klingon'" in run("index", "build", index, "--text", "--language", "Klingon", code=1).stderr
+    assert run_json("index", "build", index, "--text", "--language", "german")["vectors"] is None
+    assert "simple words, language German" in run("index", "info", index).stdout
     assert run_json("index", "build", index)["vectors"]["kind"] == "flat"
     both = run_json("index", "build", index, "--kind", "ivf_flat", "--text")
     assert both["vectors"]["reason"] == "asked for"
-    assert both["text_seconds"] >= 0
+    assert both["text"].pop("seconds") >= 0 and both["text"] == words
     found = run_json("search", index, "word105 word1", "--mode", "text", "-k", "2")
     assert (found["expert"], len(found["hits"])) == (None, 2)
-    hybrid = run_json("search", index, "word105 word1", "--mode", "hybrid", "--where", "collection = 'y'")
+    hybrid = run_json("search", index, "word105 word1", "--where", "collection = 'y'")
     assert {hit["collection"] for hit in hybrid["hits"]} == {"y"}
+    assert hybrid["mode"] == "hybrid" and 0 < hybrid["vector_weight"] <= 1
     assert run_json("index", "compact", index)["fragments_after"] == 1
     assert run_json("index", "refresh", index)["vectors"] == 0
     assert run_json("index", "clean", index, "--older-than", "0")["versions_after"] == 1

@@ -31,7 +31,7 @@ def test_tables_are_the_committed_figures(root, monkeypatch):
     }
     rows |= {"search": "| 100000 |", "throughput": "| 2 workers |", "large": "| documents | 1,000,000 |"}
     rows |= {"kinds": "| ivf_rq |", "settings": "| exact |", "filters": "| 0.01% |", "text": "| hybrid |"}
-    rows |= {"changes": "| before refresh |", "hybrid": "| hybrid (routed) |", "kills": "| compact | 50 |"}
+    rows |= {"changes": "| before refresh |", "kills": "| compact | 50 |"}
     rows |= {
         "cost": "| vectors |",
         "memory": "| the large job |",

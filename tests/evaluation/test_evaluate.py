@@ -96,7 +96,17 @@ def evaluated(checkpoint, make_collection):
 def test_evaluation_has_every_system_and_documented_shape(evaluated):
     result, model = evaluated
     content = json.loads(json.dumps(result.to_dict()))
-    wanted = {"base", "routed", "merged", "expert:e0", "expert:e1", "dataset_oracle", "instance_oracle"}
+    wanted = {
+        "base",
+        "hybrid",
+        "routed",
+        "routed-hybrid",
+        "merged",
+        "expert:e0",
+        "expert:e1",
+        "dataset_oracle",
+        "instance_oracle",
+    }
     assert set(content["mean"]) == wanted
     one = content["collections"]["x"]
     assert one["queries"] == 24
@@ -141,7 +151,7 @@ def test_report_files(evaluated, tmp_path):
     assert again[MEASURES["nDCG@10"]] == pytest.approx(
         result.collections[0].systems["routed"].mean(), abs=1e-6
     )
-    assert evaluation_table(result).row_count == 7
+    assert evaluation_table(result).row_count == 9
 
 
 def test_limits_and_names(evaluated, make_collection):

@@ -218,3 +218,22 @@ def test_another_column_leaves_the_pilots_as_they_are_prepared(model, trained, r
     assert before.scores(queries).shape[1] + 1 == after.scores(queries).shape[1]
     model.build_library([trained[1][0]])
     assert model.state.policy.router.vectors is not before.vectors
+
+
+def test_words_and_relevance_are_measured_beside_base_and_best_expert(model, trained, tmp_path):
+    library = model.build_library(trained[1])
+    measured = library.measured
+    assert np.isfinite(library.words.values[measured]).all()
+    assert np.isnan(library.words.values[~measured]).all()
+    for collection, expert in library.words.experts.items():
+        means = library.mean_gains()[collection]
+        assert library.experts[int(np.nanargmax(means))] == expert
+    assert set(library.relevance.samples) == set(library.collections())
+
+    model.save(str(tmp_path / "model"))
+    loaded = RouterRetriever.from_pretrained(tmp_path / "model", device="cpu")
+    np.testing.assert_allclose(loaded.library.words.values, library.words.values, atol=1e-3)
+    assert loaded.library.relevance.pooled == library.relevance.pooled
+    queries = ["word1 word2", "word150 word151"]
+    first, second = model.encode_routed(queries), loaded.encode_routed(queries)
+    assert first.plans == second.plans

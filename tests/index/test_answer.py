@@ -1,12 +1,13 @@
 """One search that says what encoded each query."""
 
+import logging
+
 import numpy as np
 import pytest
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
 from routerretriever.errors import ExpertError, QueryError
-from routerretriever.index.answer import answer
 
 QUERIES = ["word100 word100 word60", "word3"]
 
@@ -16,14 +17,13 @@ def index(built, tmp_path_factory):
     model = RouterRetriever.from_pretrained(built / "model", device="cpu")
     made = Index.create(tmp_path_factory.mktemp("answers") / "index", model)
     made.upsert([Document(f"d{number}", f"word{number}") for number in range(100)], collection="c")
-    made.build_text_index()
     return made
 
 
 @pytest.mark.parametrize("mode", ["vector", "hybrid"])
 @pytest.mark.parametrize("expert", [None, "routed", "base", "beta"])
 def test_it_finds_what_a_search_finds_and_says_what_encoded_the_query(index, mode, expert):
-    answers = answer(index, QUERIES, 5, expert=expert, mode=mode)
+    answers = index.answer(QUERIES, 5, expert=expert, mode=mode)
     for query, found in zip(QUERIES, answers, strict=True):
         hits = index.search(query, 5, expert=expert, mode=mode)
         assert [hit.id for hit in found.hits] == [hit.id for hit in hits]
@@ -33,17 +33,36 @@ def test_it_finds_what_a_search_finds_and_says_what_encoded_the_query(index, mod
 
 
 def test_words_alone_need_no_expert(index):
-    (found,) = answer(index, ["word3"], mode="text")
+    (found,) = index.answer(["word3"], mode="text")
     assert found.expert is None and [hit.id for hit in found.hits] == ["d3"]
 
 
 @pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
 def test_an_expert_that_does_not_exist_is_refused_in_every_mode(index, mode):
     with pytest.raises(ExpertError, match="nobody"):
-        answer(index, QUERIES, expert="nobody", mode=mode)
+        index.answer(QUERIES, expert="nobody", mode=mode)
 
 
 @pytest.mark.parametrize("query", ["", " \n"])
 def test_an_empty_query_is_refused(index, query):
     with pytest.raises(QueryError, match="empty"):
-        answer(index, ["word1", query])
+        index.answer(["word1", query])
+
+
+def test_words_and_vectors_are_the_default(index):
+    (found,) = index.answer(QUERIES[:1], 5)
+    assert found.mode == "hybrid" and 0.5 < found.vector_weight < 1.0
+    assert found.hits == index.search(QUERIES[0], 5, mode="hybrid") == index.search(QUERIES[0], 5)
+
+
+def test_without_a_text_index_vectors_are_searched_and_it_is_said_once(index, tmp_path, caplog):
+    plain = Index.create(tmp_path / "plain", index.model)
+    plain.upsert([Document("d1", "word1")])
+    plain.drop_text_index()
+    plain.upsert([Document("d2", "word2")])
+    with caplog.at_level(logging.WARNING):
+        (found,) = plain.answer(["word1"])
+        plain.search("word2")
+    assert found.mode == "vector" and found.vector_weight is None and len(found.hits) == 2
+    (record,) = caplog.records
+    assert "searched by vectors alone" in record.getMessage() and "--text" in record.getMessage()

@@ -6,12 +6,13 @@ import pytest
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
 from routerretriever.errors import VectorIndexError
-from routerretriever.index.fusion import BASE_WEIGHT, EXPERT_WEIGHT, fuse
+from routerretriever.index.querying import EncodedQueries
 from routerretriever.index.search import SearchParameters
+from routerretriever.routing.search_plan import SearchPlan
+from routerretriever.words.fuse import best_first, fuse
+from routerretriever.words.text_index import TextSettings
 
 AWKWARD = [
-    "",
-    "   ",
     '"',
     "!!! ?? ...",
     'a:b ( "x \\ * ? ~ ^',
@@ -40,28 +41,17 @@ def documents(n=60, start=0):
 def index(model, tmp_path):
     index = Index.create(tmp_path / "index", model)
     index.upsert(documents(), collection="c")
-    index.build_text_index()
     return index
 
 
-def test_fusion_is_the_convex_combination():
-    fused = dict(fuse({"a": 0.9, "b": 0.5}, {"b": 8.0, "c": 4.0}, weight=0.75, floor=-1.0))
-    assert fused == pytest.approx({"a": 0.75, "b": 0.75 * 1.5 / 1.9 + 0.25, "c": 0.125})
-    assert [key for key, _ in fuse({"a": 3.0, "b": 2.0, "c": 1.0}, {}, weight=0.5)] == ["a", "b", "c"]
-    assert dict(fuse({"a": 3.0, "b": 1.0}, {}, weight=0.5)) == pytest.approx(
-        {"a": 0.5, "b": 0.0}
-    )  # no least score
-    assert fuse({}, {}, weight=0.5) == []
-    assert fuse({}, {"x": 2.0}, weight=0.75) == [("x", 0.25)]
-    assert fuse({"x": -1.0}, {"x": 0.0}, weight=0.5, floor=-1.0) == [
-        ("x", 1.0)
-    ]  # all the same is no division by zero
+def plan(weight):
+    return SearchPlan(vector_weight=weight, reason="given")
 
 
-def test_the_weight_decides():
-    vector, text = {"a": 0.9, "b": 0.1}, {"b": 9.0, "a": 1.0}
-    assert fuse(vector, text, weight=1.0, floor=-1.0)[0][0] == "a"
-    assert fuse(vector, text, weight=0.0, floor=-1.0)[0][0] == "b"
+def hybrid(index, query, k, vector, weight=0.8):
+    """Search with a vector and a weight that are given."""
+    encoded = EncodedQueries(queries=[query], vectors=vector, experts=["base"], plans=[plan(weight)])
+    return index.answer_encoded(encoded, k, mode="hybrid")[0].hits
 
 
 def test_words_are_found_in_title_and_text(index):
@@ -88,10 +78,12 @@ def test_hybrid_fuses_the_exact_similarities_with_bm25(index, model):
         zip([d.id for d in documents()], (vectors @ (vector / np.linalg.norm(vector))).tolist(), strict=True)
     )
     words = {hit.id: hit.score for hit in index.search(query, 100, mode="text")}
-    wanted = fuse(scores, words, weight=BASE_WEIGHT, floor=-1.0)
-    hits = index.search(query, 10, mode="hybrid")
-    assert [hit.id for hit in hits] == [key for key, _ in wanted[:10]]
-    np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in wanted[:10]], atol=1e-4)
+    similarities = np.array(list(scores.values()))
+    fused = fuse(similarities, np.array([words.get(key, 0.0) for key in scores]), weight=0.8, lowest=-1.0)
+    wanted = best_first(fused, 10)
+    hits = index.search(query, 10, parameters=SearchParameters(vector_weight=0.8))
+    assert [hit.id for hit in hits] == [list(scores)[place] for place in wanted]
+    np.testing.assert_allclose([hit.score for hit in hits], fused[wanted], atol=1e-4)
 
 
 def test_the_weight_is_a_parameter(index):
@@ -101,25 +93,22 @@ def test_the_weight_is_a_parameter(index):
         found = index.search(query, 60, mode="hybrid", parameters=SearchParameters(vector_weight=weight))
         return [hit.id for hit in found]
 
-    assert ranked(1.0) == [hit.id for hit in index.search(query, 60)]
+    assert ranked(1.0) == [hit.id for hit in index.search(query, 60, mode="vector")]
     words = [hit.id for hit in index.search(query, 60, mode="text")]
     assert set(ranked(0.0)[: len(words)]) == set(words)  # two of them have the same score
     with pytest.raises(VectorIndexError, match="within 0..1"):
         SearchParameters(vector_weight=2.0)
 
 
-def test_words_weigh_more_where_the_base_encoded_the_query(index):
-    query, vector = "word13 word20", index.model.encode_query(["word13 word20"])
-
-    def scores(**given):
-        weight = given.pop("weight", None)
-        parameters = SearchParameters(vector_weight=weight)
-        found = index.search_many([query], 60, mode="hybrid", parameters=parameters, **given)[0]
-        return {hit.id: hit.score for hit in found}
-
-    base = scores(weight=BASE_WEIGHT)
-    assert scores() == scores(vectors=vector) == scores(vectors=vector, experts=["base"]) == base
-    assert scores(vectors=vector, experts=["law"]) == scores(weight=EXPERT_WEIGHT) != base
+def test_each_query_has_its_own_weight(index):
+    queries = ["word13 word20", "word13 word20"]
+    vectors = index.model.encode_query(queries)
+    encoded = EncodedQueries(
+        queries=queries, vectors=vectors, experts=["base", "base"], plans=[plan(0.9), plan(0.5)]
+    )
+    first, second = index.answer_encoded(encoded, 10)
+    assert (first.vector_weight, second.vector_weight) == (0.9, 0.5)
+    assert first.hits == hybrid(index, queries[0], 10, vectors[:1], 0.9) != second.hits
 
 
 def test_a_text_candidate_far_from_the_query_has_its_true_similarity(index, monkeypatch):
@@ -144,13 +133,13 @@ def test_filters_hold_on_both_sides(index):
 def test_no_query_is_an_error(index, query):
     assert isinstance(index.search(query, mode="text"), list)
     vector = index.model.encode_query(["word1"])
-    assert len(index.search_many([query], 5, vectors=vector, mode="hybrid")[0]) == 5
+    assert len(hybrid(index, query, 5, vector)) == 5
 
 
 def test_without_words_hybrid_is_the_order_of_the_vectors(index):
     vector = index.model.encode_query(["word3"])
-    hybrid = index.search_many(["the of and"], 10, vectors=vector, mode="hybrid")[0]
-    assert [hit.id for hit in hybrid] == [hit.id for hit in index.search_vectors(vector, 10)[0]]
+    hits = hybrid(index, "the of and", 10, vector)
+    assert [hit.id for hit in hits] == [hit.id for hit in index.search_vectors(vector, 10)[0]]
 
 
 def test_what_is_written_later_is_found(index):
@@ -167,11 +156,42 @@ def test_what_is_written_later_is_found(index):
 def test_without_a_text_index_it_is_said_what_to_do(model, tmp_path):
     index = Index.create(tmp_path / "index", model)
     index.upsert(documents(5))
+    index.drop_text_index()
     for mode in ("text", "hybrid"):
-        with pytest.raises(VectorIndexError, match="no text index yet.*index build INDEX --text"):
+        with pytest.raises(VectorIndexError, match="no text index.*index build INDEX --text"):
             index.search("word1", mode=mode)
     with pytest.raises(VectorIndexError, match="no search mode 'words'.*hybrid"):
         index.search("word1", mode="words")
+
+
+def test_a_text_index_is_kept_unless_it_was_dropped(model, tmp_path):
+    index = Index.create(tmp_path / "index", model)
+    index.upsert(documents(5))
+    assert index.describe().text == TextSettings(tokenizer="simple", language="English")
+    index.drop_text_index()
+    index.upsert(documents(5, start=5))
+    assert index.describe().text is None
+    built = index.build_text_index(tokenizer="icu", language="german")
+    assert (built.tokenizer, built.language) == ("icu", "German")
+    index.upsert(documents(5, start=10))
+    assert index.describe().text == TextSettings(tokenizer="icu", language="German")
+    assert index.search("word12", mode="text")[0].id == "d12"
+
+
+def test_words_of_a_script_without_spaces_are_found(model, tmp_path):
+    index = Index.create(tmp_path / "index", model)
+    index.upsert([Document("tokyo", "東京都に住んでいます"), Document("engine", "検索エンジンを作る")])
+    assert index.describe().text == TextSettings(tokenizer="icu", language="none")
+    assert [hit.id for hit in index.search("検索", mode="text")] == ["engine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"tokenizer": "words"}, "no tokenizer 'words'.*icu"), ({"language": "Klingon"}, "'Klingon'.*German")],
+)
+def test_settings_that_do_not_exist_are_named(index, settings, message):
+    with pytest.raises(VectorIndexError, match=message):
+        index.build_text_index(**settings)
 
 
 def test_an_empty_index_can_have_one(model, tmp_path):
@@ -186,7 +206,6 @@ def test_dot_products_have_no_least_value(checkpoint, tmp_path):
     model = RouterRetriever.create(str(checkpoint), similarity="dot", device="cpu")
     index = Index.create(tmp_path / "dot", model)
     index.upsert(documents(20))
-    index.build_text_index()
     hits = index.search("word13", 20, mode="hybrid")
     assert len(hits) == 20
     assert all(0.0 <= hit.score <= 1.0 + 1e-6 for hit in hits)

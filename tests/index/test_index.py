@@ -46,7 +46,7 @@ def test_search_is_the_exact_product_with_the_bases_vectors(index, model):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vector = model.encode_query([query])[0]
     scores = vectors @ (vector / np.linalg.norm(vector))
-    hits = index.search(query, k=5)
+    hits = index.search(query, k=5, mode="vector")
     assert [hit.id for hit in hits] == [f"d{row}" for row in np.argsort(-scores)[:5]]
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:5], atol=1e-5)
 
@@ -56,9 +56,8 @@ def test_dot_product_scores(checkpoint, tmp_path):
     index = Index.create(tmp_path / "dot", model)
     index.upsert(documents(10))
     wanted = model.encode_document([d.content for d in documents(10)]) @ model.encode_query(["word3"])[0]
-    np.testing.assert_allclose(
-        [h.score for h in index.search("word3", k=10)], np.sort(wanted)[::-1], rtol=1e-4
-    )
+    hits = index.search("word3", k=10, mode="vector")
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(wanted)[::-1], rtol=1e-4)
 
 
 def test_upsert_replaces_and_collections_may_share_ids(index):

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from cross_encoders import make_cross_encoder
 from serving import ADMIN_KEY, API_KEY, running, wait_until_ready
 
 from routerretriever import Index, RouterRetriever
@@ -261,7 +262,6 @@ def test_a_request_may_have_as_many_documents_as_the_limit_says(own):
 
 def test_words_and_both(own, built):
     index = Index.open(own.index, RouterRetriever.from_pretrained(built / "model", device="cpu"))
-    index.build_text_index()
     condition = {"collection": "beta"}
     with running(own) as client:
         wait_until_ready(client)
@@ -276,11 +276,50 @@ def test_words_and_both(own, built):
         assert len(results[0]["hits"]) == 5
 
 
-def test_without_a_text_index_words_are_refused(client):
-    for mode in ("text", "hybrid"):
-        answer = client.post("/v1/search", json={"query": QUERY, "mode": mode})
-        assert answer.status_code == 400
-        assert "index build INDEX --text" in answer.json()["error"]["message"]
+def test_words_and_vectors_are_the_default_and_their_weight_is_said(client):
+    both, vectors = (
+        client.post("/v1/search", json={"query": QUERY, "mode": mode}).json()["results"][0]
+        for mode in (None, "vector")
+    )
+    assert (both["mode"], vectors["mode"], vectors["vector_weight"]) == ("hybrid", "vector", None)
+    assert 0 < both["vector_weight"] <= 1
+    route = client.post("/v1/route", json={"query": QUERY}).json()["routes"][0]
+    assert route["vector_weight"] == both["vector_weight"] and route["words_reason"]
+
+
+def test_without_a_text_index_words_are_refused(own, built):
+    Index.open(own.index).drop_text_index()
+    with running(own) as client:
+        wait_until_ready(client)
+        client.headers["Authorization"] = f"Bearer {own.api_keys[0]}"
+        for mode in ("text", "hybrid"):
+            answer = client.post("/v1/search", json={"query": QUERY, "mode": mode})
+            assert answer.status_code == 400
+            assert "index build INDEX --text" in answer.json()["error"]["message"]
+        assert client.post("/v1/search", json={"query": QUERY}).json()["results"][0]["mode"] == "vector"
+
+
+def test_a_reranker_orders_the_hits(own, checkpoint, tmp_path):
+    folder = make_cross_encoder(checkpoint, tmp_path / "reranker")
+    with running(replace(own, rerank=str(folder))) as client:
+        wait_until_ready(client)
+        client.headers["Authorization"] = f"Bearer {own.api_keys[0]}"
+        body = {"query": QUERY, "rerank": True, "k": 5}
+        hits = client.post("/v1/search", json=body).json()["results"][0]["hits"]
+        relevances = [hit["relevance"] for hit in hits]
+        assert len(hits) == 5 and relevances == sorted(relevances, reverse=True)
+        least = client.post("/v1/search", json={**body, "min_relevance": relevances[1]})
+        assert len(least.json()["results"][0]["hits"]) == 2
+
+
+def test_what_cannot_be_reranked_or_left_out_is_refused(client):
+    answer = client.post("/v1/search", json={"query": QUERY, "rerank": True})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_reranker")
+    answer = client.post("/v1/search", json={"query": QUERY, "min_relevance": 2})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "min_relevance")
+
+
+def test_no_other_mode_exists(client):
     assert client.post("/v1/search", json={"query": QUERY, "mode": "words"}).status_code == 422
 
 

@@ -22,7 +22,7 @@ from routerretriever.cli.common import (
     load_model,
 )
 from routerretriever.cli.formatting import err, print_json, say, show_table
-from routerretriever.errors import BuildError
+from routerretriever.errors import BuildError, VectorIndexError
 from routerretriever.index.build.settings import BuildSettings, OnError
 from routerretriever.progress import Bars
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from routerretriever.index.kinds import IndexKind
     from routerretriever.index.maintenance import Builder
     from routerretriever.index.reports import Report
+    from routerretriever.index.texts import TextIndex
     from routerretriever.model import RouterRetriever
 
 _SHOWN_PROBLEMS = 5
@@ -75,8 +76,23 @@ Kind = Annotated[
     ),
 ]
 BuildText = Annotated[
-    bool,
-    typer.Option("--text", help="Build the text index, which --mode text and hybrid need."),
+    bool | None,
+    typer.Option(
+        "--text/--no-text",
+        help="Build the text index again, or drop it, so that later writes build none.",
+        show_default="as it is",
+    ),
+]
+Tokens = Annotated[
+    str,
+    typer.Option(
+        "--tokenizer",
+        help="How texts are split into words: auto, simple, icu (for scripts without spaces), ngram or whitespace.",
+    ),
+]
+Language = Annotated[
+    str,
+    typer.Option(help="Whose words are stemmed in the text index: auto, none, or a language such as German."),
 ]
 OlderThan = Annotated[
     float,
@@ -193,7 +209,9 @@ def _show_report(report: BuildReport, total: str) -> None:
 def build(
     index: IndexUri,
     kind: Kind = None,
-    text: BuildText = False,
+    text: BuildText = None,
+    tokenizer: Tokens = "auto",
+    language: Language = "auto",
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -204,26 +222,35 @@ def build(
     _check_workers(cluster, workers)
     if cluster is not None and text and kind is None:
         raise BuildError("The text index is built by one process. Leave out --cluster, or add --kind auto.")
+    if not text and (tokenizer, language) != ("auto", "auto"):
+        raise VectorIndexError("A tokenizer or a language is for the text index. Add --text.")
     builder = None if cluster is None else _builder(cluster, workers)
     opened = Index.open(index)
     vectors = None
-    if kind is not None or not text:
+    if kind is not None or text is None:
         vectors = opened.build_index(kind or "auto", builder=builder)
-    seconds = opened.build_text_index() if text else None
+    words = None
+    if text:
+        words = opened.build_text_index(tokenizer=tokenizer, language=language)
+    elif text is False:
+        opened.drop_text_index()
     opened.flush()
 
     if as_json:
         described = None if vectors is None else vectors.to_dict()
-        print_json({"index": index, "vectors": described, "text_seconds": seconds})
+        words_described = None if words is None else words.to_dict()
+        print_json({"index": index, "vectors": described, "text": words_described})
         return
-    _show_built(index, vectors, seconds)
+    _show_built(index, vectors, words)
+    if text is False:
+        say(f"Text of {index}: dropped. Searches use vectors alone.")
 
 
-def _show_built(index: str, vectors: IndexKind | None, seconds: float | None) -> None:
+def _show_built(index: str, vectors: IndexKind | None, words: TextIndex | None) -> None:
     if vectors is not None:
         say(f"Vectors of {index}: {vectors.kind} ({vectors.reason}), {vectors.seconds:.1f} s.")
-    if seconds is not None:
-        say(f"Text of {index}: indexed, {seconds:.1f} s. Search it with --mode text or --mode hybrid.")
+    if words is not None:
+        say(f"Text of {index}: {words.tokenizer} words, language {words.language}, {words.seconds:.1f} s.")
 
 
 @command
@@ -276,13 +303,15 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     from routerretriever.index.index import Index
 
     found = Index.open(index).describe()
-    text_index = "no; make one with: routerretriever index build INDEX --text"
+    text_index = "none; make one with: routerretriever index build INDEX --text"
+    if found.text is not None:
+        text_index = f"{found.text.tokenizer} words, language {found.text.language}"
     rows: dict[str, Any] = {
         "documents": found.documents,
         **{f"  of '{name}'": count for name, count in found.collections.items()},
         "vectors": f"{found.kind.kind} ({found.kind.reason})",
         "not in it yet": found.unindexed,
-        "text index": "yes" if found.text else text_index,
+        "text index": text_index,
         "fragments": found.fragments,
         "versions": found.versions,
         "size": _size(found.bytes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -14,7 +13,9 @@ from routerretriever.cli.formatting import points, print_json, say, show_table
 from routerretriever.data.text import check_queries
 
 if TYPE_CHECKING:
-    from routerretriever.index.search import Hit, Mode
+    from routerretriever.index.answer import Answer
+    from routerretriever.index.search import Mode
+    from routerretriever.reranking.reranker import Reranker
     from routerretriever.routing.explain import Route
 
 _SHOWN_CHARACTERS = 160
@@ -44,10 +45,25 @@ PinnedExpert = Annotated[
 Where = Annotated[str | None, typer.Option(help="SQL condition, such as \"collection = 'scifact'\".")]
 Exact = Annotated[bool, typer.Option("--exact", help="Scan all vectors.")]
 SearchMode = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--mode",
-        help="vector, text (BM25, without the model), or hybrid (both, fused).",
+        help="hybrid (vectors and words), vector, or text (words alone, without the model).",
+        show_default="hybrid, or vector without a text index",
+    ),
+]
+Rerank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Order the best fifty by a cross-encoder: a folder or a name on the hub."
+    ),
+]
+MinRelevance = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Leave out documents that are less probably relevant than this, 0 to 1.",
     ),
 ]
 OtherModel = Annotated[
@@ -83,48 +99,83 @@ def search(
     expert: PinnedExpert = None,
     where: Where = None,
     exact: Exact = False,
-    mode: SearchMode = "vector",
+    mode: SearchMode = None,
+    rerank: Rerank = None,
+    min_relevance: MinRelevance = None,
     model: OtherModel = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Search INDEX with a query that the model routes."""
-    from routerretriever.index.answer import answer
     from routerretriever.index.index import Index
     from routerretriever.index.search import check_mode
 
     # Before the model is loaded, which takes seconds.
-    check_mode(mode)
+    if mode is not None:
+        check_mode(mode)
     check_queries([query])
     loaded = None if model is None else load_model(model, device)
     opened = Index.open(index, loaded)
-    found = answer(opened, [query], k, expert=expert, where=where, exact=exact, mode=cast("Mode", mode))[0]
+    found = opened.answer(
+        [query],
+        k,
+        expert=expert,
+        where=where,
+        exact=exact,
+        mode=cast("Mode | None", mode),
+        rerank=None if rerank is None else _reranker(rerank, device),
+        min_relevance=min_relevance,
+    )[0]
     if as_json:
         hits = [hit.to_dict() for hit in found.hits]
-        print_json({"query": query, "expert": found.expert, "mode": mode, "hits": hits})
+        print_json(
+            {
+                "query": query,
+                "expert": found.expert,
+                "mode": found.mode,
+                "vector_weight": found.vector_weight,
+                "nothing_relevant": found.nothing_relevant,
+                "hits": hits,
+            }
+        )
     else:
-        _show_hits(found.hits, found.expert)
+        _show_answer(found)
+
+
+def _reranker(source: str, device: str | None) -> Reranker:
+    from routerretriever.reranking.reranker import Reranker
+
+    return Reranker.load(source, device=device)
 
 
 def _show_route(item: Route) -> None:
     heading = Text.assemble((item.query, "bold"), " → ", (item.expert, "bold green"))
     say(heading.append(f": {item.reason}"))
+    say(f"  words {1 - item.vector_weight:.1%}: {item.words_reason}")
     gains = sorted(item.gains.items(), key=lambda pair: -pair[1])
     say("  " + "  ".join(f"{name} {points(gain, signed=True)}" for name, gain in gains))
     for pilot in item.pilots:
         say(f"  {pilot.similarity:.2f}  {pilot.collection}: {pilot.example}")
 
 
-def _show_hits(hits: Sequence[Hit], expert: str | None) -> None:
-    if expert is None:
+def _show_answer(found: Answer) -> None:
+    if found.expert is None:
         say("by words alone")
     else:
-        say(Text.assemble("expert: ", (expert, "bold green")))
-    table = Table("", "score", "id", "collection", "text", box=None)
-    for rank, hit in enumerate(hits, start=1):
+        line = Text.assemble("expert: ", (found.expert, "bold green"))
+        if found.vector_weight is not None:
+            line.append(f"; vectors {found.vector_weight:.1%}, words {1 - found.vector_weight:.1%}")
+        say(line)
+    if found.nothing_relevant:
+        say("Nothing relevant here: 95% of the judged queries with an answer have a better first hit.")
+    if not found.hits:
+        return
+    table = Table("", "score", "relevance", "id", "collection", "text", box=None)
+    for rank, hit in enumerate(found.hits, start=1):
         text = hit.text
         if hit.title:
             text = f"{hit.title}: {hit.text}"
         shown = text[:_SHOWN_CHARACTERS]
-        table.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.collection, shown)
+        relevance = "" if hit.relevance is None else f"{hit.relevance:.0%}"
+        table.add_row(str(rank), f"{hit.score:.3f}", relevance, hit.id, hit.collection, shown)
     show_table(table)

@@ -28,6 +28,13 @@ AdminKeys = Annotated[
         help="Keys that may change documents and experts; without it nobody may.",
     ),
 ]
+Rerank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Cross-encoder that searches may ask for with `rerank`: a folder or a name on the hub.",
+    ),
+]
 LogQueries = Annotated[bool, typer.Option("--log-queries", help="Write the text of queries to the log.")]
 FeedbackLog = Annotated[
     Path | None,
@@ -58,6 +65,7 @@ def serve(
     port: Port = 8080,
     api_keys: ApiKeys = None,
     admin_keys: AdminKeys = None,
+    rerank: Rerank = None,
     log_queries: LogQueries = False,
     feedback_log: FeedbackLog = None,
     cluster: ServeCluster = None,
@@ -80,6 +88,7 @@ def serve(
         api_keys=read_api,
         admin_keys=read_admin,
         device=device,
+        rerank=rerank,
         log_queries=log_queries,
         feedback_log=feedback_log,
     )

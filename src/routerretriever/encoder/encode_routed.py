@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.routing.policy import Decision
+from routerretriever.routing.policy import Decision, RoutingPolicy
+from routerretriever.routing.search_plan import DEFAULT_PLAN, SearchPlan
 
 _ROUTED = -1  # stands for a query that is not pinned
 
@@ -66,8 +68,17 @@ def encode_routed(
     return RoutedVectors(
         vectors=result["sentence_embedding"].float().cpu().numpy(),
         experts=tuple(candidates[column] for column in leading.tolist()),
+        plans=_plans(policy, decisions[0], leading),
         tokens=mask.sum(dim=1).cpu().numpy(),
         decision=decisions[0],
         route_embeddings=read[0],
         policy=policy,
     )
+
+
+def _plans(
+    policy: RoutingPolicy | None, decision: Decision | None, columns: NDArray[np.int64]
+) -> tuple[SearchPlan, ...]:
+    if policy is None or decision is None:
+        return (DEFAULT_PLAN,) * len(columns)
+    return policy.plans(decision, columns)

@@ -85,6 +85,14 @@ class RoutedSentenceModel(SentenceTransformer):
         """
         return encode_routed(self.encoder, queries, experts, self.query_prompt)
 
+    def check_candidate(self, name: str) -> None:
+        """Refuse a name that is neither ``base``, ``merged`` nor an expert.
+
+        Raises:
+            ExpertError: there is no such candidate.
+        """
+        self.state.column(name)
+
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:
         """Return what the router reads (n, d): unit vectors."""
         if not queries:

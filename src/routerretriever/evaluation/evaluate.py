@@ -18,9 +18,14 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import CollectionError
+from routerretriever.evaluation.hybrid_runs import HybridRanker, Weights, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES, Run, measure_run, search_run
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
+from routerretriever.kernels.exact_search import Vectors
 from routerretriever.progress import Progress, Silent
+from routerretriever.words.weights import DEFAULT_WEIGHT
+
+_BATCH = 64  # queries encoded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare base, routed, merged, every single expert and the two oracles.
+    """Compare base, routed, both with words beside, merged, every single expert and the two oracles.
 
     Args:
         model: with or without experts and pilot library.
@@ -134,19 +139,30 @@ def _evaluate_one(
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
-    pinned: dict[str, str | None] = {"base": "base", "routed": None, "merged": "merged"}
-    for name in model.experts:
-        pinned[f"expert:{name}"] = name
+    routed = _routed(model, texts)
+    words = words_of(collection, split)
+    pinned = {"base": "base", "merged": "merged", **{f"expert:{name}": name for name in model.experts}}
+    similarity = model.similarity_fn_name
+
+    def by_vectors(vectors: Vectors) -> SystemScores:
+        run = search_run(vectors, split, documents, collection, similarity=similarity)
+        return SystemScores(measure_run(run, split), run)
+
+    def by_both(vectors: Vectors, weights: Weights) -> SystemScores:
+        ranker = HybridRanker.of(vectors, words, split, documents, collection, similarity=similarity)
+        run = ranker.run(weights)
+        return SystemScores(measure_run(run, split), run)
 
     systems: dict[str, SystemScores] = {}
-    with progress.task(f"evaluate {collection.name}", len(pinned)) as task:
+    with progress.task(f"evaluate {collection.name}", 3 + len(pinned)) as task:
         for system, expert in pinned.items():
-            if expert is None:  # the product's own path from text to vector
-                vectors = model.encode_query(texts, batch_size=64)
-            else:
-                vectors = queries.vectors(model.encoder.pinned_plan(expert))
-            run = search_run(vectors, split, documents, collection, similarity=model.similarity_fn_name)
-            systems[system] = SystemScores(measure_run(run, split), run)
+            vectors = queries.vectors(model.encoder.pinned_plan(expert))
+            systems[system] = by_vectors(vectors)
+            if system == "base":
+                systems["hybrid"] = by_both(vectors, DEFAULT_WEIGHT)
+                systems["routed"] = by_vectors(routed.vectors)
+                systems["routed-hybrid"] = by_both(routed.vectors, routed.weights)
+                task.advance(3)
             task.advance(1, system)
     systems |= oracles(systems)
 
@@ -155,6 +171,26 @@ def _evaluate_one(
         for route in model.route(texts, n_pilots=0):
             chosen[route.expert] += 1
     return CollectionResult(collection.name, split, systems, dict(chosen.most_common()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Routed:
+    vectors: Vectors
+    weights: Weights
+
+
+def _routed(model: RoutedModel, texts: Sequence[str]) -> _Routed:
+    """Return routed vectors (n, d) and their weights beside words (n,), by the product's own path."""
+    batches = []
+    weights = []
+    for start in range(0, len(texts), _BATCH):
+        batch = model.encode_routed(texts[start : start + _BATCH])
+        batches.append(batch)
+        weights += [plan.vector_weight for plan in batch.plans]
+    return _Routed(
+        vectors=np.concatenate([batch.vectors for batch in batches]),
+        weights=np.array(weights, np.float32),
+    )
 
 
 def oracles(systems: Mapping[str, SystemScores]) -> dict[str, SystemScores]:

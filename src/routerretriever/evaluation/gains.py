@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import LibraryError
+from routerretriever.evaluation.hybrid_runs import HybridRanker, words_of
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.unselected import unselected_gains
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.form_pilots import (
     PILOTS_PER_COLLECTION,
@@ -24,6 +25,10 @@ from routerretriever.routing.form_pilots import (
     without_stale,
 )
 from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.word_gains import WordGains
+
+CALIBRATION_QUERIES = 500
+"""Held-out queries of a collection that the calibration of relevance reads."""
 
 
 def build_library(
@@ -87,17 +92,32 @@ def measure_gains(
     texts = list(split.queries.values())
     queries = queries or EncodedQueries.of(model.encoder, texts, model.query_prompt)
 
-    def measure(expert: str) -> NDArray[np.float64]:
-        vectors = queries.vectors(model.encoder.pinned_plan(expert))
-        return ndcg_at_10(vectors, split, documents, collection, model.similarity_fn_name)
+    experts = tuple(model.experts)
+    similarity = model.similarity_fn_name
 
-    with progress.task(f"measure {collection.name}", 1 + len(model.experts)) as task:
-        base = measure("base")
+    def vectors_by(candidate: str) -> Vectors:
+        return queries.vectors(model.encoder.pinned_plan(candidate))
+
+    with progress.task(f"measure {collection.name}", 2 + len(experts)) as task:
+        base = ndcg_at_10(vectors_by("base"), split, documents, collection, similarity)
         task.advance()
-        gains = np.empty((len(texts), len(model.experts)), np.float32)
-        for column, expert in enumerate(model.experts):
-            gains[:, column] = measure(expert) - base
+        gains = np.empty((len(texts), len(experts)), np.float32)
+        for column, expert in enumerate(experts):
+            own = ndcg_at_10(vectors_by(expert), split, documents, collection, similarity)
+            gains[:, column] = own - base
             task.advance(1, expert)
+
+        best = experts[int(gains.mean(axis=0).argmax())]
+        found = words_of(collection, split)
+        rankers = []
+        for candidate in ("base", best):
+            vectors = vectors_by(candidate)
+            rankers.append(
+                HybridRanker.of(vectors, found, split, documents, collection, similarity=similarity)
+            )
+        beside = np.stack([ranker.gains() for ranker in rankers], axis=1)
+        samples = np.stack([ranker.samples()[:CALIBRATION_QUERIES] for ranker in rankers])
+        task.advance(1, "words")
     training = training_sample(collection)
     return Measurement(
         collection=collection.name,
@@ -105,6 +125,8 @@ def measure_gains(
         embeddings=queries.route_embeddings(),
         gains=gains,
         pilot_gains=unselected_gains(gains, model.state.infos.values(), collection.name, texts),
+        words=WordGains(values=beside, experts={collection.name: best}),
+        relevance=samples,
         training_queries=training,
         training_embeddings=model.route_embeddings(training),
         generated=any(query_id in collection.generated for query_id in split.queries),

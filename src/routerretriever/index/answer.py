@@ -1,21 +1,42 @@
-"""Search, and say what encoded each query: the one path of command, server and integrations."""
+"""Answer queries: encode each, search, and say what was used. All doors go through here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TypedDict
+
+import numpy as np
 
 from routerretriever.data.text import check_queries
-from routerretriever.index.encoder import Vectors
+from routerretriever.errors import VectorIndexError
+from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
-from routerretriever.index.index import Index
-from routerretriever.index.querying import encode_queries
-from routerretriever.index.search import Hit, Mode, SearchParameters, check_mode
+from routerretriever.index.querying import (
+    EncodedQueries,
+    by_words_alone,
+    encode_queries,
+    search_request,
+)
+from routerretriever.index.rerank import RERANKED, Reranks, reranked
+from routerretriever.index.search import Hit, Mode, SearchParameters, SearchRequest, check_mode
+from routerretriever.index.table import IndexTable
 from routerretriever.routing.candidates import ROUTED
+from routerretriever.routing.search_plan import SearchPlan
 
-if TYPE_CHECKING:
-    from routerretriever.encoder.protocol import RoutedModel
+logger = logging.getLogger(__name__)
+
+
+class SearchOptions(TypedDict, total=False):
+    """Options that all ways of searching an index share; see :meth:`routerretriever.Index.search`."""
+
+    where: str | Condition | None
+    exact: bool
+    mode: Mode | None
+    parameters: SearchParameters | None
+    rerank: Reranks | None
+    min_relevance: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,82 +46,169 @@ class Answer:
     Attributes:
         expert: the candidate that encoded the query: ``base``, ``merged`` or an expert; ``None``
             in mode ``text``, which needs no encoder.
+        mode: in which the index was searched.
+        vector_weight: weight of the vectors beside the words, 0..1; ``None`` except in mode
+            ``hybrid``.
         hits: best first.
+        nothing_relevant: whether the first hit is less probably relevant than the first hit of 95% of
+            the judged queries that found an answer; ``None`` if that is unknown.
     """
 
     expert: str | None
+    mode: Mode
+    vector_weight: float | None
     hits: list[Hit]
+    nothing_relevant: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EncodedQueries:
-    """Queries, and the vectors that are searched with.
+class Searcher:
+    """Answers queries from one index."""
 
-    Attributes:
-        queries: the texts.
-        vectors: theirs (n, d); ``None`` in mode ``text``.
-        experts: what encoded each query.
-    """
+    def __init__(self, table: IndexTable) -> None:
+        self._table = table
+        self._warned = False
 
-    queries: Sequence[str]
-    vectors: Vectors | None
-    experts: Sequence[str | None]
+    def mode(self, wanted: Mode | None) -> Mode:
+        """Return the mode of a search: the one wanted, or the best that the index allows.
+
+        Raises:
+            VectorIndexError: there is no such mode, or it needs a text index and there is none.
+        """
+        has_text = self._table.latest.get().has_text
+        if wanted is None:
+            if not has_text:
+                self._warn_once()
+            return "hybrid" if has_text else "vector"
+        check_mode(wanted)
+        if wanted != "vector" and not has_text:
+            raise VectorIndexError(
+                "The index has no text index, so it can only be searched by vectors. "
+                "Make one: routerretriever index build INDEX --text"
+            )
+        return wanted
+
+    def encode(
+        self, model: Callable[[], Encoder], queries: Sequence[str], mode: Mode, expert: str | None
+    ) -> EncodedQueries:
+        """Return the queries as the index is searched with them in a mode.
+
+        Args:
+            model: gives the model, which mode ``text`` need not load.
+            queries: the texts.
+            mode: of the search.
+            expert: the candidate that encodes all; ``None`` and ``routed`` route.
+
+        Raises:
+            QueryError: a query is empty.
+            ExpertError: there is no such expert; in mode ``text``, which uses none, as well.
+        """
+        check_queries(queries)
+        pinned = None if expert == ROUTED else expert
+        if mode != "text":
+            return encode_queries(model(), queries, pinned)
+        if pinned is not None:
+            model().check_candidate(pinned)
+        return by_words_alone(queries)
+
+    def answer(self, encoded: EncodedQueries, k: int, mode: Mode, options: SearchOptions) -> list[Answer]:
+        """Search with encoded queries, in one version of the index.
+
+        Args:
+            encoded: the queries.
+            k: results of each query, at most.
+            mode: as :meth:`mode` returned it.
+            options: the others.
+
+        Raises:
+            VectorIndexError: the condition cannot be understood.
+        """
+        reranker = options.get("rerank")
+        minimum = options.get("min_relevance")
+        _check_minimum(minimum)
+        request = search_request(
+            self._table,
+            k if reranker is None else max(k, RERANKED),
+            options.get("where"),
+            exact=options.get("exact", False),
+            parameters=options.get("parameters"),
+        )
+        found = [_hits(request, encoded, row, mode) for row in range(len(encoded.queries))]
+        nothing = [_nothing_relevant(encoded.plans[row], mode, hits) for row, hits in enumerate(found)]
+        if reranker is not None:
+            found = reranked(reranker, encoded.queries, found, k)
+
+        answers = []
+        for row, hits in enumerate(found):
+            answers.append(
+                Answer(
+                    expert=encoded.experts[row],
+                    mode=mode,
+                    vector_weight=_weight(request, encoded, row) if mode == "hybrid" else None,
+                    hits=hits if minimum is None else _at_least(minimum, hits),
+                    nothing_relevant=nothing[row],
+                )
+            )
+        return answers
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "The index %s has no text index, so it is searched by vectors alone. "
+                "Words find more: routerretriever index build %s --text",
+                self._table.uri,
+                self._table.uri,
+            )
 
 
-def answer(
-    index: Index,
-    queries: Sequence[str],
-    k: int = 10,
-    *,
-    expert: str | None = None,
-    where: str | Condition | None = None,
-    exact: bool = False,
-    mode: Mode = "vector",
-    parameters: SearchParameters | None = None,
-) -> list[Answer]:
-    """Encode queries, search with each, and say what encoded it; options are those of :meth:`Index.search`.
+def _hits(request: SearchRequest, encoded: EncodedQueries, row: int, mode: Mode) -> list[Hit]:
+    query = encoded.queries[row]
+    if mode == "text":
+        return request.by_text(query)
+    vector = _vectors(encoded)[row]
+    relevance = encoded.plans[row].relevance
+    if mode == "vector":
+        return request.by_vector(vector, relevance)
+    return request.by_both(query, vector, _weight(request, encoded, row), relevance)
+
+
+def _nothing_relevant(plan: SearchPlan, mode: Mode, hits: Sequence[Hit]) -> bool | None:
+    """Return whether the first hit is below the limit of the calibration; no hits are nothing relevant."""
+    if plan.relevance is None or mode == "text":
+        return None
+    limit = plan.relevance.vector.limit if mode == "vector" else plan.relevance.hybrid.limit
+    return not hits or (hits[0].relevance or 0.0) < limit
+
+
+def _check_minimum(minimum: float | None) -> None:
+    if minimum is not None and not 0.0 <= minimum <= 1.0:
+        raise VectorIndexError(f"The least relevance must be within 0..1, but is {minimum}.")
+
+
+def _at_least(minimum: float, hits: Sequence[Hit]) -> list[Hit]:
+    """Return the hits that are likely enough to be relevant.
 
     Raises:
-        QueryError: a query is empty.
-        ExpertError: there is no such expert; in mode ``text``, which uses none, as well.
-        VectorIndexError: the condition cannot be understood, or there is no text index.
+        VectorIndexError: nothing says how relevant they are.
     """
-    check_mode(mode)
-    check_queries(queries)
-    pinned = None if expert == ROUTED else expert
-    if mode != "text":
-        vectors, experts = encode_queries(index.model, queries, pinned)
-        encoded = EncodedQueries(queries=queries, vectors=vectors, experts=experts)
-    else:
-        if pinned is not None:
-            _model(index).state.column(pinned)
-        encoded = EncodedQueries(queries=queries, vectors=None, experts=[None] * len(queries))
-    return answer_encoded(index, encoded, k, where=where, exact=exact, mode=mode, parameters=parameters)
+    kept = []
+    for hit in hits:
+        if hit.relevance is None:
+            raise VectorIndexError(
+                "Nothing says how relevant these results are, so none can be left out. Build the pilot "
+                "library of the model again (routerretriever library MODEL COLLECTION…), or rerank."
+            )
+        if hit.relevance >= minimum:
+            kept.append(hit)
+    return kept
 
 
-def answer_encoded(
-    index: Index,
-    encoded: EncodedQueries,
-    k: int = 10,
-    *,
-    where: str | Condition | None = None,
-    exact: bool = False,
-    mode: Mode = "vector",
-    parameters: SearchParameters | None = None,
-) -> list[Answer]:
-    """Search with queries that were encoded already, as :func:`answer` does."""
-    found = index.search_many(
-        encoded.queries,
-        k,
-        vectors=encoded.vectors,
-        experts=encoded.experts,
-        where=where,
-        exact=exact,
-        mode=mode,
-        parameters=parameters,
-    )
-    return [Answer(expert=expert, hits=hits) for expert, hits in zip(encoded.experts, found, strict=True)]
+def _weight(request: SearchRequest, encoded: EncodedQueries, row: int) -> float:
+    given = request.parameters.vector_weight
+    return encoded.plans[row].vector_weight if given is None else given
 
 
-def _model(index: Index) -> RoutedModel:
-    return cast("RoutedModel", index.model)
+def _vectors(encoded: EncodedQueries) -> Vectors:
+    if encoded.vectors is None:
+        raise VectorIndexError("These queries were not encoded. Search with mode 'text', or encode them.")
+    return np.atleast_2d(encoded.vectors)

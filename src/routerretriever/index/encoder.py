@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.progress import Progress
+from routerretriever.routing.search_plan import SearchPlan
 
 Vectors = NDArray[np.float32]
 """A float32 matrix of shape (n, d)."""
@@ -24,6 +25,10 @@ class RoutedQueries(Protocol):
     @property
     def experts(self) -> Sequence[str]:
         """The candidate that encoded each query."""
+
+    @property
+    def plans(self) -> Sequence[SearchPlan]:
+        """How an index is searched with each query (n,)."""
 
 
 class Encoder(Protocol):
@@ -59,3 +64,6 @@ class Encoder(Protocol):
         self, queries: Sequence[str], experts: Sequence[str | None] | None = None
     ) -> RoutedQueries:
         """Encode a batch of queries, and say what encoded each."""
+
+    def check_candidate(self, name: str) -> None:
+        """Refuse a name that is neither ``base``, ``merged`` nor an expert."""

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 
 from routerretriever.data.document import Document
 from routerretriever.index import kinds
+from routerretriever.index.answer import Answer, Searcher, SearchOptions
 from routerretriever.index.blocks import blocks
 from routerretriever.index.build.build import build
 from routerretriever.index.build.chunks import listing_of
@@ -28,14 +29,15 @@ from routerretriever.index.filters import Condition
 from routerretriever.index.flush import Flusher
 from routerretriever.index.kinds import IndexKind
 from routerretriever.index.maintenance import KEEP_VERSIONS, Builder, Maintenance
-from routerretriever.index.querying import encode_queries, look_up, search_request
+from routerretriever.index.querying import EncodedQueries, look_up, search_request
 from routerretriever.index.recorded_model import load_recorded_model, recorded_place
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
-from routerretriever.index.search import Hit, Mode, SearchParameters, check_mode
+from routerretriever.index.search import Hit, SearchParameters
 from routerretriever.index.table import IndexTable, Metric
+from routerretriever.index.texts import TextIndex
 from routerretriever.index.writer import BLOCK_ROWS, DocumentWriter
 from routerretriever.progress import Progress, Silent
-from routerretriever.routing.candidates import ROUTED
+from routerretriever.words.text_index import AUTO, TextSettings
 
 
 class Index:
@@ -50,8 +52,7 @@ class Index:
         self._writer = DocumentWriter(table)
         self._flusher = Flusher(table.uri)
         self._maintenance = Maintenance(table, self._flusher)
-
-    # -- opening -----------------------------------------------------------------------------
+        self._searcher = Searcher(table)
 
     @classmethod
     def create(cls, uri: str | Path, model: Encoder, *, model_path: str | Path | None = None) -> Self:
@@ -108,8 +109,6 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._table)
-
-    # -- writing -----------------------------------------------------------------------------
 
     def upsert(
         self,
@@ -217,8 +216,6 @@ class Index:
         self.flush()
         return report
 
-    # -- searching ---------------------------------------------------------------------------
-
     @property
     def is_approximate(self) -> bool:
         """Whether searches use an approximate index."""
@@ -235,69 +232,67 @@ class Index:
         k: int = 10,
         *,
         expert: str | None = None,
-        where: str | Condition | None = None,
-        exact: bool = False,
-        mode: Mode = "vector",
-        parameters: SearchParameters | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Return the k documents that fit a query best.
 
         Args:
             query: the text, which the model routes.
-            k: at most this many results; fewer only if fewer documents satisfy ``where``, or,
-                in mode ``text``, have a word of the query.
+            k: at most this many results; fewer only if fewer documents satisfy ``where`` or
+                ``min_relevance``, or, in mode ``text``, have a word of the query.
             expert: pins ``base``, ``merged`` or an expert instead of routing.
+            options: those of :class:`routerretriever.index.answer.SearchOptions`, as follows.
             where: condition on ``collection``, ``id``, ``title``, ``text`` or metadata fields:
                 SQL, or plain data as :data:`routerretriever.index.filters.Condition`
                 describes, which is safe to take from clients.
             exact: scan all vectors even where an approximate index exists.
-            mode: ``vector`` ranks by similarity, ``text`` by BM25 over title and text without
-                any model, and ``hybrid`` by both. The last two need :meth:`build_text_index`.
+            mode: ``hybrid`` ranks by similarity and by the words of title and text (BM25),
+                ``vector`` by similarity alone, ``text`` by words alone, without any model.
+                Default ``hybrid``, or ``vector`` for an index without a text index.
             parameters: how hard an approximate index is searched.
+            rerank: reads the best fifty documents and orders them by relevance; see
+                :class:`routerretriever.Reranker`.
+            min_relevance: leaves out hits that are less probably relevant, 0..1.
 
         Raises:
             ExpertError: there is no such expert.
-            VectorIndexError: the condition cannot be understood, or there is no text index.
+            VectorIndexError: the condition cannot be understood, there is no text index, or nothing
+                says how relevant the hits are.
         """
-        found = self.search_many(
-            [query], k, expert=expert, where=where, exact=exact, mode=mode, parameters=parameters
-        )
-        return found[0]
+        return self.answer([query], k, expert=expert, **options)[0].hits
 
     def search_many(
         self,
         queries: Sequence[str],
         k: int = 10,
         *,
-        vectors: Vectors | None = None,
-        experts: Sequence[str | None] | None = None,
         expert: str | None = None,
-        where: str | Condition | None = None,
-        exact: bool = False,
-        mode: Mode = "vector",
-        parameters: SearchParameters | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
-        """Search for several queries, as :meth:`search` does for one.
+        """Search for several queries, as :meth:`search` does for one."""
+        return [found.hits for found in self.answer(queries, k, expert=expert, **options)]
 
-        Args:
-            vectors: of the queries (n, d), where they were encoded already.
-            experts: what encoded each, which mode ``hybrid`` needs; default the base.
+    def answer(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        expert: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[Answer]:
+        """Search for several queries, and say what encoded each and how words counted.
+
+        Options and errors are those of :meth:`search`.
         """
-        check_mode(mode)
-        request = search_request(self._table, k, where, exact=exact, parameters=parameters)
-        if mode != "vector":
-            kinds.check_text(self._table.lancedb)
-        if mode == "text":
-            return [request.by_text(query) for query in queries]
-        if mode == "vector":
-            if vectors is None:
-                vectors = self.model.encode_query(list(queries), expert=expert)
-            return [request.by_vector(vector) for vector in vectors]
+        mode = self._searcher.mode(options.get("mode"))
+        encoded = self._searcher.encode(lambda: self.model, queries, mode, expert)
+        return self._searcher.answer(encoded, k, mode, options)
 
-        if vectors is None:
-            vectors, experts = encode_queries(self.model, queries, None if expert == ROUTED else expert)
-        by = experts or [None] * len(queries)
-        return [request.by_both(*query) for query in zip(queries, vectors, by, strict=True)]
+    def answer_encoded(
+        self, encoded: EncodedQueries, k: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[Answer]:
+        """Search as :meth:`answer` does, with queries that were encoded already."""
+        return self._searcher.answer(encoded, k, self._searcher.mode(options.get("mode")), options)
 
     def search_vectors(
         self,
@@ -315,8 +310,6 @@ class Index:
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
         """Return vectors (d,) by (collection, id); an id may be in several collections or in none."""
         return look_up(self._table, ids)
-
-    # -- maintenance -------------------------------------------------------------------------
 
     @property
     def kind(self) -> IndexKind:
@@ -340,23 +333,30 @@ class Index:
         """
         return self._maintenance.build_index(kind, builder)
 
-    def build_text_index(self) -> float:
-        """Build the full-text index of title and text again, and return the seconds it took.
+    def build_text_index(self, *, tokenizer: str = AUTO, language: str = AUTO) -> TextIndex:
+        """Build the full-text index of title and text again.
 
-        Modes ``text`` and ``hybrid`` need it. Documents written later are found at once, by a
-        scan, and taken in by :meth:`refresh`.
+        The first write builds one; this builds it in another way, or where it was dropped.
+        Documents written later are found at once, by a scan, and taken in by :meth:`refresh`.
+
+        Args:
+            tokenizer: ``simple``, ``icu``, ``ngram``, ``whitespace``, or ``auto``; see
+                :class:`routerretriever.words.text_index.TextSettings`.
+            language: whose words are stemmed: a name such as ``German``, ``none``, or ``auto``.
 
         Raises:
+            VectorIndexError: there is no such tokenizer or language.
             StorageError: the disk is full or cannot be written.
         """
-        return self._maintenance.build_text_index()
+        settings = TextSettings(tokenizer=tokenizer, language=language)
+        return self._maintenance.build_text_index(settings)
+
+    def drop_text_index(self) -> None:
+        """Drop the text index; later writes build none until :meth:`build_text_index`."""
+        self._maintenance.drop_text_index()
 
     def compact(self) -> Compacted:
-        """Merge the fragments that writes have left, and drop deleted rows from them.
-
-        Raises:
-            StorageError: the disk is full or cannot be written; the index is as it was.
-        """
+        """Merge the fragments that writes have left, and drop deleted rows from them; errors as :meth:`refresh`."""
         return self._maintenance.compact()
 
     def refresh(self) -> Refreshed:
@@ -393,8 +393,5 @@ class Index:
         return self._flusher.flush()
 
     def describe(self) -> IndexInfo:
-        """Return what the index holds, how it is searched, and the space it takes.
-
-        This reads one column of all documents.
-        """
+        """Return what the index holds and how it is searched; this reads one column of all documents."""
         return self._maintenance.describe()

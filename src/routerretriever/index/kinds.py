@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from lancedb.index import FTS, HnswSq, IvfFlat, IvfPq, IvfRq
+from lancedb.index import HnswSq, IvfFlat, IvfPq, IvfRq
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.conflicts import retrying_conflicts
@@ -26,7 +26,6 @@ MOST_PARTITIONS = 4096
 
 Kind = Literal["auto", "flat", "ivf_flat", "ivf_pq", "ivf_rq", "hnsw"]
 KINDS: tuple[str, ...] = get_args(Kind)
-TEXT_COLUMNS = ("title", "text")
 
 _ENGINE_NAMES = {"IvfFlat": "ivf_flat", "IvfPq": "ivf_pq", "IvfRq": "ivf_rq", "IvfHnswSq": "hnsw"}
 _NOTE = "routerretriever.kind"  # metadata of the vector column, where the choice is remembered
@@ -97,7 +96,7 @@ def build(table: Any, kind: str, metric: Metric, make: Callable[[str], None] | N
             table.drop_index(index.name)
     else:
         work = partial(make or partial(_make_here, table, metric), wanted)
-        _guarded(work, f"The index '{wanted}' could not be built")
+        guarded(work, f"The index '{wanted}' could not be built")
         table.checkout_latest()
 
     built = IndexKind(wanted, reason, rows, round(time.perf_counter() - start, 2))
@@ -130,23 +129,6 @@ def rebuild(table: Any, metric: Metric) -> None:
     note, kind = _note(table), present(table).kind
     by_size = note is not None and note["auto"] and note["kind"] == kind
     build(table, "auto" if by_size else kind, metric)
-
-
-def build_text(table: Any) -> float:
-    """Build the full-text index of title and text again, and return the seconds it took.
-
-    Words are split at white space and punctuation, lower-cased, freed of accents, and stemmed
-    as English, without English stop words; languages that do not put spaces between words are
-    found badly.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    start = time.perf_counter()
-    for column in TEXT_COLUMNS:
-        work = partial(table.create_index, column, config=FTS())
-        _guarded(work, "The text index could not be built")
-    return round(time.perf_counter() - start, 2)
 
 
 def present(table: Any) -> IndexKind:
@@ -182,28 +164,6 @@ def vector_indices(table: Any) -> list[Any]:
     return [index for index in table.list_indices() if "vector" in index.columns]
 
 
-def has_text(table: Any) -> bool:
-    """Return whether there is a full-text index of title and text."""
-    indexed: set[str] = set()
-    for index in table.list_indices():
-        if index.index_type == "FTS":
-            indexed.update(index.columns)
-    return indexed.issuperset(TEXT_COLUMNS)
-
-
-def check_text(table: Any) -> None:
-    """Refuse a search by words where there is no text index.
-
-    Raises:
-        VectorIndexError: there is none.
-    """
-    if not has_text(table):
-        raise VectorIndexError(
-            "The index has no text index yet, so it can only be searched by vectors. "
-            "Make one: routerretriever index build INDEX --text"
-        )
-
-
 def _note(table: Any) -> dict[str, Any] | None:
     metadata = table.schema.field("vector").metadata or {}
     try:
@@ -232,11 +192,12 @@ def pq_parts(dimension: int) -> int | None:
     return dimension // 8 if dimension % 8 == 0 else None
 
 
-def _guarded(work: Callable[[], Any], what: str) -> None:
+def guarded(work: Callable[[], Any], what: str) -> None:
+    """Run a build again where writers conflict, and name what could not be built."""
     try:
         retrying_conflicts(work)
     except OSError as error:
         raise StorageError(f"{what}: {error}. Free some space, or check who may write there.") from error
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise VectorIndexError(f"{what}: {reason} Choose another --kind.") from error
+        raise VectorIndexError(f"{what}: {reason}") from error

@@ -26,7 +26,9 @@ from routerretriever.index.flush import Flusher
 from routerretriever.index.kinds import IndexKind
 from routerretriever.index.reports import Cleaned, Compacted, IndexInfo, Refreshed
 from routerretriever.index.table import IndexTable
+from routerretriever.index.texts import TextIndex, build_text, drop_text, wants_text
 from routerretriever.progress import Progress
+from routerretriever.words.text_index import TextSettings, present_settings
 
 Builder = Callable[[IndexTable, str], None]
 """Builds a vector index of a kind for the documents of a table, for example on a cluster."""
@@ -80,11 +82,16 @@ class Maintenance:
             "takes here) all vectors are scanned. Leave out --cluster."
         )
 
-    def build_text_index(self) -> float:
+    def build_text_index(self, settings: TextSettings) -> TextIndex:
         """Build the full-text index again; see :meth:`Index.build_text_index`."""
-        seconds = kinds.build_text(self._table.lancedb)
+        built = build_text(self._table.lancedb, settings)
         self._table.latest.expire()
-        return seconds
+        return built
+
+    def drop_text_index(self) -> None:
+        """Drop the full-text index; see :meth:`Index.drop_text_index`."""
+        drop_text(self._table.lancedb)
+        self._table.latest.expire()
 
     def compact(self) -> Compacted:
         """Merge fragments; see :meth:`Index.compact`."""
@@ -153,7 +160,7 @@ class Maintenance:
             documents=sum(counts.values()),
             collections=dict(sorted(counts.items())),
             kind=kinds.present(self._table.lancedb),
-            text=kinds.has_text(self._table.lancedb),
+            text=present_settings(self._table.lancedb),
             unindexed=self._unindexed("vector"),
             fragments=self._fragments(),
             versions=self._versions(),
@@ -163,17 +170,20 @@ class Maintenance:
     # -- after writes ------------------------------------------------------------------------
 
     def after_write(self, progress: Progress) -> None:
-        """Build the first vector index, or take new rows in, where there are many."""
-        first = self._wants_first_index()
-        if not first and not self._is_due():
-            return
-        with progress.task("index vectors", 1) as task:
-            if first:
+        """Build the first indexes, or take new rows in, where there are many."""
+        if self._wants_first_index():
+            with progress.task("index vectors", 1) as task:
                 self._merge_before_first_index()
                 self.build_index("auto", None)
-            else:
+                task.advance()
+        elif self._is_due():
+            with progress.task("refresh the index", 1) as task:
                 self.refresh()
-            task.advance()
+                task.advance()
+        if wants_text(self._table.lancedb):
+            with progress.task("index words", 1) as task:
+                self.build_text_index(TextSettings())
+                task.advance()
 
     def _merge_before_first_index(self) -> None:
         if self._small_fragments() > BUILD_FRAGMENTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +14,27 @@ from routerretriever.index.filters import Condition, to_sql
 from routerretriever.index.schema import quoted
 from routerretriever.index.search import SearchParameters, SearchRequest
 from routerretriever.index.table import IndexTable
+from routerretriever.routing.search_plan import WORDS_ALONE, SearchPlan
 
 _QUERY_BLOCK = 64
 _LOOKUP_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedQueries:
+    """Queries, and what is searched with.
+
+    Attributes:
+        queries: the texts.
+        vectors: theirs (n, d); ``None`` in mode ``text``.
+        experts: what encoded each query.
+        plans: how the index is searched with each.
+    """
+
+    queries: Sequence[str]
+    vectors: Vectors | None
+    experts: Sequence[str | None]
+    plans: Sequence[SearchPlan]
 
 
 def search_request(
@@ -47,21 +66,30 @@ def search_request(
     )
 
 
-def encode_queries(model: Encoder, queries: Sequence[str], pinned: str | None) -> tuple[Vectors, list[str]]:
-    """Return vectors of queries (n, d), and what encoded each.
+def encode_queries(model: Encoder, queries: Sequence[str], pinned: str | None) -> EncodedQueries:
+    """Encode queries, in blocks.
 
     Args:
         model: encodes them.
-        queries: any number; they are encoded in blocks.
+        queries: any number.
         pinned: the candidate that encodes them all; ``None`` routes.
     """
     vectors = [np.empty((0, model.dimension), np.float32)]
-    experts: list[str] = []
+    experts: list[str | None] = []
+    plans: list[SearchPlan] = []
     for block in blocks(queries, _QUERY_BLOCK):
         encoded = model.encode_routed(block, [pinned] * len(block))
         vectors.append(encoded.vectors)
         experts += encoded.experts
-    return np.concatenate(vectors), experts
+        plans += encoded.plans
+    return EncodedQueries(queries=queries, vectors=np.concatenate(vectors), experts=experts, plans=plans)
+
+
+def by_words_alone(queries: Sequence[str]) -> EncodedQueries:
+    """Return queries that need no encoder, for mode ``text``."""
+    return EncodedQueries(
+        queries=queries, vectors=None, experts=[None] * len(queries), plans=[WORDS_ALONE] * len(queries)
+    )
 
 
 def look_up(table: IndexTable, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from routerretriever.index.kinds import IndexKind
+from routerretriever.words.text_index import TextSettings
 
 
 class Report:
@@ -88,7 +89,7 @@ class IndexInfo(Report):
         documents: number of documents.
         collections: name → documents.
         kind: of the vector index.
-        text: whether there is a text index.
+        text: how the text index splits words; ``None`` if there is none.
         unindexed: documents that the vector index, if there is one, has not taken in yet.
         fragments: fragments that the documents are stored in.
         versions: that are kept.
@@ -98,7 +99,7 @@ class IndexInfo(Report):
     documents: int
     collections: dict[str, int]
     kind: IndexKind
-    text: bool
+    text: TextSettings | None
     unindexed: int
     fragments: int
     versions: int

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-from lance.query import FullTextOperator, MultiMatchQuery
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.fields import is_missing
-from routerretriever.index.fusion import DEPTH, fuse, vector_weight
-from routerretriever.index.kinds import TEXT_COLUMNS
 from routerretriever.index.schema import SHOWN_COLUMNS, collection_and_id
 from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.table import Metric
+from routerretriever.routing.relevance import HITS, Relevance, hit_features
+from routerretriever.words.fuse import DEPTH, best_first, fuse
+from routerretriever.words.text_index import matching
 
 Mode = Literal["vector", "text", "hybrid"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -28,7 +30,9 @@ class Hit:
     """One search result.
 
     ``score`` is the similarity of query and document vector; in mode ``text`` the BM25 score,
-    in mode ``hybrid`` the fused score of :func:`routerretriever.index.fusion.fuse`.
+    in mode ``hybrid`` the fused score of :func:`routerretriever.words.fuse.fuse`. ``relevance`` is
+    the probability, 0..1, that a judge would call the document relevant: of the reranker where there
+    is one, else calibrated on judged queries of the pilot library; ``None`` without either.
     """
 
     id: str
@@ -37,6 +41,12 @@ class Hit:
     text: str
     collection: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    relevance: float | None = None
+
+    @property
+    def content(self) -> str:
+        """Title and text, as an encoder reads them."""
+        return f"{self.title} {self.text}".strip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, which knows no infinite numbers: they become null."""
@@ -58,8 +68,8 @@ class SearchParameters:
             the index's scores.
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are
             re-scored; ``None`` leaves it to Lance.
-        vector_weight: weight of the vectors in mode ``hybrid``, 0..1; ``None`` depends on what
-            encoded the query, as :func:`routerretriever.index.fusion.vector_weight` says.
+        vector_weight: weight of the vectors in mode ``hybrid``, 0..1; ``None`` takes the weight
+            that the model's routing gives to each query.
     """
 
     nprobes: int = 40
@@ -94,81 +104,101 @@ class SearchRequest:
     exact: bool = False
     parameters: SearchParameters = field(default_factory=SearchParameters)
 
-    def by_vector(self, vector: Vectors) -> list[Hit]:
-        """Return the k documents nearest to a vector (d,), best first."""
-        rows = self._nearest(vector, self.k, self._columns)
-        return [self._hit(row, similarity(row)) for row in rows]
+    def by_vector(self, vector: Vectors, relevance: Relevance | None = None) -> list[Hit]:
+        """Return the k documents nearest to a vector (d,), best first.
+
+        Args:
+            vector: the query's (d,).
+            relevance: turns what is seen of the hits into probabilities.
+        """
+        depth = self.k if relevance is None else max(self.k, HITS)
+        near = self._nearest(vector, depth, self._columns)
+        similarities = _similarities(near)
+        worth: Sequence[float | None] = [None] * self.k
+        if relevance is not None:
+            features = hit_features(similarities, np.zeros(len(near)), np.arange(len(near)))
+            worth = relevance.vector.probabilities(features).tolist()
+        rows = near.slice(0, self.k).to_pylist()
+        return [
+            self._hit(row, float(score), probability)
+            for row, score, probability in zip(rows, similarities, worth, strict=False)
+        ]
 
     def by_text(self, query: str) -> list[Hit]:
         """Return the k best documents under BM25, best first.
 
         There are none if no document has a word of the query.
         """
-        rows = self._matching(query, self.k, self._columns)
+        rows = self._matching(query, self.k, self._columns).to_pylist()
         return [self._hit(row, float(row["_score"])) for row in rows]
 
-    def by_both(self, query: str, vector: Vectors, expert: str | None) -> list[Hit]:
+    def by_both(
+        self, query: str, vector: Vectors, weight: float, relevance: Relevance | None = None
+    ) -> list[Hit]:
         """Return the k best documents of the fused ranking of both sides, best first.
 
         Args:
             query: the text.
             vector: the query's (d,).
-            expert: what encoded it; ``None`` is the base.
+            weight: of the vectors, 0..1.
+            relevance: turns what is seen of the hits into probabilities.
         """
         depth = max(self.k, DEPTH)
-        near = {row["key"]: row for row in self._nearest(vector, depth, self._columns)}
-        matching_columns = [*self._columns, "vector"]
-        matching = {row["key"]: row for row in self._matching(query, depth, matching_columns)}
+        near = self._nearest(vector, depth, self._columns)
+        words = self._matching(query, depth, [*self._columns, "vector"])
+        candidates = _united(near, words)
 
         # A document found only by its words gets its similarity from its vector.
-        similarities = {key: similarity(row) for key, row in near.items()}
-        for key, row in matching.items():
-            if key not in similarities:
-                similarities[key] = self._similarity_to(vector, row["vector"])
-
-        given = self.parameters.vector_weight
+        by_words_alone = candidates.words_alone
+        similarities = np.concatenate(
+            [_similarities(near), self._similarities_to(vector, _matrix(words)[by_words_alone])]
+        )
         fused = fuse(
             similarities,
-            {key: float(row["_score"]) for key, row in matching.items()},
-            weight=vector_weight(expert) if given is None else given,
-            floor=-1.0 if self.metric == "cosine" else None,
+            candidates.word_scores,
+            weight=weight,
+            lowest=-1.0 if self.metric == "cosine" else None,
         )
-        best = fused[: self.k]
-        return [self._hit(near.get(key) or matching[key], score) for key, score in best]
+        best = best_first(fused, max(self.k, HITS))
+        worth: Sequence[float | None] = [None] * len(best)
+        if relevance is not None:
+            features = hit_features(similarities, candidates.word_scores, best)
+            worth = relevance.hybrid.probabilities(features).tolist()
+        rows = candidates.rows(best[: self.k])
+        return [
+            self._hit(row, float(score), probability)
+            for row, score, probability in zip(rows, fused[best], worth, strict=False)
+        ]
 
     @property
     def _columns(self) -> list[str]:
         return [*SHOWN_COLUMNS, *self.snapshot.metadata]
 
-    def _nearest(self, vector: Vectors, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+    def _nearest(self, vector: Vectors, k: int, columns: Sequence[str]) -> pa.Table:
         rows = self._by_distance(vector, k, columns, exact=self.exact)
         if len(rows) < k and not self.exact and self._matches() > len(rows):
             # The index did not reach them: a filter left few, in a graph or far from the query.
             rows = self._by_distance(vector, k, columns, exact=True)
         return rows
 
-    def _by_distance(
-        self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool
-    ) -> list[dict[str, Any]]:
+    def _by_distance(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> pa.Table:
         how: dict[str, Any] = {"use_index": False}
         if not exact:
             how = approximation(self.parameters, k, filtered=self.where is not None)
         nearest = {"column": "vector", "q": vector, "k": k, "metric": self.metric, **how}
         return self._rows([*columns, "_distance"], nearest=nearest)
 
-    def _matching(self, query: str, k: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-        # A match query is not parsed, so that no sign in it is an operator.
-        words = MultiMatchQuery(query, list(TEXT_COLUMNS), operator=FullTextOperator.OR)
-        return self._rows([*columns, "_score"], full_text_query=words, limit=k)
+    def _matching(self, query: str, k: int, columns: Sequence[str]) -> pa.Table:
+        return self._rows([*columns, "_score"], full_text_query=matching(query), limit=k)
 
     def _matches(self) -> int:
         return int(self.snapshot.dataset.count_rows(self.where))
 
-    def _rows(self, columns: list[str], **wanted: Any) -> list[dict[str, Any]]:
+    def _rows(self, columns: list[str], **wanted: Any) -> pa.Table:
         dataset = self.snapshot.dataset
         try:
             scanner = dataset.scanner(columns=columns, filter=self.where, prefilter=True, **wanted)
-            rows: list[dict[str, Any]] = scanner.to_table().to_pylist()
+            rows: pa.Table = scanner.to_table()
         except (OSError, ValueError, RuntimeError) as error:
             hint = ""
             if self.where:
@@ -177,16 +207,76 @@ class SearchRequest:
             raise VectorIndexError(f"The search failed: {reason}{hint}") from error
         return rows
 
-    def _similarity_to(self, vector: Vectors, other: Sequence[float]) -> float:
-        document = np.asarray(other, dtype=np.float32)
-        product = float(document @ vector)
+    def _similarities_to(self, vector: Vectors, documents: Vectors) -> Vectors:
+        products: Vectors = documents @ vector
         if self.metric == "dot":
-            return product
-        norms = float(np.linalg.norm(document) * np.linalg.norm(vector))
-        return product / norms if norms else 0.0
+            return products
+        norms = np.linalg.norm(documents, axis=1) * np.linalg.norm(vector)
+        cosines: Vectors = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+        return cosines
 
-    def _hit(self, row: Mapping[str, Any], score: float) -> Hit:
-        return hit_of(row, score, self.snapshot.metadata)
+    def _hit(self, row: Mapping[str, Any], score: float, relevance: float | None = None) -> Hit:
+        return hit_of(row, score, self.snapshot.metadata, relevance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Candidates:
+    """Documents that vectors, words or both found: first those near, then those found by words alone.
+
+    Attributes:
+        near, words: what each side found.
+        words_alone: rows of ``words`` that are not in ``near``.
+        word_scores: BM25 scores of all candidates (n,); 0 where no word matches.
+    """
+
+    near: pa.Table
+    words: pa.Table
+    words_alone: NDArray[np.int64]
+    word_scores: NDArray[np.float64]
+
+    def rows(self, places: Iterable[int]) -> list[dict[str, Any]]:
+        """Return the columns of some candidates."""
+        found: list[dict[str, Any]] = []
+        for place in places:
+            if place < len(self.near):
+                table, row = self.near, int(place)
+            else:
+                table, row = self.words, int(self.words_alone[place - len(self.near)])
+            found += table.slice(row, 1).to_pylist()
+        return found
+
+
+def _united(near: pa.Table, words: pa.Table) -> _Candidates:
+    place_of = {key: place for place, key in enumerate(near["key"].to_pylist())}
+    alone: list[int] = []
+    scores = np.zeros(len(near) + len(words))
+    for row, (key, score) in enumerate(
+        zip(words["key"].to_pylist(), words["_score"].to_pylist(), strict=True)
+    ):
+        place = place_of.get(key)
+        if place is None:
+            place = len(near) + len(alone)
+            alone.append(row)
+        scores[place] = score
+    return _Candidates(
+        near=near,
+        words=words.drop_columns(["vector"]),
+        words_alone=np.array(alone, np.int64),
+        word_scores=scores[: len(near) + len(alone)],
+    )
+
+
+def _similarities(near: pa.Table) -> Vectors:
+    """Return similarities (n,) from Lance's distances, which are 1 - similarity for cosine and dot alike."""
+    similarities: Vectors = 1.0 - near["_distance"].to_numpy()
+    return similarities
+
+
+def _matrix(rows: pa.Table) -> Vectors:
+    """Return the column of vectors as a matrix (n, d)."""
+    column = rows["vector"].combine_chunks()
+    flat: Vectors = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)
 
 
 def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[str, float]:
@@ -203,7 +293,9 @@ def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[st
     return how
 
 
-def hit_of(row: Mapping[str, Any], score: float, metadata: Sequence[str]) -> Hit:
+def hit_of(
+    row: Mapping[str, Any], score: float, metadata: Sequence[str], relevance: float | None = None
+) -> Hit:
     """Return a row as a result; metadata fields that a document does not have are left out."""
     collection, document_id = collection_and_id(row["key"])
     return Hit(
@@ -213,15 +305,8 @@ def hit_of(row: Mapping[str, Any], score: float, metadata: Sequence[str]) -> Hit
         text=row["text"],
         collection=collection,
         metadata={name: row[name] for name in metadata if not is_missing(row[name])},
+        relevance=relevance,
     )
-
-
-def similarity(row: Mapping[str, Any]) -> float:
-    """Return the similarity, from LanceDB's distance.
-
-    The distance is 1 - similarity, for cosine and dot product alike.
-    """
-    return 1.0 - float(row["_distance"])
 
 
 def check_mode(mode: str) -> None:

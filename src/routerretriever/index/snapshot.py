@@ -16,6 +16,7 @@ from routerretriever.index.connection import (
     dataset_uri,
 )
 from routerretriever.index.schema import metadata_columns
+from routerretriever.words.text_index import TEXT_COLUMNS
 
 INDEX_CACHE_MIB = 1024
 """Most memory for parts of vector and text indexes, in MiB for each opened index.
@@ -26,17 +27,19 @@ seconds. The environment variable ``ROUTERRETRIEVER_INDEX_CACHE_MIB`` overrides 
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """One version of an index.
 
     Attributes:
         dataset: of Lance.
         metadata: names of the metadata columns; kept, because asking for the schema is slow.
+        has_text: whether it can be searched by words.
     """
 
     dataset: Any
     metadata: tuple[str, ...]
+    has_text: bool
 
 
 class LatestSnapshot:
@@ -89,4 +92,16 @@ def _newest(known: Snapshot) -> Snapshot:
 
 
 def _snapshot_of(dataset: Any) -> Snapshot:
-    return Snapshot(dataset, tuple(metadata_columns(dataset.schema)))
+    return Snapshot(
+        dataset=dataset,
+        metadata=tuple(metadata_columns(dataset.schema)),
+        has_text=_has_text(dataset),
+    )
+
+
+def _has_text(dataset: Any) -> bool:
+    indexed: set[str] = set()
+    for index in dataset.describe_indices():
+        if index.type_url.endswith("InvertedIndexDetails"):
+            indexed.update(index.field_names)
+    return indexed.issuperset(TEXT_COLUMNS)

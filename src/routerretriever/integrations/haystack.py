@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.errors import MissingExtraError, ModelError
-from routerretriever.index.answer import answer
 from routerretriever.index.index import Index
 from routerretriever.integrations.haystack_filters import to_condition
 from routerretriever.integrations.shared import (
@@ -197,7 +196,7 @@ class RoutedRetriever:
         if expert is None:
             expert = self.expert
         where = to_condition(filters) if filters else None
-        found = answer(self._opened(), [query], top_k, where=where, expert=expert)[0]
+        found = self._opened().answer([query], top_k, where=where, expert=expert)[0]
         documents = [
             Document(id=hit.id, content=hit.text, meta=described(hit, found.expert), score=hit.score)
             for hit in found.hits

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import field_validator
 
 from routerretriever.errors import MissingExtraError
-from routerretriever.index.answer import answer
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.integrations.shared import (
@@ -95,7 +94,7 @@ class RoutedRetriever(BaseRetriever):
             where = self.where
         if expert is None:
             expert = self.expert
-        found = answer(self.index, [query], k, where=where, expert=expert)[0]
+        found = self.index.answer([query], k, where=where, expert=expert)[0]
         return [
             Document(
                 id=hit.id, page_content=hit.text, metadata=described(hit, found.expert) | {"score": hit.score}

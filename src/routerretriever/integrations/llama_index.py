@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.errors import MissingExtraError
-from routerretriever.index.answer import answer
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.integrations.shared import (
@@ -120,8 +119,7 @@ class RoutedRetriever(BaseRetriever):
         self.expert = expert
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = answer(
-            self.index,
+        found = self.index.answer(
             [query_bundle.query_str],
             self.k,
             where=self.where,

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from routerretriever.errors import MissingExtraError, RouterRetrieverError
-from routerretriever.index.answer import answer
 from routerretriever.index.index import Index
 from routerretriever.model import RouterRetriever
 from routerretriever.version import __version__
@@ -60,10 +59,15 @@ def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer
         """Find the documents that answer a query; says which expert encoded it."""
         assert index is not None
         try:
-            found = answer(index, [query], k, where=where, expert=expert)[0]
+            found = index.answer([query], k, where=where, expert=expert)[0]
         except RouterRetrieverError as error:
             raise ToolError(str(error)) from error
-        return {"query": query, "expert": found.expert, "hits": [hit.to_dict() for hit in found.hits]}
+        return {
+            "query": query,
+            "expert": found.expert,
+            "mode": found.mode,
+            "hits": [hit.to_dict() for hit in found.hits],
+        }
 
     def route(
         query: Query, pilots: Annotated[int, Field(ge=0, le=50, description="Nearest pilots to show.")] = 3

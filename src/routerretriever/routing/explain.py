@@ -44,6 +44,8 @@ class Route:
         in_domain_score: closeness to the pilots; 0 is the average of in-domain queries.
         abstained: the query is out of domain, so the fallback was chosen.
         reason: one sentence.
+        vector_weight: weight of the vectors beside the words in a hybrid search, 0 to 1.
+        words_reason: why words have the rest of the weight.
         pilots: the nearest pilots, nearest first.
     """
 
@@ -54,6 +56,8 @@ class Route:
     in_domain_score: float
     abstained: bool
     reason: str
+    vector_weight: float
+    words_reason: str
     pilots: Sequence[Neighbour] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def explain_routes(
     """
     similarities = policy.router.similarities(route_embeddings)
     decision = policy.decide_by(similarities)
+    plans = policy.plans(decision)
     nearest = similarities.nearest(n_pilots)
 
     routes = []
@@ -92,6 +97,8 @@ def explain_routes(
                 in_domain_score=round(score, 4),
                 abstained=weight == 0,
                 reason=_reason(policy, expert, gains, score, weight),
+                vector_weight=plans[row].vector_weight,
+                words_reason=plans[row].reason,
                 pilots=tuple(_neighbour(policy.library, int(pilot), float(value)) for pilot, value in pilots),
             )
         )

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.routing.fit_relevance import fit_relevance
 from routerretriever.routing.gain_table import mean_by_group
 from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.word_gains import WordGains
 
 PILOTS_PER_COLLECTION = 500
 TRAINING_PILOTS = 1000
@@ -28,6 +30,10 @@ class Measurement:
         embeddings: route embeddings (n, d).
         gains: nDCG@10 of every expert minus that of the base (n, E).
         pilot_gains: the same without what chose an expert (n, E): NaN says nothing. Default ``gains``.
+        words: what words add beside the base and beside the collection's best expert (n, 2, W); see
+            :class:`routerretriever.routing.word_gains.WordGains`. ``None`` if it was not measured.
+        relevance: judged hits of its queries; see
+            :class:`routerretriever.routing.relevance.RelevanceTable`. ``None`` if there are none.
         training_queries: texts of a sample of the training queries (m,).
         training_embeddings: their route embeddings (m, d).
         generated: whether there are generated queries among ``queries``.
@@ -43,6 +49,8 @@ class Measurement:
     generated: bool = False
     source: str = ""
     pilot_gains: NDArray[np.float32] | None = None
+    words: WordGains | None = None
+    relevance: NDArray[np.float32] | None = None
 
     def for_pilots(self) -> Measurement:
         """Return the measurement with the gains that pilots carry."""
@@ -98,7 +106,16 @@ def extend_library(
         library = library.extended(pilots).extended(
             _training_pilots(library.experts, measured, training_pilots)
         )
-    return library.fitted()
+    return _with_relevance(library.fitted(), measurements)
+
+
+def _with_relevance(library: PilotLibrary, measurements: Sequence[Measurement]) -> PilotLibrary:
+    samples = {} if library.relevance is None else dict(library.relevance.samples)
+    for measured in measurements:
+        samples.pop(measured.collection, None)
+        if measured.relevance is not None:
+            samples[measured.collection] = measured.relevance
+    return replace(library, relevance=fit_relevance(samples))
 
 
 def measured_pilots(
@@ -140,7 +157,15 @@ def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[n
         counts=np.array([len(rows) for rows in members], np.int64),
         sources=(measured.collection,) * len(members),
         examples=tuple(examples),
+        words=_mean_words(measured, members),
     )
+
+
+def _mean_words(measured: Measurement, members: list[NDArray[np.intp]]) -> WordGains | None:
+    if measured.words is None:
+        return None
+    values = np.stack([measured.words.values[rows].mean(axis=0) for rows in members])
+    return replace(measured.words, values=values.astype(np.float32))
 
 
 def _training_pilots(experts: tuple[str, ...], measured: Measurement, limit: int) -> PilotLibrary:

@@ -15,9 +15,14 @@ from routerretriever.errors import LibraryError
 from routerretriever.routing.abstention import PilotSpace
 from routerretriever.routing.gain_table import copy_with_room
 from routerretriever.routing.pilot_library import FEEDBACK, FeedbackBatch, PilotLibrary
+from routerretriever.routing.relevance import RelevanceTable
+from routerretriever.routing.word_gains import WordGains
+from routerretriever.words.weights import WEIGHTS
 
 LIBRARY_FORMAT = 2
 """1 is written where there is no feedback; earlier versions would take its pilots for judged ones."""
+RELEVANCE = "relevance:"
+"""Prefix of the tensors with the judged hits of a collection."""
 PILOT_TENSORS, PILOT_INFO = "pilots.safetensors", "pilots.json"
 
 
@@ -59,6 +64,11 @@ def _tensors(library: PilotLibrary) -> dict[str, NDArray[Any]]:
     space = library.space
     if space is not None:
         tensors |= {"mean": space.mean, "whitening": space.whitening, "density": space.density}
+    if library.words is not None:
+        tensors["words"] = library.words.values.astype(np.float16)
+    if library.relevance is not None:
+        for name, samples in library.relevance.samples.items():
+            tensors[f"{RELEVANCE}{name}"] = samples.astype(np.float16)
     return tensors | {f"{FEEDBACK}{batch.id}": batch.lines for batch in library.feedback}
 
 
@@ -82,8 +92,12 @@ def _description(library: PilotLibrary, info: dict[str, Any]) -> dict[str, Any]:
     }
     if batches:
         description["feedback"] = batches
+    if library.words is not None:
+        description["words"] = {"weights": WEIGHTS, "experts": dict(library.words.experts)}
     if library.generated:
         description["generated"] = dict(library.generated)
+    if library.relevance is not None:
+        description["relevance"] = library.relevance.to_dict()
     return description
 
 
@@ -114,4 +128,25 @@ def _library(tensors: dict[str, NDArray[Any]], info: dict[str, Any]) -> PilotLib
         versions=info.get("measured_with", {}),
         feedback=tuple(batches),
         generated=info.get("generated", {}),
+        words=_words(tensors, info),
+        relevance=_relevance(tensors, info),
     )
+
+
+def _words(tensors: dict[str, NDArray[Any]], info: dict[str, Any]) -> WordGains | None:
+    """Return what words gained; ``None`` if that was not measured, or with other weights than today's."""
+    measured = info.get("words")
+    if measured is None or tuple(measured["weights"]) != WEIGHTS:
+        return None
+    return WordGains(values=tensors["words"].astype(np.float32), experts=measured["experts"])
+
+
+def _relevance(tensors: dict[str, NDArray[Any]], info: dict[str, Any]) -> RelevanceTable | None:
+    content = info.get("relevance")
+    if content is None:
+        return None
+    samples = {}
+    for name, values in tensors.items():
+        if name.startswith(RELEVANCE):
+            samples[name.removeprefix(RELEVANCE)] = values.astype(np.float32)
+    return RelevanceTable.from_dict(content, samples)

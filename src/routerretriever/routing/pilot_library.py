@@ -21,6 +21,8 @@ from routerretriever.errors import LibraryError
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import PilotSpace
 from routerretriever.routing.gain_table import copy_with_room, mean_by_group, only_adds, with_columns
+from routerretriever.routing.relevance import RelevanceTable
+from routerretriever.routing.word_gains import WordGains
 
 FEEDBACK = "feedback:"
 """Prefix of the sources of pilots that were measured with a log of use: ``feedback:BATCH/GROUP``."""
@@ -71,6 +73,8 @@ class PilotLibrary:
         space: the space in which similarities to these pilots are computed; ``None`` until :meth:`fitted`.
         versions: expert → fingerprint of the adapter that its gains were measured with, if known.
         feedback: batches that :mod:`routerretriever.feedback` added.
+        words: what words add to a search at each pilot; ``None`` if it was not measured.
+        relevance: calibrations of what hits are worth; ``None`` if nothing was measured.
         generated: collection whose measured queries were generated → what they were generated from, if known.
     """
 
@@ -84,11 +88,14 @@ class PilotLibrary:
     versions: Mapping[str, str] = field(default_factory=dict)
     feedback: tuple[FeedbackBatch, ...] = ()
     generated: Mapping[str, str] = field(default_factory=dict)
+    words: WordGains | None = None
+    relevance: RelevanceTable | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.centroids)
         shapes = (self.gains.shape, self.counts.shape, len(self.sources), len(self.examples))
-        if shapes != ((rows, len(self.experts)), (rows,), rows, rows):
+        words = rows if self.words is None else len(self.words.values)
+        if shapes != ((rows, len(self.experts)), (rows,), rows, rows) or words != rows:
             raise LibraryError("The pilot library is damaged: its parts differ in size. Build it again.")
 
     def __len__(self) -> int:
@@ -165,7 +172,8 @@ class PilotLibrary:
         """
         gains = with_columns(self.gains, self.experts, experts)
         versions = {name: self.versions[name] for name in experts if name in self.versions}
-        return replace(self, experts=tuple(experts), gains=gains, versions=versions)
+        words = self.words and self.words.among(tuple(experts))
+        return replace(self, experts=tuple(experts), gains=gains, versions=versions, words=words)
 
     def only_adds_to(self, other: PilotLibrary) -> bool:
         """Return whether these are the other's gains, in the same memory, and experts that were not measured."""
@@ -178,7 +186,8 @@ class PilotLibrary:
             return new if expert == old else expert
 
         versions = {name_of(expert): version for expert, version in self.versions.items()}
-        return replace(self, experts=tuple(map(name_of, self.experts)), versions=versions)
+        words = self.words and self.words.renamed(old, new)
+        return replace(self, experts=tuple(map(name_of, self.experts)), versions=versions, words=words)
 
     def with_gains(self, expert: str, gains: Mapping[str, float | Sequence[float]]) -> Self:
         """Return the same pilots with an expert's gains on some collections filled in.
@@ -277,6 +286,7 @@ class PilotLibrary:
             "counts": self.counts[kept],
             "sources": tuple(compress(self.sources, kept)),
             "examples": tuple(compress(self.examples, kept)),
+            "words": self.words and self.words.only(kept),
         }
 
     def extended(self, other: PilotLibrary) -> Self:
@@ -294,5 +304,12 @@ class PilotLibrary:
             counts=np.concatenate([self.counts, other.counts]),
             sources=self.sources + other.sources,
             examples=self.examples + other.examples,
+            words=self._words_with(other),
             space=None,
         )
+
+    def _words_with(self, other: PilotLibrary) -> WordGains | None:
+        if self.words is None and other.words is None:
+            return None
+        own = self.words or WordGains.unmeasured(len(self))
+        return own.extended(other.words or WordGains.unmeasured(len(other)))

@@ -16,6 +16,7 @@ from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.nearest_pilots import Similarities, largest
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.routers import Router, make_router, softmax
+from routerretriever.routing.search_plan import SearchPlan
 
 PARTIAL_WEIGHT = 2 / 3
 """Weight of an expert for a query between the two thresholds: it keeps most of the gain where the expert
@@ -43,6 +44,7 @@ class Decision:
         in_domain_scores: closeness of each query to the pilots (n,).
         adapter_weights: weight of the leading expert: 1, the policy's ``partial_weight``, or 0 where the
             fallback was chosen (n,).
+        shares: of each collection of the library in the query's neighbourhood (n, C).
     """
 
     weights: NDArray[np.float32]
@@ -50,6 +52,7 @@ class Decision:
     scores: NDArray[np.float32]
     in_domain_scores: NDArray[np.float32]
     adapter_weights: NDArray[np.float32]
+    shares: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +187,20 @@ class RoutingPolicy:
             scores=scores,
             in_domain_scores=in_domain,
             adapter_weights=adapter_weights,
+            shares=self.router.planner.shares(*self.router.neighbourhood(similarities)),
         )
+
+    def plans(self, decision: Decision, columns: NDArray[np.int64] | None = None) -> tuple[SearchPlan, ...]:
+        """Return how an index is searched with each query.
+
+        Args:
+            decision: of the queries (n).
+            columns: the candidates that encode them (n,), where some are pinned; default those chosen.
+        """
+        if columns is None:
+            columns = decision.chosen
+        in_domain = decision.in_domain_scores >= self.router.space.reject_threshold
+        return self.router.planner.plans(decision.shares, columns, in_domain | (not self.abstain))
 
     def _adapter_weights(self, in_domain: NDArray[np.float32]) -> NDArray[np.float32]:
         if not (self.abstain and self.router.knows_base):

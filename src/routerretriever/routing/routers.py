@@ -15,6 +15,7 @@ from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import PilotSpace
 from routerretriever.routing.nearest_pilots import Similarities, by_dimension
 from routerretriever.routing.pilot_library import PilotLibrary
+from routerretriever.routing.plans import Planner
 
 
 class Router(ABC):
@@ -40,13 +41,15 @@ class Router(ABC):
         self.density = self.space.density
         self.log_counts = np.log(library.weights.astype(np.float32))
         self.gains = self.make_gains(library)
+        self.planner = Planner.of(library)
 
     def over(self, library: PilotLibrary) -> Self:
         """Return this rule over another library; where the pilots are the same, only the gains are prepared again."""
         if library.centroids is not self.library.centroids or library.space is not self.library.space:
             return type(self)(library, **self.settings())
         other = copy.copy(self)
-        other.library, other.gains = library, self.gains_over(library)
+        other.library, other.planner = library, Planner.of(library)
+        other.gains = self.gains_over(library)
         return other
 
     def gains_over(self, library: PilotLibrary) -> Any:
@@ -68,6 +71,11 @@ class Router(ABC):
     @abstractmethod
     def expert_scores(self, similarities: Similarities) -> NDArray[np.float32]:
         """Return the scores of the experts (n, E) from similarities to the pilots."""
+
+    def neighbourhood(self, similarities: Similarities) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the pilots near each query, and their weights, whose rows sum to 1; both (n, k)."""
+        nearest = similarities.nearest(1)
+        return nearest.indices, np.ones_like(nearest.values)
 
     def similarities(self, route_embeddings: Vectors) -> Similarities:
         """Return the cosine similarities of route embeddings (n, d) to the pilots."""
@@ -168,10 +176,13 @@ class GainRouter(Router):
         return {"neighbours": self.neighbours, "temperature": self.temperature, "locality": self.locality}
 
     def expert_scores(self, similarities: Similarities) -> NDArray[np.float32]:
-        nearest = similarities.nearest(self.neighbours)
-        weights = softmax(nearest.values / self.temperature + self.log_counts[nearest.indices])
-        scores: NDArray[np.float32] = (weights[:, None] @ self.gains.at(nearest.indices))[:, 0]
+        pilots, weights = self.neighbourhood(similarities)
+        scores: NDArray[np.float32] = (weights[:, None] @ self.gains.at(pilots))[:, 0]
         return scores
+
+    def neighbourhood(self, similarities: Similarities) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        nearest = similarities.nearest(self.neighbours)
+        return nearest.indices, softmax(nearest.values / self.temperature + self.log_counts[nearest.indices])
 
 
 class _PilotRule(Router):

@@ -14,6 +14,7 @@ from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.search_plan import DEFAULT_PLAN, SearchPlan
 from routerretriever.server.batching.grouping import by_length
 from routerretriever.server.batching.rows import Row
 from routerretriever.server.metrics import Metrics
@@ -30,6 +31,7 @@ class Encoded:
         vector: (d,).
         expert: what encoded it.
         tokens: how many were read.
+        plan: how an index is searched with a query.
         route_embedding: what a query was routed by (1, d_route).
         policy: that routed it.
     """
@@ -37,6 +39,7 @@ class Encoded:
     vector: Vectors
     expert: str
     tokens: int
+    plan: SearchPlan = DEFAULT_PLAN
     route_embedding: Vectors | None = None
     policy: RoutingPolicy | None = None
 
@@ -89,11 +92,17 @@ class BatchEncoder:
                 vector=vector,
                 expert=expert,
                 tokens=int(tokens),
+                plan=plan,
                 route_embedding=embedding[None],
                 policy=batch.policy,
             )
-            for vector, expert, tokens, embedding in zip(
-                batch.vectors, batch.experts, batch.tokens, batch.route_embeddings, strict=True
+            for vector, expert, tokens, plan, embedding in zip(
+                batch.vectors,
+                batch.experts,
+                batch.tokens,
+                batch.plans,
+                batch.route_embeddings,
+                strict=True,
             )
         ]
 

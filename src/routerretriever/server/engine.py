@@ -6,6 +6,7 @@ import gc
 import time
 
 from routerretriever.index.index import Index
+from routerretriever.reranking.reranker import Reranker
 from routerretriever.server.batching import Batcher
 from routerretriever.server.documents import DocumentService
 from routerretriever.server.encode_batch import BatchEncoder
@@ -45,6 +46,9 @@ class Engine:
         self.model.eval()
         self.fingerprint = self.model.fingerprint
         index = None if settings.index is None else Index.open(settings.index, self.model)
+        reranker = None
+        if settings.rerank is not None:
+            reranker = Reranker.load(settings.rerank, device=settings.device)
         self.model.encode_routed(["warm up"])
         self.model.encode_document(["warm up"])
 
@@ -56,7 +60,7 @@ class Engine:
             barrier=self.batcher.change,
             forget=self.metrics.forget,
         )
-        self._make_services(index)
+        self._make_services(index, reranker)
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
 
         gc.collect()
@@ -75,11 +79,17 @@ class Engine:
             observe=self.metrics.batch,
         )
 
-    def _make_services(self, index: Index | None) -> None:
+    def _make_services(self, index: Index | None, reranker: Reranker | None) -> None:
         self.encoder = TextEncoder(
             model=self.model, shared=self.shared, batcher=self.batcher, settings=self.settings
         )
-        self.queries = QueryService(model=self.model, index=index, encoder=self.encoder, metrics=self.metrics)
+        self.queries = QueryService(
+            model=self.model,
+            index=index,
+            encoder=self.encoder,
+            reranker=reranker,
+            metrics=self.metrics,
+        )
         self.documents = DocumentService(index=index, encoder=self.encoder)
         self.experts = ExpertService(model=self.model, shared=self.shared, metrics=self.metrics)
 

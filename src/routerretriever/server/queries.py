@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from routerretriever.index.answer import Answer, EncodedQueries, answer_encoded
+from routerretriever.index.answer import Answer
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
+from routerretriever.index.querying import EncodedQueries, by_words_alone
+from routerretriever.index.rerank import Reranks
 from routerretriever.index.search import Mode
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
@@ -43,6 +45,7 @@ class QueryService:
         model: whose routing is explained.
         index: that is searched, if there is one.
         encoder: encodes the queries.
+        reranker: orders the best hits of searches that ask for it, if there is one.
         metrics: are told how long each stage took.
     """
 
@@ -52,11 +55,13 @@ class QueryService:
         model: RouterRetriever,
         index: Index | None,
         encoder: TextEncoder,
+        reranker: Reranks | None,
         metrics: Metrics,
     ) -> None:
         self._model = model
         self._index = index
         self._encoder = encoder
+        self._reranker = reranker
         self._stages = metrics.stages
         self._map: PilotMap | None = None
         self._drawing = asyncio.Lock()
@@ -69,25 +74,41 @@ class QueryService:
         expert: str | None,
         where: Condition | None,
         exact: bool,
-        mode: Mode = "vector",
+        mode: Mode | None = None,
+        rerank: bool = False,
+        min_relevance: float | None = None,
     ) -> list[Answer]:
         """Return, for each query, what encoded it and its hits; words alone need no encoder.
 
         Raises:
-            ApiError: there is no index, no such candidate, or a limit is exceeded.
+            ApiError: there is no index, no reranker, no such candidate, or a limit is exceeded.
         """
         index = required_index(self._index)
+        reranker = self._required_reranker() if rerank else None
         if mode == "text":
             self._encoder.check_texts(queries)
             await self._encoder.checked_candidate(expert)
-            encoded = EncodedQueries(queries=queries, vectors=None, experts=[None] * len(queries))
+            encoded = by_words_alone(queries)
         else:
             encoded = _as_encoded(queries, await self._encoder.queries(queries, expert))
 
         with self._stages.labels("search").time():
             return await asyncio.to_thread(
-                answer_encoded, index, encoded, k, where=where, exact=exact, mode=mode
+                index.answer_encoded,
+                encoded,
+                k,
+                where=where,
+                exact=exact,
+                mode=mode,
+                rerank=reranker,
+                min_relevance=min_relevance,
             )
+
+    def _required_reranker(self) -> Reranks:
+        if self._reranker is None:
+            message = "This server has no reranker. Start it with --rerank MODEL, or leave out 'rerank'."
+            raise ApiError(400, message, code="no_reranker")
+        return self._reranker
 
     async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, Place | None]]:
         """Return where queries go and why, and their places on the map if it was drawn.
@@ -136,4 +157,5 @@ def _as_encoded(queries: Sequence[str], encoded: Sequence[Encoded]) -> EncodedQu
         queries=queries,
         vectors=np.stack([item.vector for item in encoded]),
         experts=[item.expert for item in encoded],
+        plans=[item.plan for item in encoded],
     )

@@ -65,6 +65,7 @@ class Settings:
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
         device: torch device; default the best one present.
+        rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
         log_queries: whether query texts are written to the log.
         feedback_log: file that clicks and judgements are appended to; without one they are refused.
         drain_seconds: how long requests in flight may take after SIGTERM.
@@ -79,6 +80,7 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     device: str | None = None
+    rerank: str | None = None
     log_queries: bool = False
     feedback_log: Path | None = None
     drain_seconds: int = 30

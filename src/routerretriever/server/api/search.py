@@ -32,9 +32,18 @@ async def search(body: SearchRequest, request: Request) -> Response:
         where=body.filter,
         exact=body.exact,
         mode=body.mode,
+        rerank=body.rerank,
+        min_relevance=body.min_relevance,
     )
     results = [
-        {"query": query, "expert": found.expert, "hits": [hit.to_dict() for hit in found.hits]}
+        {
+            "query": query,
+            "expert": found.expert,
+            "mode": found.mode,
+            "vector_weight": found.vector_weight,
+            "nothing_relevant": found.nothing_relevant,
+            "hits": [hit.to_dict() for hit in found.hits],
+        }
         for query, found in zip(body.queries, answers, strict=True)
     ]
     return Response(

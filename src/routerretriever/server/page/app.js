@@ -76,7 +76,8 @@ async function search(query, expert, signal) {
     const [left, base] = await Promise.all([api.search(query, expert, signal), api.search(query, "base", signal)]);
     showIndex(true);
     showResults(left, base, expert);
-    $("status").textContent = `${left.hits.length} results with ${left.expert}.`;
+    const found = `${left.hits.length} results with ${left.expert}.`;
+    $("status").textContent = left.nothing_relevant ? `${found} Probably nothing here answers the query.` : found;
   } catch (error) {
     if (error.code === "no_index") return showIndex(false);
     if (error instanceof api.ApiError) clearResults(); // those of an older query would mislead

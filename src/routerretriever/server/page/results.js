@@ -60,20 +60,29 @@ function moreButton(text) {
   return button;
 }
 
-function item(hit, place, stems, before) {
+const scoreTitle = (mode) =>
+  mode === "hybrid" ? "Similarity and words together, 0 to 1" : "Similarity of query and document";
+
+function relevanceTag(hit) {
+  if (hit.relevance === null) return "";
+  const title = "Probability that a judge would call it relevant";
+  return el("span", { class: "relevance soft", title }, `${Math.round(100 * hit.relevance)}% relevant`);
+}
+
+function item(hit, place, stems, before, mode) {
   const text = el("p", { class: "text" }, ...marked(hit.text, stems));
   const name = el("h3", {}, ...(hit.title ? marked(hit.title, stems) : [hit.id]));
   const head = el("div", { class: "head" }, el("span", { class: "rank" }, `${place + 1}`), name);
   if (before) head.append(movedTag(place, before.get(keyOf(hit))));
-  head.append(el("span", { class: "score", title: "Similarity of query and document" }, hit.score.toFixed(3)));
+  head.append(el("span", { class: "score", title: scoreTitle(mode) }, hit.score.toFixed(3)));
   const source = el("p", { class: "source" }, [hit.collection, hit.id].filter(Boolean).join(" · "));
-  const foot = el("div", { class: "foot" }, source, moreButton(text));
+  const foot = el("div", { class: "foot" }, source, relevanceTag(hit), moreButton(text));
   return el("li", { "data-id": hit.id, "data-collection": hit.collection }, head, text, foot);
 }
 
 function fillList(list, result, before) {
   const stems = queryStems(result.query);
-  const items = result.hits.map((hit, place) => item(hit, place, stems, before));
+  const items = result.hits.map((hit, place) => item(hit, place, stems, before, result.mode));
   list.replaceChildren(...(items.length ? items : [el("li", { class: "soft none" }, "No documents.")]));
 }
 

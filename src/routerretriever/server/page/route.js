@@ -77,6 +77,7 @@ export function showRoute(route, pinned) {
   $("abstained").hidden = !route.abstained;
   $("abstained").textContent = `The router abstained and uses the fallback, ${route.expert}.`;
   $("reason").textContent = route.reason;
+  $("words").textContent = `Words count ${+(100 * (1 - route.vector_weight)).toFixed(1)}% of the score: ${route.words_reason}.`;
   $("in-domain-score").textContent = route.in_domain_score.toFixed(2).replace("-", "−");
   showBars(route);
   $("pilots").replaceChildren(...route.pilots.map(pilotItem));

@@ -45,6 +45,13 @@ class RouteEntry(BaseModel):
         description="The query is out of domain, so the fallback was chosen.", examples=[False]
     )
     reason: str = Field(examples=["nl2bash is predicted to gain +17.0 nDCG@10 points over the base"])
+    vector_weight: float = Field(
+        description="Weight of the vectors beside the words in a hybrid search, from 0 to 1.", examples=[0.95]
+    )
+    words_reason: str = Field(
+        description="Why words have the rest of the weight.",
+        examples=["words gain +2.0 nDCG@10 points on held-out queries of 'nl2bash'"],
+    )
     pilots: list[PilotEntry]
     position: tuple[float, float] | None = Field(
         description="Place on the map of `/v1/map`; null until the map was drawn.", examples=[[0.2, -0.7]]

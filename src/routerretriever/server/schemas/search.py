@@ -36,11 +36,24 @@ class SearchRequest(QueriesRequest):
     exact: bool = Field(
         False, description="Scan all vectors even if there is an approximate index.", examples=[False]
     )
-    mode: Mode = Field(
-        "vector",
-        description="`vector` ranks by similarity, `text` by the words of title and text (BM25, no model), "
-        "`hybrid` by both. The last two need a text index.",
-        examples=["hybrid"],
+    mode: Mode | None = Field(
+        None,
+        description="`hybrid` ranks by similarity and by the words of title and text (BM25), `vector` by "
+        "similarity alone, `text` by words alone, without the model. Null takes `hybrid`, or `vector` for an "
+        "index without a text index.",
+        examples=["vector"],
+    )
+    rerank: bool = Field(
+        False,
+        description="Order the best fifty by the cross-encoder that the server was started with.",
+        examples=[False],
+    )
+    min_relevance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Leave out documents that are less probably relevant than this.",
+        examples=[0.05],
     )
 
 
@@ -56,6 +69,10 @@ class HitEntry(BaseModel):
     text: str = Field(examples=["tar -xf archive.tar -C directory"])
     collection: str = Field(examples=["nl2bash"])
     metadata: dict[str, Any] = Field(examples=[{"year": 2024}])
+    relevance: float | None = Field(
+        description="Probability that a judge would call the document relevant; null if nothing was measured.",
+        examples=[0.64],
+    )
 
 
 class SearchResult(BaseModel):
@@ -64,6 +81,16 @@ class SearchResult(BaseModel):
     query: str = Field(examples=["how do I untar a directory"])
     expert: str | None = Field(
         description="What encoded the query; null in mode `text`.", examples=["nl2bash"]
+    )
+    mode: Mode = Field(description="How the index was searched.", examples=["hybrid"])
+    vector_weight: float | None = Field(
+        description="Weight of the vectors beside the words, 0 to 1; null except in mode `hybrid`.",
+        examples=[0.95],
+    )
+    nothing_relevant: bool | None = Field(
+        description="The first hit is less probably relevant than that of 95% of the judged queries with an "
+        "answer; null if nothing was measured.",
+        examples=[False],
     )
     hits: list[HitEntry]
 

@@ -1,0 +1,1 @@
+"""Reranking: a cross-encoder reads query and document together and orders the best documents again."""

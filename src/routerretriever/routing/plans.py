@@ -1,0 +1,116 @@
+"""Plan the search of each query: the weight of its words, and what its hits are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routerretriever.routing.pilot_library import FEEDBACK, PilotLibrary
+from routerretriever.routing.relevance import Relevance
+from routerretriever.routing.search_plan import SearchPlan
+from routerretriever.routing.word_gains import BESIDE_BASE, BESIDE_EXPERT, WordCurves
+from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
+
+_BASE_COLUMN, _FIRST_EXPERT = 0, 2
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Planner:
+    """What the pilots of a library say of words and of hits.
+
+    Attributes:
+        library: the pilots.
+        curves: mean gain of each weight of the words in each collection.
+        groups: row of each pilot's collection among the library's groups (P,).
+        names: of those groups.
+    """
+
+    library: PilotLibrary
+    curves: WordCurves | None
+    groups: NDArray[np.int64]
+    names: tuple[str, ...]
+    _plans: dict[tuple[int, int], SearchPlan] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def of(cls, library: PilotLibrary) -> Self:
+        """Summarise a library."""
+        groups, names = library.group_numbers(), library.groups()
+        curves = None
+        if library.words is not None:
+            curves = WordCurves.of(library.words, library.counts, groups, names, library.experts)
+        return cls(library=library, curves=curves, groups=groups, names=names)
+
+    def shares(self, pilots: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the share of each collection in the neighbourhood of every query (n, C).
+
+        Args:
+            pilots: the nearest pilots of every query (n, k).
+            weights: theirs; rows sum to 1 (n, k).
+        """
+        shares = np.zeros((len(pilots), len(self.names)))
+        rows = np.arange(len(pilots))[:, None]
+        np.add.at(shares, (rows, self.groups[pilots]), weights)
+        return shares
+
+    def plans(
+        self, shares: NDArray[np.float64], columns: NDArray[np.int64], in_domain: NDArray[np.bool_]
+    ) -> tuple[SearchPlan, ...]:
+        """Return the plan of every query: that of the collection that most of its neighbours come from.
+
+        Args:
+            shares: see :meth:`shares` (n, C).
+            columns: the candidate that encodes each: 0 is the base, 1 merged, then the experts (n,).
+            in_domain: whether each query resembles the pilots (n,).
+        """
+        plans = []
+        for group, column, known in zip(
+            shares.argmax(axis=1).tolist(), columns.tolist(), in_domain, strict=True
+        ):
+            if known:
+                plans.append(self._plan(group, column))
+            else:
+                plans.append(self._default("default for queries out of domain"))
+        return tuple(plans)
+
+    def _plan(self, group: int, column: int) -> SearchPlan:
+        key = (group, column)
+        if key not in self._plans:
+            self._plans[key] = self._in_domain(group, column)
+        return self._plans[key]
+
+    def _in_domain(self, group: int, column: int) -> SearchPlan:
+        beside = BESIDE_BASE if column == _BASE_COLUMN else BESIDE_EXPERT
+        if not self._is_measured(group, column, beside):
+            return self._default("default, since words were not measured beside this candidate here")
+        assert self.curves is not None
+
+        curve = self.curves.values[group, beside]
+        best = int(curve.argmax())
+        collection = self.names[group].removeprefix(FEEDBACK)
+        reason = f"words gain nothing on held-out queries of '{collection}'"
+        if best:
+            reason = (
+                f"words gain {100 * curve[best]:+.1f} nDCG@10 points on held-out queries of '{collection}'"
+            )
+        return SearchPlan(
+            vector_weight=(1.0, *WEIGHTS)[best],
+            reason=reason,
+            relevance=self._relevance(self.names[group], beside),
+        )
+
+    def _is_measured(self, group: int, column: int, beside: int) -> bool:
+        if self.curves is None or not self.curves.measured[group, beside]:
+            return False
+        return beside == BESIDE_BASE or bool(self.curves.experts[group] == column - _FIRST_EXPERT)
+
+    def _default(self, reason: str) -> SearchPlan:
+        table = self.library.relevance
+        relevance = None if table is None else table.pooled
+        return SearchPlan(vector_weight=DEFAULT_WEIGHT, reason=reason, relevance=relevance)
+
+    def _relevance(self, collection: str, beside: int) -> Relevance | None:
+        table = self.library.relevance
+        return None if table is None else table.of(collection, beside)

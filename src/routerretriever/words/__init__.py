@@ -1,0 +1,1 @@
+"""Search by words: text indexes, and one ranking made from words and vectors."""

@@ -1,0 +1,55 @@
+"""One ranking from two: that of the vectors and that of the words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEPTH = 100
+"""Candidates that each side gives at least; more where more results are wanted."""
+
+Scores = NDArray[Any]
+"""One score for each candidate document (n,)."""
+
+
+def fuse(
+    similarities: Scores, word_scores: Scores, *, weight: float, lowest: float | None = None
+) -> NDArray[np.float64]:
+    """Return the convex combination of both scores (n,), each scaled to 0..1.
+
+    This is the convex combination of Bruch, Gai and Ingber, "An Analysis of Fusion Functions
+    for Hybrid Retrieval" (ACM TOIS 42, 2023, arXiv 2210.11934), with their scaling by a
+    theoretical minimum: ``weight · v + (1 - weight) · t``, where ``v = (similarity - lowest) /
+    (highest - lowest)`` and ``t = word score / highest``, since no document has less than 0
+    under BM25.
+
+    Args:
+        similarities: of query and every candidate (n,).
+        word_scores: BM25 scores of the candidates (n,); 0 for those without a word of the query.
+        weight: of the vectors, 0..1.
+        lowest: least similarity there can be (-1 for the cosine); ``None`` if there is none,
+            which takes the lowest of the candidates.
+    """
+    if not len(similarities):
+        return np.empty(0)
+    if lowest is None:
+        lowest = float(np.min(similarities))
+    by_vector = _scaled(similarities, lowest, level=1.0)
+    by_words = _scaled(word_scores, 0.0, level=0.0)
+    return weight * by_vector + (1.0 - weight) * by_words
+
+
+def best_first(scores: Scores, k: int) -> NDArray[np.intp]:
+    """Return the places of the k best scores, best first; equal ones keep their order."""
+    return np.argsort(-scores, kind="stable")[:k]
+
+
+def _scaled(scores: Scores, lowest: float, *, level: float) -> NDArray[np.float64]:
+    """Return scores scaled to 0..1; ``level`` if all are the lowest there can be."""
+    values = scores.astype(np.float64)
+    span = float(values.max()) - lowest
+    if span <= 0.0:
+        return np.full(len(values), level)
+    return (values - lowest) / span
