@@ -25,11 +25,6 @@ AWKWARD = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
 def documents(n=60, start=0):
     return [
         Document(f"d{k}", f"word{k} word{(k * 7) % 200}", f"title{k % 3}", {"year": 1990 + k % 10})

@@ -16,11 +16,6 @@ from routerretriever.errors import (
 from routerretriever.index import kinds as index_kinds
 
 
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
 def documents(n=50, start=0):
     return [
         Document(

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index
 from routerretriever.errors import VectorIndexError
 from routerretriever.index import kinds as index_kinds
 from routerretriever.index import search as index_search
@@ -19,11 +19,6 @@ FILTERS = {
     "0.01%": ("number IN (11, 9000, 24000)", lambda n: np.isin(n, [11, 9000, 24000])),
     "one cluster": ("cluster = 3", lambda n: n % CLUSTERS == 3),
 }
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="module")

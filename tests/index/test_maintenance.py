@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index
 from routerretriever.data.document import Document
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index import connection as index_store
@@ -21,16 +21,6 @@ from routerretriever.index import kinds as index_kinds
 from routerretriever.index import maintenance, reports, snapshot
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
-@pytest.fixture
-def index(model, tmp_path):
-    return Index.create(tmp_path / "index", model)
 
 
 def encode(texts):

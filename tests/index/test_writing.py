@@ -11,22 +11,12 @@ import pytest
 from documents import stored, write_jsonl
 from tiny import write_beir
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index
 from routerretriever.data.document import Document
 from routerretriever.errors import CollectionError, StorageError, VectorIndexError
 from routerretriever.index import commit as commit_module
 from routerretriever.index import writer as writer_module
 from routerretriever.index.build import build as build_module
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
-@pytest.fixture
-def index(model, tmp_path):
-    return Index.create(tmp_path / "index", model)
 
 
 def encode(texts):

@@ -9,7 +9,7 @@ from haystack.components.retrievers import InMemoryEmbeddingRetriever
 from haystack.components.writers import DocumentWriter
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index
 from routerretriever.data.document import Document as OurDocument
 from routerretriever.errors import FilterError, ModelError, VectorIndexError
 from routerretriever.integrations.haystack import (
@@ -21,16 +21,6 @@ from routerretriever.integrations.haystack_filters import to_condition
 
 TRUSTED = ["routerretriever.integrations.haystack"]
 TEXTS = ["word1 word2", "word3", "word100 word100 word60 word7"]
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return RouterRetriever.from_pretrained(built / "model", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def index(built, model):
-    return Index.open(built / "index", model)
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,12 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode, TextNode
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index
 from routerretriever.data.document import Document
 from routerretriever.errors import ExpertError
 from routerretriever.integrations.llama_index import RoutedRetriever, RouterRetrieverEmbedding
 
 TEXTS = ["word1 word2", "word3", "word100 word100 word60 word7"]
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return RouterRetriever.from_pretrained(built / "model", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def index(built, model):
-    return Index.open(built / "index", model)
 
 
 def test_queries_are_routed_and_texts_the_bases(model):

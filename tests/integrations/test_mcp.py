@@ -6,18 +6,12 @@ import sys
 from contextlib import asynccontextmanager
 
 import anyio
-import pytest
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from typer.testing import CliRunner
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index
 from routerretriever.cli.app import app
 from routerretriever.integrations.mcp_server import make_server
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return RouterRetriever.from_pretrained(built / "model", device="cpu")
 
 
 @asynccontextmanager

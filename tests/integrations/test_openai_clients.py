@@ -7,14 +7,7 @@ import pytest
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.openai import OpenAIEmbedding
 
-from routerretriever import RouterRetriever
-
 TEXTS = ["word1 word2", "word3", "word100 word100 word60 word7 word8 word9"]
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return RouterRetriever.from_pretrained(built / "model", device="cpu")
 
 
 def test_openais_client(client, model):

@@ -25,6 +25,7 @@ from routerretriever.bench.tables import (
     points,
     present_groups,
 )
+from routerretriever.evaluation.report import difference_style
 from routerretriever.routing.candidates import BASE
 from routerretriever.version import __version__
 
@@ -89,7 +90,7 @@ def _row(document: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> dict
         cells.append(
             {
                 "text": cell(row, collection),
-                "kind": _kind(difference),
+                "kind": difference_style(difference),
                 "title": f"{low} to {high} (95%); p against base {figures['p_vs_base']:.4f}; "
                 f"helped {figures['helped']:.0%}, hurt {figures['hurt']:.0%}",
             }
@@ -101,15 +102,6 @@ def _row(document: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> dict
         kind = "oracle"
     totals = [group_cell(row, group) for group in present_groups(document)]
     return {"name": name, "kind": kind, "totals": totals, "cells": cells}
-
-
-def _kind(difference: float) -> str:
-    """Return the style of a difference; one that rounds to 0.0 points has none."""
-    if difference > 0.0005:
-        return "up"
-    if difference < -0.0005:
-        return "down"
-    return ""
 
 
 def _cards(document: Mapping[str, Any], groups: list[str]) -> list[dict[str, str]]:

@@ -124,7 +124,7 @@ def _row(evaluation: Evaluation, summaries: dict[str, Any], system: str) -> dict
         cells.append(
             {
                 "value": _points(scores["nDCG@10"]),
-                "kind": _kind(scores["nDCG@10"] - base),
+                "kind": difference_style(scores["nDCG@10"] - base),
                 "mark": _star(scores),
                 "low": _points(scores["ci95"][0]),
                 "high": _points(scores["ci95"][1]),
@@ -134,8 +134,8 @@ def _row(evaluation: Evaluation, summaries: dict[str, Any], system: str) -> dict
     return {"system": system, "cells": cells, "mean": _points(evaluation.mean(system))}
 
 
-def _kind(difference: float) -> str:
-    """Return the style of a difference; one that rounds to 0.0 points has none."""
+def difference_style(difference: float) -> str:
+    """Return the style of a difference in nDCG; one that rounds to 0.0 points has none."""
     if difference > 0.0005:
         return "up"
     if difference < -0.0005:
