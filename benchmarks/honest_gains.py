@@ -66,12 +66,16 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
     trainer = Trainer(model, [data], config, collection.name, whole)
     report, _ = trainer.run(Silent(), started)
     info, kept, old = report.info, trainer.chosen[0], trainer.chosen[-1]
+    # Where nothing beat the base, the old rule published that: a gain of 0.
+    old_scores = trainer.base
+    if trainer.state.choices[-1].best is not None:
+        old_scores = old.scores
     model.add_expert(collection.name, kept.adapter, info, replace=True)
     figures = {
         "rule": str(info.selection),
         "held_out": len(data.held_out),
-        "old_gain": old.scores.mean(everything) - trainer.base.mean(everything),
-        "old_p": paired_p_value(old.scores.joined(everything), trainer.base.joined(everything)),
+        "old_gain": old_scores.mean(everything) - trainer.base.mean(everything),
+        "old_p": paired_p_value(old_scores.joined(everything), trainer.base.joined(everything)),
         "old_weight": old.weight,
         "old_test_gain": test_gain(model, collection, old.adapter)[0],
         "selected_by": info.selected_by,

@@ -19,6 +19,7 @@ from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.experts import held_out
 from routerretriever.experts.checkpoint import Checkpoint
 from routerretriever.experts.negatives import Negatives, ranking_loss
+from routerretriever.experts.trainer import Trainer
 from routerretriever.experts.training_config import PRESETS
 
 
@@ -234,6 +235,16 @@ def model_cache():
     from routerretriever.encoder.embedding_cache import default_directory
 
     return default_directory()
+
+
+def test_an_expert_that_is_kept_in_spite_of_all_has_its_own_scores(model, make_collection, monkeypatch):
+    """The last state is kept where none beat the base; its scores are not the base's."""
+    collection = Collection.load(make_collection("aliases"))
+    monkeypatch.setattr(Trainer, "_check_held_out", lambda self: None)  # none is found to be better
+    info = train_expert(model, collection, config=replace(QUICK, epochs=2), force=True).info
+    assert info.base_ndcg == pytest.approx(held_out_score(model, collection, "base"), abs=1e-6)
+    assert info.expert_ndcg == pytest.approx(held_out_score(model, collection, "aliases"), abs=1e-6)
+    assert info.expert_ndcg != info.base_ndcg
 
 
 def test_names_that_are_taken_need_force(model, make_collection):

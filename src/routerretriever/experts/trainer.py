@@ -163,8 +163,11 @@ class Trainer:
             known: (step, weight) → scores that were measured already, which are added to.
         """
         trained, scores = choice.best, choice.scores
-        if trained is None or scores is None:
-            return Chosen(self.state.adapter.detached(), 1.0, self.base)
+        if trained is None or scores is None:  # nothing beat the base, so the last state is left
+            last = (self.state.step, 1.0)
+            if last not in known:
+                known[last] = self._evaluate(self.state.adapter)
+            return Chosen(self.state.adapter.detached(), 1.0, known[last])
 
         def scores_at(weight: float) -> HeldOutScores:
             key = (choice.step, weight)
