@@ -73,8 +73,8 @@ class RouterRetriever(RoutedSentenceModel):
             device: torch device; default the best one present.
 
         Raises:
-            ModelError: the base cannot be loaded, is not a supported encoder, or has another
-                similarity.
+            ModelError: the base cannot be loaded, is not a supported encoder, has another
+                similarity, or cuts its vectors.
         """
         plain = load_base(base, device)
         chosen = similarity or str(plain.similarity_fn_name)
@@ -83,12 +83,20 @@ class RouterRetriever(RoutedSentenceModel):
                 f"The similarity '{chosen}' of '{base}' is not supported. If the base ranks as well by another one, "
                 "pass similarity='cosine' or similarity='dot'; else choose another base."
             )
+        if plain.truncate_dim is not None:
+            raise ModelError(
+                f"The base '{base}' cuts its vectors to {plain.truncate_dim} numbers (truncate_dim), which experts "
+                "and indexes do not. To use the whole vectors, remove truncate_dim from a copy's "
+                "config_sentence_transformers.json."
+            )
+        prompts = {name: prompt for name, prompt in plain.prompts.items() if prompt}
         encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
         encoder.base = replace_fields(base_info(base), licence=stated_licence(base))
         return cls(
             modules=[encoder],
             device=device,
-            prompts={name: prompt for name, prompt in plain.prompts.items() if prompt},
+            prompts=prompts,
+            default_prompt_name=plain.default_prompt_name if plain.default_prompt_name in prompts else None,
             similarity_fn_name=chosen,  # type: ignore[arg-type]
         )
 

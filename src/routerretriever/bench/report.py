@@ -26,6 +26,7 @@ from routerretriever.bench.tables import (
     present_groups,
 )
 from routerretriever.evaluation.report import difference_style
+from routerretriever.evaluation.trec_runs import write_trec_run
 from routerretriever.routing.candidates import BASE
 from routerretriever.version import __version__
 
@@ -53,12 +54,11 @@ def write_runs(bench: Bench, seeds: Mapping[int, SeedResult], directory: Path) -
         for collection, outcome in outcomes.items():
             ids = bench.collections[collection].document_ids
             queries = bench.test_split(collection).queries
-            lines = []
+            run: dict[str, dict[str, float]] = {}
             for query_id, rows in zip(queries, outcome.ranking.tolist(), strict=True):
-                for rank, row in enumerate(rows, start=1):
-                    if row >= 0:
-                        lines.append(f"{query_id} Q0 {ids[row]} {rank} {1 / rank:.6f} {tag}\n")
-            (directory / f"{collection}.{tag}.trec").write_text("".join(lines), encoding="utf-8")
+                found = enumerate(rows, start=1)
+                run[query_id] = {ids[row]: 1 / rank for rank, row in found if row >= 0}
+            write_trec_run(run, directory / f"{collection}.{tag}.trec", tag)
 
 
 def html(document: Mapping[str, Any]) -> str:

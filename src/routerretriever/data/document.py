@@ -15,6 +15,7 @@ ID_FIELDS = ("_id", "id", "doc_id")
 """Fields that can hold an id, in the order in which they are looked for."""
 
 _OWN_FIELDS = frozenset({"text", "title", "metadata", *ID_FIELDS})
+_EMPTY_ID = "the id is empty. Every document and query needs one of its own."
 _SCALARS = (str, int, float, bool)
 
 
@@ -58,8 +59,11 @@ def check_document(document: Document, where: str) -> None:
     """Check that a document can be stored.
 
     Raises:
-        CollectionError: a text holds what is no character, or a number is beyond 64 bits.
+        CollectionError: the id is empty, a text holds what is no character, or a number is
+            beyond 64 bits.
     """
+    if not document.id:
+        raise CollectionError(f"{where}: {_EMPTY_ID}")
     fields = document.metadata
     values = (document.id, document.title, document.text, *fields, *fields.values())
     if not all(is_text(value) for value in values if isinstance(value, str)):
@@ -86,6 +90,8 @@ def record_id(record: Mapping[str, Any], where: str) -> str:
             raise CollectionError(
                 f"{where}: the field '{name}' holds {type(value).__name__}. An id is a text or a number."
             )
+        if value == "":
+            raise CollectionError(f"{where}: {_EMPTY_ID}")
         return str(value)
     raise CollectionError(f"{where}: the record has no field '_id'. Every record needs one.")
 

@@ -22,6 +22,9 @@ from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
 
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Where Sentence Transformers looks for the prompt of documents, in this order."""
+
 
 class RoutedSentenceModel(SentenceTransformer):
     """Encodes every query by the expert it needs, and documents always by the base."""
@@ -43,6 +46,14 @@ class RoutedSentenceModel(SentenceTransformer):
     def query_prompt(self) -> str | None:
         """The prompt put before queries, if the base has one."""
         return self.prompts.get("query") or None
+
+    @property
+    def document_prompt(self) -> str | None:
+        """The prompt that ``encode_document`` puts before documents: of the first of these names, if not empty."""
+        for name in _DOCUMENT_PROMPTS:
+            if name in self.prompts:
+                return self.prompts[name] or None
+        return None
 
     @property
     def state(self) -> ExpertState:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from routerretriever.evaluation.evaluate import Evaluation
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
+from routerretriever.evaluation.trec_runs import write_trec_run
 from routerretriever.version import __version__
 
 
@@ -233,8 +234,4 @@ def write_runs(evaluation: Evaluation, directory: Path) -> None:
             if not scores.run:
                 continue
             tag = system.replace(":", "-")
-            lines = []
-            for query_id, ranked in scores.run.items():
-                for rank, (document_id, score) in enumerate(ranked.items(), start=1):
-                    lines.append(f"{query_id} Q0 {document_id} {rank} {score:.6f} {tag}\n")
-            (directory / f"{result.name}.{tag}.trec").write_text("".join(lines), encoding="utf-8")
+            write_trec_run(scores.run, directory / f"{result.name}.{tag}.trec", tag)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from routerretriever.errors import CollectionError
+
 SHOWN_COLUMNS = ("key", "title", "text")
 """Columns a result is made of.
 
@@ -40,7 +42,15 @@ def metadata_types(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 
 def document_key(collection: str, document_id: str) -> str:
-    """Return what makes a row unique: several collections may use the same ids."""
+    """Return what makes a row unique: several collections may use the same ids.
+
+    Raises:
+        CollectionError: the collection's name holds the character that divides the two.
+    """
+    if _SEPARATOR in collection:
+        raise CollectionError(
+            f"The collection's name {collection!r} holds a control character. Give it another name."
+        )
     return f"{collection}{_SEPARATOR}{document_id}"
 
 

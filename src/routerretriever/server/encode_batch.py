@@ -19,9 +19,6 @@ from routerretriever.server.batching.grouping import by_length
 from routerretriever.server.batching.rows import Row
 from routerretriever.server.metrics import Metrics
 
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names that Sentence Transformers looks for, in its order."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoded:
@@ -55,8 +52,7 @@ class BatchEncoder:
     def __init__(self, model: RouterRetriever, metrics: Metrics) -> None:
         self._model = model
         self._metrics = metrics
-        prompts = [model.prompts.get(name) for name in _DOCUMENT_PROMPTS]
-        self._document_prompt = next(filter(None, prompts), None)
+        self._document_prompt = model.document_prompt
         self.cores = torch.get_num_threads()
 
     def __call__(self, rows: Sequence[Row], parallel: int) -> Sequence[Any]:
