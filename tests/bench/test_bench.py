@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from routerretriever.bench import measures, results, tables
 from routerretriever.bench.catalogue import SYSTEMS
-from routerretriever.bench.fused_with_bm25 import reciprocal_rank_fusion
+from routerretriever.bench.with_words import reciprocal_rank_fusion
 from routerretriever.bench.oracles import Oracle
 from routerretriever.bench.outcome import outcome
 from routerretriever.bench.prepared import make_known

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from routerretriever.bench import oracles, routers, systems
-from routerretriever.bench.fused_with_bm25 import FusedWithBM25
 from routerretriever.bench.query_set import FALLBACK
 from routerretriever.bench.systems import BM25, MULTI_TASK, Always, System
+from routerretriever.bench.with_words import Hybrid, RankFusion, RoutedHybrid
 from routerretriever.routing.candidates import BASE, MERGED
 
 MULTI_TASKS = (MULTI_TASK, f"{MULTI_TASK}-small", f"{MULTI_TASK}-rank")
 """One LoRA for all collections: all data; cut to the smallest collection (the paper's); rank × experts."""
 
 ROUTED = "routed"
-"""The product's default, which the others are compared with."""
+"""The product's routing by vectors alone, which the others are compared with."""
+
+ROUTED_HYBRID = "routed-hybrid"
+"""The product's default search."""
 
 SYSTEMS: dict[str, Callable[[], System]] = {
     BASE: lambda: Always(BASE),
@@ -42,6 +45,8 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "instance-oracle": oracles.InstanceOracle,
     "instance-oracle-controlled": oracles.ControlledInstanceOracle,
     BM25: lambda: Always(BM25),
-    "bm25+routed": FusedWithBM25,
+    "hybrid": Hybrid,
+    ROUTED_HYBRID: RoutedHybrid,
+    "rank-fusion": RankFusion,
 }
 """Name → how to make the system; the experts alone (``expert:NAME``) are always evaluated."""

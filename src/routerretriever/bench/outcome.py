@@ -71,4 +71,15 @@ def _look_up(queries: QuerySet, masks: Mapping[str, NDArray[np.bool_]]) -> Candi
         ranking[mask] = candidate.ranking[mask]
         for measure, column in values.items():
             column[mask] = candidate.values[measure][mask]
-    return Candidate(np.empty((0, 0), np.float32), ranking, values)
+    return Candidate(_vectors(queries, masks), ranking, values)
+
+
+def _vectors(queries: QuerySet, masks: Mapping[str, NDArray[np.bool_]]) -> Vectors:
+    """Return the vectors that each query was searched with; none if words alone were searched with."""
+    vectors = np.empty_like(queries.candidates[BASE].vectors)
+    for name, mask in masks.items():
+        own = queries.candidates[name].vectors
+        if not len(own):
+            return np.empty((0, 0), np.float32)
+        vectors[mask] = own[mask]
+    return vectors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.evaluation.hybrid_runs import HybridRanker, Weights, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
 from routerretriever.evaluation.unselected import unselected_gains
 from routerretriever.kernels.vectors import Vectors
@@ -21,6 +22,8 @@ from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import Measurement
+from routerretriever.routing.word_gains import WordGains
+from routerretriever.words.word_search import Found
 
 FALLBACK = "merged-part"
 """The candidate for out-of-domain queries: the merged expert at the policy's fallback weight."""
@@ -124,6 +127,7 @@ class QuerySet:
     candidates: dict[str, Candidate]
     blender: Blender
     training: Queries | None = None
+    _words: list[Found] = field(default_factory=list, init=False)
 
     @property
     def name(self) -> str:
@@ -133,6 +137,9 @@ class QuerySet:
     def rank(self, vectors: Vectors) -> Candidate:
         """Search with vectors (n, d) and measure the outcome."""
         run = search_run(vectors, self.split, self.documents, self.collection, similarity=self.similarity)
+        return self._measured(vectors, run)
+
+    def _measured(self, vectors: Vectors, run: Run) -> Candidate:
         ids = self.collection.document_ids
         row = dict(zip(ids, range(len(ids)), strict=True))
         ranking = np.full((len(self.queries), 100), -1, np.int32)
@@ -140,6 +147,42 @@ class QuerySet:
             found = [row[document_id] for document_id in run.get(query_id, ())]
             ranking[number, : len(found)] = found
         return Candidate(vectors, ranking, measure_run(run, self.split))
+
+    def words(self) -> list[Found]:
+        """Return what each query finds by its words; they are searched once."""
+        if not self._words:
+            self._words.extend(words_of(self.collection, self.split))
+        return self._words
+
+    def by_words(self) -> Candidate:
+        """Rank by words alone, and measure the outcome."""
+        rows = np.full((len(self.queries), 100), -1, np.int32)
+        for number, (query_id, (found, _)) in enumerate(zip(self.split.queries, self.words(), strict=True)):
+            others = [row for row in found.tolist() if not self._is_itself(query_id, row)]
+            rows[number, : len(others[:100])] = others[:100]
+        return self.measure(rows)
+
+    def with_words(self, vectors: Vectors, weights: Weights) -> Candidate:
+        """Search with vectors (n, d) and words, and measure the outcome.
+
+        Args:
+            vectors: of the queries.
+            weights: of the vectors, 0..1, one for all or one for each (n,).
+        """
+        return self._measured(vectors, self._ranker(vectors).run(weights))
+
+    def _ranker(self, vectors: Vectors) -> HybridRanker:
+        return HybridRanker.of(
+            vectors,
+            self.words(),
+            self.split,
+            self.documents,
+            self.collection,
+            similarity=self.similarity,
+        )
+
+    def _is_itself(self, query_id: str, row: int) -> bool:
+        return self.collection.ignore_identical_ids and self.collection.document_ids[row] == query_id
 
     def measure(self, ranking: NDArray[np.int32]) -> Candidate:
         """Measure a ranking of the collection's documents."""
@@ -157,6 +200,9 @@ class QuerySet:
         base = self.candidates[BASE].ndcg
         columns = [self.candidates[expert].ndcg - base for expert in experts]
         gains = np.stack(columns, axis=1).astype(np.float32)
+        best = experts[int(gains.mean(axis=0).argmax())]
+        rankers = [self._ranker(self.candidates[name].vectors) for name in (BASE, best)]
+        beside = np.stack([ranker.gains() for ranker in rankers], axis=1)
         known = self.blender.encoder.state.infos
         infos = [known.get(expert, ExpertInfo()) for expert in experts]
         training = self.training or Queries((), self.queries.route_embeddings[:0])
@@ -165,6 +211,7 @@ class QuerySet:
             queries=self.queries.texts,
             embeddings=self.queries.route_embeddings,
             gains=gains,
+            words=WordGains(values=beside, experts={self.name: best}),
             pilot_gains=unselected_gains(gains, infos, self.name, self.queries.texts),
             training_queries=training.texts,
             training_embeddings=training.route_embeddings,

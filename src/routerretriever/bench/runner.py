@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from routerretriever.bench.bm25 import bm25_ranking
 from routerretriever.bench.catalogue import MULTI_TASKS, SYSTEMS
 from routerretriever.bench.models import Job, Models
 from routerretriever.bench.oracles import Oracle
@@ -116,7 +115,7 @@ class Bench:
         prepared = self.prepare_with(model, seed, self.suite.experts, rivals)
         if BM25 in needed:
             for queries in prepared.test.values():
-                queries.candidates[BM25] = queries.measure(bm25_ranking(queries))
+                queries.candidates[BM25] = queries.by_words()
         return prepared
 
     def prepare_with(
