@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from routerretriever.bench import measures, results, tables
 from routerretriever.bench.catalogue import SYSTEMS
-from routerretriever.bench.with_words import reciprocal_rank_fusion
 from routerretriever.bench.oracles import Oracle
 from routerretriever.bench.outcome import outcome
 from routerretriever.bench.prepared import make_known
@@ -18,6 +17,7 @@ from routerretriever.bench.runner import Bench
 from routerretriever.bench.studies.registry import STUDIES
 from routerretriever.bench.study_settings import STUDY_SETTINGS
 from routerretriever.bench.suite import Suite
+from routerretriever.bench.with_words import reciprocal_rank_fusion
 from routerretriever.cli.app import app
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
