@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
 
@@ -151,7 +150,7 @@ def routed_on_held_out(by_rule: dict[str, PilotLibrary]) -> dict[str, float]:
             kept = np.ones(len(library), bool)
             kept[rows] = False
             without = replace(policy, router=policy.router.over(library.only(kept)))
-            decided = without.decide(torch.from_numpy(library.centroids[rows])).weights.cpu().numpy()
+            decided = without.decide(library.centroids[rows]).weights
             weights = decided[:, 2:] + decided[:, 1:2] / len(library.experts)
             gains[rows] = (weights * raw.gains[rows]).sum(axis=1)
         by_collection = [np.nanmean(gains[(sources == name) & unselected]) for name in library.collections()]
