@@ -174,6 +174,23 @@ def test_lists_and_objects_of_a_call_are_refused_by_name(index, value):
     assert len(index) == 0
 
 
+def test_a_whole_number_that_a_float_cannot_hold_is_refused(index):
+    index.upsert([Document("a", "word1", "", {"size": 0.5})], encode=encode)
+    for documents in ([{"size": 2**53 + 1}], [{"weight": 0.5}, {"weight": 2**53 + 1}]):
+        with pytest.raises(CollectionError, match="is int here and double in the index"):
+            through_upsert(index, documents, None)
+    index.upsert([Document("b", "word1", "", {"size": 2**53})], encode=encode)
+    assert metadata_of(index, "size") == {"a": 0.5, "b": 2.0**53}
+
+
+def test_an_empty_id_and_a_control_character_in_a_collections_name_are_refused(index):
+    with pytest.raises(CollectionError, match="the id is empty"):
+        index.upsert([Document("", "word1")], encode=encode)
+    with pytest.raises(CollectionError, match="holds a control character"):
+        index.upsert([Document("a", "word1")], collection="x\x1fy", encode=encode)
+    assert len(index) == 0
+
+
 def test_a_build_that_fails_before_anything_is_recorded_adds_no_column(index, tmp_path):
     before = columns(index)
     path = write_jsonl(tmp_path / "docs.jsonl", [{"_id": "1", "text": "word1", "colour": "red"}, "{broken\n"])

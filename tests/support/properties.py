@@ -15,6 +15,8 @@ EXAMPLES = int(os.environ.get("ROUTERRETRIEVER_EXAMPLES", "0"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 """Any text that UTF-8 can hold."""
 IDS = TEXT.filter(bool)
+WILD = st.text(max_size=20)
+"""Any string of Python, halves of surrogate pairs included."""
 SCALARS = (
     st.none()
     | st.booleans()

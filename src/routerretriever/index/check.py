@@ -58,6 +58,8 @@ def check_fields(document: Document, where: str) -> None:
     """
     check_document(document, where)
     for name, value in document.metadata.items():
+        if value is None:  # as in a file, the document does not have the field
+            continue
         fault = name_fault(name)
         if fault is None and not is_missing(value) and value_type(value) is None:
             fault = f"the field '{name}' holds {type(value).__name__}. Use a text, a number, true or false."

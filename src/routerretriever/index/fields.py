@@ -89,5 +89,5 @@ def fits(value: Any, column: pa.DataType) -> bool:
         return True
     found = value_type(value)
     if pa.types.is_floating(column):
-        return found in (pa.int64(), pa.float64())
+        return found == pa.float64() or (found == pa.int64() and int(float(value)) == value)
     return found is not None and bool(found == column)
