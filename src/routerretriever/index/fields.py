@@ -89,5 +89,5 @@ def fits(value: Any, column: pa.DataType) -> bool:
         return True
     found = value_type(value)
     if pa.types.is_floating(column):
-        return found == pa.float64() or (found == pa.int64() and int(float(value)) == value)
+        return isinstance(value, float) or (found == pa.int64() and int(float(value)) == value)
     return found is not None and bool(found == column)
