@@ -80,7 +80,9 @@ def measured(model: RouterRetriever, data: Path, name: str, foreign: Sequence[st
     runs["bm25"] = rankers["base"].run(0.0)
     runs["hybrid"] = rankers["base"].run(DEFAULT_WEIGHT)
     runs["routed at the default weight"] = rankers["routed"].run(DEFAULT_WEIGHT)
-    runs["routed-hybrid"] = rankers["routed"].run(weights)
+    neighbours = np.array([plan.neighbours for plan in encoded["routed"].plans])
+    runs["routed-hybrid without neighbours"] = rankers["routed"].run(weights)
+    runs["routed-hybrid"] = rankers["routed"].run(weights, neighbours)
     runs["rank fusion (routed)"] = _reciprocal(runs["routed"], runs["bm25"])
 
     probabilities, labels, nothing = _relevance(rankers["routed"], encoded["routed"].plans, split)
@@ -118,7 +120,7 @@ def _relevance(
 ) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return probabilities and judgements of the ten best hits (n, 10), and for whom there is nothing."""
     weights = np.array([plan.vector_weight for plan in plans], np.float32)
-    samples = ranker.samples(weights)
+    samples = ranker.samples(weights, np.array([plan.neighbours for plan in plans]))
     probabilities = np.zeros(samples.shape[:2])
     nothing = np.zeros(len(samples), bool)
     for row, plan in enumerate(plans):

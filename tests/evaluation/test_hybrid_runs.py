@@ -28,7 +28,7 @@ def searched(checkpoint, tmp_path_factory):
 
 def test_they_are_what_the_index_finds(searched):
     index, split, ranker, encoded = searched
-    run = ranker.run(DEFAULT_WEIGHT, depth=10)
+    run = ranker.run(DEFAULT_WEIGHT, True, depth=10)
     for query_id, found in zip(split.queries, index.answer_encoded(encoded, 10), strict=True):
         scores = list(run[query_id].values())
         np.testing.assert_allclose([hit.score for hit in found.hits], scores, atol=1e-5)

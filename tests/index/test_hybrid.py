@@ -76,7 +76,7 @@ def test_hybrid_fuses_the_exact_similarities_with_bm25(index, model):
     similarities = np.array(list(scores.values()))
     fused = fuse(similarities, np.array([words.get(key, 0.0) for key in scores]), weight=0.8, lowest=-1.0)
     wanted = best_first(fused, 10)
-    hits = index.search(query, 10, parameters=SearchParameters(vector_weight=0.8))
+    hits = hybrid(index, query, 10, vector[None], 0.8)
     assert [hit.id for hit in hits] == [list(scores)[place] for place in wanted]
     np.testing.assert_allclose([hit.score for hit in hits], fused[wanted], atol=1e-4)
 
@@ -109,9 +109,10 @@ def test_each_query_has_its_own_weight(index):
 def test_a_text_candidate_far_from_the_query_has_its_true_similarity(index, monkeypatch):
     from routerretriever.index import search as index_search
 
-    wide = index.search("word13 word20", 3, mode="hybrid")
+    vector = index.model.encode_query(["word13 word20"])
+    wide = hybrid(index, "word13 word20", 3, vector)
     monkeypatch.setattr(index_search, "DEPTH", 3)  # most text candidates are not among the nearest now
-    assert [hit.id for hit in index.search("word13 word20", 3, mode="hybrid")] == [hit.id for hit in wide]
+    assert hybrid(index, "word13 word20", 3, vector) == wide
 
 
 def test_filters_hold_on_both_sides(index):

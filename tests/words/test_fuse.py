@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routerretriever.words.fuse import best_first, fuse
+from routerretriever.words.fuse import best_first, fuse, regularised
 
 
 def fused(similarities, word_scores, **given):
@@ -31,6 +31,15 @@ def test_equal_scores_are_no_division_by_zero():
 def test_the_weight_decides(weight, first):
     scores = fuse(np.array([0.9, 0.1]), np.array([1.0, 9.0]), weight=weight, lowest=-1.0)
     assert best_first(scores, 1).tolist() == [first]
+
+
+def test_neighbours_draw_similarities_together():
+    documents = np.array([[1, 0], [1, 0.01], [1, 0.02], [1, 0.03], [0, 1]], np.float32)
+    similarities = np.array([0.9, 0.5, 0.5, 0.5, 0.8])
+    drawn = regularised(similarities, documents)
+    assert drawn[0] == pytest.approx(0.8 * 0.9 + 0.2 * 0.5)
+    assert drawn[1] > 0.5
+    assert regularised(similarities[:3], documents[:3]).tolist() == similarities[:3].tolist()
 
 
 def test_equal_scores_keep_their_order():

@@ -14,7 +14,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
-from routerretriever.evaluation.hybrid_runs import HybridRanker, Weights, words_of
+from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
 from routerretriever.evaluation.unselected import unselected_gains
 from routerretriever.kernels.vectors import Vectors
@@ -162,14 +162,15 @@ class QuerySet:
             rows[number, : len(others[:100])] = others[:100]
         return self.measure(rows)
 
-    def with_words(self, vectors: Vectors, weights: Weights) -> Candidate:
+    def with_words(self, vectors: Vectors, weights: Weights, neighbours: Neighbours = False) -> Candidate:
         """Search with vectors (n, d) and words, and measure the outcome.
 
         Args:
             vectors: of the queries.
             weights: of the vectors, 0..1, one for all or one for each (n,).
+            neighbours: whether similar documents draw each other's similarities together.
         """
-        return self._measured(vectors, self._ranker(vectors).run(weights))
+        return self._measured(vectors, self._ranker(vectors).run(weights, neighbours))
 
     def _ranker(self, vectors: Vectors) -> HybridRanker:
         return HybridRanker.of(

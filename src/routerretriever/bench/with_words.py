@@ -27,7 +27,8 @@ class RoutedHybrid(Routed):
     def finish(self, queries: QuerySet, outcome: Candidate) -> Candidate:
         plans = self.policy.plans(self.decision(queries.queries))
         weights = np.array([plan.vector_weight for plan in plans], np.float32)
-        return queries.with_words(outcome.vectors, weights)
+        neighbours = np.array([plan.neighbours for plan in plans])
+        return queries.with_words(outcome.vectors, weights, neighbours)
 
 
 class RankFusion(Routed):

@@ -18,10 +18,10 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import CollectionError
-from routerretriever.evaluation.hybrid_runs import HybridRanker, Weights, words_of
+from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES, Run, measure_run, search_run
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
-from routerretriever.kernels.exact_search import Vectors
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.words.weights import DEFAULT_WEIGHT
 
@@ -148,9 +148,9 @@ def _evaluate_one(
         run = search_run(vectors, split, documents, collection, similarity=similarity)
         return SystemScores(measure_run(run, split), run)
 
-    def by_both(vectors: Vectors, weights: Weights) -> SystemScores:
+    def by_both(vectors: Vectors, weights: Weights, neighbours: Neighbours = False) -> SystemScores:
         ranker = HybridRanker.of(vectors, words, split, documents, collection, similarity=similarity)
-        run = ranker.run(weights)
+        run = ranker.run(weights, neighbours)
         return SystemScores(measure_run(run, split), run)
 
     systems: dict[str, SystemScores] = {}
@@ -161,7 +161,7 @@ def _evaluate_one(
             if system == "base":
                 systems["hybrid"] = by_both(vectors, DEFAULT_WEIGHT)
                 systems["routed"] = by_vectors(routed.vectors)
-                systems["routed-hybrid"] = by_both(routed.vectors, routed.weights)
+                systems["routed-hybrid"] = by_both(routed.vectors, routed.weights, routed.neighbours)
                 task.advance(3)
             task.advance(1, system)
     systems |= oracles(systems)
@@ -177,19 +177,23 @@ def _evaluate_one(
 class _Routed:
     vectors: Vectors
     weights: Weights
+    neighbours: Neighbours
 
 
 def _routed(model: RoutedModel, texts: Sequence[str]) -> _Routed:
     """Return routed vectors (n, d) and their weights beside words (n,), by the product's own path."""
     batches = []
     weights = []
+    neighbours = []
     for start in range(0, len(texts), _BATCH):
         batch = model.encode_routed(texts[start : start + _BATCH])
         batches.append(batch)
         weights += [plan.vector_weight for plan in batch.plans]
+        neighbours += [plan.neighbours for plan in batch.plans]
     return _Routed(
         vectors=np.concatenate([batch.vectors for batch in batches]),
         weights=np.array(weights, np.float32),
+        neighbours=np.array(neighbours),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run
-from routerretriever.kernels.exact_search import Vectors, top_k
+from routerretriever.kernels.exact_search import top_k
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.relevance import FEATURES, HITS, hit_features
-from routerretriever.words.fuse import DEPTH, best_first, fuse
+from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised
 from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
 from routerretriever.words.word_search import Found, word_search
 
 Weights = NDArray[np.float32] | float
 """Weight of the vectors, 0..1: one for each query (n,), or one for all."""
+
+Neighbours = NDArray[np.bool_] | bool
+"""Whether neighbours count: one for each query (n,), or one for all."""
 
 
 def words_of(collection: Collection, split: Split) -> list[Found]:
@@ -36,6 +40,7 @@ class HybridRanker:
     Attributes:
         split: the queries (n).
         ids: of the collection's documents.
+        documents: vectors of the collection's documents (m, d).
         rows: candidate documents of each query, those near its vector first.
         similarities: of query and candidates.
         word_scores: BM25 scores of the candidates; 0 where no word matches.
@@ -45,6 +50,7 @@ class HybridRanker:
 
     split: Split
     ids: Sequence[str]
+    documents: Vectors
     rows: list[NDArray[np.int64]]
     similarities: list[Vectors]
     word_scores: list[NDArray[np.float64]]
@@ -90,6 +96,7 @@ class HybridRanker:
         return cls(
             split=split,
             ids=collection.document_ids,
+            documents=documents,
             rows=rows,
             similarities=similarities,
             word_scores=word_scores,
@@ -97,17 +104,20 @@ class HybridRanker:
             without_itself=collection.ignore_identical_ids,
         )
 
-    def run(self, weights: Weights, *, depth: int = 100) -> Run:
+    def run(self, weights: Weights, neighbours: Neighbours = False, *, depth: int = 100) -> Run:
         """Rank the documents for every query.
 
         Args:
             weights: of the vectors, 0..1: one for all queries, or one for each (n,).
+            neighbours: whether similar documents draw each other's similarities together: one for all
+                queries, or one for each (n,).
             depth: results kept for each query.
         """
         each = np.broadcast_to(np.asarray(weights, np.float64), len(self.rows))
+        drawn = np.broadcast_to(np.asarray(neighbours, np.bool_), len(self.rows))
         run: Run = {}
         for number, query_id in enumerate(self.split.queries):
-            fused = self._fused(number, float(each[number]))
+            fused = self._fused(number, float(each[number]), neighbours=bool(drawn[number]))
             ranked = {}
             for place in best_first(fused, depth + 1):
                 if not self._is_itself(query_id, number, place):
@@ -115,8 +125,11 @@ class HybridRanker:
             run[query_id] = dict(list(ranked.items())[:depth])
         return run
 
-    def _fused(self, number: int, weight: float) -> NDArray[np.float64]:
-        return fuse(self.similarities[number], self.word_scores[number], weight=weight, lowest=self.lowest)
+    def _fused(self, number: int, weight: float, *, neighbours: bool) -> NDArray[np.float64]:
+        similarities: NDArray[Any] = self.similarities[number]
+        if neighbours:
+            similarities = regularised(similarities, self.documents[self.rows[number]])
+        return fuse(similarities, self.word_scores[number], weight=weight, lowest=self.lowest)
 
     def _is_itself(self, query_id: str, number: int, place: int) -> bool:
         return self.without_itself and self.ids[self.rows[number][place]] == query_id
@@ -126,15 +139,18 @@ class HybridRanker:
         run = self.run(weights, depth=10)
         return measure_run(run, self.split, (GAIN_MEASURE,))[GAIN_MEASURE]
 
-    def samples(self, weights: Weights = DEFAULT_WEIGHT) -> NDArray[np.float32]:
+    def samples(
+        self, weights: Weights = DEFAULT_WEIGHT, neighbours: Neighbours = False
+    ) -> NDArray[np.float32]:
         """Return features of the best hits under some weights, and whether each is relevant.
 
         The shape is (n, HITS, FEATURES + 1); NaN where a query has fewer hits.
         """
         each = np.broadcast_to(np.asarray(weights, np.float64), len(self.rows))
+        drawn = np.broadcast_to(np.asarray(neighbours, np.bool_), len(self.rows))
         samples = np.full((len(self.rows), HITS, FEATURES + 1), np.nan, np.float32)
         for number, query_id in enumerate(self.split.queries):
-            fused = self._fused(number, float(each[number]))
+            fused = self._fused(number, float(each[number]), neighbours=bool(drawn[number]))
             order = [p for p in best_first(fused, HITS + 1) if not self._is_itself(query_id, number, p)][
                 :HITS
             ]

@@ -166,10 +166,10 @@ def _hits(request: SearchRequest, encoded: EncodedQueries, row: int, mode: Mode)
     if mode == "text":
         return request.by_text(query)
     vector = _vectors(encoded)[row]
-    relevance = encoded.plans[row].relevance
+    plan = encoded.plans[row]
     if mode == "vector":
-        return request.by_vector(vector, relevance)
-    return request.by_both(query, vector, _weight(request, encoded, row), relevance)
+        return request.by_vector(vector, plan.relevance)
+    return request.by_both(query, vector, _weight(request, encoded, row), plan)
 
 
 def _nothing_relevant(plan: SearchPlan, mode: Mode, hits: Sequence[Hit]) -> bool | None:

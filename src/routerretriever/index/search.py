@@ -18,7 +18,8 @@ from routerretriever.index.schema import SHOWN_COLUMNS, collection_and_id
 from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.table import Metric
 from routerretriever.routing.relevance import HITS, Relevance, hit_features
-from routerretriever.words.fuse import DEPTH, best_first, fuse
+from routerretriever.routing.search_plan import SearchPlan
+from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised
 from routerretriever.words.text_index import matching
 
 Mode = Literal["vector", "text", "hybrid"]
@@ -132,38 +133,38 @@ class SearchRequest:
         rows = self._matching(query, self.k, self._columns).to_pylist()
         return [self._hit(row, float(row["_score"])) for row in rows]
 
-    def by_both(
-        self, query: str, vector: Vectors, weight: float, relevance: Relevance | None = None
-    ) -> list[Hit]:
+    def by_both(self, query: str, vector: Vectors, weight: float, plan: SearchPlan) -> list[Hit]:
         """Return the k best documents of the fused ranking of both sides, best first.
 
         Args:
             query: the text.
             vector: the query's (d,).
             weight: of the vectors, 0..1.
-            relevance: turns what is seen of the hits into probabilities.
+            plan: whether neighbours count, and what turns hits into probabilities.
         """
         depth = max(self.k, DEPTH)
-        near = self._nearest(vector, depth, self._columns)
+        columns = [*self._columns, "vector"] if plan.neighbours else self._columns
+        near = self._nearest(vector, depth, columns)
         words = self._matching(query, depth, [*self._columns, "vector"])
         candidates = _united(near, words)
 
         # A document found only by its words gets its similarity from its vector.
-        by_words_alone = candidates.words_alone
-        similarities = np.concatenate(
-            [_similarities(near), self._similarities_to(vector, _matrix(words)[by_words_alone])]
-        )
+        others = _matrix(words)[candidates.words_alone]
+        similarities = np.concatenate([_similarities(near), self._similarities_to(vector, others)])
+        ranked_by: NDArray[Any] = similarities
+        if plan.neighbours:
+            ranked_by = regularised(similarities, np.concatenate([_matrix(near), others]))
         fused = fuse(
-            similarities,
+            ranked_by,
             candidates.word_scores,
             weight=weight,
             lowest=-1.0 if self.metric == "cosine" else None,
         )
         best = best_first(fused, max(self.k, HITS))
         worth: Sequence[float | None] = [None] * len(best)
-        if relevance is not None:
+        if plan.relevance is not None:
             features = hit_features(similarities, candidates.word_scores, best)
-            worth = relevance.hybrid.probabilities(features).tolist()
+            worth = plan.relevance.hybrid.probabilities(features).tolist()
         rows = candidates.rows(best[: self.k])
         return [
             self._hit(row, float(score), probability)
@@ -259,7 +260,7 @@ def _united(near: pa.Table, words: pa.Table) -> _Candidates:
             alone.append(row)
         scores[place] = score
     return _Candidates(
-        near=near,
+        near=near.drop_columns([name for name in near.column_names if name == "vector"]),
         words=words.drop_columns(["vector"]),
         words_alone=np.array(alone, np.int64),
         word_scores=scores[: len(near) + len(alone)],

@@ -72,7 +72,7 @@ class Planner:
             if known:
                 plans.append(self._plan(group, column))
             else:
-                plans.append(self._default("default for queries out of domain"))
+                plans.append(self._default("default for queries out of domain", neighbours=True))
         return tuple(plans)
 
     def _plan(self, group: int, column: int) -> SearchPlan:
@@ -106,10 +106,12 @@ class Planner:
             return False
         return beside == BESIDE_BASE or bool(self.curves.experts[group] == column - _FIRST_EXPERT)
 
-    def _default(self, reason: str) -> SearchPlan:
+    def _default(self, reason: str, *, neighbours: bool = False) -> SearchPlan:
         table = self.library.relevance
         relevance = None if table is None else table.pooled
-        return SearchPlan(vector_weight=DEFAULT_WEIGHT, reason=reason, relevance=relevance)
+        return SearchPlan(
+            vector_weight=DEFAULT_WEIGHT, reason=reason, neighbours=neighbours, relevance=relevance
+        )
 
     def _relevance(self, collection: str, beside: int) -> Relevance | None:
         table = self.library.relevance

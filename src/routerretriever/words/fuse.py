@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 DEPTH = 100
 """Candidates that each side gives at least; more where more results are wanted."""
 
+NEIGHBOURS = 3
+NEIGHBOUR_WEIGHT = 0.2
+"""Of the nearest candidates in a candidate's similarity; see :func:`regularised`."""
+
 Scores = NDArray[Any]
 """One score for each candidate document (n,)."""
 
@@ -39,6 +43,29 @@ def fuse(
     by_vector = _scaled(similarities, lowest, level=1.0)
     by_words = _scaled(word_scores, 0.0, level=0.0)
     return weight * by_vector + (1.0 - weight) * by_words
+
+
+def regularised(similarities: Scores, documents: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return similarities (n,) drawn towards those of the documents next to each candidate.
+
+    Documents that resemble each other tend to be relevant for the same queries (score
+    regularisation: Diaz, CIKM 2005). Every similarity becomes 0.8 of itself and 0.2 of the mean of
+    the candidate's three nearest candidates.
+
+    Args:
+        similarities: of query and candidates (n,).
+        documents: vectors of the candidates (n, d).
+    """
+    if len(similarities) <= NEIGHBOURS:
+        return similarities.astype(np.float64)
+    norms = np.linalg.norm(documents, axis=1, keepdims=True)
+    unit = np.divide(documents, norms, out=np.zeros_like(documents), where=norms > 0)
+    closeness = unit @ unit.T
+    np.fill_diagonal(closeness, -np.inf)
+    nearest = np.argpartition(closeness, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+    around = similarities.astype(np.float64)[nearest].mean(axis=1)
+    drawn: NDArray[np.float64] = (1.0 - NEIGHBOUR_WEIGHT) * similarities + NEIGHBOUR_WEIGHT * around
+    return drawn
 
 
 def best_first(scores: Scores, k: int) -> NDArray[np.intp]:
