@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from speed_setting import Setting, said
 from speed_timing import paired, summary, using_threads
+from speed_vectors import QUERIES, clustered
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
@@ -19,10 +20,8 @@ from routerretriever.kernels.exact_search import top_k
 from routerretriever.kernels.vectors import Vectors
 
 SIZES = (10_000, 100_000, 1_000_000)
-QUERIES, K = 200, 10
+K = 10
 COMPARED = 20_000_000  # queries times vectors, at most, of an exact search in memory
-BLOCK = 50_000
-SPREAD = 0.75  # of a vector around its cluster's centre, whose length is 1
 LINKS, DEPTHS = 32, (16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -33,17 +32,6 @@ def run(setting: Setting) -> dict[str, Any]:
     for size in SIZES:
         rows += _rows(setting, model, size)
     return {"rows": rows}
-
-
-def clustered(count: int, dimension: int, seed: int) -> Iterator[Vectors]:
-    """Unit vectors around a few thousand centres, in blocks; queries are drawn with another seed."""
-    centres = np.random.default_rng(0).normal(size=(2000, dimension)) / dimension**0.5
-    rng = np.random.default_rng(seed)
-    for start in range(0, count, BLOCK):
-        rows = min(BLOCK, count - start)
-        noise = rng.normal(scale=SPREAD / dimension**0.5, size=(rows, dimension))
-        block = centres[rng.integers(len(centres), size=rows)] + noise
-        yield (block / np.linalg.norm(block, axis=1, keepdims=True)).astype(np.float32)
 
 
 def _rows(setting: Setting, model: RouterRetriever, size: int) -> list[dict[str, Any]]:
