@@ -4,8 +4,8 @@
 
 The texts are those of DATA's collections, repeated with other words at their end until there are N documents; the
 vectors lie around a few thousand centres, and so do those of the queries, whose texts are real. Nothing is encoded, so
-that only the index is measured: by vectors alone, by vectors and words as in domain, and by both with neighbours, as out
-of domain.
+that only the index is measured: by vectors alone, by vectors and words as in domain, and by both with neighbours, as
+out of domain.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 from routerretriever.errors import MissingExtraError, ModelError
 from routerretriever.index.index import Index
+from routerretriever.index.search import Mode
 from routerretriever.integrations.haystack_filters import to_condition
 from routerretriever.integrations.shared import (
     described,
@@ -143,6 +144,7 @@ class RoutedRetriever:
         filters: Haystack's, on ``id``, ``content``, ``title``, ``collection`` and ``meta.FIELD``. A document without a
             field counts as in Haystack: its value is ``None``.
         expert: pins ``base``, ``merged`` or an expert instead of routing.
+        mode: ``hybrid``, ``vector`` or ``text``; default as for :meth:`routerretriever.Index.search`.
     """
 
     def __init__(
@@ -153,12 +155,14 @@ class RoutedRetriever:
         top_k: int = 10,
         filters: dict[str, Any] | None = None,
         expert: str | None = None,
+        mode: Mode | None = None,
     ) -> None:
         self.index = index
         self.model = model
         self.top_k = top_k
         self.filters = filters
         self.expert = expert
+        self.mode = mode
 
     def warm_up(self) -> None:
         """Open the index and load the model.
@@ -181,7 +185,7 @@ class RoutedRetriever:
         top_k: int | None = None,
         expert: str | None = None,
     ) -> dict[str, Any]:
-        """Return ``documents``, most similar first, and the ``expert`` that encoded the query.
+        """Return ``documents``, best first, and the ``expert`` that encoded the query.
 
         Options given here replace the component's.
 
@@ -196,7 +200,7 @@ class RoutedRetriever:
         if expert is None:
             expert = self.expert
         where = to_condition(filters) if filters else None
-        found = self._opened().answer([query], top_k, where=where, expert=expert)[0]
+        found = self._opened().answer([query], top_k, where=where, expert=expert, mode=self.mode)[0]
         documents = [
             Document(id=hit.id, content=hit.text, meta=described(hit, found.expert), score=hit.score)
             for hit in found.hits
@@ -227,6 +231,7 @@ class RoutedRetriever:
             top_k=self.top_k,
             filters=self.filters,
             expert=self.expert,
+            mode=self.mode,
         )
 
 

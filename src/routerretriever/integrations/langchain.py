@@ -10,6 +10,7 @@ from pydantic import field_validator
 from routerretriever.errors import MissingExtraError
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
+from routerretriever.index.search import Mode
 from routerretriever.integrations.shared import (
     described,
     document_vectors,
@@ -61,7 +62,7 @@ class RouterRetrieverEmbeddings(Embeddings):
 class RoutedRetriever(BaseRetriever):
     """Searches an index with a query that the model routes.
 
-    The results' metadata is the document's own and ``title``, ``collection``, ``score`` (the similarity) and
+    The results' metadata is the document's own and ``title``, ``collection``, ``score`` (of the search's mode) and
     ``expert`` (what encoded the query). ``k``, ``where`` and ``expert`` may also be given to ``invoke``.
     """
 
@@ -73,6 +74,8 @@ class RoutedRetriever(BaseRetriever):
     """Condition on documents: SQL, or plain data as :mod:`routerretriever.index.filters` describes."""
     expert: str | None = None
     """Pins ``base``, ``merged`` or an expert instead of routing."""
+    mode: Mode | None = None
+    """``hybrid``, ``vector`` or ``text``; default as for :meth:`routerretriever.Index.search`."""
 
     @field_validator("index", mode="before")
     @classmethod
@@ -94,7 +97,7 @@ class RoutedRetriever(BaseRetriever):
             where = self.where
         if expert is None:
             expert = self.expert
-        found = self.index.answer([query], k, where=where, expert=expert)[0]
+        found = self.index.answer([query], k, where=where, expert=expert, mode=self.mode)[0]
         return [
             Document(
                 id=hit.id, page_content=hit.text, metadata=described(hit, found.expert) | {"score": hit.score}

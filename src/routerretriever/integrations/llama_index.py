@@ -9,6 +9,7 @@ from typing import Any
 from routerretriever.errors import MissingExtraError
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
+from routerretriever.index.search import Mode
 from routerretriever.integrations.shared import (
     described,
     document_vectors,
@@ -97,6 +98,7 @@ class RoutedRetriever(BaseRetriever):
         k: at most this many results.
         where: condition on documents: SQL, or plain data as :mod:`routerretriever.index.filters` describes.
         expert: pins ``base``, ``merged`` or an expert instead of routing.
+        mode: ``hybrid``, ``vector`` or ``text``; default as for :meth:`routerretriever.Index.search`.
         options: LlamaIndex's own, such as ``callback_manager``.
 
     Raises:
@@ -110,6 +112,7 @@ class RoutedRetriever(BaseRetriever):
         k: int = 10,
         where: str | Condition | None = None,
         expert: str | None = None,
+        mode: Mode | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -117,6 +120,7 @@ class RoutedRetriever(BaseRetriever):
         self.k = k
         self.where = where
         self.expert = expert
+        self.mode = mode
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = self.index.answer(
@@ -124,6 +128,7 @@ class RoutedRetriever(BaseRetriever):
             self.k,
             where=self.where,
             expert=self.expert,
+            mode=self.mode,
         )[0]
         return [
             NodeWithScore(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from routerretriever.errors import MissingExtraError, RouterRetrieverError
 from routerretriever.index.index import Index
+from routerretriever.index.search import Mode
 from routerretriever.model import RouterRetriever
 from routerretriever.version import __version__
 
@@ -55,11 +56,15 @@ def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer
         expert: Annotated[
             str | None, Field(description=f"Pins one of: base, merged, {experts}. Leave out to route.")
         ] = None,
+        mode: Annotated[
+            Mode | None,
+            Field(description="hybrid (words and vectors, the default), vector, or text (words alone)."),
+        ] = None,
     ) -> dict[str, Any]:
         """Find the documents that answer a query; says which expert encoded it."""
         assert index is not None
         try:
-            found = index.answer([query], k, where=where, expert=expert)[0]
+            found = index.answer([query], k, where=where, expert=expert, mode=mode)[0]
         except RouterRetrieverError as error:
             raise ToolError(str(error)) from error
         return {
