@@ -90,7 +90,7 @@ def test_a_vector_store_of_langchains_finds_what_the_index_finds(router, index):
     documents = {hit.text for hit in index.search("word1", k=200)}
     store.add_texts(sorted(documents))
     found = store.similarity_search_with_score("word3 word60", k=3)
-    wanted = index.search("word3 word60", k=3, expert="beta")
+    wanted = index.search("word3 word60", k=3, expert="beta", mode="vector")
     np.testing.assert_allclose([score for _, score in found], [hit.score for hit in wanted], atol=1e-5)
 
 
