@@ -55,7 +55,9 @@ def test_it_is_written_as_data_and_read_again(built):
 
 def test_llama_indexs_own_index_finds_what_ours_finds(model, index):
     hits = index.search("word3 word60", k=5, expert="beta", where={"collection": "alpha"}, mode="vector")
-    texts = {hit.id: hit.text for hit in index.search("word1", k=200, where={"collection": "alpha"}, mode="vector")}
+    texts = {
+        hit.id: hit.text for hit in index.search("word1", k=200, where={"collection": "alpha"}, mode="vector")
+    }
     theirs = VectorStoreIndex(
         [TextNode(id_=key, text=text) for key, text in texts.items()],
         embed_model=RouterRetrieverEmbedding(model, expert="beta"),

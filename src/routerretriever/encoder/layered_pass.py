@@ -15,6 +15,7 @@ from routerretriever.encoder.layers import returns_tuple
 from routerretriever.encoder.pass_state import DeferredLayers, PassState
 from routerretriever.encoder.row_groups import FusedPlans, row_groups, take_rows
 from routerretriever.kernels import attention
+from routerretriever.kernels.threads import one_blas_thread
 from routerretriever.lora.layers import Plan, Selection, SlicedPlan
 
 
@@ -120,7 +121,8 @@ class LayeredPass:
             return hidden
 
         # Routing is in numpy. A CPU shares the memory; an accelerator sends one small array for a batch.
-        deferred.weights = deferred.decide(deferred.route_embeddings.cpu().numpy())
+        with one_blas_thread():
+            deferred.weights = deferred.decide(deferred.route_embeddings.cpu().numpy())
         groups = row_groups(
             deferred.weights, hidden.shape[1], deferred.state, self.fused, device=hidden.device
         )
