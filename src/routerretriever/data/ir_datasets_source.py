@@ -41,12 +41,16 @@ def read_ir_datasets(dataset_id: str) -> RawCollection:
 
 
 def _document(row: Any) -> dict[str, Any]:
+    """Return a record with all fields; where the default text is made of several texts, only that."""
     text = getattr(row, "text", None)
-    return {
-        "_id": row.doc_id,
-        "text": row.default_text() if text is None else text,
-        "title": getattr(row, "title", ""),
-    }
+    record = {}
+    for name, value in row._asdict().items():
+        if name != "doc_id" and (text is not None or not isinstance(value, str)):
+            record[name] = value
+    record["_id"] = row.doc_id
+    record["text"] = row.default_text() if text is None else text
+    record["title"] = getattr(row, "title", "")
+    return record
 
 
 def _add_part(raw: RawCollection, split: str, part: Any, where: str) -> None:

@@ -20,4 +20,5 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     Between two layers of an encoder torch's threads wait for their next part of the work, and those of
     numpy's BLAS would compete with them for the same cores.
     """
-    return _controller().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
+    return limited
