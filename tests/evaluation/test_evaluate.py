@@ -135,7 +135,7 @@ def test_report_files(evaluated, tmp_path):
     assert 'src="http' not in html
     assert "Plotly" in html
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(
-        json.dumps(result.to_dict())
+        json.dumps(report_content(result))
     )
     run = (tmp_path / "out" / "runs" / "x.routed.trec").read_text().splitlines()
     assert len(run[0].split()) == 6

@@ -57,7 +57,7 @@ def evaluate(
 ) -> None:
     """Compare base, routed, merged, each expert and the oracles on judged queries."""
     from routerretriever.evaluation.evaluate import evaluate as evaluate_model
-    from routerretriever.evaluation.report import evaluation_table, write_report
+    from routerretriever.evaluation.report import evaluation_table, report_content, write_report
 
     loaded = load_model(model, device)
     judged = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
@@ -66,7 +66,7 @@ def evaluate(
     if out_dir is not None:
         page = write_report(result, out_dir, title=f"RouterRetriever: {Path(model).name}")
     if as_json:
-        print_json(result.to_dict())
+        print_json(report_content(result))
         return
     show_table(evaluation_table(result))
     if page is not None:

@@ -90,7 +90,7 @@ class Evaluation:
         return float(np.mean(means))
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that ``evaluate --json`` prints."""
+        """Return means, intervals and significance as plain data."""
         summaries = {}
         for result in self.collections:
             summaries[result.name] = result.summary()

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
 from routerretriever.evaluation.evaluate import Evaluation
+from routerretriever.evaluation.query_differences import by_length, most_changed
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
 from routerretriever.evaluation.trec_runs import write_trec_run
 from routerretriever.version import __version__
@@ -27,7 +28,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         column.justify = "right"
     for system in evaluation.systems:
         style = None
-        if system == "routed":
+        if system == "routed-hybrid":
             style = "bold green"
         elif system.endswith("oracle"):
             style = "dim"
@@ -49,6 +50,16 @@ def _star(summary: dict[str, Any]) -> str:
     return "*" if summary["p_vs_base"] < SIGNIFICANCE_LEVEL else ""
 
 
+def report_content(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the document of ``report.json``, which ``evaluate --json`` prints."""
+    helped, hurt = most_changed(evaluation)
+    return evaluation.to_dict() | {
+        "by_length": by_length(evaluation),
+        "most_helped": [found.to_dict() for found in helped],
+        "most_hurt": [found.to_dict() for found in hurt],
+    }
+
+
 def write_report(evaluation: Evaluation, directory: Path, *, title: str) -> Path:
     """Write ``report.html``, ``report.md``, ``report.json`` and ``runs/``.
 
@@ -58,7 +69,7 @@ def write_report(evaluation: Evaluation, directory: Path, *, title: str) -> Path
         The path of the HTML page.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    content = evaluation.to_dict()
+    content = report_content(evaluation)
     (directory / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (directory / "report.md").write_text(_markdown(evaluation, title), encoding="utf-8")
     write_runs(evaluation, directory / "runs")
@@ -94,26 +105,34 @@ def _html(evaluation: Evaluation, content: dict[str, Any], title: str) -> str:
         cards=_cards(evaluation),
         rows=[_row(evaluation, summaries, system) for system in evaluation.systems],
         choices=choices,
+        lengths=content["by_length"],
+        changed={"helped most": content["most_helped"], "hurt most": content["most_hurt"]},
         plots=_plots(evaluation, summaries),
     )
 
 
 def _cards(evaluation: Evaluation) -> list[dict[str, str]]:
     base = evaluation.mean("base")
+    hybrid, ours = evaluation.mean("hybrid"), evaluation.mean("routed-hybrid")
     routed = evaluation.mean("routed")
     oracle = evaluation.mean("dataset_oracle")
-    kind = "up" if routed >= base else "down"
+    kind = "up" if ours >= base else "down"
     cards = [
         {"label": "base", "value": _points(base)},
-        {"label": "routed", "value": _points(routed)},
-        {"label": "DatasetOracle", "value": _points(oracle)},
-        {"label": "points over base", "value": f"{100 * (routed - base):+.1f}", "kind": kind},
+        {"label": "base and words", "value": _points(hybrid)},
+        {"label": "routed and words", "value": _points(ours)},
+        {"label": "points over base", "value": f"{100 * (ours - base):+.1f}", "kind": kind},
+        {"label": "routed vectors alone", "value": _points(routed)},
+        {"label": "DatasetOracle of the vectors", "value": _points(oracle)},
     ]
 
     # The share of a gain close to 0 says nothing.
     if oracle - base > 0.005:
         cards.append(
-            {"label": "of the oracle's gain", "value": f"{100 * (routed - base) / (oracle - base):.0f}%"}
+            {
+                "label": "of its gain, by routed vectors",
+                "value": f"{100 * (routed - base) / (oracle - base):.0f}%",
+            }
         )
     return cards
 
@@ -145,7 +164,7 @@ def difference_style(difference: float) -> str:
 
 
 def _choice(name: str, summary: dict[str, Any]) -> dict[str, Any]:
-    routed = summary["systems"]["routed"]
+    routed = summary["systems"]["routed-hybrid"]
     chosen = []
     for candidate, count in summary["chosen"].items():
         chosen.append(f"{candidate} {count}")
@@ -173,7 +192,13 @@ def _plots(evaluation: Evaluation, summaries: dict[str, Any]) -> list[str]:
 def _bars(go: Any, summaries: dict[str, Any]) -> Any:
     """Return bars of the systems on every collection, with their intervals."""
     names = list(summaries)
-    colours = {"base": "#9aa7b5", "merged": "#d9a441", "routed": "#0a7d4f", "dataset_oracle": "#3b5b92"}
+    colours = {
+        "base": "#9aa7b5",
+        "hybrid": "#d9a441",
+        "routed": "#7fbf9f",
+        "routed-hybrid": "#0a7d4f",
+        "dataset_oracle": "#3b5b92",
+    }
     bars = go.Figure()
     for system, colour in colours.items():
         values, above, below = [], [], []
