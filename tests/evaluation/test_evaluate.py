@@ -8,7 +8,7 @@ from routerretriever.data.document import Document
 from routerretriever.data.splits import Split
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.evaluate import SystemScores, oracles
-from routerretriever.evaluation.report import evaluation_table, write_report
+from routerretriever.evaluation.report import evaluation_table, report_content, write_report
 from routerretriever.evaluation.runs import MEASURES, measure_run, search_run
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
 from routerretriever.kernels.exact_search import top_k

@@ -89,7 +89,7 @@ def test_only_the_library_itself_is_named_in_the_files(model, tmp_path):
 def test_the_card_says_what_it_is_for(model, tmp_path):
     head, text = card_of(model.export_expert("alpha", tmp_path / "out", licence="apache-2.0"))
     assert (head["base_model"], head["license"]) == (model.encoder.base.id, "apache-2.0")
-    assert "For queries only" in text and f"encoded with the base, `{model.encoder.base.id}`" in text
+    assert "For queries only" in text and f"Encode documents with the base, `{model.encoder.base.id}`" in text
     assert "| alpha | imported |" in text and "beta" not in text
     head, text = card_of(model.export_expert("merged", tmp_path / "merged"))
     assert "license" not in head and "not stated" in text
@@ -111,7 +111,7 @@ def test_what_stands_there_is_never_replaced(model, tmp_path):
     model.export_expert("alpha", tmp_path / "out")  # empty
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
     for target in ("out", "out/config.json"):
-        with pytest.raises(ModelError, match="choose another folder"):
+        with pytest.raises(ModelError, match="Choose another folder"):
             model.export_expert("beta", tmp_path / target)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 

@@ -178,7 +178,7 @@ def test_pruned_entries_are_refused_and_the_rest_is_whole(saved):
         History(saved).rollback(1)
     History(saved).rollback(2)
     assert list(load(saved).experts) == ["e0", "e2"]
-    for number, message in ((9, "no entry 9. Choose one of 1 to 4"), (0, "no entry 0")):
+    for number, message in ((9, "no entry 9. Choose an entry from 1 to 4"), (0, "no entry 0")):
         with pytest.raises(HistoryError, match=message):
             History(saved).rollback(number)
     with pytest.raises(HistoryError, match="at least 1"):

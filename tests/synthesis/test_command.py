@@ -119,7 +119,7 @@ def test_gains_on_generated_queries_are_marked_wherever_they_are_shown(
     run("synthesize", bare, "--out", made, "--with", "titles", "--base", checkpoint, "-k", "40")
     few = ["--base", checkpoint, "--epochs", "1", "--rank", "4", "--force"]
     trained = run("train", model, made, *few)
-    assert re.search(r"\d+ generated queries\)", trained.stdout)
+    assert re.search(r"\d+ generated queries, ", trained.stdout)
     assert "measured on generated queries" in trained.stderr
     told = run("train", model, real, *few)
     assert "generated queries" not in told.stdout + told.stderr

@@ -43,7 +43,7 @@ def test_the_new_collection_trains_an_expert_that_says_so(method, model, bare, t
         f"| made | made (queries generated from bare) | {report.train} | {report.held_out} (generated) |"
         in card
     )
-    assert f"{report.train} of {report.train} were generated" in card
+    assert f"{report.train} of its {report.train} queries were generated" in card
     assert (
         f"Of the {report.held_out} queries that the scores above were measured on, {report.held_out} were generated"
         in card

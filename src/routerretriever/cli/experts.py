@@ -156,18 +156,20 @@ def add(
             progress=Bars(),
         )
     if as_json:
-        harm: dict[str, Any] | None = None
-        if report is not None:
-            harm = report.to_dict()
+        harm = None if report is None else report.to_dict()
         print_json({"expert": added, "base": loaded.encoder.base.id, "experts": _rows(loaded), "harm": harm})
         return
+    _show_added(loaded, added, report)
+    say(Text.assemble("Added ", (added, "bold"), f" to {model}."))
+
+
+def _show_added(loaded: RouterRetriever, added: str, report: HarmReport | None) -> None:
     if report is not None:
         _show_effects(report)
     elif loaded.library is None:
         say("There is no pilot library, so nothing is routed yet and no collection can be harmed.")
     elif added in loaded.library.unmeasured():
         say("Not measured: nothing is routed to it until routerretriever library has measured it.")
-    say(Text.assemble("Added ", (added, "bold"), f" to {model}."))
 
 
 @command
