@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 
+_MEASURED = "nDCG@10 × 100 on held-out queries; the card of the model says which."
+
+
 class _ExpertsGroup(DefaultGroup):
     default = "list"
 
@@ -69,18 +72,16 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
         return
     from routerretriever.routing.pilot_library import marked
 
-    table = Table(
-        "expert", "trained on", "queries", "held-out base", "held-out expert", "gain", "p", "measured on"
-    )
+    table = Table("expert", "trained on", "base", "with it", "gain", "p", caption=_MEASURED)
     for key, info in loaded.experts.items():
-        scores = [MISSING] * 5
+        scores = [MISSING] * 4
         if info.held_out:
             gain = marked(points(info.gain, signed=True), info.gain_on_generated)
             p_value = MISSING
             if info.p_value is not None:
                 p_value = f"{info.p_value:.2g}"
-            scores = [points(info.base_ndcg), points(info.expert_ndcg), gain, p_value, info.measured_on]
-        table.add_row(key, info.trained_on, str(info.queries or MISSING), *scores)
+            scores = [points(info.base_ndcg), points(info.expert_ndcg), gain, p_value]
+        table.add_row(key, info.trained_on, *scores)
     out.print(table)
 
 
