@@ -213,9 +213,10 @@ def main() -> None:
         foreign = list(other.split("test").sample(100).queries.values())
         rows[name] = measured(model, args.data, name, foreign)
         print(name, json.dumps(_row(rows[name])), flush=True)
+    only = f" --only {' '.join(names)}" if args.only else ""
     groups = {"with an expert": SEEN, "without one": UNSEEN}
     result = {
-        "command": "python benchmarks/hybrid.py MODEL DATA OUT.json",
+        "command": "python benchmarks/hybrid.py MODEL DATA OUT.json" + only,
         **surroundings(),
         "default weight of the vectors": DEFAULT_WEIGHT,
         "summary": {

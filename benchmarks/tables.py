@@ -56,6 +56,17 @@ def systems_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def words_table(content: dict[str, Any]) -> str:
+    """nDCG@10 × 100 of searches by vectors, words and both, each collection and the means."""
+    systems = ("base", "bm25", "hybrid", "routed", "routed-hybrid")
+    rows = []
+    for name, row in content["collections"].items():
+        rows.append((name, *(f"{100 * row['nDCG@10'][system]:.1f}" for system in systems)))
+    for group, summary in content["summary"].items():
+        rows.append((f"**mean {group}**", *(f"{100 * summary['nDCG@10'][s]:.1f}" for s in systems)))
+    return table(("collection", *systems), rows)
+
+
 def _group_cells(figures: dict[str, Any]) -> str:
     worst, difference = figures["worst"]
     rates = f"{100 * figures['helped']:.0f}% | {100 * figures['hurt']:.0f}%"
@@ -175,6 +186,7 @@ SPEED_PARTS = ("queries", "documents", "experts", "routing", "search", "library"
 
 TABLES = (
     ("README.md", "results", "core.json", results_table),
+    ("docs/search.md", "words", "hybrid.json", words_table),
     ("docs/comparison.md", "systems", "real.json", systems_table),
     ("docs/unlabelled.md", "synthesis", "synthesis.json", synthesis_table),
     ("docs/feedback.md", "feedback", "feedback.json", feedback_table),
