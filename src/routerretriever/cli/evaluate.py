@@ -30,6 +30,14 @@ Seed = Annotated[int, typer.Option(help="Seed of the choice of queries.")]
 ReportFolder = Annotated[
     Path | None, typer.Option("--out", help="Write report, JSON and TREC runs to this folder.")
 ]
+GroupedBy = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        metavar="FIELD",
+        help="Group the queries of the report by length, or by this metadata field of their relevant documents.",
+    ),
+]
 SuiteFile = Annotated[
     Path, typer.Argument(metavar="SUITE", help="YAML file; see suites/.", show_default=False)
 ]
@@ -50,6 +58,7 @@ def evaluate(
     limit: Limit = None,
     seed: Seed = 0,
     out_dir: ReportFolder = None,
+    by: GroupedBy = "length",
     lenient: Lenient = False,
     ignore_identical_ids: IgnoreIdenticalIds = None,
     device: Device = None,
@@ -57,16 +66,18 @@ def evaluate(
 ) -> None:
     """Compare base, routed, merged, each expert and the oracles on judged queries."""
     from routerretriever.evaluation.evaluate import evaluate as evaluate_model
+    from routerretriever.evaluation.query_groups import by_field, by_length
     from routerretriever.evaluation.report import evaluation_table, report_content, write_report
 
     loaded = load_model(model, device)
     judged = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
     result = evaluate_model(loaded, judged, split=split, limit=limit, seed=seed, progress=Bars())
+    groups = by_length(result) if by == "length" else by_field(result, judged, by)
     page = None
     if out_dir is not None:
-        page = write_report(result, out_dir, title=f"RouterRetriever: {Path(model).name}")
+        page = write_report(result, out_dir, title=f"RouterRetriever: {Path(model).name}", groups=groups)
     if as_json:
-        print_json(report_content(result))
+        print_json(report_content(result, groups))
         return
     show_table(evaluation_table(result))
     if page is not None:

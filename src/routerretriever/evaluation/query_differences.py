@@ -1,4 +1,4 @@
-"""Which queries one system serves better or worse than another, and how long they are."""
+"""Which queries one system serves better or worse than another."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from routerretriever.evaluation.evaluate import CollectionResult, Evaluation, SystemScores
 from routerretriever.evaluation.runs import GAIN_MEASURE
 
 BEFORE, AFTER = "hybrid", "routed-hybrid"
 SHOWN_QUERIES = 20
 SHOWN_RESULTS = 5
-LENGTHS = ((1, 3), (4, 7), (8, 15), (16, None))
-"""Words of a query, from and to."""
 
 _LEAST = 1e-9
 
@@ -64,26 +60,6 @@ def most_changed(
     helped = [found for found in every[:count] if found.difference > _LEAST]
     hurt = [found for found in every[::-1][:count] if found.difference < -_LEAST]
     return helped, hurt
-
-
-def by_length(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the mean nDCG@10 of base, hybrid and the default search for queries of each length, all together."""
-    words: list[int] = []
-    values: dict[str, list[float]] = {name: [] for name in ("base", BEFORE, AFTER)}
-    for result in evaluation.collections:
-        words += [len(query.split()) for query in result.split.queries.values()]
-        for name, own in values.items():
-            own += result.systems[name].values[GAIN_MEASURE].tolist()
-
-    rows = []
-    lengths = np.array(words)
-    for least, most in LENGTHS:
-        inside = (lengths >= least) & (lengths <= (most or lengths.max(initial=least)))
-        if inside.any():
-            means = {name: float(np.array(own)[inside].mean()) for name, own in values.items()}
-            label = f"{least} and more" if most is None else f"{least} to {most}"
-            rows.append({"words": label, "queries": int(inside.sum()), **means})
-    return rows
 
 
 def _differences(evaluation: Evaluation) -> Iterator[QueryDifference]:

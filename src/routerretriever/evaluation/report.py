@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
 from routerretriever.evaluation.evaluate import Evaluation
-from routerretriever.evaluation.query_differences import by_length, most_changed
+from routerretriever.evaluation.query_differences import most_changed
+from routerretriever.evaluation.query_groups import QueryGroups, by_length
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
 from routerretriever.evaluation.trec_runs import write_trec_run
 from routerretriever.version import __version__
@@ -50,17 +51,24 @@ def _star(summary: dict[str, Any]) -> str:
     return "*" if summary["p_vs_base"] < SIGNIFICANCE_LEVEL else ""
 
 
-def report_content(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the document of ``report.json``, which ``evaluate --json`` prints."""
+def report_content(evaluation: Evaluation, groups: QueryGroups | None = None) -> dict[str, Any]:
+    """Return the document of ``report.json``, which ``evaluate --json`` prints.
+
+    Args:
+        evaluation: what was measured.
+        groups: of the queries; default by their length.
+    """
     helped, hurt = most_changed(evaluation)
     return evaluation.to_dict() | {
-        "by_length": by_length(evaluation),
+        "groups": (groups or by_length(evaluation)).to_dict(),
         "most_helped": [found.to_dict() for found in helped],
         "most_hurt": [found.to_dict() for found in hurt],
     }
 
 
-def write_report(evaluation: Evaluation, directory: Path, *, title: str) -> Path:
+def write_report(
+    evaluation: Evaluation, directory: Path, *, title: str, groups: QueryGroups | None = None
+) -> Path:
     """Write ``report.html``, ``report.md``, ``report.json`` and ``runs/``.
 
     Plots are included where the ``plots`` extra is installed.
@@ -69,7 +77,7 @@ def write_report(evaluation: Evaluation, directory: Path, *, title: str) -> Path
         The path of the HTML page.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    content = report_content(evaluation)
+    content = report_content(evaluation, groups)
     (directory / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (directory / "report.md").write_text(_markdown(evaluation, title), encoding="utf-8")
     write_runs(evaluation, directory / "runs")
@@ -105,7 +113,7 @@ def _html(evaluation: Evaluation, content: dict[str, Any], title: str) -> str:
         cards=_cards(evaluation),
         rows=[_row(evaluation, summaries, system) for system in evaluation.systems],
         choices=choices,
-        lengths=content["by_length"],
+        groups=content["groups"],
         changed={"helped most": content["most_helped"], "hurt most": content["most_hurt"]},
         plots=_plots(evaluation, summaries),
     )
