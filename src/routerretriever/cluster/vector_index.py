@@ -26,7 +26,7 @@ from routerretriever.index.index import Index
 from routerretriever.index.kinds import partitions, pq_parts
 from routerretriever.index.maintenance import Builder
 from routerretriever.index.schema import SHOWN_COLUMNS, metadata_columns
-from routerretriever.index.search import Hit, SearchParameters, approximation, hit_of, similarity
+from routerretriever.index.search import Hit, SearchParameters, approximation, hit_of
 from routerretriever.index.table import IndexTable
 
 _ENGINE_KINDS = {"ivf_flat": "IVF_FLAT", "ivf_pq": "IVF_PQ", "ivf_rq": "IVF_RQ"}
@@ -117,7 +117,7 @@ class ShardedSearch:
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise VectorIndexError(f"The search failed: {str(error).splitlines()[0]}") from error
-        return [hit_of(row, similarity(row), metadata) for row in found.to_pylist()]
+        return [hit_of(row, 1.0 - float(row["_distance"]), metadata) for row in found.to_pylist()]
 
 
 @contextmanager
