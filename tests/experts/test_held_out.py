@@ -46,6 +46,6 @@ def test_copies_of_one_query_cannot_measure():
 
 def test_an_expert_of_an_older_version_says_that_it_may_be_optimistic():
     info = ExpertInfo("x", 10, 5, 0.5, 0.6)
-    assert info.measured_on == "those that chose it"
+    assert info.measured_on == "also used to choose it"
     assert (info.p_value, info.selection_gain, info.optimism) == (None, None, 0.0)
     assert not info.gains_significantly(0.05)

@@ -86,10 +86,10 @@ class ExpertInfo:
         if not self.held_out:
             return ""
         if self.selection == Selection.SPLIT:
-            return "others than chose it"
+            return "not used to choose it"
         if self.selection == Selection.CROSS_FIT:
-            return "all, cross-fitted"
-        return "those that chose it"
+            return "cross-fitted"
+        return "also used to choose it"
 
     @property
     def optimism(self) -> float:
