@@ -22,6 +22,7 @@ REASONS = {
     "needs a cluster",
     "needs a hub and a GPU",
     "needs a key of yours",
+    "needs a model from the hub",
     "needs an endpoint",
     "needs files of yours",
     "needs an object store",
