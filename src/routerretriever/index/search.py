@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -144,7 +144,7 @@ class SearchRequest:
         """
         depth = max(self.k, DEPTH)
         columns = [*self._columns, "vector"] if plan.neighbours else self._columns
-        near = self._nearest(vector, depth, columns)
+        near = self._for_fusion(depth)._nearest(vector, depth, columns)
         words = self._matching(query, depth, [*self._columns, "vector"])
         candidates = _united(near, words)
 
@@ -170,6 +170,14 @@ class SearchRequest:
             self._hit(row, float(score), probability)
             for row, score, probability in zip(rows, fused[best], worth, strict=False)
         ]
+
+    def _for_fusion(self, depth: int) -> SearchRequest:
+        """Return the request that re-scores as many vectors for this depth as a search for k results would."""
+        parameters = self.parameters
+        if parameters.refine == 0:
+            return self
+        refine = max(1, math.ceil(parameters.refine * self.k / depth))
+        return replace(self, parameters=replace(parameters, refine=refine))
 
     @property
     def _columns(self) -> list[str]:
