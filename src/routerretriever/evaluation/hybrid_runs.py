@@ -15,7 +15,7 @@ from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run
 from routerretriever.kernels.exact_search import top_k
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.relevance import FEATURES, HITS, hit_features
-from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised
+from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised, similarities_to
 from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
 from routerretriever.words.word_search import Found, word_search
 
@@ -89,7 +89,7 @@ class HybridRanker:
 
             by_words = np.zeros(len(union))
             by_words[[place_of[row] for row in found.tolist()]] = scores
-            own = _similarities(vectors[number], documents[alone], similarity)
+            own = similarities_to(vectors[number], documents[alone], similarity)
             rows.append(union)
             similarities.append(np.concatenate([near.scores[number], own]))
             word_scores.append(by_words)
@@ -168,12 +168,3 @@ class HybridRanker:
         alone = self.ndcg_at_10(1.0)
         gains = [self.ndcg_at_10(weight) - alone for weight in WEIGHTS]
         return np.stack(gains, axis=1).astype(np.float32)
-
-
-def _similarities(vector: Vectors, documents: Vectors, similarity: str) -> Vectors:
-    products: Vectors = documents @ vector
-    if similarity == "dot" or not len(products):
-        return products
-    norms = np.linalg.norm(documents, axis=1) * np.linalg.norm(vector)
-    cosines: Vectors = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
-    return cosines

@@ -19,7 +19,7 @@ from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.table import Metric
 from routerretriever.routing.relevance import HITS, Relevance, hit_features
 from routerretriever.routing.search_plan import SearchPlan
-from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised
+from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised, similarities_to
 from routerretriever.words.text_index import matching
 
 Mode = Literal["vector", "text", "hybrid"]
@@ -150,7 +150,7 @@ class SearchRequest:
 
         # A document found only by its words gets its similarity from its vector.
         others = _matrix(words)[candidates.words_alone]
-        similarities = np.concatenate([_similarities(near), self._similarities_to(vector, others)])
+        similarities = np.concatenate([_similarities(near), similarities_to(vector, others, self.metric)])
         ranked_by: NDArray[Any] = similarities
         if plan.neighbours:
             ranked_by = regularised(similarities, np.concatenate([_matrix(near), others]))
@@ -215,14 +215,6 @@ class SearchRequest:
             reason = str(error).splitlines()[0]
             raise VectorIndexError(f"The search failed: {reason}{hint}") from error
         return rows
-
-    def _similarities_to(self, vector: Vectors, documents: Vectors) -> Vectors:
-        products: Vectors = documents @ vector
-        if self.metric == "dot":
-            return products
-        norms = np.linalg.norm(documents, axis=1) * np.linalg.norm(vector)
-        cosines: Vectors = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
-        return cosines
 
     def _hit(self, row: Mapping[str, Any], score: float, relevance: float | None = None) -> Hit:
         return hit_of(row, score, self.snapshot.metadata, relevance)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from routerretriever.kernels.vectors import Vectors
+
 DEPTH = 100
 """Candidates that each side gives at least; more where more results are wanted."""
 
@@ -43,6 +45,16 @@ def fuse(
     by_vector = _scaled(similarities, lowest, level=1.0)
     by_words = _scaled(word_scores, 0.0, level=0.0)
     return weight * by_vector + (1.0 - weight) * by_words
+
+
+def similarities_to(vector: Vectors, documents: Vectors, similarity: str) -> Vectors:
+    """Return the similarity (n,), ``cosine`` or ``dot``, of a query (d,) to each document (n, d)."""
+    products: Vectors = documents @ vector
+    if similarity == "dot":
+        return products
+    norms = np.linalg.norm(documents, axis=1) * np.linalg.norm(vector)
+    cosines: Vectors = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+    return cosines
 
 
 def regularised(similarities: Scores, documents: NDArray[np.float32]) -> NDArray[np.float64]:
