@@ -16,6 +16,7 @@ from routerretriever.cli.formatting import print_json
 from routerretriever.data.collection import Collection
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import CollectionError
+from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.storage.locks import changing
 
 QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4"]
@@ -69,6 +70,26 @@ def test_the_whole_path(trained, tmp_path):
     assert set(result["collections"]) == {"x", "y"}
     assert (tmp_path / "out" / "report.html").exists()
     assert "routed" in run("evaluate", model, x).stdout
+
+
+def test_a_search_tokenises_and_routes_its_query_once(trained, tmp_path, monkeypatch):
+    model, x, _ = trained
+    run("index", model, tmp_path / "index", x)
+    tokenised, routed = [], []
+    tokens, decide = RoutedEncoder.tokenized_queries, RoutingPolicy.decide
+
+    def noted_tokens(self, queries, *args, **kwargs):
+        tokenised.append(list(queries))
+        return tokens(self, queries, *args, **kwargs)
+
+    def noted_decide(self, embeddings, *args, **kwargs):
+        routed.append(len(embeddings))
+        return decide(self, embeddings, *args, **kwargs)
+
+    monkeypatch.setattr(RoutedEncoder, "tokenized_queries", noted_tokens)
+    monkeypatch.setattr(RoutingPolicy, "decide", noted_decide)
+    run_json("search", tmp_path / "index", "word105 word105")
+    assert (tokenised, routed) == ([["word105 word105"]], [1])
 
 
 def test_one_switch_for_identical_ids(trained, tmp_path):

@@ -10,22 +10,22 @@ import pytest
 
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.errors import StorageError
+from routerretriever.progress import Silent
 
 
-def embed(texts):
+def embed(texts, done=None):
     return np.array([[len(text), sum(text.encode())] for text in texts], np.float32)
 
 
 def test_encodes_each_text_once_and_keeps_order(tmp_path):
     calls = []
 
-    def counted(texts):
+    def counted(texts, done):
         calls.extend(texts)
         return embed(texts)
 
     cache = EmbeddingCache("a", 2, tmp_path)
     texts = ["bb", "a", "bb", "cccc"]
-    assert cache.count_missing(texts) == 3
     np.testing.assert_array_equal(cache.vectors(texts, counted), embed(texts))
     np.testing.assert_array_equal(
         EmbeddingCache("a", 2, tmp_path).vectors([*texts, "d"], counted), embed([*texts, "d"])
@@ -36,13 +36,33 @@ def test_encodes_each_text_once_and_keeps_order(tmp_path):
 
 def test_another_base_shares_nothing(tmp_path):
     EmbeddingCache("a", 2, tmp_path).vectors(["x"], embed)
-    assert EmbeddingCache("b", 2, tmp_path).count_missing(["x"]) == 1
+    other = EmbeddingCache("b", 2, tmp_path).vectors(["x"], lambda texts, done: 2 * embed(texts))
+    np.testing.assert_array_equal(other, 2 * embed(["x"]))
 
 
 def test_entry_of_another_length_is_not_returned(tmp_path):
     EmbeddingCache("a", 2, tmp_path).vectors(["x"], embed)
-    wider = EmbeddingCache("a", 3, tmp_path).vectors(["x"], lambda t: np.ones((len(t), 3), np.float32))
+    wider = EmbeddingCache("a", 3, tmp_path).vectors(["x"], lambda t, done: np.ones((len(t), 3), np.float32))
     np.testing.assert_array_equal(wider, np.ones((1, 3)))
+
+
+def test_each_vector_is_read_once_and_progress_knows_how_many_are_new(tmp_path, monkeypatch):
+    EmbeddingCache("a", 2, tmp_path).vectors(["x", "y"], embed)
+    read, announced = [], []
+    plain = EmbeddingCache._read
+
+    def counted(self, connection, keys):
+        read.extend(keys)
+        return plain(self, connection, keys)
+
+    class Noted(Silent):
+        def task(self, description, total):
+            announced.append(total)
+            return super().task(description, total)
+
+    monkeypatch.setattr(EmbeddingCache, "_read", counted)
+    EmbeddingCache("a", 2, tmp_path).vectors(["x", "y", "z"], embed, progress=Noted())
+    assert len(read) == 3 and announced == [1]
 
 
 @pytest.mark.slow
@@ -54,7 +74,7 @@ def test_survives_kill_at_any_moment(tmp_path):
         from pathlib import Path
         from routerretriever.encoder import embedding_cache
         embedding_cache._WRITE_BLOCK = 8
-        def embed(texts):
+        def embed(texts, done):
             print("block", flush=True)
             return np.array([[len(t), sum(t.encode())] for t in texts], np.float32)
         texts = [f"text number {n}" for n in range(100_000)]
@@ -71,7 +91,14 @@ def test_survives_kill_at_any_moment(tmp_path):
         process.communicate()
     cache = EmbeddingCache("a", 2, tmp_path)
     texts = [f"text number {n}" for n in range(100_000)]
-    assert cache.count_missing(texts) < len(texts)
+    encoded = []
+
+    def noted(block, done):
+        encoded.extend(block)
+        return embed(block)
+
+    cache.vectors(texts, noted)
+    assert len(encoded) < len(texts)
     sample = texts[-400:]
     np.testing.assert_array_equal(cache.vectors(sample, embed), embed(sample))
 

@@ -6,8 +6,9 @@ import pytest
 from tiny import collection_maker, make_checkpoint, random_adapter
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, add_expert, train_expert
+from routerretriever import Collection, RouterRetriever, add_expert, evaluate, train_expert
 from routerretriever.cli import experts as cli_experts
+from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.errors import ExpertError, FingerprintError, HarmError, LibraryError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts import check_harm
@@ -206,3 +207,26 @@ def test_a_model_object_is_a_source_as_its_folder_is(made, checkpoint):
     foreign = RouterRetriever.create(str(checkpoint), branch_layer=3, device="cpu")
     with pytest.raises(ExpertError, match="may not change. Create the model with a lower branch layer"):
         add_expert(foreign, other)
+
+
+@pytest.mark.parametrize("job", ["train", "library", "evaluate", "check"])
+def test_every_job_reads_the_vectors_of_a_collection_once(model, made, monkeypatch, job):
+    _, known = made
+    x = known["x"]
+    jobs = {
+        "train": lambda: train_expert(model, x, name="again", config=QUICK, force=True),
+        "library": lambda: model.build_library([x]),
+        "evaluate": lambda: evaluate(model, [x]),
+        "check": lambda: check_expert(model, "spare", [x]),
+    }
+    model.embed_collection(x)
+    read = []
+    plain = EmbeddingCache._read
+
+    def counted(self, connection, keys):
+        read.extend(keys)
+        return plain(self, connection, keys)
+
+    monkeypatch.setattr(EmbeddingCache, "_read", counted)
+    jobs[job]()
+    assert len(read) == len(set(x.contents))

@@ -16,6 +16,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.evaluation.runs import MEASURES
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
 from routerretriever.routing.candidates import BASE, MERGED
@@ -29,6 +30,7 @@ def prepare_query_set(
     rivals: Mapping[str, RouterRetriever],
     collection: Collection,
     split: Split,
+    documents: Vectors,
     encoded: EncodedQueries,
     folder: Path,
     progress: Progress,
@@ -41,6 +43,7 @@ def prepare_query_set(
         rivals: name → model with an expert of that name (multi-task adapters of another rank).
         collection: whose documents are searched.
         split: of the queries.
+        documents: vectors of the collection's documents (m, d).
         encoded: the queries at the branch layer.
         folder: of the cache; a file is named by a hash of all that decides its content.
         progress: shows each candidate.
@@ -48,7 +51,7 @@ def prepare_query_set(
     result = QuerySet(
         collection=collection,
         split=split,
-        documents=model.embed_collection(collection, progress=progress),
+        documents=documents,
         similarity=model.similarity_fn_name,
         queries=Queries(tuple(split.queries.values()), encoded.route_embeddings()),
         candidates={},

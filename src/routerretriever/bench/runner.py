@@ -24,6 +24,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.evaluation.gains import training_sample
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
@@ -48,6 +49,7 @@ class Bench:
     models: Models = field(init=False)
     _models: dict[int, RouterRetriever] = field(default_factory=dict)
     _prepared: dict[int, Prepared] = field(default_factory=dict)
+    _documents: dict[str, Vectors] = field(default_factory=dict)
     _encoded: dict[tuple[str, str], EncodedQueries] = field(default_factory=dict)
     _training: dict[str, Queries] = field(default_factory=dict)
 
@@ -156,10 +158,18 @@ class Bench:
             rivals=rivals or {},
             collection=collection,
             split=split,
+            documents=self.documents(collection),
             encoded=self.encoded(collection, split),
             folder=self.out / "vectors",
             progress=self.progress,
         )
+
+    def documents(self, collection: Collection) -> Vectors:
+        """Return the vectors of a collection's documents (m, d), which are the same for all models of the suite."""
+        if collection.name not in self._documents:
+            plain = self.model(self.suite.seeds[0])
+            self._documents[collection.name] = plain.embed_collection(collection, progress=self.progress)
+        return self._documents[collection.name]
 
     def encoded(self, collection: Collection, split: Split) -> EncodedQueries:
         """Return queries at the branch layer, which is the same for all models of the suite."""

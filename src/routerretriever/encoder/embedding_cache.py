@@ -17,9 +17,12 @@ import numpy as np
 
 from routerretriever.errors import StorageError
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.progress import Progress, Silent
 
 Encode = Callable[[list[str]], Vectors]
 """Texts → float32 vectors (n, d)."""
+ReportingEncode = Callable[[list[str], Callable[[int], None]], Vectors]
+"""The same, told what to call with the number of texts that are done."""
 
 _WRITE_BLOCK = 512  # texts encoded between two commits: what a kill can cost
 _READ_BLOCK = 500  # below SQLite's oldest limit on the number of parameters
@@ -77,7 +80,9 @@ class EmbeddingCache:
                 "file if it is damaged, or point ROUTERRETRIEVER_CACHE to another folder."
             ) from error
 
-    def vectors(self, texts: Sequence[str], encode: Encode) -> Vectors:
+    def vectors(
+        self, texts: Sequence[str], encode: ReportingEncode, *, progress: Progress | None = None
+    ) -> Vectors:
         """Return the vectors of ``texts`` (n, d), encoding only those that are not stored yet."""
         keys = [_key(text) for text in texts]
         with self._connection() as connection:
@@ -88,13 +93,14 @@ class EmbeddingCache:
                     missing[text] = key
 
             # Each block is committed, so that a kill costs one block at most.
-            for block, fresh in encoded_blocks(missing, encode):
-                rows: list[tuple[bytes, bytes]] = []
-                for text, vector in zip(block, fresh, strict=True):
-                    rows.append((missing[text], vector.tobytes()))
-                with connection:
-                    connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-                found.update(rows)
+            with (progress or Silent()).task("embed documents", len(missing)) as task:
+                for block, fresh in encoded_blocks(missing, lambda part: encode(part, task.advance)):
+                    rows: list[tuple[bytes, bytes]] = []
+                    for text, vector in zip(block, fresh, strict=True):
+                        rows.append((missing[text], vector.tobytes()))
+                    with connection:
+                        connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                    found.update(rows)
         if not keys:
             return np.empty((0, self.dimension), np.float32)
         joined = bytearray().join(found[key] for key in keys)
@@ -109,12 +115,6 @@ class EmbeddingCache:
             query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"  # noqa: S608 - only marks
             found.update(connection.execute(query, block))
         return {key: vector for key, vector in found.items() if len(vector) == 4 * self.dimension}
-
-    def count_missing(self, texts: Sequence[str]) -> int:
-        """Return how many distinct texts would have to be encoded."""
-        keys = set(map(_key, texts))
-        with self._connection() as connection:
-            return len(keys) - len(self._read(connection, keys))
 
 
 def _key(text: str) -> bytes:

@@ -19,7 +19,7 @@ from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.errors import ModelError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.progress import Progress, Silent
+from routerretriever.progress import Progress
 from routerretriever.routing.candidates import ROUTED
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -140,11 +140,11 @@ class RoutedSentenceModel(SentenceTransformer):
         precision = resolved_precision(precision, self.device)
         name = self.fingerprint if precision == "fp32" else f"{self.fingerprint}-{precision}"
         cache = EmbeddingCache(name, self.encoder.dimension)
-        missing = cache.count_missing(texts)
-        with (progress or Silent()).task("embed documents", missing) as task:
-            return cache.vectors(
-                texts, lambda block: encode_documents(self, block, precision=precision, done=task.advance)
-            )
+        return cache.vectors(
+            texts,
+            lambda block, done: encode_documents(self, block, precision=precision, done=done),
+            progress=progress,
+        )
 
     def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
         """Return the vectors of a collection's documents (m, d), in their order."""

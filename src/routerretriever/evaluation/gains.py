@@ -80,20 +80,21 @@ def measure_gains(
     *,
     split: Split | None = None,
     queries: EncodedQueries | None = None,
+    documents: Vectors | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """What every expert gains on queries that it was not trained on (default: the held-out ones).
 
-    ``queries`` are those of the split, where they have been encoded already.
+    ``queries`` are those of the split, and ``documents`` (m, d) the collection's, where they have been
+    encoded already.
     """
     progress = progress or Silent()
-    documents = model.embed_collection(collection, progress=progress)
+    if documents is None:
+        documents = model.embed_collection(collection, progress=progress)
     split = split or collection.train_and_held_out()[1]
     texts = list(split.queries.values())
     queries = queries or EncodedQueries.of(model.encoder, texts, model.query_prompt)
-
-    experts = tuple(model.experts)
-    similarity = model.similarity_fn_name
+    experts, similarity = tuple(model.experts), model.similarity_fn_name
 
     def vectors_by(candidate: str) -> Vectors:
         return queries.vectors(model.encoder.pinned_plan(candidate))

@@ -54,12 +54,10 @@ class HarmQueries:
         texts = list(split.queries.values())
         _check_same_queries(library, collection.name, texts)
         queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+        documents = model.embed_collection(collection, progress=progress)
+        measured = measure_gains(model, collection, queries=queries, documents=documents, progress=progress)
         return cls(
-            collection=collection,
-            split=split,
-            documents=model.embed_collection(collection),
-            queries=queries,
-            measured=measure_gains(model, collection, queries=queries, progress=progress),
+            collection=collection, split=split, documents=documents, queries=queries, measured=measured
         )
 
     def __len__(self) -> int:

@@ -112,6 +112,6 @@ def _own_ndcg(bench: Bench, model: RouterRetriever, name: str) -> float:
     """Return the mean nDCG@10 of an expert on the test queries of its collection."""
     collection, split = bench.collections[name], bench.test_split(name)
     vectors = model.encode_query(list(split.queries.values()), expert=name, batch_size=64)
-    documents = model.embed_collection(collection)
+    documents = bench.documents(collection)
     similarity = model.similarity_fn_name
     return float(ndcg_at_10(vectors, split, documents, collection, similarity).mean())
