@@ -71,5 +71,5 @@ def test_a_query_does_not_find_itself_where_the_collection_says_so(searched):
         queries={found: split.queries[query_id], **dict(list(split.queries.items())[1:])},
         qrels={found: split.qrels[query_id], **dict(list(split.qrels.items())[1:])},
     )
-    other = replace(ranker, split=named, without_itself=True)
+    other = replace(ranker, split=named, own=np.array([ranker.ids.index(found), *ranker.own[1:]]))
     assert found not in other.run(DEFAULT_WEIGHT)[found]

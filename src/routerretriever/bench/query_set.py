@@ -15,7 +15,7 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, words_of
-from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
+from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, own_documents, search_run
 from routerretriever.evaluation.unselected import unselected_gains
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.expert_info import ExpertInfo
@@ -157,9 +157,10 @@ class QuerySet:
     def by_words(self) -> Candidate:
         """Rank by words alone, and measure the outcome."""
         rows = np.full((len(self.queries), 100), -1, np.int32)
-        for number, (query_id, (found, _)) in enumerate(zip(self.split.queries, self.words(), strict=True)):
-            others = [row for row in found.tolist() if not self._is_itself(query_id, row)]
-            rows[number, : len(others[:100])] = others[:100]
+        own = own_documents(self.split, self.collection)
+        for number, (found, _) in enumerate(self.words()):
+            others = found[found != own[number]][:100]
+            rows[number, : len(others)] = others
         return self.measure(rows)
 
     def with_words(self, vectors: Vectors, weights: Weights, neighbours: Neighbours = False) -> Candidate:
@@ -181,9 +182,6 @@ class QuerySet:
             self.collection,
             similarity=self.similarity,
         )
-
-    def _is_itself(self, query_id: str, row: int) -> bool:
-        return self.collection.ignore_identical_ids and self.collection.document_ids[row] == query_id
 
     def measure(self, ranking: NDArray[np.int32]) -> Candidate:
         """Measure a ranking of the collection's documents."""

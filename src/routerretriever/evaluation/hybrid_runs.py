@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run
+from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, own_documents
 from routerretriever.kernels.exact_search import top_k
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.relevance import FEATURES, HITS, hit_features
@@ -40,22 +40,22 @@ class HybridRanker:
     Attributes:
         split: the queries (n).
         ids: of the collection's documents.
+        own: rows of the documents that queries must not find (n,); see :func:`own_documents`.
         documents: vectors of the collection's documents (m, d).
         rows: candidate documents of each query, those near its vector first.
         similarities: of query and candidates.
         word_scores: BM25 scores of the candidates; 0 where no word matches.
         lowest: least similarity there can be, if there is one.
-        without_itself: a query's own id is left out of its results.
     """
 
     split: Split
     ids: Sequence[str]
+    own: NDArray[np.int64]
     documents: Vectors
     rows: list[NDArray[np.int64]]
     similarities: list[Vectors]
     word_scores: list[NDArray[np.float64]]
     lowest: float | None
-    without_itself: bool
 
     @classmethod
     def of(
@@ -96,12 +96,12 @@ class HybridRanker:
         return cls(
             split=split,
             ids=collection.document_ids,
+            own=own_documents(split, collection),
             documents=documents,
             rows=rows,
             similarities=similarities,
             word_scores=word_scores,
             lowest=-1.0 if similarity == "cosine" else None,
-            without_itself=collection.ignore_identical_ids,
         )
 
     def run(self, weights: Weights, neighbours: Neighbours = False, *, depth: int = 100) -> Run:
@@ -113,26 +113,28 @@ class HybridRanker:
                 queries, or one for each (n,).
             depth: results kept for each query.
         """
-        each = np.broadcast_to(np.asarray(weights, np.float64), len(self.rows))
-        drawn = np.broadcast_to(np.asarray(neighbours, np.bool_), len(self.rows))
         run: Run = {}
-        for number, query_id in enumerate(self.split.queries):
-            fused = self._fused(number, float(each[number]), neighbours=bool(drawn[number]))
-            ranked = {}
-            for place in best_first(fused, depth + 1):
-                if not self._is_itself(query_id, number, place):
-                    ranked[self.ids[self.rows[number][place]]] = float(fused[place])
-            run[query_id] = dict(list(ranked.items())[:depth])
+        best = self._best(weights, neighbours, depth)
+        for query_id, rows, (order, scores) in zip(self.split.queries, self.rows, best, strict=True):
+            run[query_id] = dict(zip((self.ids[row] for row in rows[order]), scores, strict=True))
         return run
 
-    def _fused(self, number: int, weight: float, *, neighbours: bool) -> NDArray[np.float64]:
-        similarities: NDArray[Any] = self.similarities[number]
-        if neighbours:
-            similarities = regularised(similarities, self.documents[self.rows[number]])
-        return fuse(similarities, self.word_scores[number], weight=weight, lowest=self.lowest)
-
-    def _is_itself(self, query_id: str, number: int, place: int) -> bool:
-        return self.without_itself and self.ids[self.rows[number][place]] == query_id
+    def _best(
+        self, weights: Weights, neighbours: Neighbours, depth: int
+    ) -> Iterator[tuple[NDArray[np.intp], list[float]]]:
+        """Yield the places of each query's best candidates, best first, and their scores."""
+        each = np.broadcast_to(np.asarray(weights, np.float64), len(self.rows))
+        drawn = np.broadcast_to(np.asarray(neighbours, np.bool_), len(self.rows))
+        for number, rows in enumerate(self.rows):
+            similarities: NDArray[Any] = self.similarities[number]
+            if drawn[number]:
+                similarities = regularised(similarities, self.documents[rows])
+            fused = fuse(
+                similarities, self.word_scores[number], weight=float(each[number]), lowest=self.lowest
+            )
+            order = best_first(fused, depth + 1)
+            order = order[rows[order] != self.own[number]][:depth]
+            yield order, fused[order].tolist()
 
     def ndcg_at_10(self, weights: Weights) -> NDArray[np.float64]:
         """Return nDCG@10 of every query (n,)."""
@@ -146,17 +148,10 @@ class HybridRanker:
 
         The shape is (n, HITS, FEATURES + 1); NaN where a query has fewer hits.
         """
-        each = np.broadcast_to(np.asarray(weights, np.float64), len(self.rows))
-        drawn = np.broadcast_to(np.asarray(neighbours, np.bool_), len(self.rows))
         samples = np.full((len(self.rows), HITS, FEATURES + 1), np.nan, np.float32)
-        for number, query_id in enumerate(self.split.queries):
-            fused = self._fused(number, float(each[number]), neighbours=bool(drawn[number]))
-            order = [p for p in best_first(fused, HITS + 1) if not self._is_itself(query_id, number, p)][
-                :HITS
-            ]
-            features = hit_features(
-                self.similarities[number], self.word_scores[number], np.array(order, np.intp)
-            )
+        best = self._best(weights, neighbours, HITS)
+        for number, (query_id, (order, _)) in enumerate(zip(self.split.queries, best, strict=True)):
+            features = hit_features(self.similarities[number], self.word_scores[number], order)
             grades = self.split.qrels.get(query_id, {})
             for rank, place in enumerate(order):
                 grade = grades.get(self.ids[self.rows[number][place]], 0)

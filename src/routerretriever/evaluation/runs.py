@@ -50,6 +50,14 @@ def search_run(
     return run
 
 
+def own_documents(split: Split, collection: Collection) -> NDArray[np.int64]:
+    """Return the document (n,) that each query is itself and must not find, as a row; -1 where there is none."""
+    if not collection.ignore_identical_ids:
+        return np.full(len(split), -1)
+    row = {document_id: place for place, document_id in enumerate(collection.document_ids)}
+    return np.array([row.get(query_id, -1) for query_id in split.queries], np.int64)
+
+
 def measure_run(
     run: Run, split: Split, measures: Sequence[str] = tuple(MEASURES)
 ) -> dict[str, NDArray[np.float64]]:

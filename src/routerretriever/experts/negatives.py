@@ -12,6 +12,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import CollectionError
+from routerretriever.evaluation.runs import own_documents
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.kernels.exact_search import as_similarity, top_k
 from routerretriever.kernels.vectors import Vectors
@@ -49,10 +50,7 @@ class Negatives:
         column = {document_id: place for place, document_id in enumerate(collection.document_ids)}
         self.config = config
         self.positives = [_positives(collection, train, query_id, column) for query_id in train.queries]
-        # The document with the id of the query is the query itself, where that is so.
-        self.identical = [
-            column.get(query_id) if collection.ignore_identical_ids else None for query_id in train.queries
-        ]
+        self.identical = own_documents(train, collection).tolist()
         prepared = as_similarity(torch.from_numpy(documents), model.similarity_fn_name)
         self.documents = prepared.to(model.device)
 
@@ -75,9 +73,8 @@ class Negatives:
             positive[
                 number, [place[column] for column in self.positives[row] if every or column in place]
             ] = True
-            identical = self.identical[row]
-            if identical is not None and (every or identical in place):
-                ignored[number, place[identical]] = True
+            if self.identical[row] in place:
+                ignored[number, place[self.identical[row]]] = True
         return RankedDocuments(vectors, positive, ignored if ignored.any() else None)
 
     def _columns(self, rows: Sequence[int]) -> list[int] | None:
