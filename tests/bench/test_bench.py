@@ -197,6 +197,9 @@ def test_oracles_bound_what_they_choose_from(prepared):
         ("training: {speed: 3}", "unknown training option 'speed'"),
         ("whole: [nowhere]", "unknown collection 'nowhere'"),
         ("unseen: [stranger, x]", "line 8: the collection 'x' is named twice"),
+        ("unseen: [/]", "line 8: '/' has no name"),
+        ("experts: [bm25]", "line 8: 'bm25' is a system"),
+        ("experts: [a b]", "line 8: 'a b' cannot be an expert's name"),
         ("experts: x", "'experts' must be a list"),
         ("preset: slow", "unknown preset 'slow'"),
         ("name: [", "is not valid YAML"),
@@ -236,6 +239,16 @@ def test_a_wrong_suite_fails_before_any_work(tmp_path, checkpoint, change, messa
     with pytest.raises(SuiteError, match="s.yaml") as caught:
         Suite.load(tmp_path / "s.yaml")
     assert message in str(caught.value)
+
+
+def test_collections_of_a_suite_have_the_names_that_they_have_elsewhere(tmp_path, checkpoint):
+    (tmp_path / "pairs.jsonl").touch()
+    path = tmp_path / "s.yaml"
+    path.write_text(f"{{name: n, base: {checkpoint}, data: ., experts: [pairs.jsonl], whole: [pairs]}}")
+    suite = Suite.load(path)
+    assert (suite.experts, dict(suite.sources)) == (("pairs",), {"pairs": "pairs.jsonl"})
+    path.write_text(f"{{name: n, base: {checkpoint}, experts: ['ir_datasets:vaswani', BeIR/scifact]}}")
+    assert Suite.load(path).experts == ("vaswani", "scifact")
 
 
 def test_identical_ids_of_a_suite(suite_file):

@@ -6,9 +6,9 @@ import pytest
 from tiny import write_beir
 
 from routerretriever.data.collection import Collection
-from routerretriever.data.names import collection_name, data_suffix
+from routerretriever.data.names import collection_name, data_suffix, file_name_of
 from routerretriever.errors import CollectionError
-from routerretriever.index.build.chunks import list_chunks
+from routerretriever.index.build.chunks import list_chunks, listing_of
 from routerretriever.synthesis.passages import load_documents
 
 
@@ -57,6 +57,34 @@ def test_folders_keep_their_whole_name_and_are_resolved(tmp_path, monkeypatch):
     assert collection_name("..") == tmp_path.name
     with pytest.raises(CollectionError, match="has no name"):
         collection_name("/")
+
+
+def test_links_have_a_name_of_their_own(tmp_path):
+    """A hub's cache links names to files that are called by their hash."""
+    (tmp_path / "6f00a1").write_text("{}")
+    (tmp_path / "pairs.jsonl").symlink_to(tmp_path / "6f00a1")
+    assert collection_name(tmp_path / "pairs.jsonl") == "pairs"
+
+
+def test_names_as_file_names():
+    assert file_name_of("nl2bash v2.1 (größer)") == "nl2bash v2.1 (größer)"
+    odd = ["a/b", "a%2Fb", "..", "../../etc/x", ".hidden", "a\\b", "CON", "con.x", "nul", "a:b*?", "x.", "x "]
+    odd += ["x" * 300, "x" * 299, "東" * 300, "", "LPT1", 'a<b>|"c']
+    written = [file_name_of(name) for name in odd]
+    assert len(set(written)) == len(odd)
+    for name in written:
+        assert len(name.encode()) < 150 and not name.startswith(".") and not name.endswith((".", " "))
+        assert not set('/\\:*?"<>|') & set(name)
+        assert name.split(".")[0].upper() not in ("CON", "NUL", "LPT1")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "a\x1fb", "\ud800"])
+def test_control_characters_in_a_name_are_refused_at_every_door(tmp_path, name):
+    folder = write_beir(tmp_path / "c", {"d": "one"}, {"q": "two"}, {"test": {"q": {"d": 1}}})
+    with pytest.raises(CollectionError, match="control character"):
+        Collection.load(folder, name=name)
+    with pytest.raises(CollectionError, match="control character"):
+        listing_of(folder, name)
 
 
 def test_kinds_of_files():

@@ -3,11 +3,16 @@
 from urllib.parse import unquote
 
 import ir_measures
+import numpy as np
+import pytest
 import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import IDS, tried
 
+from routerretriever.data.splits import Split
+from routerretriever.evaluation.evaluate import CollectionResult, Evaluation, SystemScores
+from routerretriever.evaluation.report import write_runs
 from routerretriever.evaluation.trec_runs import trec_id, write_trec_run
 
 SCORES = st.floats(-100, 100, width=32)
@@ -32,6 +37,18 @@ def test_any_ids_come_back(tmp_path_factory, run):
     write_trec_run(run, path, "my system")
     for found in read_by_others(path):
         assert found == {q: {d: float(f"{s:.9g}") for d, s in ranked.items()} for q, ranked in run.items()}
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../../x", ".a", "a\\b", "x" * 300, "CON"])
+def test_a_run_of_any_collection_has_a_file(tmp_path, name):
+    values = {"q": np.array([1.0])}
+    scores = SystemScores(values, {"q": {"d": 1.0}})
+    split = Split("test", {"q": "one"}, {"q": {"d": 1}})
+    systems = {"base": scores, "expert:x": scores}
+    results = [CollectionResult(part, split, systems, {}) for part in (name, "other")]
+    write_runs(Evaluation(tuple(results)), tmp_path / "out" / "runs")
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 4
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_ids_that_need_nothing_stay_as_they_are():

@@ -26,7 +26,7 @@ from routerretriever.bench.tables import (
     present_groups,
 )
 from routerretriever.evaluation.report import difference_style
-from routerretriever.evaluation.trec_runs import write_trec_run
+from routerretriever.evaluation.trec_runs import run_file_name, write_trec_run
 from routerretriever.routing.candidates import BASE
 from routerretriever.version import __version__
 
@@ -58,7 +58,7 @@ def write_runs(bench: Bench, seeds: Mapping[int, SeedResult], directory: Path) -
             for query_id, rows in zip(queries, outcome.ranking.tolist(), strict=True):
                 found = enumerate(rows, start=1)
                 run[query_id] = {ids[row]: 1 / rank for rank, row in found if row >= 0}
-            write_trec_run(run, directory / f"{collection}.{tag}.trec", tag)
+            write_trec_run(run, directory / run_file_name(collection, tag), tag)
 
 
 def html(document: Mapping[str, Any]) -> str:

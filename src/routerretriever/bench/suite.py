@@ -13,8 +13,10 @@ from routerretriever.bench.catalogue import SYSTEMS
 from routerretriever.bench.study_settings import STUDY_SETTINGS, OnSomeCollections
 from routerretriever.bench.suite_file import SuiteFile
 from routerretriever.data.collection import Collection
+from routerretriever.data.names import collection_name
 from routerretriever.errors import ExpertError, RouterRetrieverError, SuiteError
 from routerretriever.experts.training_config import PRESETS, Preset, TrainingConfig
+from routerretriever.lora.expert_info import check_expert_name
 
 Text = Annotated[str, Field(min_length=1)]
 _OPTIONS: dict[str, Any] = dict(getattr(TrainingConfig, "__pydantic_fields__"))  # noqa: B009
@@ -36,7 +38,7 @@ class Suite(BaseModel):
         data: folder of the collections, relative to the suite file; ``None`` for hub names.
         experts: names of the collections that get an expert.
         unseen: names of those without one.
-        sources: name → what :meth:`Collection.load` reads; the name is the last part of it.
+        sources: name → what :meth:`Collection.load` reads; the name is that of :func:`collection_name`.
         systems: what is compared, in the order of the table.
         seeds: each seed trains its own experts.
         test_queries: most test queries of a collection, chosen by seed 0; ``None`` for all.
@@ -90,17 +92,19 @@ class Suite(BaseModel):
                 content[key] = value
         suite = file.checked(cls, content)
 
-        sources = _sources(file, suite)
+        data = suite.data and (path.parent / suite.data).resolve()
+        named = _named(file, suite, data)
+        sources = named["experts"] | named["unseen"]
         _check_names(file, suite, sources)
         return suite.model_copy(
             update={
-                "experts": tuple(map(_short_name, suite.experts)),
-                "unseen": tuple(map(_short_name, suite.unseen)),
+                "experts": tuple(named["experts"]),
+                "unseen": tuple(named["unseen"]),
                 "sources": sources,
-                "data": suite.data and (path.parent / suite.data).resolve(),
+                "data": data,
                 "training": _checked_training(file, suite, "training"),
                 "multi_task": _checked_training(file, suite, "multi_task"),
-                "studies": _studies(file, suite, sources),
+                "studies": _studies(file, suite, named["experts"]),
             }
         )
 
@@ -142,20 +146,32 @@ class Suite(BaseModel):
         return None if name in self.whole else self.test_queries
 
 
-def _short_name(given: str) -> str:
-    return given.rstrip("/").split("/")[-1]
+def _named(file: SuiteFile, suite: Suite, data: Path | None) -> dict[str, dict[str, str]]:
+    """Return ``experts`` and ``unseen``, each as the name of a collection → what is loaded.
 
-
-def _sources(file: SuiteFile, suite: Suite) -> dict[str, str]:
-    """Return the name of each collection → what is loaded."""
-    sources: dict[str, str] = {}
-    for key in ("experts", "unseen"):
+    Raises:
+        SuiteError: two collections have the same name, or an expert cannot have the name of its collection.
+    """
+    named: dict[str, dict[str, str]] = {"experts": {}, "unseen": {}}
+    for key, sources in named.items():
         for index, given in enumerate(getattr(suite, key)):
-            name = _short_name(given)
-            if name in sources:
+            try:
+                name = collection_name(data / given if data else given)
+                if key == "experts":
+                    check_expert_name(name)
+                    _check_is_no_system(name)
+            except RouterRetrieverError as error:
+                raise file.error(str(error).removesuffix("."), (key, index)) from error
+            if any(name in others for others in named.values()):
                 raise file.error(f"the collection '{name}' is named twice", (key, index))
             sources[name] = given
-    return sources
+    return named
+
+
+def _check_is_no_system(name: str) -> None:
+    # Candidates that are no experts, such as multi-task, are systems of the same name.
+    if name in SYSTEMS:
+        raise SuiteError(f"'{name}' is a system, so no expert can have that name. Rename the collection.")
 
 
 def _check_names(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> None:
@@ -169,9 +185,8 @@ def _check_names(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> N
             file.check_choice(name, sources, "collection", (key, name))
 
 
-def _studies(file: SuiteFile, suite: Suite, sources: Mapping[str, str]) -> dict[str, Any]:
+def _studies(file: SuiteFile, suite: Suite, experts: Mapping[str, str]) -> dict[str, Any]:
     """Return the name of each study → its checked settings."""
-    experts = set(map(_short_name, suite.experts))
     checked = {}
     for name, given in suite.studies.items():
         file.check_choice(name, STUDY_SETTINGS, "study", ("studies", name))

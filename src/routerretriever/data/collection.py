@@ -12,7 +12,7 @@ from routerretriever.data.document import Document, record_id
 from routerretriever.data.hub import hub_rows, read_hub
 from routerretriever.data.ir_datasets_source import read_ir_datasets
 from routerretriever.data.jsonl import read_jsonl
-from routerretriever.data.names import collection_name
+from routerretriever.data.names import check_collection_name, collection_name
 from routerretriever.data.pairs import Records, read_pairs_file
 from routerretriever.data.raw_collection import RawCollection, check_collection
 from routerretriever.data.splits import HELD_OUT_LIMIT, Split, part_held_out
@@ -48,6 +48,9 @@ class Collection:
     generated: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_collection_name(self.name)
 
     @classmethod
     def load(

@@ -13,7 +13,7 @@ from routerretriever.evaluation.evaluate import Evaluation
 from routerretriever.evaluation.query_differences import most_changed
 from routerretriever.evaluation.query_groups import QueryGroups, by_length
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
-from routerretriever.evaluation.trec_runs import write_trec_run
+from routerretriever.evaluation.trec_runs import run_file_name, write_trec_run
 from routerretriever.version import __version__
 
 
@@ -267,4 +267,4 @@ def write_runs(evaluation: Evaluation, directory: Path) -> None:
             if not scores.run:
                 continue
             tag = system.replace(":", "-")
-            write_trec_run(scores.run, directory / f"{result.name}.{tag}.trec", tag)
+            write_trec_run(scores.run, directory / run_file_name(result.name, tag), tag)

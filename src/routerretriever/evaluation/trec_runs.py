@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from routerretriever.data.names import file_name_of
+
 _TO_QUOTE = re.compile(r"\s|[\x00-\x1f\x7f\ufeff]|%(?=[0-9A-Fa-f]{2})")
 
 
@@ -26,6 +28,11 @@ def write_trec_run(run: Mapping[str, Mapping[str, float]], path: Path, tag: str)
         for rank, (document_id, score) in enumerate(ranked.items(), start=1):
             lines.append(f"{query} Q0 {trec_id(document_id)} {rank} {score:.9g} {trec_id(tag)}\n")
     path.write_bytes("".join(lines).encode())
+
+
+def run_file_name(collection: str, tag: str) -> str:
+    """Return the name of the file for the run of one system on a collection."""
+    return f"{file_name_of(collection)}.{file_name_of(tag)}.trec"
 
 
 def trec_id(given: str) -> str:

@@ -144,7 +144,7 @@ class Index:
             StorageError: the disk is full or cannot be written; blocks before that are kept.
         """
         documents = list(documents)
-        fields = self._writer.check(documents)
+        fields = self._writer.check(documents, collection)
         embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
         for block in blocks(documents, BLOCK_ROWS):
             vectors = embed([document.content for document in block])

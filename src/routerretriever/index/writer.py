@@ -10,6 +10,7 @@ import lance
 import pyarrow as pa
 
 from routerretriever.data.document import Document
+from routerretriever.data.names import check_collection_name
 from routerretriever.errors import StorageError
 from routerretriever.index.blocks import blocks
 from routerretriever.index.check import DocumentCheck, check_ids
@@ -37,15 +38,17 @@ class DocumentWriter:
     def __init__(self, table: IndexTable) -> None:
         self._table = table
 
-    def check(self, documents: Sequence[Document]) -> Mapping[str, pa.DataType]:
+    def check(self, documents: Sequence[Document], collection: str) -> Mapping[str, pa.DataType]:
         """Check all documents of a call before the first is written.
 
         Returns:
             The columns that they need beside those of the index.
 
         Raises:
-            CollectionError: a document cannot be stored, or two have the same id.
+            CollectionError: a document or the collection's name cannot be stored, or two documents have the
+                same id.
         """
+        check_collection_name(collection)
         check_ids(documents)
         present = metadata_types(self._table.schema)
         fields = new_fields(documents, present)

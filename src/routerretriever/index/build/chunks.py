@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.document import Document, content_hash
-from routerretriever.data.names import collection_name
+from routerretriever.data.names import check_collection_name, collection_name
 from routerretriever.errors import CollectionError
 from routerretriever.index.build.paths import open_path
 from routerretriever.index.check import check_fields
@@ -139,13 +139,13 @@ def listing_of(
         strict: as for :meth:`Collection.load`.
 
     Raises:
-        CollectionError: the source cannot be read, or a document cannot be stored.
+        CollectionError: the source cannot be read, or a document or the name cannot be stored.
     """
     if isinstance(source, str | Path):
         listing = list_chunks(source, strict=strict)
     else:
         listing = Listing("documents", tuple(chunks_of(source)))
-    return replace(listing, name=collection or listing.name)
+    return replace(listing, name=check_collection_name(collection or listing.name))
 
 
 def chunks_of(documents: Iterable[Document]) -> Iterator[Chunk]:
