@@ -17,6 +17,7 @@ from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.unselected import unselected_gains
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
+from routerretriever.routing.candidates import BASE
 from routerretriever.routing.form_pilots import (
     PILOTS_PER_COLLECTION,
     TRAINING_PILOTS,
@@ -96,26 +97,20 @@ def measure_gains(
     queries = queries or EncodedQueries.of(model.encoder, texts, model.query_prompt)
     experts, similarity = tuple(model.experts), model.similarity_fn_name
 
-    def vectors_by(candidate: str) -> Vectors:
-        return queries.vectors(model.encoder.pinned_plan(candidate))
-
     with progress.task(f"measure {collection.name}", 2 + len(experts)) as task:
-        base = ndcg_at_10(vectors_by("base"), split, documents, collection, similarity)
-        task.advance()
-        gains = np.empty((len(texts), len(experts)), np.float32)
-        for column, expert in enumerate(experts):
-            own = ndcg_at_10(vectors_by(expert), split, documents, collection, similarity)
-            gains[:, column] = own - base
-            task.advance(1, expert)
+        vectors, values = {}, {}
+        for candidate in (BASE, *experts):
+            vectors[candidate] = queries.vectors(model.encoder.pinned_plan(candidate))
+            values[candidate] = ndcg_at_10(vectors[candidate], split, documents, collection, similarity)
+            task.advance(1, candidate)
+        gains = np.stack([values[expert] - values[BASE] for expert in experts], axis=1).astype(np.float32)
 
         best = experts[int(gains.mean(axis=0).argmax())]
         found = words_of(collection, split)
-        rankers = []
-        for candidate in ("base", best):
-            vectors = vectors_by(candidate)
-            rankers.append(
-                HybridRanker.of(vectors, found, split, documents, collection, similarity=similarity)
-            )
+        rankers = [
+            HybridRanker.of(vectors[candidate], found, split, documents, collection, similarity=similarity)
+            for candidate in (BASE, best)
+        ]
         beside = np.stack([ranker.gains() for ranker in rankers], axis=1)
         samples = np.stack([ranker.samples()[:CALIBRATION_QUERIES] for ranker in rankers])
         task.advance(1, "words")
