@@ -127,17 +127,7 @@ def search(
         min_relevance=min_relevance,
     )[0]
     if as_json:
-        hits = [hit.to_dict() for hit in found.hits]
-        print_json(
-            {
-                "query": query,
-                "expert": found.expert,
-                "mode": found.mode,
-                "vector_weight": found.vector_weight,
-                "nothing_relevant": found.nothing_relevant,
-                "hits": hits,
-            }
-        )
+        print_json({"query": query, **found.to_dict()})
     else:
         _show_answer(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -59,6 +59,16 @@ class Answer:
     vector_weight: float | None
     hits: list[Hit]
     nothing_relevant: bool | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "expert": self.expert,
+            "mode": self.mode,
+            "vector_weight": self.vector_weight,
+            "nothing_relevant": self.nothing_relevant,
+            "hits": [hit.to_dict() for hit in self.hits],
+        }
 
 
 class Searcher:

@@ -67,12 +67,7 @@ def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer
             found = index.answer([query], k, where=where, expert=expert, mode=mode)[0]
         except RouterRetrieverError as error:
             raise ToolError(str(error)) from error
-        return {
-            "query": query,
-            "expert": found.expert,
-            "mode": found.mode,
-            "hits": [hit.to_dict() for hit in found.hits],
-        }
+        return {"query": query, **found.to_dict()}
 
     def route(
         query: Query, pilots: Annotated[int, Field(ge=0, le=50, description="Nearest pilots to show.")] = 3

@@ -35,17 +35,8 @@ async def search(body: SearchRequest, request: Request) -> Response:
         rerank=body.rerank,
         min_relevance=body.min_relevance,
     )
-    results = [
-        {
-            "query": query,
-            "expert": found.expert,
-            "mode": found.mode,
-            "vector_weight": found.vector_weight,
-            "nothing_relevant": found.nothing_relevant,
-            "hits": [hit.to_dict() for hit in found.hits],
-        }
-        for query, found in zip(body.queries, answers, strict=True)
-    ]
+    found = zip(body.queries, answers, strict=True)
+    results = [{"query": query, **answer.to_dict()} for query, answer in found]
     return Response(
         orjson.dumps({"fingerprint": engine.fingerprint, "results": results}), media_type="application/json"
     )
