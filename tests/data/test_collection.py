@@ -7,6 +7,7 @@ from tiny import write_beir
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import HELD_OUT_LIMIT
 from routerretriever.errors import CollectionError
+from routerretriever.experts.held_out import HeldOutPlan
 
 
 @pytest.fixture
@@ -179,6 +180,61 @@ def test_held_out_queries_without_near_copies_are_those_of_the_first_version(tmp
     folder = write_beir(tmp_path / "c", {"d": "x"}, queries, {"train": {q: {"d": 1} for q in queries}})
     _, held_out = Collection.load(folder).train_and_held_out()
     assert list(held_out.queries) == HELD_OUT_BEFORE
+
+
+def generated_collection(folder, queries, qrels):
+    write_beir(folder, {f"d{n}": "x" for n in range(60)}, queries, qrels)
+    lines = [
+        json.dumps({"_id": query, "text": text, "metadata": {"generated": "llm"} if query[0] == "g" else {}})
+        for query, text in queries.items()
+    ]
+    (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    return Collection.load(folder)
+
+
+def test_generated_queries_of_a_document_stay_on_one_side(tmp_path):
+    queries = {f"g{n}-{k}": f"form {k} about {n}" for n in range(60) for k in range(4)}
+    judged = {query: {f"d{query[1:].split('-')[0]}": 1} for query in queries}
+    collection = generated_collection(tmp_path / "c", queries, {"train": judged})
+    train, held_out = collection.train_and_held_out()
+    assert len(train) + len(held_out) == 240 and 48 <= len(held_out) < 96
+    sides = [
+        {document for grades in part.qrels.values() for document in grades} for part in (train, held_out)
+    ]
+    assert sides[0].isdisjoint(sides[1])
+
+    keys = collection.division_keys(held_out)
+    assert len(set(keys)) == len(held_out) / 4
+    plan = HeldOutPlan.of([keys])
+    for part in plan.parts[1:]:
+        measuring = {
+            document
+            for q, own in zip(held_out.queries, part.measures[0], strict=True)
+            if own
+            for document in held_out.qrels[q]
+        }
+        choosing = {
+            document
+            for q, own in zip(held_out.queries, part.selects[0], strict=True)
+            if own
+            for document in held_out.qrels[q]
+        }
+        assert measuring.isdisjoint(choosing)
+
+
+def test_generated_dev_queries_are_of_other_documents_than_generated_train_queries(tmp_path):
+    queries = {"g1": "one", "g2": "two", "g3": "three", "q4": "four", "q5": "one "}
+    train = {"g1": {"d1": 1, "d9": 0}}
+    dev = {"g2": {"d1": 1}, "g3": {"d9": 1}, "q4": {"d1": 1}, "q5": {"d2": 1}}
+    collection = generated_collection(tmp_path / "c", queries, {"train": train, "dev": dev})
+    assert list(collection.train_and_held_out()[1].queries) == ["g3", "q4"]
+
+
+def test_generated_queries_that_link_most_documents_leave_something_on_both_sides(tmp_path):
+    queries = {f"g{n}": f"form about {n}" for n in range(60)}
+    judged = {f"g{n}": {f"d{n}": 1, f"d{n % 40}": 1, "d0" if n % 40 < 35 else "d35": 1} for n in range(60)}
+    collection = generated_collection(tmp_path / "c", queries, {"train": judged})
+    assert all(len(part) for part in collection.train_and_held_out())
 
 
 def test_dev_split_is_held_out_without_what_train_has(tmp_path):

@@ -211,7 +211,7 @@ class QuerySet:
             embeddings=self.queries.route_embeddings,
             gains=gains,
             words=WordGains(values=beside, experts={self.name: best}),
-            pilot_gains=unselected_gains(gains, infos, self.name, self.queries.texts),
+            pilot_gains=unselected_gains(gains, infos, self.collection, self.split),
             training_queries=training.texts,
             training_embeddings=training.route_embeddings,
         )

@@ -15,7 +15,7 @@ from routerretriever.data.jsonl import read_jsonl
 from routerretriever.data.names import check_collection_name, collection_name
 from routerretriever.data.pairs import Records, read_pairs_file
 from routerretriever.data.raw_collection import RawCollection, check_collection
-from routerretriever.data.splits import HELD_OUT_LIMIT, Split, part_held_out
+from routerretriever.data.splits import HELD_OUT_LIMIT, Split, division_keys, part_held_out
 from routerretriever.data.text import check_text
 from routerretriever.errors import CollectionError
 
@@ -146,23 +146,28 @@ class Collection:
         """Return queries to train on, and others to stop early and to measure gains on.
 
         The held-out queries are the dev split, or a fixed share of train that is chosen by
-        a hash of the text. No text is in both, however it is written.
+        a hash of the text. No text is in both, however it is written, and no document has
+        generated queries in both.
 
         Raises:
             CollectionError: there is no train split, or all dev queries are train queries.
         """
         train = self.split("train")
         if "dev" not in self.splits:
-            return part_held_out(train)
+            return part_held_out(train, self.generated)
         dev = self.splits["dev"]
-        held_out = dev.without_copies_of(train)
+        held_out = dev.without_copies_of(train, self.generated)
         if not held_out:
             raise CollectionError(
-                f"All {len(dev)} dev queries of '{self.name}' are train queries, too, so none is "
-                "left to measure on. Give other dev queries, or none: then a part of train is held "
-                "out."
+                f"All {len(dev)} dev queries of '{self.name}' are train queries, too, or were generated from "
+                "the documents of generated train queries, so none is left to measure on. Give other dev "
+                "queries, or none: then a part of train is held out."
             )
         return train, held_out.sample(HELD_OUT_LIMIT)
+
+    def division_keys(self, split: Split) -> list[str]:
+        """Return a key of each query of a split; see :func:`routerretriever.data.splits.division_keys`."""
+        return division_keys(split, self.generated)
 
     @property
     def contents(self) -> list[str]:

@@ -120,7 +120,7 @@ def measure_gains(
         queries=tuple(texts),
         embeddings=queries.route_embeddings(),
         gains=gains,
-        pilot_gains=unselected_gains(gains, model.state.infos.values(), collection.name, texts),
+        pilot_gains=unselected_gains(gains, model.state.infos.values(), collection, split),
         words=WordGains(values=beside, experts={collection.name: best}),
         relevance=samples,
         training_queries=training,

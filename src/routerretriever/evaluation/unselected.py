@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routerretriever.data.splits import is_measured_on
+from routerretriever.data.collection import Collection
+from routerretriever.data.splits import Split, is_measured_on
 from routerretriever.lora.expert_info import ExpertInfo, Selection
 
 Gains = NDArray[np.float32]
 
 
 def unselected_gains(
-    gains: Gains, infos: Iterable[ExpertInfo], collection: str, queries: Sequence[str]
+    gains: Gains, infos: Iterable[ExpertInfo], collection: Collection, split: Split
 ) -> Gains:
     """Return what pilots may say of the experts: gains (n, E) that no choice made larger.
 
@@ -27,13 +28,13 @@ def unselected_gains(
     Args:
         gains: as measured (n, E).
         infos: of the experts, in the order of the columns.
-        collection: name of the queries' collection.
-        queries: their texts (n,).
+        collection: of the queries.
+        split: the n queries.
     """
     own = gains.copy()
-    chose = ~np.array([is_measured_on(text) for text in queries], bool)
+    chose = ~np.array([is_measured_on(key) for key in collection.division_keys(split)], bool)
     for column, info in enumerate(infos):
-        if collection not in info.collection.split(", "):
+        if collection.name not in info.collection.split(", "):
             continue
         if info.selection == Selection.SPLIT and not chose.all():
             own[chose, column] = np.nan

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from routerretriever.data.text import text_key
 from routerretriever.experts.harm_queries import HarmQueries
 from routerretriever.routing.folds import contiguous_folds
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -59,7 +58,7 @@ def folds(
     starts = np.cumsum([0, *map(len, cases)])
     groups = np.repeat(np.arange(len(cases)), list(map(len, cases)))
     single = library.counts == 1
-    keys = [text_key(text) for case in cases for text in case.measured.queries]
+    keys = [key for case in cases for key in case.collection.division_keys(case.split)]
     for chosen in contiguous_folds(groups, _FOLDS, copies=keys):
         rows = [np.flatnonzero(chosen[start:end]) for start, end in pairwise(starts.tolist())]
         asked = {

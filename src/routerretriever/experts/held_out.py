@@ -84,14 +84,17 @@ class HeldOutPlan:
     def of(cls, queries: Sequence[Sequence[str]]) -> HeldOutPlan:
         """Return how the held-out queries of each collection are used.
 
-        Many are divided by their text. Of few, all choose the expert; its gain is measured in
+        Many are divided by a hash. Of few, all choose the expert; its gain is measured in
         folds, each with the adapter that the queries of the other folds choose in the same training.
 
+        Args:
+            queries: the key of each query, or its text; see :func:`routerretriever.data.splits.division_keys`.
+
         Raises:
-            CollectionError: there are no two different queries.
+            CollectionError: there are no two different keys.
         """
         if min(map(len, queries)) >= FEW_HELD_OUT:
-            masks = [np.array([is_measured_on(text) for text in texts], bool) for texts in queries]
+            masks = [np.array([is_measured_on(key) for key in keys], bool) for keys in queries]
             part = HeldOutPart(selects=tuple(~mask for mask in masks), measures=tuple(masks))
             return cls(rule=Selection.SPLIT, parts=(part,))
         return cls(rule=Selection.CROSS_FIT, parts=_cross_fitted(queries))
@@ -113,7 +116,7 @@ def _cross_fitted(queries: Sequence[Sequence[str]]) -> tuple[HeldOutPart, ...]:
             parts.append(HeldOutPart(selects=rows_of(~fold), measures=rows_of(fold)))
     if len(parts) < 2:
         raise CollectionError(
-            "All held-out queries are copies of one, so none is left to measure the expert on. Give "
-            "some hundred different queries."
+            "All held-out queries are copies of one, or were generated from one document, so none is left to "
+            "measure the expert on. Give some hundred different queries."
         )
     return tuple(parts)

@@ -55,8 +55,7 @@ class Trainer:
             adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.data, self.config, self.name = data, config, name
-        held_out = [list(part.held_out.queries.values()) for part in data]
-        self.plan = plan or HeldOutPlan.of(held_out)
+        self.plan = plan or HeldOutPlan.of([part.collection.division_keys(part.held_out) for part in data])
         choices = [Choice() for _ in self.plan.parts]
         self.state = TrainingState(adapter=adapter, optimizer=optimizer, choices=choices)
         self.checkpoint = Checkpoint.of(model, data, config, name, len(choices))

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
-from routerretriever.data.splits import HELD_OUT_LIMIT, HELD_OUT_SHARE
+from routerretriever.data.splits import HELD_OUT_LIMIT, HELD_OUT_SHARE, joined_keys
 from routerretriever.data.text import stable_hash
 from routerretriever.synthesis.queries import Query
 
@@ -33,21 +29,8 @@ def held_out_ids(queries: Sequence[Query]) -> set[str]:
 
 def _groups(queries: Sequence[Query]) -> dict[str, list[str]]:
     """Return the ids of queries whose passages hang together, by the first passage's key."""
-    keys = sorted({passage.key for query in queries for passage in query.passages})
-    row = {key: number for number, key in enumerate(keys)}
-    edges = np.array(
-        [(row[query.passages[0].key], row[passage.key]) for query in queries for passage in query.passages],
-        np.int64,
-    )
-    weights = np.ones(len(edges), np.int8)
-    graph = coo_array((weights, (edges[:, 0], edges[:, 1])), shape=(len(row), len(row)))
-    _, component = connected_components(graph, directed=False)
-
-    names: dict[int, str] = {}
-    for key, number in zip(keys, component.tolist(), strict=True):
-        names.setdefault(number, key)
+    names = joined_keys([[passage.key for passage in query.passages] for query in queries])
     groups: dict[str, list[str]] = {}
-    for query in queries:
-        number = int(component[row[query.passages[0].key]])
-        groups.setdefault(names[number], []).append(query.id)
+    for name, query in zip(names, queries, strict=True):
+        groups.setdefault(name, []).append(query.id)
     return groups
