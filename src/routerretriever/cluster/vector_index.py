@@ -100,7 +100,10 @@ class ShardedSearch:
         dataset = lance.dataset(dataset_uri(self.index.uri))
         if isinstance(where, Mapping):
             where = to_sql(where, dataset.schema)
-        how = approximation(parameters or SearchParameters(), k, filtered=where is not None)
+        given = parameters or SearchParameters()
+        how = approximation(given, k * max(1, given.refine), filtered=where is not None)
+        if given.refine:
+            how["refine_factor"] = given.refine
         nearest = {"column": "vector", "k": k, "metric": self.index.metric, **how}
         return [self._search(dataset, {**nearest, "q": vector}, where) for vector in np.atleast_2d(vectors)]
 

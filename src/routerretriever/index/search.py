@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.fields import is_missing
+from routerretriever.index.lance_rows import RowIds, rows_by_id
 from routerretriever.index.schema import SHOWN_COLUMNS, collection_and_id
 from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.table import Metric
@@ -66,7 +68,7 @@ class SearchParameters:
         nprobes: partitions searched for every query; more find more and take longer. Where
             there is a filter, all are searched.
         refine: candidates re-scored with their full vectors for every wanted result; 0 keeps
-            the index's scores.
+            the index's scores (mode ``vector``).
         ef: nodes kept while searching a graph (``hnsw`` only), at least as many as are
             re-scored; ``None`` leaves it to Lance.
         vector_weight: weight of the vectors in mode ``hybrid``, 0..1; ``None`` takes the weight
@@ -113,28 +115,30 @@ class SearchRequest:
             relevance: turns what is seen of the hits into probabilities.
         """
         depth = self.k if relevance is None else max(self.k, HITS)
-        near = self._nearest(vector, depth, self._columns)
-        similarities = _similarities(near)
-        worth: Sequence[float | None] = [None] * self.k
+        rows, similarities = self._nearest(vector, depth)
+        if self._refines:
+            similarities = similarities_to(vector, self._vectors(rows), self.metric)
+            best = best_first(similarities, depth)
+            rows, similarities = rows[best], similarities[best]
+
+        worth: Iterable[float | None] = itertools.repeat(None)
         if relevance is not None:
-            features = hit_features(similarities, np.zeros(len(near)), np.arange(len(near)))
+            features = hit_features(similarities, np.zeros(len(rows)), np.arange(len(rows)))
             worth = relevance.vector.probabilities(features).tolist()
-        rows = near.slice(0, self.k).to_pylist()
-        return [
-            self._hit(row, float(score), probability)
-            for row, score, probability in zip(rows, similarities, worth, strict=False)
-        ]
+        return self._hits(rows[: self.k], similarities, worth)
 
     def by_text(self, query: str) -> list[Hit]:
         """Return the k best documents under BM25, best first.
 
         There are none if no document has a word of the query.
         """
-        rows = self._matching(query, self.k, self._columns).to_pylist()
-        return [self._hit(row, float(row["_score"])) for row in rows]
+        rows, scores = self._matching(query, self.k)
+        return self._hits(rows, scores, itertools.repeat(None))
 
     def by_both(self, query: str, vector: Vectors, weight: float, plan: SearchPlan) -> list[Hit]:
         """Return the k best documents of the fused ranking of both sides, best first.
+
+        All candidates are scored with their full vectors, so that both sides have one scale.
 
         Args:
             query: the text.
@@ -143,141 +147,108 @@ class SearchRequest:
             plan: whether neighbours count, and what turns hits into probabilities.
         """
         depth = max(self.k, DEPTH)
-        columns = [*self._columns, "vector"] if plan.neighbours else self._columns
-        near = self._for_fusion(depth)._nearest(vector, depth, columns)
-        words = self._matching(query, depth, [*self._columns, "vector"])
-        candidates = _united(near, words)
+        near, _ = self._nearest(vector, depth)
+        rows, word_scores = _united(near, *self._matching(query, depth))
+        vectors = self._vectors(rows)
+        similarities = similarities_to(vector, vectors, self.metric)
 
-        # A document found only by its words gets its similarity from its vector.
-        others = _matrix(words)[candidates.words_alone]
-        similarities = np.concatenate([_similarities(near), similarities_to(vector, others, self.metric)])
+        if len(near) > depth:
+            # More were read than each side gives, because an index's own order is approximate.
+            kept = word_scores > 0
+            kept[best_first(similarities[: len(near)], depth)] = True
+            rows, word_scores = rows[kept], word_scores[kept]
+            vectors, similarities = vectors[kept], similarities[kept]
+
         ranked_by: NDArray[Any] = similarities
         if plan.neighbours:
-            ranked_by = regularised(similarities, np.concatenate([_matrix(near), others]))
+            ranked_by = regularised(similarities, vectors)
         fused = fuse(
             ranked_by,
-            candidates.word_scores,
+            word_scores,
             weight=weight,
             lowest=-1.0 if self.metric == "cosine" else None,
         )
         best = best_first(fused, max(self.k, HITS))
-        worth: Sequence[float | None] = [None] * len(best)
+        worth: Iterable[float | None] = itertools.repeat(None)
         if plan.relevance is not None:
-            features = hit_features(similarities, candidates.word_scores, best)
+            features = hit_features(similarities, word_scores, best)
             worth = plan.relevance.hybrid.probabilities(features).tolist()
-        rows = candidates.rows(best[: self.k])
-        return [
-            self._hit(row, float(score), probability)
-            for row, score, probability in zip(rows, fused[best], worth, strict=False)
-        ]
-
-    def _for_fusion(self, depth: int) -> SearchRequest:
-        """Return the request that re-scores as many vectors for this depth as a search for k results would."""
-        parameters = self.parameters
-        if parameters.refine == 0:
-            return self
-        refine = max(1, math.ceil(parameters.refine * self.k / depth))
-        return replace(self, parameters=replace(parameters, refine=refine))
+        return self._hits(rows[best][: self.k], fused[best], worth)
 
     @property
-    def _columns(self) -> list[str]:
-        return [*SHOWN_COLUMNS, *self.snapshot.metadata]
+    def _refines(self) -> bool:
+        """Whether what an approximate index found is scored again with full vectors."""
+        return self.parameters.refine > 0 and not self.exact
 
-    def _nearest(self, vector: Vectors, k: int, columns: Sequence[str]) -> pa.Table:
-        rows = self._by_distance(vector, k, columns, exact=self.exact)
+    def _nearest(self, vector: Vectors, k: int) -> tuple[RowIds, Vectors]:
+        """Return rows near a vector and their similarities, as the index sees them; k or, to refine, more."""
+        pool = k
+        if self._refines:
+            pool = max(k, self.k * self.parameters.refine)
+        rows, similarities = self._by_distance(vector, pool, exact=self.exact)
         if len(rows) < k and not self.exact and self._matches() > len(rows):
             # The index did not reach them: a filter left few, in a graph or far from the query.
-            rows = self._by_distance(vector, k, columns, exact=True)
-        return rows
+            rows, similarities = self._by_distance(vector, pool, exact=True)
+        return rows, similarities
 
-    def _by_distance(self, vector: Vectors, k: int, columns: Sequence[str], *, exact: bool) -> pa.Table:
+    def _by_distance(self, vector: Vectors, k: int, *, exact: bool) -> tuple[RowIds, Vectors]:
         how: dict[str, Any] = {"use_index": False}
         if not exact:
             how = approximation(self.parameters, k, filtered=self.where is not None)
-        nearest = {"column": "vector", "q": vector, "k": k, "metric": self.metric, **how}
-        return self._rows([*columns, "_distance"], nearest=nearest)
+        found = self._scan(
+            "_distance", nearest={"column": "vector", "q": vector, "k": k, "metric": self.metric, **how}
+        )
+        # Lance's distance is 1 - similarity for cosine and dot alike.
+        return found["_rowid"].to_numpy(), 1.0 - found["_distance"].to_numpy()
 
-    def _matching(self, query: str, k: int, columns: Sequence[str]) -> pa.Table:
-        return self._rows([*columns, "_score"], full_text_query=matching(query), limit=k)
+    def _matching(self, query: str, k: int) -> tuple[RowIds, NDArray[np.float32]]:
+        """Return the rows with words of a query, best first, and their BM25 scores."""
+        found = self._scan("_score", full_text_query=matching(query), limit=k)
+        return found["_rowid"].to_numpy(), found["_score"].to_numpy()
 
     def _matches(self) -> int:
         return int(self.snapshot.dataset.count_rows(self.where))
 
-    def _rows(self, columns: list[str], **wanted: Any) -> pa.Table:
+    def _scan(self, score: str, **wanted: Any) -> pa.Table:
+        """Return the ids and scores of the rows that a search finds; their texts are read later, of the best alone."""
         dataset = self.snapshot.dataset
         try:
-            scanner = dataset.scanner(columns=columns, filter=self.where, prefilter=True, **wanted)
-            rows: pa.Table = scanner.to_table()
+            scanner = dataset.scanner(
+                columns=[score], with_row_id=True, filter=self.where, prefilter=True, **wanted
+            )
+            found: pa.Table = scanner.to_table()
         except (OSError, ValueError, RuntimeError) as error:
             hint = ""
             if self.where:
                 hint = " A condition looks like: collection = 'scifact' AND year > 2020"
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise VectorIndexError(f"The search failed: {reason}{hint}") from error
-        return rows
-
-    def _hit(self, row: Mapping[str, Any], score: float, relevance: float | None = None) -> Hit:
-        return hit_of(row, score, self.snapshot.metadata, relevance)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Candidates:
-    """Documents that vectors, words or both found: first those near, then those found by words alone.
-
-    Attributes:
-        near, words: what each side found.
-        words_alone: rows of ``words`` that are not in ``near``.
-        word_scores: BM25 scores of all candidates (n,); 0 where no word matches.
-    """
-
-    near: pa.Table
-    words: pa.Table
-    words_alone: NDArray[np.int64]
-    word_scores: NDArray[np.float64]
-
-    def rows(self, places: Iterable[int]) -> list[dict[str, Any]]:
-        """Return the columns of some candidates."""
-        found: list[dict[str, Any]] = []
-        for place in places:
-            if place < len(self.near):
-                table, row = self.near, int(place)
-            else:
-                table, row = self.words, int(self.words_alone[place - len(self.near)])
-            found += table.slice(row, 1).to_pylist()
         return found
 
+    def _vectors(self, rows: RowIds) -> Vectors:
+        column = rows_by_id(self.snapshot.dataset, rows, ["vector"])["vector"].combine_chunks()
+        flat: Vectors = column.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(column), column.type.list_size)
 
-def _united(near: pa.Table, words: pa.Table) -> _Candidates:
-    place_of = {key: place for place, key in enumerate(near["key"].to_pylist())}
-    alone: list[int] = []
-    scores = np.zeros(len(near) + len(words))
-    for row, (key, score) in enumerate(
-        zip(words["key"].to_pylist(), words["_score"].to_pylist(), strict=True)
-    ):
-        place = place_of.get(key)
-        if place is None:
-            place = len(near) + len(alone)
-            alone.append(row)
-        scores[place] = score
-    return _Candidates(
-        near=near.drop_columns([name for name in near.column_names if name == "vector"]),
-        words=words.drop_columns(["vector"]),
-        words_alone=np.array(alone, np.int64),
-        word_scores=scores[: len(near) + len(alone)],
-    )
+    def _hits(self, rows: RowIds, scores: NDArray[Any], relevances: Iterable[float | None]) -> list[Hit]:
+        columns = [*SHOWN_COLUMNS, *self.snapshot.metadata]
+        shown = rows_by_id(self.snapshot.dataset, rows, columns).to_pylist()
+        return [
+            hit_of(row, float(score), self.snapshot.metadata, relevance)
+            for row, score, relevance in zip(shown, scores, relevances, strict=False)
+        ]
 
 
-def _similarities(near: pa.Table) -> Vectors:
-    """Return similarities (n,) from Lance's distances, which are 1 - similarity for cosine and dot alike."""
-    similarities: Vectors = 1.0 - near["_distance"].to_numpy()
-    return similarities
-
-
-def _matrix(rows: pa.Table) -> Vectors:
-    """Return the column of vectors as a matrix (n, d)."""
-    column = rows["vector"].combine_chunks()
-    flat: Vectors = column.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), column.type.list_size)
+def _united(
+    near: RowIds, with_words: RowIds, scores: NDArray[np.float32]
+) -> tuple[RowIds, NDArray[np.float64]]:
+    """Return the rows that either side found, those near first, and their BM25 scores: 0 where no word matches."""
+    place_of = {row: place for place, row in enumerate(near.tolist())}
+    for row in with_words.tolist():
+        place_of.setdefault(row, len(place_of))
+    word_scores = np.zeros(len(place_of))
+    word_scores[[place_of[row] for row in with_words.tolist()]] = scores
+    return np.array(list(place_of), np.uint64), word_scores
 
 
 def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[str, float]:
@@ -288,9 +259,7 @@ def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[st
         # would find enough, but not the nearest.
         how = {"search_effort": 1.0}
     if given.ef is not None:
-        how["ef"] = max(given.ef, k * max(1, given.refine))
-    if given.refine:
-        how["refine_factor"] = given.refine
+        how["ef"] = max(given.ef, k)
     return how
 
 
