@@ -61,8 +61,22 @@ def test_a_query_gets_the_weight_that_pays_beside_its_candidate():
     assert plan_of(library(), LAW).vector_weight == 0.975
     assert plan_of(library(), LAW, column=0).vector_weight == 0.7
     plan = plan_of(library(), SEA)
-    assert plan.vector_weight == 1.0 and plan.reason == "words gain nothing on held-out queries of 'sea'"
-    assert "points on held-out queries of 'law'" in plan_of(library(), LAW).reason
+    assert (
+        plan.vector_weight == 1.0 and plan.reason == "words should gain nothing, by held-out queries of 'sea'"
+    )
+    assert "points, by held-out queries of 'law'" in plan_of(library(), LAW).reason
+
+
+def test_pilots_of_feedback_leave_the_weight_to_judged_pilots():
+    lib = library()
+    near = replace(lib, sources=("law", "feedback:log/sea"))
+    policy = RoutingPolicy(make_router("gain", near, neighbours=2))
+    assert policy.plans(policy.decide(embedding(SEA)), np.array([0]))[0].vector_weight == 0.7
+
+
+def test_merged_is_not_taken_for_an_expert_that_is_gone():
+    lib = replace(library(), experts=("judge", "sailor"))  # the words were measured beside "lawyer"
+    assert plan_of(lib, LAW, column=1).vector_weight == DEFAULT_WEIGHT
 
 
 @pytest.mark.parametrize("column", [1, 3])

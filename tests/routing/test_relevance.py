@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from routerretriever.routing.fit_relevance import ENOUGH_QUERIES, fit_relevance
+from routerretriever.routing.fit_relevance import ENOUGH_QUERIES, FEWEST_ANSWERED, fit_relevance
 from routerretriever.routing.relevance import FEATURES, HITS, LOST, RelevanceTable, hit_features
 
 
@@ -80,3 +80,22 @@ def test_plain_data_keeps_every_number():
     again = RelevanceTable.from_dict(table.to_dict(), table.samples)
     assert again.pooled == table.pooled
     assert again.by_collection == table.by_collection
+
+
+def limit_of(**collections):
+    return fit_relevance({name: both(values) for name, values in collections.items()}).pooled.hybrid.limit
+
+
+def test_of_two_collections_the_lower_limit_decides():
+    high, low = judged(400, 8)[0], judged(400, 9)[0]
+    low[:, :, 0] -= 1.0
+    fitted = fit_relevance({"high": both(high), "low": both(low)}).pooled.hybrid
+    answered = low[low[:, :, -1].any(axis=1)]
+    lost = (fitted.probabilities(answered[:, 0, :-1]) < fitted.limit).mean()
+    assert lost <= LOST
+
+
+def test_collections_with_too_few_answers_leave_the_limit_to_others():
+    large, small = judged(400, 10)[0], judged(FEWEST_ANSWERED - 1, 11)[0]
+    assert limit_of(large=large, small=small) > 0
+    assert limit_of(small=small) == 0

@@ -51,7 +51,7 @@ class Answer:
             ``hybrid``.
         hits: best first.
         nothing_relevant: whether the first hit is less probably relevant than the first hit of 95% of
-            the judged queries that found an answer; ``None`` if that is unknown.
+            the judged queries that found an answer; ``None`` if that is unknown, as after a reranker.
     """
 
     expert: str | None
@@ -134,7 +134,8 @@ class Searcher:
         """
         reranker = options.get("rerank")
         minimum = options.get("min_relevance")
-        _check_minimum(minimum)
+        if minimum is not None:
+            _check_minimum(minimum, encoded, mode, reranks=reranker is not None)
         request = search_request(
             self._table,
             k if reranker is None else max(k, RERANKED),
@@ -143,18 +144,22 @@ class Searcher:
             parameters=options.get("parameters"),
         )
         found = [_hits(request, encoded, row, mode) for row in range(len(encoded.queries))]
-        nothing = [_nothing_relevant(encoded.plans[row], mode, hits) for row, hits in enumerate(found)]
+        nothing: list[bool | None] = [None] * len(found)
         if reranker is not None:
             found = reranked(reranker, encoded.queries, found, k)
+        else:
+            nothing = [_nothing_relevant(encoded.plans[row], mode, hits) for row, hits in enumerate(found)]
 
         answers = []
         for row, hits in enumerate(found):
+            if minimum is not None:
+                hits = [hit for hit in hits if hit.relevance is not None and hit.relevance >= minimum]
             answers.append(
                 Answer(
-                    expert=encoded.experts[row],
+                    expert=None if mode == "text" else encoded.experts[row],
                     mode=mode,
                     vector_weight=_weight(request, encoded, row) if mode == "hybrid" else None,
-                    hits=hits if minimum is None else _at_least(minimum, hits),
+                    hits=hits,
                     nothing_relevant=nothing[row],
                 )
             )
@@ -190,27 +195,22 @@ def _nothing_relevant(plan: SearchPlan, mode: Mode, hits: Sequence[Hit]) -> bool
     return not hits or (hits[0].relevance or 0.0) < limit
 
 
-def _check_minimum(minimum: float | None) -> None:
-    if minimum is not None and not 0.0 <= minimum <= 1.0:
+def _check_minimum(minimum: float, encoded: EncodedQueries, mode: Mode, *, reranks: bool) -> None:
+    """Refuse a least relevance that is none, or that nothing can be compared with."""
+    if not 0.0 <= minimum <= 1.0:
         raise VectorIndexError(f"The least relevance must be within 0..1, but is {minimum}.")
-
-
-def _at_least(minimum: float, hits: Sequence[Hit]) -> list[Hit]:
-    """Return the hits that are likely enough to be relevant.
-
-    Raises:
-        VectorIndexError: nothing says how relevant they are.
-    """
-    kept = []
-    for hit in hits:
-        if hit.relevance is None:
-            raise VectorIndexError(
-                "Nothing says how relevant these results are, so none can be left out. Build the pilot "
-                "library of the model again (routerretriever library MODEL COLLECTION…), or rerank."
-            )
-        if hit.relevance >= minimum:
-            kept.append(hit)
-    return kept
+    if reranks:
+        return
+    if mode == "text":
+        raise VectorIndexError(
+            "A search by words alone does not say how relevant its results are, so none can be left out. "
+            "Use mode 'hybrid' or 'vector', or rerank."
+        )
+    if any(plan.relevance is None for plan in encoded.plans):
+        raise VectorIndexError(
+            "Nothing says how relevant these results are, so none can be left out. Build the pilot "
+            "library of the model again (routerretriever library MODEL COLLECTION…), or rerank."
+        )
 
 
 def _weight(request: SearchRequest, encoded: EncodedQueries, row: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,9 @@ from routerretriever.routing.relevance import (
 
 ENOUGH_QUERIES = 100
 """Judged queries that a collection needs for calibrations of its own."""
+
+FEWEST_ANSWERED = math.ceil(1 / LOST) - 1
+"""Answered queries below which no limit can promise to lose at most :data:`LOST` of them."""
 
 _BESIDE_BASE, _BESIDE_EXPERT = 0, 1
 Samples = NDArray[np.float32]
@@ -74,17 +78,18 @@ def _fitted(collections: Sequence[Samples], columns: int) -> Logistic:
 def _limit(fitted: Logistic, collections: Sequence[Samples]) -> float:
     """Return the limit that loses at most :data:`LOST` of the found answers, in nearly every collection.
 
-    Collections differ in their scales, and the next one may be unlike these: of several, the one
-    that needs the second lowest limit decides.
+    Collections differ in their scales, and the next one may be unlike these: of three or more, the
+    one that needs the second lowest limit decides, of two the lower. Collections with too few
+    answered queries have no say.
     """
     limits = []
     for values in collections:
         first, found = _first_hits(fitted, values)
-        if found.any():
+        if found.sum() >= FEWEST_ANSWERED:
             limits.append(_conformal_quantile(first[found]))
     if not limits:
         return 0.0
-    return sorted(limits)[min(1, len(limits) - 1)]
+    return sorted(limits)[1 if len(limits) > 2 else 0]
 
 
 def _first_hits(fitted: Logistic, values: Samples) -> tuple[NDArray[np.float64], NDArray[Any]]:
@@ -97,8 +102,6 @@ def _first_hits(fitted: Logistic, values: Samples) -> tuple[NDArray[np.float64],
 def _conformal_quantile(scores: NDArray[np.float64]) -> float:
     """Return the score that at most the share :data:`LOST` of further queries falls below."""
     rank = int(np.floor(LOST * (len(scores) + 1)))
-    if rank < 1:  # too few queries to promise anything: nothing is called irrelevant
-        return 0.0
     return float(np.sort(scores)[rank - 1])
 
 

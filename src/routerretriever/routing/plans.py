@@ -15,6 +15,8 @@ from routerretriever.routing.word_gains import BESIDE_BASE, BESIDE_EXPERT, WordC
 from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
 
 _BASE_COLUMN, _FIRST_EXPERT = 0, 2
+_FEEDBACK_WEIGHT = 1e-9
+"""Of pilots of feedback in the choice of a collection: less than any other pilot."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -24,8 +26,8 @@ class Planner:
     Attributes:
         library: the pilots.
         curves: mean gain of each weight of the words in each collection.
-        groups: row of each pilot's collection among the library's groups (P,).
-        names: of those groups.
+        groups: row of each pilot's collection among ``names`` (P,).
+        names: of the collections and groups of feedback.
     """
 
     library: PilotLibrary
@@ -37,14 +39,25 @@ class Planner:
     @classmethod
     def of(cls, library: PilotLibrary) -> Self:
         """Summarise a library."""
-        groups, names = library.group_numbers(), library.groups()
+        return cls._with(library, library.group_numbers(), library.groups())
+
+    def over(self, library: PilotLibrary) -> Planner:
+        """Return that of another library; where the pilots are the same, only the gains are summarised again."""
+        if library.sources is not self.library.sources:
+            return Planner.of(library)
+        return self._with(library, self.groups, self.names)
+
+    @classmethod
+    def _with(cls, library: PilotLibrary, groups: NDArray[np.int64], names: tuple[str, ...]) -> Self:
         curves = None
         if library.words is not None:
             curves = WordCurves.of(library.words, library.counts, groups, names, library.experts)
         return cls(library=library, curves=curves, groups=groups, names=names)
 
-    def shares(self, pilots: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the share of each collection in the neighbourhood of every query (n, C).
+    def nearest_groups(self, pilots: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the collection that most of each query's neighbourhood comes from (n,), a row of ``names``.
+
+        Words were not measured at pilots of feedback, so these decide only where there are no others.
 
         Args:
             pilots: the nearest pilots of every query (n, k).
@@ -53,22 +66,22 @@ class Planner:
         shares = np.zeros((len(pilots), len(self.names)))
         rows = np.arange(len(pilots))[:, None]
         np.add.at(shares, (rows, self.groups[pilots]), weights)
-        return shares
+        shares[:, [name.startswith(FEEDBACK) for name in self.names]] *= _FEEDBACK_WEIGHT
+        nearest: NDArray[np.int64] = shares.argmax(axis=1)
+        return nearest
 
     def plans(
-        self, shares: NDArray[np.float64], columns: NDArray[np.int64], in_domain: NDArray[np.bool_]
+        self, groups: NDArray[np.int64], columns: NDArray[np.int64], in_domain: NDArray[np.bool_]
     ) -> tuple[SearchPlan, ...]:
         """Return the plan of every query: that of the collection that most of its neighbours come from.
 
         Args:
-            shares: see :meth:`shares` (n, C).
+            groups: see :meth:`nearest_groups` (n,).
             columns: the candidate that encodes each: 0 is the base, 1 merged, then the experts (n,).
             in_domain: whether each query resembles the pilots (n,).
         """
         plans = []
-        for group, column, known in zip(
-            shares.argmax(axis=1).tolist(), columns.tolist(), in_domain, strict=True
-        ):
+        for group, column, known in zip(groups.tolist(), columns.tolist(), in_domain, strict=True):
             if known:
                 plans.append(self._plan(group, column))
             else:
@@ -89,22 +102,23 @@ class Planner:
 
         curve = self.curves.values[group, beside]
         best = int(curve.argmax())
-        collection = self.names[group].removeprefix(FEEDBACK)
-        reason = f"words gain nothing on held-out queries of '{collection}'"
+        collection = self.names[group]
+        reason = f"words should gain nothing, by held-out queries of '{collection}'"
         if best:
-            reason = (
-                f"words gain {100 * curve[best]:+.1f} nDCG@10 points on held-out queries of '{collection}'"
-            )
+            gain = 100 * curve[best]
+            reason = f"words should gain {gain:+.1f} nDCG@10 points, by held-out queries of '{collection}'"
         return SearchPlan(
             vector_weight=(1.0, *WEIGHTS)[best],
             reason=reason,
-            relevance=self._relevance(self.names[group], beside),
+            relevance=self._relevance(collection, beside),
         )
 
     def _is_measured(self, group: int, column: int, beside: int) -> bool:
         if self.curves is None or not self.curves.measured[group, beside]:
             return False
-        return beside == BESIDE_BASE or bool(self.curves.experts[group] == column - _FIRST_EXPERT)
+        if beside == BESIDE_BASE:
+            return True
+        return column >= _FIRST_EXPERT and bool(self.curves.experts[group] == column - _FIRST_EXPERT)
 
     def _default(self, reason: str, *, neighbours: bool = False) -> SearchPlan:
         table = self.library.relevance

@@ -44,7 +44,8 @@ class Decision:
         in_domain_scores: closeness of each query to the pilots (n,).
         adapter_weights: weight of the leading expert: 1, the policy's ``partial_weight``, or 0 where the
             fallback was chosen (n,).
-        shares: of each collection of the library in the query's neighbourhood (n, C).
+        groups: the collection that most of the query's neighbourhood comes from (n,); see
+            :meth:`routerretriever.routing.plans.Planner.nearest_groups`.
     """
 
     weights: NDArray[np.float32]
@@ -52,7 +53,7 @@ class Decision:
     scores: NDArray[np.float32]
     in_domain_scores: NDArray[np.float32]
     adapter_weights: NDArray[np.float32]
-    shares: NDArray[np.float64]
+    groups: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,7 +188,7 @@ class RoutingPolicy:
             scores=scores,
             in_domain_scores=in_domain,
             adapter_weights=adapter_weights,
-            shares=self.router.planner.shares(*self.router.neighbourhood(similarities)),
+            groups=self.router.planner.nearest_groups(*self.router.neighbourhood(similarities)),
         )
 
     def plans(self, decision: Decision, columns: NDArray[np.int64] | None = None) -> tuple[SearchPlan, ...]:
@@ -200,7 +201,7 @@ class RoutingPolicy:
         if columns is None:
             columns = decision.chosen
         in_domain = decision.in_domain_scores >= self.router.space.reject_threshold
-        return self.router.planner.plans(decision.shares, columns, in_domain | (not self.abstain))
+        return self.router.planner.plans(decision.groups, columns, in_domain | (not self.abstain))
 
     def _adapter_weights(self, in_domain: NDArray[np.float32]) -> NDArray[np.float32]:
         if not (self.abstain and self.router.knows_base):

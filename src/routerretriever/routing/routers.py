@@ -48,7 +48,8 @@ class Router(ABC):
         if library.centroids is not self.library.centroids or library.space is not self.library.space:
             return type(self)(library, **self.settings())
         other = copy.copy(self)
-        other.library, other.planner = library, Planner.of(library)
+        other.library = library
+        other.planner = self.planner.over(library)
         other.gains = self.gains_over(library)
         return other
 
