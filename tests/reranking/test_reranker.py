@@ -57,7 +57,7 @@ def test_hits_below_the_least_relevance_are_left_out(index, folder):
 def test_a_least_relevance_needs_something_that_says_it(index):
     with pytest.raises(VectorIndexError, match=r"within 0\.\.1"):
         index.search("word3", min_relevance=1.5)
-    with pytest.raises(VectorIndexError, match="library.*rerank"):
+    with pytest.raises(VectorIndexError, match="library MODEL.*rerank"):
         index.search("word3", min_relevance=0.5)
     # Also where nothing is found, and with advice that fits the mode.
     with pytest.raises(VectorIndexError, match="'hybrid' or 'vector', or rerank"):
