@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import collection_maker
+from tiny import collection_maker, make_checkpoint
 from typer.testing import CliRunner
 
 from routerretriever.bench import measures, results, tables
@@ -13,6 +13,7 @@ from routerretriever.bench.catalogue import SYSTEMS
 from routerretriever.bench.oracles import Oracle
 from routerretriever.bench.outcome import outcome
 from routerretriever.bench.prepared import make_known
+from routerretriever.bench.query_cache import queries_digest
 from routerretriever.bench.runner import Bench
 from routerretriever.bench.studies.registry import STUDIES
 from routerretriever.bench.study_settings import STUDY_SETTINGS
@@ -109,6 +110,37 @@ def test_another_training_setting_trains_again(suite_file, tmp_path):
     first, again = (bench.trained("m", job).state.experts["x"] for _ in range(2))
     assert all(torch.equal(again.factors[layer][0], a) for layer, (a, _) in first.factors.items())
     assert bench.trained("m", changed).state.experts["x"].rank == 2 != first.rank
+
+
+def test_other_data_trains_again_and_another_base_begins_anew(suite_file, tmp_path, make_collection):
+    suite = with_values(Suite.load(suite_file), studies={})
+    config, known = suite.training_config(0), Collection.load(tmp_path / "x")
+    bench = Bench(suite, tmp_path / "out")
+    first = bench.trained("m", {"x": ([known], config)}).state.experts["x"]
+    documents = tuple(replace(document, text=f"{document.text} word99") for document in known.documents)
+    other = bench.trained("m", {"x": ([replace(known, documents=documents)], config)}).state.experts["x"]
+    assert any(not torch.equal(other.factors[layer][0], a) for layer, (a, _) in first.factors.items())
+
+    words = [f"word{n}" for n in range(150)]
+    base = make_checkpoint(tmp_path / "other-base", words=words)
+    bench = Bench(with_values(suite, base=str(base)), tmp_path / "out")
+    model = bench.trained("m", {"y": ([Collection.load(tmp_path / "y")], config)})
+    assert model.fingerprint == bench.create().fingerprint and list(model.experts) == ["y"]
+
+
+@pytest.mark.parametrize("change", ["documents", "ignore_identical_ids", "qrels"])
+def test_rankings_in_the_cache_are_those_of_the_same_data(prepared, change):
+    bench, _ = prepared
+    known = bench.collections["x"]
+    split = known.split("test")
+    documents = tuple(replace(known.documents[0], id=document.id) for document in known.documents)
+    changes = {
+        "documents": lambda: (replace(known, documents=documents), split),
+        "ignore_identical_ids": lambda: (replace(known, ignore_identical_ids=True), split),
+        "qrels": lambda: (known, replace(split, qrels={q: {"d0": 1} for q in split.qrels})),
+    }
+    assert queries_digest(known, split) == queries_digest(known, split)
+    assert queries_digest(known, split) != queries_digest(*changes[change]())
 
 
 def test_routers_do_not_see_test_judgements(prepared, monkeypatch):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from routerretriever.bench.catalogue import MULTI_TASKS
 from routerretriever.bench.suite import Suite
 from routerretriever.data.collection import Collection
+from routerretriever.experts.checkpoint import training_key
 from routerretriever.experts.train import train_expert
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.lora.adapter import Adapter
@@ -63,9 +63,11 @@ class Models:
             source = self.folder / start
         model = self.create(**settings)
         if source.exists():
-            model = RouterRetriever.from_pretrained(source)
+            saved = RouterRetriever.from_pretrained(source)
+            model = saved if _is_alike(saved, model) else model
         for expert, (collections, config) in jobs.items():
-            if expert in model.experts and model.experts[expert].config == _as_saved(config):
+            key = training_key(model, collections, config, expert)
+            if expert in model.experts and model.experts[expert].training == key:
                 continue
             train_expert(model, collections, name=expert, config=config, force=True, progress=self.progress)
             model.save_pretrained(path)
@@ -100,7 +102,10 @@ class Models:
         return copy
 
 
-def _as_saved(config: TrainingConfig) -> dict[str, Any]:
-    """Return a configuration as it is read from an expert's file."""
-    content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return content
+def _is_alike(saved: RouterRetriever, wanted: RouterRetriever) -> bool:
+    """Return whether a model has the base and the layers that a suite asks for."""
+    found, asked = (
+        (model.fingerprint, model.encoder.branch_layer, model.encoder.route_layer, model.similarity_fn_name)
+        for model in (saved, wanted)
+    )
+    return found == asked

@@ -59,11 +59,12 @@ def prepare_query_set(
     )
     owners = dict.fromkeys((BASE, MERGED, FALLBACK, *model.experts), model) | dict(rivals)
     deltas = {BASE: (), MERGED: tuple(experts), FALLBACK: tuple(experts)}
+    asked = queries_digest(collection, split)
     with progress.task(f"{collection.name} ({split.name})", len(owners)) as task:
         for name, owner in owners.items():
             involved = deltas.get(name, (name,))
             weight = FALLBACK_WEIGHT if name == FALLBACK else 1.0
-            key = _key(owner, involved, weight, collection=collection, split=split)
+            key = _key(owner, involved, weight, asked)
             path = folder / f"{key}.safetensors"
             candidate = _read(path)
             if candidate is None:
@@ -75,27 +76,27 @@ def prepare_query_set(
     return result
 
 
-def _key(
-    model: RouterRetriever,
-    experts: Sequence[str],
-    weight: float,
-    *,
-    collection: Collection,
-    split: Split,
-) -> str:
+def queries_digest(collection: Collection, split: Split) -> str:
+    """Return a hash of queries, judgements and documents."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{collection.ignore_identical_ids}".encode())
+    for document in collection.documents:
+        digest.update(f"{document.id}\0{document.content}\0".encode())
+    for query_id, text in split.queries.items():
+        judgements = sorted(split.qrels[query_id].items())
+        digest.update(f"{query_id}\0{text}\0{judgements}".encode())
+    return digest.hexdigest()
+
+
+def _key(model: RouterRetriever, experts: Sequence[str], weight: float, asked: str) -> str:
     """Return a hash of all that decides a candidate's vectors, ranking and values."""
     digest = hashlib.blake2b(digest_size=16)
-    documents = len(collection.documents)
-    similarity = model.similarity_fn_name
-    digest.update(f"{model.fingerprint}{documents}{similarity}{weight}".encode())
+    digest.update(f"{model.fingerprint}{asked}{model.similarity_fn_name}{weight}".encode())
     for expert in experts:
         adapter = model.state.experts[expert]
         digest.update(str(adapter.scaling).encode())
         for tensor in adapter.parameters():
             digest.update(tensor.detach().cpu().numpy().tobytes())
-    for query_id, text in split.queries.items():
-        judgements = sorted(split.qrels[query_id].items())
-        digest.update(f"{query_id}\0{text}\0{judgements}".encode())
     return digest.hexdigest()
 
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
+from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.experts.held_out import HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
-from routerretriever.experts.training_data import TrainingData
 from routerretriever.lora.adapter import Adapter
 
-_FORMAT = 3  # of the file; part of the key, so that another format is never read
+_FORMAT = 4  # of the file; part of the key, so that another format is never read
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,17 +66,14 @@ class Checkpoint:
         self.path = path
 
     @classmethod
-    def of(
-        cls,
-        model: RoutedModel,
-        data: Sequence[TrainingData],
-        config: TrainingConfig,
-        name: str,
-        n_choices: int,
-    ) -> Checkpoint:
-        """Return the checkpoint of one training; another training has another one."""
-        key = _key(model, data, config, name, n_choices)
-        return cls(default_directory() / "training" / f"{key}.pt")
+    def of(cls, key: str, n_choices: int) -> Checkpoint:
+        """Return the checkpoint of one training; another training has another one.
+
+        Args:
+            key: what :func:`training_key` returns.
+            n_choices: parts of the held-out queries that each choose an adapter.
+        """
+        return cls(default_directory() / "training" / f"{key}-{n_choices}.pt")
 
     def save(self, state: TrainingState) -> None:
         """Write the state."""
@@ -132,12 +129,8 @@ def _restore(choice: Choice, content: Mapping[str, Any], scaling: float) -> None
         choice.scores = HeldOutScores(tuple(values.numpy() for values in content["scores"]))
 
 
-def _key(
-    model: RoutedModel,
-    data: Sequence[TrainingData],
-    config: TrainingConfig,
-    name: str,
-    n_choices: int,
+def training_key(
+    model: RoutedModel, collections: Sequence[Collection], config: TrainingConfig, name: str
 ) -> str:
     """Return a hash of everything that decides what a training ends with."""
     encoder = model.encoder
@@ -148,27 +141,28 @@ def _key(
         model.query_prompt,
         model.similarity_fn_name,
         name,
-        n_choices,
         asdict(config),
         config.computes_in_bf16(model.device),
     ]
     digest = hashlib.blake2b(digest_size=16)
     _add(digest, settings)
-    for part in data:
-        collection = part.collection
-        _add(digest, [collection.name, collection.ignore_identical_ids, part.only_crops])
-        for split in (part.train, part.held_out):
-            _add(digest, _judged(split))
+    for collection in collections:
+        train, held_out = collection.train_and_held_out()
+        _add(digest, [collection.name, collection.ignore_identical_ids])
+        for split in (train.sample(config.max_queries, config.seed), held_out):
+            _add(digest, _judged(split, collection))
         for document in collection.documents:
             _add(digest, [document.id, document.content])
     return digest.hexdigest()
 
 
-def _judged(split: Split) -> list[Any]:
-    """Return the queries of a split in their order, each with its judgements."""
-    return [
-        [query_id, text, sorted(split.qrels[query_id].items())] for query_id, text in split.queries.items()
-    ]
+def _judged(split: Split, collection: Collection) -> list[Any]:
+    """Return the queries of a split in their order, each with its judgements and how it was made."""
+    judged: list[Any] = []
+    for query_id, text in split.queries.items():
+        grades = sorted(split.qrels[query_id].items())
+        judged.append([query_id, text, grades, collection.generated.get(query_id)])
+    return judged
 
 
 def _add(digest: Any, content: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import ExpertError
 from routerretriever.experts.adapter_weight import smallest_weight
-from routerretriever.experts.checkpoint import Checkpoint, Choice, TrainingState
+from routerretriever.experts.checkpoint import Checkpoint, Choice, TrainingState, training_key
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
@@ -35,6 +35,7 @@ class Trainer:
 
     Attributes:
         plan: which held-out queries choose the expert, and which measure it.
+        key: a hash of everything that decides the training.
         checkpoint: where an interrupted training is kept.
         base: held-out scores of the base, after :meth:`run`.
         chosen: what each part of the plan chose, after :meth:`run`.
@@ -58,7 +59,8 @@ class Trainer:
         self.plan = plan or HeldOutPlan.of([part.collection.division_keys(part.held_out) for part in data])
         choices = [Choice() for _ in self.plan.parts]
         self.state = TrainingState(adapter=adapter, optimizer=optimizer, choices=choices)
-        self.checkpoint = Checkpoint.of(model, data, config, name, len(choices))
+        self.key = training_key(model, [part.collection for part in data], config, name)
+        self.checkpoint = Checkpoint.of(self.key, len(choices))
         self.steps_per_epoch = sum(math.ceil(len(part.train) / config.batch_size) for part in data)
         self.total_steps = self.steps_per_epoch * config.epochs
         self._epoch = -1
@@ -185,7 +187,7 @@ class Trainer:
         state, scores = self.state, [chosen.scores for chosen in self.chosen]
         return TrainingReport(
             expert=self.name,
-            info=trained_expert_info(self.data, self.config, self.plan, self.base, scores),
+            info=trained_expert_info(self.data, self.config, self.plan, self.base, scores, training=self.key),
             epochs=math.ceil(state.step / self.steps_per_epoch),
             steps=state.step,
             best_step=state.choices[0].step,

@@ -57,6 +57,8 @@ def trained_expert_info(
     plan: HeldOutPlan,
     base: HeldOutScores,
     chosen: Sequence[HeldOutScores],
+    *,
+    training: str,
 ) -> ExpertInfo:
     """Return what is stored beside a trained expert.
 
@@ -66,6 +68,7 @@ def trained_expert_info(
         plan: which held-out queries chose it, and which measure it.
         base: scores of the base.
         chosen: scores of the adapter that each part of the plan chose.
+        training: a hash of everything that decided the training.
     """
     measures, selects = plan.measures, plan.parts[0].selects
     measured = _measured(plan, base, chosen)
@@ -89,6 +92,7 @@ def trained_expert_info(
         selected_by=len(base.joined(selects)),
         selection_gain=chosen[0].mean(selects) - base.mean(selects),
         p_value=paired_p_value(measured.joined(measures), base.joined(measures)),
+        training=training,
     )
 
 

@@ -41,6 +41,7 @@ class ExpertInfo:
         selected_by: number of held-out queries that stopped its training and chose its adapter weight.
         selection_gain: its mean gain on those, which is optimistic.
         p_value: two-sided paired randomisation test of the gain.
+        training: a hash of everything that decided its training; empty where that was not recorded.
     """
 
     collection: str = ""
@@ -57,6 +58,7 @@ class ExpertInfo:
     selected_by: int = 0
     selection_gain: float | None = None
     p_value: float | None = None
+    training: str = ""
 
     @property
     def trained_on(self) -> str:
