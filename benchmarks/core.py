@@ -20,10 +20,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, RouterRetriever, __version__, evaluate, train_expert
+from routerretriever.bench.suite import Suite
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.base_models import load_base
 from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
+
+REAL = Suite.load(Path(__file__).parents[1] / "suites" / "real.yaml")
+"""Names the real collections with an expert, and those without one."""
 
 SEEN = ("nl2bash", "scifact", "nfcorpus", "finqa10k", "mitre_attack", "obliqa", "bankfaq")
 UNSEEN = ("cranfield", "cacm", "npl", "fiqa_mini", "pubmedqa", "climate_fever")

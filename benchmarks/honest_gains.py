@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from core import REAL
 from numpy.typing import NDArray
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig
@@ -43,7 +43,6 @@ from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import make_router
 
 ROOT = Path(__file__).parents[1]
-SUITE = yaml.safe_load((ROOT / "suites" / "real.yaml").read_text(encoding="utf-8"))
 LIMIT, SEED, FOLDS = 500, 0, 5
 
 
@@ -177,7 +176,7 @@ def summary(experts: dict[str, dict[str, Any]], routed: dict[str, dict[str, floa
         "refused": [name for name, row in experts.items() if row["refused"]],
         "refused_by_old": [name for name, row in experts.items() if row["old_gain"] <= 0],
     }
-    for group, names in (("with expert", SUITE["experts"]), ("without expert", SUITE["unseen"])):
+    for group, names in (("with expert", REAL.experts), ("without expert", REAL.unseen)):
         own = [routed[name] for name in names if name in routed]
         for system in ("base", "old", "new"):
             if own:
@@ -192,8 +191,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "honest_gains.json")
-    parser.add_argument("--experts", nargs="*", default=SUITE["experts"])
-    parser.add_argument("--unseen", nargs="*", default=SUITE["unseen"])
+    parser.add_argument("--experts", nargs="*", default=REAL.experts)
+    parser.add_argument("--unseen", nargs="*", default=REAL.unseen)
     return parser.parse_args()
 
 
@@ -229,7 +228,7 @@ def main() -> None:
         "test_queries": LIMIT,
         "summary": summary(experts, routed),
         "routed_gain_held_out": held_out,
-        "experts": {name: experts[name] for name in SUITE["experts"] if name in experts},
+        "experts": {name: experts[name] for name in REAL.experts if name in experts},
         "routed": routed,
     }
     given.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

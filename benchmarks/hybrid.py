@@ -19,33 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from core import surroundings
+from core import REAL, surroundings
 from numpy.typing import NDArray
 
 from routerretriever import Collection, RouterRetriever
+from routerretriever.bench.measures import calibration, hurt_and_helped
+from routerretriever.bench.query_set import Blender, Queries, QuerySet
+from routerretriever.bench.with_words import reciprocal_rank_fusion
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.splits import Split
+from routerretriever.encoder import query_batch
 from routerretriever.evaluation.hybrid_runs import HybridRanker, words_of
-from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, search_run
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.index.querying import EncodedQueries, encode_queries
 from routerretriever.routing.search_plan import SearchPlan
 from routerretriever.words.weights import DEFAULT_WEIGHT
 
-SEEN = (
-    "nl2bash",
-    "scifact",
-    "nfcorpus",
-    "finqa10k",
-    "mitre_attack",
-    "obliqa",
-    "bankfaq",
-    "medquad",
-    "cosqa",
-)
-UNSEEN = ("cranfield", "cacm", "med", "npl", "fiqa_mini", "pubmedqa", "climate_fever")
 LIMIT = 500
-RRF_K = 60
 Values = NDArray[np.float64]
 
 
@@ -65,32 +55,35 @@ def measured(model: RouterRetriever, data: Path, name: str, foreign: Sequence[st
     collection = Collection.load(data / name)
     split = collection.split("test").sample(LIMIT)
     documents = model.embed_collection(collection)
-    similarity = model.similarity_fn_name
-    texts = list(split.queries.values())
-    words = words_of(collection, split)
-    encoded = {"base": encode_queries(model, texts, "base"), "routed": encode_queries(model, texts, None)}
+    texts = tuple(split.queries.values())
+    base = query_batch.EncodedQueries.of(model.encoder, texts, model.query_prompt)
+    queries = QuerySet(
+        collection=collection,
+        split=split,
+        documents=documents,
+        similarity=model.similarity_fn_name,
+        queries=Queries(texts, base.route_embeddings()),
+        candidates={},
+        blender=Blender.of(model, tuple(model.experts), base),
+    )
+    routed = encode_queries(model, texts, None)
+    vectors = {"base": base.vectors(None), "routed": _vectors(routed)}
+    weights = np.array([plan.vector_weight for plan in routed.plans], np.float32)
+    neighbours = np.array([plan.neighbours for plan in routed.plans])
 
-    runs: dict[str, Run] = {}
-    rankers: dict[str, HybridRanker] = {}
-    for system, queries in encoded.items():
-        vectors = _vectors(queries)
-        runs[system] = search_run(vectors, split, documents, collection, similarity=similarity)
-        rankers[system] = HybridRanker.of(vectors, words, split, documents, collection, similarity=similarity)
-    weights = np.array([plan.vector_weight for plan in encoded["routed"].plans], np.float32)
-    runs["bm25"] = rankers["base"].run(0.0)
-    runs["hybrid"] = rankers["base"].run(DEFAULT_WEIGHT)
-    runs["routed at the default weight"] = rankers["routed"].run(DEFAULT_WEIGHT)
-    neighbours = np.array([plan.neighbours for plan in encoded["routed"].plans])
-    runs["routed-hybrid without neighbours"] = rankers["routed"].run(weights)
-    runs["routed-hybrid"] = rankers["routed"].run(weights, neighbours)
-    runs["rank fusion (routed)"] = _reciprocal(runs["routed"], runs["bm25"])
+    systems = {system: queries.rank(own) for system, own in vectors.items()}
+    systems["bm25"] = queries.by_words()
+    systems["hybrid"] = queries.with_words(vectors["base"], DEFAULT_WEIGHT)
+    systems["routed at the default weight"] = queries.with_words(vectors["routed"], DEFAULT_WEIGHT)
+    systems["routed-hybrid without neighbours"] = queries.with_words(vectors["routed"], weights)
+    systems["routed-hybrid"] = queries.with_words(vectors["routed"], weights, neighbours)
+    rankings = (systems["routed"].ranking, systems["bm25"].ranking)
+    systems["rank fusion (routed)"] = queries.measure(reciprocal_rank_fusion(*rankings))
 
-    probabilities, labels, nothing = _relevance(rankers["routed"], encoded["routed"].plans, split)
+    probabilities, labels, nothing = _relevance(queries.ranker(vectors["routed"]), routed.plans)
     answered = labels.any(axis=1)
     return Measured(
-        values={
-            system: measure_run(run, split, (GAIN_MEASURE,))[GAIN_MEASURE] for system, run in runs.items()
-        },
+        values={system: outcome.ndcg for system, outcome in systems.items()},
         weights=weights.tolist(),
         hits=np.stack([probabilities.ravel(), labels.ravel()], axis=1),
         lost=float(nothing[answered].mean()),
@@ -112,11 +105,11 @@ def _told_nothing(
         collection,
         similarity=model.similarity_fn_name,
     )
-    return float(_relevance(ranker, encoded.plans, split)[2].mean())
+    return float(_relevance(ranker, encoded.plans)[2].mean())
 
 
 def _relevance(
-    ranker: HybridRanker, plans: Sequence[SearchPlan], split: Split
+    ranker: HybridRanker, plans: Sequence[SearchPlan]
 ) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return probabilities and judgements of the ten best hits (n, 10), and for whom there is nothing."""
     weights = np.array([plan.vector_weight for plan in plans], np.float32)
@@ -136,22 +129,11 @@ def _vectors(encoded: EncodedQueries) -> NDArray[np.float32]:
     return encoded.vectors
 
 
-def _reciprocal(*runs: Run) -> Run:
-    fused: Run = {}
-    for run in runs:
-        for query, ranked in run.items():
-            scores = fused.setdefault(query, {})
-            for rank, document in enumerate(sorted(ranked, key=lambda key: -ranked[key]), start=1):
-                scores[document] = scores.get(document, 0.0) + 1.0 / (RRF_K + rank)
-    return fused
-
-
-def calibration_error(hits: Values, bins: int = 10) -> float:
-    """Return the mean absolute difference of probability and share of relevant hits, in ten bins of equal size."""
-    error = 0.0
-    for part in np.array_split(hits[np.argsort(hits[:, 0], kind="stable")], bins):
-        error += len(part) * abs(float(part[:, 0].mean() - part[:, 1].mean()))
-    return error / len(hits)
+def calibration_error(row: Measured) -> float:
+    """Return the expected calibration error of the probabilities of relevance, in ten bins of equal size."""
+    found = calibration(row.hits[:, 0], row.hits[:, 1])
+    assert found is not None
+    return found.error
 
 
 def summary(rows: Mapping[str, Measured]) -> dict[str, Any]:
@@ -162,7 +144,7 @@ def summary(rows: Mapping[str, Measured]) -> dict[str, Any]:
     against = {}
     for other in ("base", "hybrid", "routed"):
         differences = [float((ours[name] - row.values[other]).mean()) for name, row in rows.items()]
-        hurt = [float((ours[name] < row.values[other] - 1e-9).mean()) for name, row in rows.items()]
+        hurt = [hurt_and_helped(ours[name], row.values[other])[0] for name, row in rows.items()]
         pooled = paired_p_value(
             np.concatenate(list(ours.values())), np.concatenate([row.values[other] for row in rows.values()])
         )
@@ -175,7 +157,7 @@ def summary(rows: Mapping[str, Measured]) -> dict[str, Any]:
     return {
         "nDCG@10": means,
         "routed-hybrid against": against,
-        "calibration error": _mean([calibration_error(row.hits) for row in rows.values()]),
+        "calibration error": _mean([calibration_error(row) for row in rows.values()]),
         "answers lost (promised 0.05)": _mean([row.lost for row in rows.values()]),
         "most answers lost": round(max(row.lost for row in rows.values()), 4),
         "foreign queries told so": _mean([row.foreign for row in rows.values()]),
@@ -191,7 +173,7 @@ def _row(row: Measured) -> dict[str, Any]:
         "queries": len(row.weights),
         "nDCG@10": {system: _mean(values.tolist()) for system, values in row.values.items()},
         "mean weight of the vectors": _mean(row.weights),
-        "calibration error": round(calibration_error(row.hits), 4),
+        "calibration error": round(calibration_error(row), 4),
         "answers lost": round(row.lost, 4),
         "foreign queries told so": round(row.foreign, 4),
     }
@@ -206,7 +188,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     model = RouterRetriever.from_pretrained(args.model)
-    names = [name for name in SEEN + UNSEEN if not args.only or name in args.only]
+    names = [name for name in (*REAL.experts, *REAL.unseen) if not args.only or name in args.only]
     rows: dict[str, Measured] = {}
     for place, name in enumerate(names):
         other = Collection.load(args.data / names[place - 1])
@@ -214,7 +196,7 @@ def main() -> None:
         rows[name] = measured(model, args.data, name, foreign)
         print(name, json.dumps(_row(rows[name])), flush=True)
     only = f" --only {' '.join(names)}" if args.only else ""
-    groups = {"with an expert": SEEN, "without one": UNSEEN}
+    groups = {"with an expert": REAL.experts, "without one": REAL.unseen}
     result = {
         "command": "python benchmarks/hybrid.py MODEL DATA OUT.json" + only,
         **surroundings(),

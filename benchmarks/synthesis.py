@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core import surroundings
+from core import REAL, surroundings
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, evaluate, train_expert
 from routerretriever.cli.common import quiet_libraries
@@ -25,17 +25,6 @@ from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
 from routerretriever.synthesis import SynthesisConfig, synthesize
 
-COLLECTIONS = (
-    "nl2bash",
-    "scifact",
-    "nfcorpus",
-    "finqa10k",
-    "mitre_attack",
-    "obliqa",
-    "bankfaq",
-    "medquad",
-    "cosqa",
-)
 METHODS = ("true", "crops", "titles", "mixture")
 LIMIT, SEED = 500, 0
 
@@ -138,7 +127,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="+", default=COLLECTIONS, help="collections")
+    parser.add_argument("--only", nargs="+", default=REAL.experts, help="collections")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument(
         "--queries", type=int, default=SynthesisConfig().queries, help="generated a collection"

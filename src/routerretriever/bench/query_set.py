@@ -171,9 +171,10 @@ class QuerySet:
             weights: of the vectors, 0..1, one for all or one for each (n,).
             neighbours: whether similar documents draw each other's similarities together.
         """
-        return self._measured(vectors, self._ranker(vectors).run(weights, neighbours))
+        return self._measured(vectors, self.ranker(vectors).run(weights, neighbours))
 
-    def _ranker(self, vectors: Vectors) -> HybridRanker:
+    def ranker(self, vectors: Vectors) -> HybridRanker:
+        """Return the candidates of query vectors (n, d) and words, to be fused with any weights."""
         return HybridRanker.of(
             vectors,
             self.words(),
@@ -200,7 +201,7 @@ class QuerySet:
         columns = [self.candidates[expert].ndcg - base for expert in experts]
         gains = np.stack(columns, axis=1).astype(np.float32)
         best = experts[int(gains.mean(axis=0).argmax())]
-        rankers = [self._ranker(self.candidates[name].vectors) for name in (BASE, best)]
+        rankers = [self.ranker(self.candidates[name].vectors) for name in (BASE, best)]
         beside = np.stack([ranker.gains() for ranker in rankers], axis=1)
         known = self.blender.encoder.state.infos
         infos = [known.get(expert, ExpertInfo()) for expert in experts]
