@@ -16,7 +16,7 @@ from routerretriever.index.connection import (
     dataset_uri,
 )
 from routerretriever.index.schema import metadata_columns
-from routerretriever.words.text_index import TEXT_COLUMNS
+from routerretriever.words.text_index import covers_texts
 
 INDEX_CACHE_MIB = 1024
 """Most memory for parts of vector and text indexes, in MiB for each opened index.
@@ -25,6 +25,8 @@ Lance's own bound is 6 GiB. A million vectors of 384 dimensions take some 60 MiB
 and 600 MiB as HNSW. What does not fit is read again by every search, which then takes
 seconds. The environment variable ``ROUTERRETRIEVER_INDEX_CACHE_MIB`` overrides it.
 """
+
+_TEXT_INDEX = "InvertedIndexDetails"  # how Lance names the type of a text index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,16 +94,9 @@ def _newest(known: Snapshot) -> Snapshot:
 
 
 def _snapshot_of(dataset: Any) -> Snapshot:
+    texts = [index for index in dataset.describe_indices() if index.type_url.endswith(_TEXT_INDEX)]
     return Snapshot(
         dataset=dataset,
         metadata=tuple(metadata_columns(dataset.schema)),
-        has_text=_has_text(dataset),
+        has_text=covers_texts(index.field_names for index in texts),
     )
-
-
-def _has_text(dataset: Any) -> bool:
-    indexed: set[str] = set()
-    for index in dataset.describe_indices():
-        if index.type_url.endswith("InvertedIndexDetails"):
-            indexed.update(index.field_names)
-    return indexed.issuperset(TEXT_COLUMNS)

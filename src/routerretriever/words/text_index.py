@@ -105,12 +105,14 @@ def matching(query: str) -> MultiMatchQuery:
     return MultiMatchQuery(query, list(TEXT_COLUMNS), operator=FullTextOperator.OR)
 
 
+def covers_texts(indexed: Iterable[Iterable[str]]) -> bool:
+    """Return whether full-text indexes of these columns cover title and text."""
+    return {column for columns in indexed for column in columns}.issuperset(TEXT_COLUMNS)
+
+
 def has_text_index(table: Any) -> bool:
-    """Return whether a table has a full-text index of title and text."""
-    indexed: set[str] = set()
-    for index in _text_indices(table):
-        indexed.update(index.columns)
-    return indexed.issuperset(TEXT_COLUMNS)
+    """Return whether a table of LanceDB has a full-text index of title and text."""
+    return covers_texts(index.columns for index in _text_indices(table))
 
 
 def present_settings(table: Any) -> TextSettings | None:
