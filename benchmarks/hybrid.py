@@ -29,7 +29,7 @@ from routerretriever.bench.with_words import reciprocal_rank_fusion
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.splits import Split
 from routerretriever.encoder import query_batch
-from routerretriever.evaluation.hybrid_runs import HybridRanker, words_of
+from routerretriever.evaluation.hybrid_runs import HybridRanker, settings_of, words_of
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.index.querying import EncodedQueries, encode_queries
 from routerretriever.routing.search_plan import SearchPlan
@@ -68,8 +68,7 @@ def measured(model: RouterRetriever, data: Path, name: str, foreign: Sequence[st
     )
     routed = encode_queries(model, texts, None)
     vectors = {"base": base.vectors(None), "routed": _vectors(routed)}
-    weights = np.array([plan.vector_weight for plan in routed.plans], np.float32)
-    neighbours = np.array([plan.neighbours for plan in routed.plans])
+    weights, neighbours = settings_of(routed.plans)
 
     systems = {system: queries.rank(own) for system, own in vectors.items()}
     systems["bm25"] = queries.by_words()
@@ -112,8 +111,7 @@ def _relevance(
     ranker: HybridRanker, plans: Sequence[SearchPlan]
 ) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return probabilities and judgements of the ten best hits (n, 10), and for whom there is nothing."""
-    weights = np.array([plan.vector_weight for plan in plans], np.float32)
-    samples = ranker.samples(weights, np.array([plan.neighbours for plan in plans]))
+    samples = ranker.samples(*settings_of(plans))
     probabilities = np.zeros(samples.shape[:2])
     nothing = np.zeros(len(samples), bool)
     for row, plan in enumerate(plans):

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from routerretriever.bench.query_set import Candidate, QuerySet
 from routerretriever.bench.systems import BM25, Always, Routed
+from routerretriever.evaluation.hybrid_runs import settings_of
 from routerretriever.routing.candidates import BASE
 from routerretriever.words.weights import DEFAULT_WEIGHT
 
@@ -26,9 +27,7 @@ class RoutedHybrid(Routed):
 
     def finish(self, queries: QuerySet, outcome: Candidate) -> Candidate:
         plans = self.policy.plans(self.decision(queries.queries))
-        weights = np.array([plan.vector_weight for plan in plans], np.float32)
-        neighbours = np.array([plan.neighbours for plan in plans])
-        return queries.with_words(outcome.vectors, weights, neighbours)
+        return queries.with_words(outcome.vectors, *settings_of(plans))
 
 
 class RankFusion(Routed):

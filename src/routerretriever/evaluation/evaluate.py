@@ -18,11 +18,12 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import CollectionError
-from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, words_of
+from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, settings_of, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES, Run, measure_run, search_run
 from routerretriever.evaluation.statistics import bootstrap_interval, paired_p_value
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
+from routerretriever.routing.search_plan import SearchPlan
 from routerretriever.words.weights import DEFAULT_WEIGHT
 
 _BATCH = 64  # queries encoded at once
@@ -139,7 +140,7 @@ def _evaluate_one(
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
     queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
-    routed = _routed(model, texts)
+    routed, plans = _routed(model, texts)
     words = words_of(collection, split)
     pinned = {"base": "base", "merged": "merged", **{f"expert:{name}": name for name in model.experts}}
     similarity = model.similarity_fn_name
@@ -160,8 +161,8 @@ def _evaluate_one(
             systems[system] = by_vectors(vectors)
             if system == "base":
                 systems["hybrid"] = by_both(vectors, DEFAULT_WEIGHT)
-                systems["routed"] = by_vectors(routed.vectors)
-                systems["routed-hybrid"] = by_both(routed.vectors, routed.weights, routed.neighbours)
+                systems["routed"] = by_vectors(routed)
+                systems["routed-hybrid"] = by_both(routed, *settings_of(plans))
                 task.advance(3)
             task.advance(1, system)
     systems |= oracles(systems)
@@ -173,28 +174,13 @@ def _evaluate_one(
     return CollectionResult(collection.name, split, systems, dict(chosen.most_common()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Routed:
-    vectors: Vectors
-    weights: Weights
-    neighbours: Neighbours
-
-
-def _routed(model: RoutedModel, texts: Sequence[str]) -> _Routed:
-    """Return routed vectors (n, d) and their weights beside words (n,), by the product's own path."""
+def _routed(model: RoutedModel, texts: Sequence[str]) -> tuple[Vectors, list[SearchPlan]]:
+    """Return routed vectors (n, d) and the plan of each query, by the product's own path."""
     batches = []
-    weights = []
-    neighbours = []
     for start in range(0, len(texts), _BATCH):
-        batch = model.encode_routed(texts[start : start + _BATCH])
-        batches.append(batch)
-        weights += [plan.vector_weight for plan in batch.plans]
-        neighbours += [plan.neighbours for plan in batch.plans]
-    return _Routed(
-        vectors=np.concatenate([batch.vectors for batch in batches]),
-        weights=np.array(weights, np.float32),
-        neighbours=np.array(neighbours),
-    )
+        batches.append(model.encode_routed(texts[start : start + _BATCH]))
+    plans = [plan for batch in batches for plan in batch.plans]
+    return np.concatenate([batch.vectors for batch in batches]), plans
 
 
 def oracles(systems: Mapping[str, SystemScores]) -> dict[str, SystemScores]:

@@ -15,6 +15,7 @@ from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, own_
 from routerretriever.kernels.exact_search import top_k
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.relevance import FEATURES, HITS, hit_features
+from routerretriever.routing.search_plan import SearchPlan
 from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised, similarities_to
 from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
 from routerretriever.words.word_search import Found, word_search
@@ -24,6 +25,12 @@ Weights = NDArray[np.float32] | float
 
 Neighbours = NDArray[np.bool_] | bool
 """Whether neighbours count: one for each query (n,), or one for all."""
+
+
+def settings_of(plans: Sequence[SearchPlan]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the weight of the vectors (n,), and whether neighbours count (n,), for each query's plan."""
+    weights = np.array([plan.vector_weight for plan in plans], np.float32)
+    return weights, np.array([plan.neighbours for plan in plans], np.bool_)
 
 
 def words_of(collection: Collection, split: Split) -> list[Found]:
