@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from routerretriever.data.collection import Collection
+from routerretriever.data.text import check_queries
 from routerretriever.encoder.base_models import base_info, load_base, stated_licence
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.sentence_model import RoutedSentenceModel
@@ -342,8 +343,10 @@ class RouterRetriever(RoutedSentenceModel):
 
         Raises:
             LibraryError: the pilot library has not been built.
+            QueryError: a query is empty.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
+        check_queries(texts)
         policy = self.state.required_policy()
         if not texts:
             return []

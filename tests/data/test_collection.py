@@ -145,6 +145,25 @@ def test_unknown_source_says_what_is_possible(tmp_path):
         Collection.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("title", "kept"), [(None, ""), (float("nan"), ""), (1984, "1984"), ("", ""), ("a", "a")]
+)
+def test_titles_are_texts(tmp_path, title, kept):
+    folder = write_beir(tmp_path / "c", {"d": "x"}, {"q": "y"}, {"test": {"q": {"d": 1}}})
+    (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d", "text": "x", "title": title}))
+    assert Collection.load(folder).documents[0].title == kept
+
+
+@pytest.mark.parametrize(
+    "record", [{"_id": "d", "title": ["a"]}, {"_id": "d", "title": True}, {"_id": float("nan")}]
+)
+def test_titles_and_ids_of_other_types_are_refused(tmp_path, record):
+    folder = write_beir(tmp_path / "c", {"d": "x"}, {"q": "y"}, {"test": {"q": {"d": 1}}})
+    (folder / "corpus.jsonl").write_text(json.dumps({"text": "x", **record}))
+    with pytest.raises(CollectionError, match="corpus.jsonl, line 1: .* holds"):
+        Collection.load(folder)
+
+
 def test_unknown_split(small):
     with pytest.raises(CollectionError, match="no split 'dev'. It has: test, train"):
         Collection.load(small).split("dev")

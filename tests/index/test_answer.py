@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-from routerretriever import Index, RouterRetriever
+from routerretriever import Index, RouterRetriever, SearchParameters
 from routerretriever.data.document import Document
-from routerretriever.errors import ExpertError, QueryError
+from routerretriever.errors import ExpertError, QueryError, VectorIndexError
 
 QUERIES = ["word100 word100 word60", "word3"]
 
@@ -47,6 +47,44 @@ def test_an_expert_that_does_not_exist_is_refused_in_every_mode(index, mode):
 def test_an_empty_query_is_refused(index, query):
     with pytest.raises(QueryError, match="empty"):
         index.answer(["word1", query])
+
+
+@pytest.mark.parametrize("mode", ["vector", "text"])
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        ("word1", "Give a list"),
+        ([None], "not None"),
+        ([["word1"]], "A query is a text"),
+        (["\ud800 a"], "half of"),
+    ],
+)
+def test_what_is_no_query_is_refused(index, queries, message, mode):
+    with pytest.raises(QueryError, match=message):
+        index.answer(queries, mode=mode)
+    with pytest.raises(QueryError):
+        index.model.route(["word1", "\ud800"])
+
+
+@pytest.mark.parametrize("k", [0, 2.0, "2", True, None])
+def test_a_number_of_results_is_a_whole_number(index, k):
+    with pytest.raises(VectorIndexError, match="k must be at least 1, and a whole number"):
+        index.search("word1", k)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nprobes": 2.5}, "nprobes must be at least 1, and a whole number"),
+        ({"refine": "5"}, "refine must be at least 0, and a whole number"),
+        ({"ef": True}, "ef must be at least 1, and a whole number"),
+        ({"vector_weight": "1"}, "vector_weight must be within"),
+        ({"vector_weight": float("nan")}, "vector_weight must be within"),
+    ],
+)
+def test_parameters_of_a_wrong_type_are_named(settings, message):
+    with pytest.raises(VectorIndexError, match=message):
+        SearchParameters(**settings)
 
 
 def test_words_and_vectors_are_the_default(index):

@@ -93,6 +93,44 @@ def test_values_that_no_column_can_hold_are_refused(index, value):
     assert columns(index) == before
 
 
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (Document(5, "word1"), "'id' holds 5"),
+        (Document("d", None), "'text' holds None"),
+        (Document("d", "word1", None), "'title' holds None"),
+        (Document("d", "word1", "", None), "the metadata is no mapping"),
+        (Document("d", "word1", "", {5: 1}), "the metadata is no mapping"),
+        ({"id": "d", "text": "word1"}, "this is dict. Give a Document"),
+        ("d", "this is str. Give a Document"),
+    ],
+)
+def test_what_is_no_document_is_refused(index, document, message):
+    for door in (index.upsert, index.add):
+        with pytest.raises(CollectionError, match=f"Document 1: {message}"):
+            door([document])
+    assert len(index) == 0
+
+
+def test_one_text_is_no_list_of_ids(index):
+    """Its characters would be the ids of the documents that are deleted."""
+    index.upsert([Document("a", "word1"), Document("b", "word1")], encode=encode)
+    for ids, message in (("ab", "is one text"), ([5], "An id is a text"), (["\ud800"], "An id is a text")):
+        for door in (index.delete, index.lookup):
+            with pytest.raises(CollectionError, match=message):
+                door(ids)
+    assert len(index) == 2
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_refused(index, wrong):
+    with pytest.raises(VectorIndexError, match="not finite"):
+        index.upsert(
+            [Document("a", "word1")], encode=lambda texts: np.full((len(texts), 32), wrong, np.float32)
+        )
+    assert len(index) == 0
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_float_is_never_rounded_to_fit(index, tmp_path, door):
     door(index, [{"price": 5}], tmp_path)

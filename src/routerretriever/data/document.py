@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from routerretriever.data.text import HALF_CHARACTER, is_text
 from routerretriever.errors import CollectionError
@@ -48,7 +53,7 @@ def as_document(record: Mapping[str, Any], where: str) -> Document:
     document = Document(
         id=record_id(record, where),
         text=text_of(record, where),
-        title=str(record.get("title") or ""),
+        title=title_of(record, where),
         metadata=metadata_of(record, where),
     )
     check_document(document, where)
@@ -59,9 +64,16 @@ def check_document(document: Document, where: str) -> None:
     """Check that a document can be stored.
 
     Raises:
-        CollectionError: the id is empty, a text holds what is no character, or a number is
-            beyond 64 bits.
+        CollectionError: the id is empty, a text is none or holds what is no character, or a
+            number is beyond 64 bits.
     """
+    if not isinstance(document, Document):
+        raise CollectionError(f"{where}: this is {type(document).__name__}. Give a Document.")
+    for name, text in (("id", document.id), ("title", document.title), ("text", document.text)):
+        if not isinstance(text, str):
+            raise CollectionError(f"{where}: '{name}' holds {text!r:.60}. It must be a text.")
+    if not isinstance(document.metadata, Mapping) or not all(isinstance(n, str) for n in document.metadata):
+        raise CollectionError(f"{where}: the metadata is no mapping from names of fields to values.")
     if not document.id:
         raise CollectionError(f"{where}: {_EMPTY_ID}")
     fields = document.metadata
@@ -83,9 +95,11 @@ def record_id(record: Mapping[str, Any], where: str) -> str:
         CollectionError: there is none, or it is neither a text nor a number.
     """
     for name in ID_FIELDS:
-        value = record.get(name)
+        value = plain(record.get(name))
         if value is None:
             continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CollectionError(f"{where}: the field '{name}' holds {value}. An id is a text or a number.")
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise CollectionError(
                 f"{where}: the field '{name}' holds {type(value).__name__}. An id is a text or a number."
@@ -110,6 +124,22 @@ def text_of(record: Mapping[str, Any], where: str) -> str:
     raise CollectionError(f"{where}: the record has no field 'text'. Every record needs one.")
 
 
+def title_of(record: Mapping[str, Any], where: str) -> str:
+    """Return the field ``title`` of a record; a number is written out.
+
+    Raises:
+        CollectionError: it is neither a text nor a number.
+    """
+    title = record.get("title")
+    if isinstance(title, str):
+        return title
+    if not title or (isinstance(title, float) and math.isnan(title)):
+        return ""
+    if isinstance(title, bool) or not isinstance(title, int | float):
+        raise CollectionError(f"{where}: 'title' holds {title!r:.60}. It must be a text.")
+    return str(title)
+
+
 def metadata_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the scalar fields of a record that can be filtered by."""
     given = record.get("metadata") or {}
@@ -129,7 +159,24 @@ def left_out_fields(record: Mapping[str, Any]) -> list[str]:
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in record.items() if name not in _OWN_FIELDS}
-    return fields | dict(record.get("metadata") or {})
+    fields |= dict(record.get("metadata") or {})
+    return {name: plain(value) for name, value in fields.items()}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a text, a number, or true or false, where it stands for one.
+
+    Dates and times become ISO text, times with a zone in UTC; decimal numbers become whole numbers
+    where they have no decimals, and floats otherwise.
+    """
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        has_decimals = not value.is_finite() or int(value.as_tuple().exponent) < 0
+        return float(value) if has_decimals else int(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def content_hash(document: Document) -> bytes:

@@ -53,8 +53,10 @@ def check_collection_name(name: str) -> str:
     """Return the name itself.
 
     Raises:
-        CollectionError: it holds a control character, or half of a surrogate pair.
+        CollectionError: it is no text, or holds a control character or half of a surrogate pair.
     """
+    if not isinstance(name, str):
+        raise CollectionError(f"A collection's name is a text, not {name!r:.60}.")
     if _CONTROL.search(name) or not is_text(name):
         raise CollectionError(
             f"The collection's name {name!r} holds a control character. Give it another name."

@@ -34,13 +34,20 @@ def check_text(text: str, where: str) -> str:
 
 
 def check_queries(queries: Sequence[str]) -> None:
-    """Refuse a query without a word.
+    """Refuse a query without a word, and what is no query.
 
     Raises:
         QueryError: there is one.
     """
-    if not all(query.strip() for query in queries):
-        raise QueryError(EMPTY_QUERY)
+    if isinstance(queries, str):
+        raise QueryError("This is one text. Give a list of queries.")
+    for query in queries:
+        if not isinstance(query, str):
+            raise QueryError(f"A query is a text, not {query!r:.60}.")
+        if not query.strip():
+            raise QueryError(EMPTY_QUERY)
+        if not is_text(query):
+            raise QueryError(f"The query {query!r:.60}: {HALF_CHARACTER}")
 
 
 def text_key(text: str) -> str:

@@ -20,7 +20,7 @@ from routerretriever.index.querying import (
     search_request,
 )
 from routerretriever.index.rerank import RERANKED, Reranks, reranked
-from routerretriever.index.search import Hit, Mode, SearchParameters, SearchRequest, check_mode
+from routerretriever.index.search import Hit, Mode, SearchParameters, SearchRequest, check_mode, is_share
 from routerretriever.index.table import IndexTable
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.routing.search_plan import SearchPlan
@@ -197,8 +197,8 @@ def _nothing_relevant(plan: SearchPlan, mode: Mode, hits: Sequence[Hit]) -> bool
 
 def _check_minimum(minimum: float, encoded: EncodedQueries, mode: Mode, *, reranks: bool) -> None:
     """Refuse a least relevance that is none, or that nothing can be compared with."""
-    if not 0.0 <= minimum <= 1.0:
-        raise VectorIndexError(f"The least relevance must be within 0..1, but is {minimum}.")
+    if not is_share(minimum):
+        raise VectorIndexError(f"The least relevance must be within 0..1, but is {minimum!r}.")
     if reranks:
         return
     if mode == "text":

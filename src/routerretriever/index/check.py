@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from routerretriever.data.document import Document, check_document
+from routerretriever.data.text import is_text
 from routerretriever.errors import CollectionError
 from routerretriever.index.fields import fits, is_missing, name_fault, value_type
 
@@ -65,6 +66,21 @@ def check_fields(document: Document, where: str) -> None:
             fault = f"the field '{name}' holds {type(value).__name__}. Use a text, a number, true or false."
         if fault is not None:
             raise CollectionError(f"{where}: {fault}")
+
+
+def checked_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids of documents that are to be found.
+
+    Raises:
+        CollectionError: they are one text, whose characters would be the ids, or one is no text.
+    """
+    if isinstance(ids, str):
+        raise CollectionError(f"{ids!r:.60} is one text. Give a list of ids.")
+    found = list(ids)
+    for document_id in found:
+        if not isinstance(document_id, str) or not is_text(document_id):
+            raise CollectionError(f"An id is a text, not {document_id!r:.60}.")
+    return found
 
 
 def check_ids(documents: Sequence[Document]) -> None:

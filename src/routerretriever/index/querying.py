@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.blocks import blocks
+from routerretriever.index.check import checked_ids
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition, to_sql
 from routerretriever.index.schema import quoted
-from routerretriever.index.search import SearchParameters, SearchRequest
+from routerretriever.index.search import SearchParameters, SearchRequest, is_whole
 from routerretriever.index.table import IndexTable
 from routerretriever.routing.search_plan import WORDS_ALONE, SearchPlan
 
@@ -48,13 +49,13 @@ def search_request(
     """Return a request to the newest version of an index.
 
     Raises:
-        VectorIndexError: k is below 1.
+        VectorIndexError: k is no whole number, or below 1.
         FilterError: the condition cannot be understood.
     """
-    if k < 1:
-        raise VectorIndexError(f"k must be at least 1, but is {k}.")
+    if not is_whole(k) or k < 1:
+        raise VectorIndexError(f"k must be at least 1, and a whole number, but is {k!r}.")
     snapshot = table.latest.get()
-    if isinstance(where, Mapping):
+    if where is not None and not isinstance(where, str):
         where = to_sql(where, snapshot.dataset.schema)
     return SearchRequest(
         snapshot=snapshot,
@@ -95,7 +96,7 @@ def by_words_alone(queries: Sequence[str]) -> EncodedQueries:
 def look_up(table: IndexTable, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
     """Return vectors (d,) of documents by (collection, id); see :meth:`Index.lookup`."""
     found: dict[tuple[str, str], Vectors] = {}
-    for block in blocks(dict.fromkeys(ids), _LOOKUP_BLOCK):
+    for block in blocks(dict.fromkeys(checked_ids(ids)), _LOOKUP_BLOCK):
         rows = table.lancedb.search().where(f"id IN ({', '.join(map(quoted, block))})")
         columns = rows.select(["id", "collection", "vector"]).to_arrow()
         flat = columns["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

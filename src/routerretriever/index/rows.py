@@ -19,11 +19,16 @@ def check_vectors(vectors: Vectors, count: int, dimension: int) -> None:
     """Check that there is a vector of the index's length for every document.
 
     Raises:
-        VectorIndexError: the shape is another.
+        VectorIndexError: the shape is another, or a number is not finite.
     """
     if vectors.shape != (count, dimension):
         raise VectorIndexError(
             f"{count} documents of this index need vectors of shape ({count}, {dimension}), not {vectors.shape}."
+        )
+    if not np.isfinite(vectors).all():
+        raise VectorIndexError(
+            "A vector of these documents holds a number that is not finite, which no search could find. "
+            "Check what encodes them."
         )
 
 

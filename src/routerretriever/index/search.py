@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -60,6 +61,16 @@ class Hit:
         return content
 
 
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_share(value: object) -> bool:
+    """Return whether a value is a number within 0..1."""
+    return isinstance(value, Real) and 0.0 <= float(value) <= 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class SearchParameters:
     """How hard an approximate index is searched, and how both sides are fused.
@@ -81,10 +92,16 @@ class SearchParameters:
     vector_weight: float | None = None
 
     def __post_init__(self) -> None:
-        if self.nprobes < 1 or self.refine < 0 or (self.ef is not None and self.ef < 1):
-            raise VectorIndexError(f"nprobes and ef must be at least 1 and refine at least 0, not {self}.")
-        if self.vector_weight is not None and not 0.0 <= self.vector_weight <= 1.0:
-            raise VectorIndexError(f"vector_weight must be within 0..1, but is {self.vector_weight}.")
+        least = {"nprobes": (self.nprobes, 1), "refine": (self.refine, 0)}
+        if self.ef is not None:
+            least["ef"] = (self.ef, 1)
+        for name, (value, smallest) in least.items():
+            if not is_whole(value) or value < smallest:
+                raise VectorIndexError(
+                    f"{name} must be at least {smallest}, and a whole number, but is {value!r}."
+                )
+        if self.vector_weight is not None and not is_share(self.vector_weight):
+            raise VectorIndexError(f"vector_weight must be within 0..1, but is {self.vector_weight!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

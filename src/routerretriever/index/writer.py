@@ -13,7 +13,7 @@ from routerretriever.data.document import Document
 from routerretriever.data.names import check_collection_name
 from routerretriever.errors import StorageError
 from routerretriever.index.blocks import blocks
-from routerretriever.index.check import DocumentCheck, check_ids
+from routerretriever.index.check import DocumentCheck, check_fields, check_ids, checked_ids
 from routerretriever.index.columns import add_missing_columns, drop_added_columns
 from routerretriever.index.commit import (
     commit_rows,
@@ -49,6 +49,8 @@ class DocumentWriter:
                 same id.
         """
         check_collection_name(collection)
+        for number, document in enumerate(documents, start=1):
+            check_fields(document, f"Document {number}")
         check_ids(documents)
         present = metadata_types(self._table.schema)
         fields = new_fields(documents, present)
@@ -110,9 +112,10 @@ class DocumentWriter:
         """Delete documents by id; unknown ids are ignored.
 
         Raises:
+            CollectionError: an id or the collection's name is no text.
             StorageError: the index cannot be written; blocks before that are deleted.
         """
-        keys = [document_key(collection, document_id) for document_id in ids]
+        keys = [document_key(collection, document_id) for document_id in checked_ids(ids)]
         for block in blocks(keys, BLOCK_ROWS):
             self._written(partial(self._table.lancedb.delete, key_condition(block)))
 

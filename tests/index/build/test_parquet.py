@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.cli.app import app
+from routerretriever.errors import CollectionError
 
 BERLIN = dt.timezone(dt.timedelta(hours=2))
 FIELDS = {
@@ -82,6 +83,26 @@ def test_scalars_are_kept_and_others_are_named(model_path, notes, tmp_path):
     assert [hit.id for hit in found] == ["p2"]
     assert {hit.id for hit in index.search("word1", where={"half": None})} == {"p2", "p3"}
     assert index.add(notes).unchanged == 3
+
+
+def test_decimals_without_decimal_places_are_whole_numbers(model_path, tmp_path):
+    """Some databases export every whole number as a decimal; two long ids would become one float."""
+    ids = [Decimal("12345678901234567890"), Decimal("12345678901234567891")]
+    columns = {"_id": pa.array(ids), "text": ["word1", "word2"], "year": pa.array([Decimal(2023), None])}
+    pq.write_table(pa.table(columns), tmp_path / "numbers.parquet")
+    index = Index.create(tmp_path / "index", RouterRetriever.from_pretrained(model_path, device="cpu"))
+    index.add(tmp_path / "numbers.parquet")
+    found = {hit.id: hit.metadata for hit in index.search("word1")}
+    assert found == {str(ids[0]): {"year": 2023}, str(ids[1]): {}}
+    assert isinstance(found[str(ids[0])]["year"], int)
+
+
+def test_a_date_out_of_range_is_a_problem_of_its_shard(model_path, tmp_path):
+    columns = {"_id": ["a", "b"], "text": ["word1", "word2"], "day": pa.array([0, 10**7], pa.date32())}
+    pq.write_table(pa.table(columns), tmp_path / "far.parquet")
+    index = Index.create(tmp_path / "index", RouterRetriever.from_pretrained(model_path, device="cpu"))
+    with pytest.raises(CollectionError, match="far.parquet, line 0: cannot be read further.*out of range"):
+        index.add(tmp_path / "far.parquet")
 
 
 def test_the_command_names_them_and_writes_json_that_others_can_read(model_path, notes, tmp_path):

@@ -126,5 +126,6 @@ def _parquet_lines(chunk: Chunk) -> Iterator[_Record]:
     try:
         for line, content in parquet_records(chunk):
             yield _Record(line, content)
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        yield _Record(line, f"cannot be read further ({error}). The file may be truncated.")
+    except (OSError, ValueError, OverflowError) as error:  # ArrowInvalid is a ValueError
+        reason = f"cannot be read further ({error}). The file may be truncated, or hold a date out of range."
+        yield _Record(line, reason)

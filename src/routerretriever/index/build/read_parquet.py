@@ -1,17 +1,11 @@
-"""Rows of a Parquet shard as records of texts, numbers, and true or false.
-
-Dates and times become ISO text, times with a zone in UTC; decimal numbers become floats.
-"""
+"""Rows of a Parquet shard as records."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,7 +31,7 @@ def parquet_records(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any]]]:
         for batch in batches:
             for row, record in enumerate(_in_microseconds(batch).to_pylist(), start=first):
                 if chunk.start <= row < chunk.stop:
-                    yield row + 1, _plain_record(record)
+                    yield row + 1, record
             first += batch.num_rows
 
 
@@ -67,20 +61,3 @@ def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
             values = batch.column(number).cast(shorter, safe=False)
             batch = batch.set_column(number, column.name, values)
     return batch
-
-
-def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {name: _plain(value) for name, value in record.items()}
-    if isinstance(plain.get("metadata"), Mapping):
-        plain["metadata"] = _plain_record(plain["metadata"])
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, date | time):  # a datetime is a date
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value)
-    return value.item() if isinstance(value, np.generic) else value
