@@ -25,7 +25,7 @@
     ├── ServerError            the server cannot be started as asked
     └── MissingExtraError      an optional dependency is not installed
 
-Each message says what is wrong and what to do about it.
+Each message says what is wrong and what to do about it; it is written where the error is raised.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_every_command_in_a_page_exists_with_its_options():
                 command = command.commands.get(
                     words[2] if len(words) > 2 else "add", command.commands.get("add")
                 )
-            known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            known = {"--help"}.union(*(p.opts + p.secondary_opts for p in command.params))
             used = {word.split("=")[0] for word in re.findall(r"(?<!\S)--[a-z][\w-]*", line)}
             assert used <= known, (page, line)
 

@@ -184,7 +184,7 @@ def _routed(model: RoutedModel, texts: Sequence[str]) -> tuple[Vectors, list[Sea
 
 
 def oracles(systems: Mapping[str, SystemScores]) -> dict[str, SystemScores]:
-    """Upper bounds chosen with the judgements: the best single candidate per collection and per query."""
+    """Return the base or the best expert, chosen with the judgements, for the collection and for each query."""
     single = []
     for name, scores in systems.items():
         if name == "base" or name.startswith("expert:"):

@@ -1,4 +1,4 @@
-"""Weights of the vectors beside the words: which are tried, and which is safe."""
+"""Weights of the vectors beside the words; :mod:`routerretriever.routing.plans` chooses among them for each query."""
 
 from __future__ import annotations
 
