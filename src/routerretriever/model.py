@@ -84,12 +84,6 @@ class RouterRetriever(RoutedSentenceModel):
                 f"The similarity '{chosen}' of '{base}' is not supported. If the base ranks as well by another one, "
                 "pass similarity='cosine' or similarity='dot'; else choose another base."
             )
-        if plain.truncate_dim is not None:
-            raise ModelError(
-                f"The base '{base}' cuts its vectors to {plain.truncate_dim} numbers (truncate_dim), which experts "
-                "and indexes do not. To use the whole vectors, remove truncate_dim from a copy's "
-                "config_sentence_transformers.json."
-            )
         prompts = {name: prompt for name, prompt in plain.prompts.items() if prompt}
         encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
         encoder.base = replace_fields(base_info(base), licence=stated_licence(base))

@@ -1,5 +1,7 @@
 """What a base's files ask for is honoured as Sentence Transformers does, or refused by name."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,7 @@ def saved(checkpoint, folder, *, pooling="mean", head=(), length=None, dtype=Non
         {"pooling": "max"},
         {"pooling": "weightedmean"},
         {"pooling": "lasttoken"},
+        {"pooling": "mean_sqrt_len_tokens"},
         {"pooling": ("mean", "cls")},
         {"head": (Normalize(),)},
         {"head": (Dense(32, 16),)},
@@ -59,6 +62,32 @@ def test_a_model_without_experts_encodes_as_its_base(checkpoint, tmp_path, asked
         np.testing.assert_allclose(own.encode_routed(TEXTS).vectors, base.encode_query(TEXTS), atol=1e-5)
         assert own.max_seq_length == base.max_seq_length
         assert own.similarity_fn_name == base.similarity_fn_name
+
+
+def edited(folder, name, **settings):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("tokenizer_config.json", {"padding_side": "left"}, "pads on the left"),
+        ("sentence_bert_config.json", {"max_seq_length": 500}, "asks for 500 tokens .* has places for 80"),
+        ("sentence_bert_config.json", {"unheard_of": 1}, "could not be loaded .*unheard_of"),
+        ("config.json", {"hidden_size": 64}, "could not be loaded"),
+    ],
+)
+def test_settings_that_make_other_vectors_or_none_are_refused(checkpoint, tmp_path, name, settings, message):
+    folder = edited(saved(checkpoint, tmp_path / "base"), name, **settings)
+    with pytest.raises(ModelError, match=message):
+        RouterRetriever.create(str(folder), device="cpu")
+
+
+def test_a_base_may_be_without_a_name(checkpoint, tmp_path):
+    folder = edited(saved(checkpoint, tmp_path / "base"), "config.json", _name_or_path=None)
+    assert RouterRetriever.create(str(folder), device="cpu").encoder.base.id == "base"
 
 
 def test_a_base_that_cuts_its_vectors_is_refused(checkpoint, tmp_path):

