@@ -12,9 +12,10 @@ _SIGNIFICANT = 0.05
 
 CEILINGS_TITLE = "how far choosing gets"
 CEILINGS = (
-    "The most that a choice among these experts can gain. DatasetOracle bounds all rules that send a collection to "
-    "one expert. InstanceOracle chooses for each query by its judgements, and so profits from chance; with a choice "
-    "by experts of other seeds, it does not. Anything above that needs better experts, not better routing."
+    "What a choice among these experts can gain. DatasetOracle is the best that sends a whole collection to one "
+    "expert; a router that chooses for each query can exceed it. InstanceOracle chooses for each query by its "
+    "judgements, and so profits from chance; if experts of other seeds choose, it does not. More than that needs "
+    "better experts, not better routing."
 )
 _BOUNDS = {
     "dataset-oracle": "DatasetOracle",
