@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SplitName = Annotated[str, typer.Option(help="Split to evaluate.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate at most N queries of each collection.")]
-Seed = Annotated[int, typer.Option(help="Seed of the choice of queries.")]
+Seed = Annotated[int, typer.Option(help="Random seed of --limit.")]
 ReportFolder = Annotated[
     Path | None, typer.Option("--out", help="Write report, JSON and TREC runs to this folder.")
 ]
@@ -64,7 +64,7 @@ def evaluate(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare base, routed, merged, each expert and the oracles on judged queries."""
+    """Compare the default search, base, experts and oracles on judged queries."""
     from routerretriever.evaluation.evaluate import evaluate as evaluate_model
     from routerretriever.evaluation.query_groups import by_field, by_length
     from routerretriever.evaluation.report import evaluation_table, report_content, write_report

@@ -26,7 +26,7 @@ def log(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was done to the experts of MODEL, and what the kept versions take."""
+    """Show what was done to the experts of MODEL, and the space its log takes."""
     from routerretriever.storage.history import History
     from routerretriever.storage.hub_download import is_download, own_folder, read_folder
     from routerretriever.storage.locks import changing
@@ -109,7 +109,7 @@ def rollback(
     entry: Annotated[int, typer.Argument(metavar="ENTRY", help="Its number in the log.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Return experts, gains and card of MODEL to the state of an entry of its log, bit for bit."""
+    """Restore experts, gains and card of MODEL from an entry of its log, bit for bit."""
     from routerretriever.storage.history import History
     from routerretriever.storage.hub_download import own_folder
     from routerretriever.storage.locks import changing

@@ -50,7 +50,7 @@ app = typer.Typer(
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 Margin = Annotated[
-    float, typer.Option(min=0.0, help="nDCG@10 points that routed queries of a collection may lose at most.")
+    float, typer.Option(min=0.0, help="Most nDCG@10 points that routed queries of a collection may lose.")
 ]
 _MARGIN = 0.5  # points; check_harm.MARGIN, not imported because that would slow down the help
 
@@ -113,20 +113,22 @@ def add(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="PEFT folder, experts/NAME of a model, a model with one expert, or user/name of such on the hub.",
+            help="PEFT folder, experts/NAME of a model, a model with one expert, or USER/NAME of one on the hub.",
             show_default=False,
         ),
     ],
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Default the folder's.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Name of the expert; default the folder's.")
+    ] = None,
     collection: Annotated[
         list[str] | None,
         typer.Option(
-            help="Data of a collection in the library, or of one that comes with the expert; once for each."
+            help="Data of a collection in the library, or of the expert's own; repeat it for each collection."
         ),
     ] = None,
     margin: Margin = _MARGIN,
     force: Annotated[
-        bool, typer.Option("--force", help="Add it even if it harms, or if that cannot be measured.")
+        bool, typer.Option("--force", help="Add it even if it does harm, or if that cannot be measured.")
     ] = False,
     trust_base: Annotated[
         bool, typer.Option("--trust-base", help="Accept an adapter that names another base.")
@@ -138,7 +140,7 @@ def add(
 ) -> None:
     """Add an expert to MODEL, unless it harms routed queries of a collection.
 
-    Its gains are measured on the way, so that the router can use it at once.
+    This also measures its gains, so the router can use it at once.
     """
     from routerretriever.experts.add import add_expert
 
@@ -184,7 +186,7 @@ def check(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an expert of MODEL gains or costs on every collection; exit code 1 if one loses over the margin."""
+    """Show what an expert gains or costs on each collection; exit code 1 if one loses over the margin."""
     from routerretriever.experts.check_harm import check_expert
 
     loaded = load_model(model, device)
@@ -248,7 +250,8 @@ def diff(
     a: Annotated[str, typer.Argument(metavar="A", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", show_default=False)],
     other: Annotated[
-        str | None, typer.Option(help="The model that B is an expert of; default MODEL.")
+        str | None,
+        typer.Option(help="The model that has B.", show_default="MODEL"),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -307,18 +310,20 @@ def merge(
     out_name: Annotated[str, typer.Option("--out", help="Name of the combined expert.", show_default=False)],
     rank: Annotated[
         int | None,
-        typer.Option(min=1, help="Rank of the combined expert; default the largest rank among them."),
+        typer.Option(min=1, help="Rank of the combined expert.", show_default="the largest of theirs"),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="One for each expert, as in 0.5,0.5 for the mean; default 1 each, the sum."),
+        typer.Option(
+            help="A weight for each expert: 0.5,0.5 gives the mean.", show_default="1 each, the sum"
+        ),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a combined expert to MODEL: the weighted sum of some experts, at a lower rank.
 
-    The experts stay.
+    The experts themselves are kept.
     """
     from routerretriever.experts.combine import merge_experts
 

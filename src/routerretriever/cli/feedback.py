@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LogFile = Annotated[
     str | None,
-    typer.Argument(metavar="[LOG.jsonl]", help="The log; with --undo a batch.", show_default=False),
+    typer.Argument(metavar="[LOG.jsonl]", help="The log, or with --undo a batch.", show_default=False),
 ]
 ShownIndex = Annotated[
     str | None, typer.Option(help="Folder or URI of the index whose documents were shown.")
@@ -30,19 +30,21 @@ PositionBias = Annotated[
     typer.Option(
         min=0.0,
         max=3.0,
-        help="Exponent eta: rank r is seen with probability 1 / r^eta. 0: no correction.",
+        help="Exponent eta: a document at rank r is seen with probability 1 / r^eta; 0 corrects nothing.",
     ),
 ]
 Clip = Annotated[float, typer.Option(min=1.0, help="Largest weight of a click after the correction.")]
 MinClicks = Annotated[
     int,
     typer.Option(
-        min=1, help="Fewest clicks (or relevant documents) with which a group of queries is applied."
+        min=1, help="Apply a group of queries only if it has this many clicks or relevant documents."
     ),
 ]
 Weight = Annotated[
     float,
-    typer.Option(min=0.01, max=1.0, help="Weight of a logged query; one measured with judgements weighs 1."),
+    typer.Option(
+        min=0.01, max=1.0, help="Weight of a logged query; a query measured with judgements weighs 1."
+    ),
 ]
 OnError = Annotated[Literal["stop", "skip"], typer.Option(help="At an unusable line: stop, or skip it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report only; do not change MODEL.")]

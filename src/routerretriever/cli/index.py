@@ -54,7 +54,7 @@ AtErrors = Annotated[
     typer.Option(
         "--on-error",
         help="At a document that cannot be indexed: stop, skip it, or quarantine it, which "
-        "skips it and keeps its line in a file beside the index.",
+        "also keeps its line in a file next to the index.",
     ),
 ]
 Prune = Annotated[
@@ -79,7 +79,7 @@ BuildText = Annotated[
     bool | None,
     typer.Option(
         "--text/--no-text",
-        help="Build the text index again, or drop it, so that later writes build none.",
+        help="Rebuild the text index, or drop it, so that later writes build none.",
         show_default="as it is",
     ),
 ]
@@ -135,7 +135,7 @@ def add(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Encode what is new or changed and put it into INDEX, as one new version.
+    """Encode new and changed documents into INDEX, as one new version.
 
     A build that was interrupted continues with the same command; one that was killed also
     needs --resume.
@@ -216,7 +216,7 @@ def build(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the vector index of INDEX again, its text index, or both."""
+    """Rebuild the vector index of INDEX, its text index, or both."""
     from routerretriever.index.index import Index
 
     _check_workers(cluster, workers)
@@ -255,9 +255,9 @@ def _show_built(index: str, vectors: IndexKind | None, words: TextIndex | None) 
 
 @command
 def compact(index: IndexUri, as_json: AsJson = False) -> None:
-    """Merge the small fragments that writes have left.
+    """Merge the small files that writes have left.
 
-    It takes up to twice the space more until `clean`.
+    Until `clean`, the index may take three times the space.
     """
     from routerretriever.index.index import Index
 
@@ -272,7 +272,7 @@ def compact(index: IndexUri, as_json: AsJson = False) -> None:
 
 @command
 def refresh(index: IndexUri, as_json: AsJson = False) -> None:
-    """Take documents that were written since into the vector index and the text index."""
+    """Add documents that are not indexed yet to the vector and text indexes."""
     from routerretriever.index.index import Index
 
     done = Index.open(index).refresh()

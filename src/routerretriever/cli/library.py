@@ -26,31 +26,61 @@ if TYPE_CHECKING:
 
 Router = Annotated[
     str | None,
-    typer.Option(help="gain, pilot-mean (the paper's rule) or pilot-max (the official code's rule)."),
+    typer.Option(
+        help="gain, pilot-mean (the paper's rule) or pilot-max (the official code's rule).",
+        show_default="unchanged; gain in a new library",
+    ),
 ]
 Margin = Annotated[
     float | None,
     typer.Option(
-        min=0.0, max=100.0, help="Least predicted gain for which an expert is chosen (nDCG@10 points)."
+        min=0.0,
+        max=100.0,
+        help="Choose an expert only if its predicted gain exceeds this (nDCG@10 points).",
+        show_default="unchanged; 0 in a new library",
     ),
 ]
 Mix = Annotated[
-    int | None, typer.Option(min=1, help="Average the LoRA deltas of this many candidates; 1 chooses one.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Average the LoRA deltas of the N best candidates; 1 chooses a single one.",
+        show_default="unchanged; 1 in a new library",
+    ),
 ]
 MixTemperature = Annotated[
-    float | None, typer.Option(min=0.0, help="Softmax temperature of the mixing weights (nDCG@10 points).")
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Softmax temperature of the mixing weights (nDCG@10 points).",
+        show_default="unchanged; 5 in a new library",
+    ),
 ]
 PartialWeight = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Weight of an expert between the reject and the trust threshold."),
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Weight of an expert between the reject and the trust threshold.",
+        show_default="unchanged; 2/3 in a new library",
+    ),
 ]
 FallbackWeight = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Weight of the merged expert below the reject threshold."),
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Weight of the merged expert below the reject threshold.",
+        show_default="unchanged; 1/2 in a new library",
+    ),
 ]
 Abstain = Annotated[
     bool | None,
-    typer.Option("--abstain/--no-abstain", help="Use the thresholds, or treat every query as in domain."),
+    typer.Option(
+        "--abstain/--no-abstain",
+        help="Use the thresholds, or treat every query as in domain.",
+        show_default="unchanged; used in a new library",
+    ),
 ]
 
 
@@ -71,7 +101,7 @@ def library(
 ) -> None:
     """Measure the experts on held-out queries, build or extend the pilot library, and set how MODEL routes.
 
-    Without collections, only the settings given are changed.
+    Without collections, nothing is measured: only the given settings change.
     """
     from routerretriever.change_model import change_after
 

@@ -55,7 +55,7 @@ SearchMode = Annotated[
 Rerank = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="Order the best fifty by a cross-encoder: a folder or a name on the hub."
+        metavar="MODEL", help="Reorder the best fifty with this cross-encoder: a folder or a name on the hub."
     ),
 ]
 MinRelevance = Annotated[
@@ -63,7 +63,7 @@ MinRelevance = Annotated[
     typer.Option(
         min=0.0,
         max=1.0,
-        help="Leave out documents that are less probably relevant than this, 0 to 1.",
+        help="Leave out documents whose relevance, a probability from 0 to 1, is below this.",
     ),
 ]
 OtherModel = Annotated[

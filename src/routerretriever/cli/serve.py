@@ -19,13 +19,13 @@ Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 ApiKeys = Annotated[
     Path | None,
-    typer.Option("--api-key-file", help="Keys that open the API, one a line; without it anyone may read."),
+    typer.Option("--api-key-file", help="Keys for the API, one per line; without it, anyone can read."),
 ]
 AdminKeys = Annotated[
     Path | None,
     typer.Option(
         "--admin-key-file",
-        help="Keys that may change documents and experts; without it nobody may.",
+        help="Keys that may change documents and experts, one per line; without it, nobody can.",
     ),
 ]
 Rerank = Annotated[
@@ -38,7 +38,7 @@ Rerank = Annotated[
 LogQueries = Annotated[bool, typer.Option("--log-queries", help="Write the text of queries to the log.")]
 FeedbackLog = Annotated[
     Path | None,
-    typer.Option(help="Keep clicks and judgements in this file, for routerretriever feedback."),
+    typer.Option(help="Append clicks and judgements to this file, for routerretriever feedback."),
 ]
 ServeCluster = Annotated[
     str | None,
@@ -120,7 +120,7 @@ def mcp(
     index: OptionalIndex = None,
     device: Device = None,
 ) -> None:
-    """Serve search and routing with MODEL to agents (Model Context Protocol, standard streams)."""
+    """Serve search and routing with MODEL to agents (MCP, over standard input and output)."""
     from contextlib import redirect_stdout
 
     from routerretriever.index.index import Index

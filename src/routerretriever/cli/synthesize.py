@@ -58,9 +58,9 @@ _Method = Annotated[
         "queries), or llm (a language model behind an endpoint).",
     ),
 ]
-_Queries = Annotated[int, _option("About how many queries are made, before the filter.", min=1)]
+_Queries = Annotated[int, _option("Make about N queries, before the filter.", min=1)]
 _PerPassage = Annotated[int, _option("Most queries for one passage.", min=1)]
-_Seed = Annotated[int, _option("Seed of everything random.")]
+_Seed = Annotated[int, _option("Random seed.")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace a collection that this command wrote.")]
 _Depth = Annotated[
     int,
@@ -77,8 +77,8 @@ _Expert = Annotated[str, _option("Expert of --retriever that encodes the queries
 _Model = Annotated[
     str | None,
     _option(
-        "doc2query: hub id or path (default BeIR/query-gen-msmarco-t5-base-v1). llm: the name "
-        "the endpoint knows it by.",
+        "doc2query: hub id or path (default BeIR/query-gen-msmarco-t5-base-v1). llm: its name "
+        "at the endpoint.",
         _MODEL,
     ),
 ]
@@ -87,7 +87,7 @@ _Finish = Annotated[
     bool,
     typer.Option(
         "--finish",
-        help="Make the collection of the answers so far, without asking for more.",
+        help="Make the collection from the answers so far, without asking for more.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -97,10 +97,10 @@ _Endpoint = Annotated[
 ]
 _Prompt = Annotated[Path | None, _option("Prompt file with $text, and optionally $title and $count.", _LLM)]
 _Examples = Annotated[Path | None, _option('Few-shot examples: JSONL of {"text": …, "queries": […]}.', _LLM)]
-_Concurrency = Annotated[int, _option("Most requests under way at once.", _LLM, min=1)]
-_Rate = Annotated[float | None, _option("Most requests a minute.", _LLM, min=0.001)]
+_Concurrency = Annotated[int, _option("Most requests in progress at once.", _LLM, min=1)]
+_Rate = Annotated[float | None, _option("Most requests per minute.", _LLM, min=0.001)]
 _Timeout = Annotated[float, _option("Seconds for one request.", _LLM, min=0.1)]
-_Retries = Annotated[int, _option("Further attempts of a request that failed.", _LLM, min=0)]
+_Retries = Annotated[int, _option("Most attempts after a failed one.", _LLM, min=0)]
 _MaxRequests = Annotated[
     int | None, _option("Most requests that may be billed, in all runs together.", _LLM, min=1)
 ]
@@ -108,14 +108,15 @@ _MaxTokens = Annotated[
     int | None, _option("Most tokens read and written, in all runs together.", _LLM, min=1)
 ]
 _MaxCost = Annotated[
-    float | None, _option("Most to be spent, in all runs together; needs prices.", _LLM, min=0.0)
+    float | None,
+    _option("Spend at most this, in all runs together; needs --price-in and --price-out.", _LLM, min=0.0),
 ]
 _PriceIn = Annotated[float, _option("Price of a million tokens read.", _LLM, min=0.0)]
 _PriceOut = Annotated[float, _option("Price of a million tokens written.", _LLM, min=0.0)]
 _Body = Annotated[
     str | None,
     _option(
-        "JSON merged into each request; null takes a field out: '{\"temperature\": null}'.",
+        "JSON merged into each request; null removes a field: '{\"temperature\": null}'.",
         _LLM,
     ),
 ]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
 
 _DEFAULT_BASE = "all-MiniLM-L6-v2"
+_PRESET = "the preset's"
 
 Name = Annotated[
     str | None,
@@ -38,12 +39,18 @@ Base = Annotated[
     str | None,
     typer.Option(help="Base encoder of a new MODEL: hub id or path.", show_default=_DEFAULT_BASE),
 ]
-Preset = Annotated[str, typer.Option(help="default, or paper for the setting of arXiv 2409.02685.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Pass over the queries at most N times.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", min=0.0, help="Learning rate.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Queries in each step.")]
-Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+Preset = Annotated[
+    str, typer.Option(help="Settings to start from: default, or paper for those of arXiv 2409.02685.")
+]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Pass over the queries at most N times.", show_default=_PRESET)
+]
+Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default=_PRESET)]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", min=0.0, help="Learning rate.", show_default=_PRESET)
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Queries in each step.", show_default=_PRESET)]
+Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default=_PRESET)]
 Force = Annotated[
     bool,
     typer.Option(
@@ -71,7 +78,7 @@ def train(
 ) -> None:
     """Train an expert and add it to MODEL, which is created if it does not exist.
 
-    Several collections give one generalist, trained on all of them in turn.
+    Several collections make one expert, a generalist, trained on all of them in turn.
     """
     from routerretriever.change_model import save_trained
     from routerretriever.experts.train import train_expert
