@@ -9,7 +9,8 @@ from peft import LoraConfig
 from peft_adapters import change_tensors, peft_adapter, peft_vectors, rewrite_options
 
 from routerretriever import RouterRetriever, add_expert
-from routerretriever.errors import ExpertError
+from routerretriever.errors import ExpertError, FormatError
+from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.peft_files import load_adapter
 
 pytestmark = pytest.mark.filterwarnings(
@@ -178,3 +179,63 @@ def test_damaged_files_are_named(folder, model):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ExpertError, match="no peft_type"):
         load_adapter(folder, model.encoder.lora_layers)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("lora_alpha", None),
+        ("lora_alpha", "8"),
+        ("lora_alpha", float("nan")),
+        ("r", "4"),
+        ("use_rslora", "false"),
+        ("rank_pattern", ["query"]),
+        ("alpha_pattern", {"query": None}),
+        ("target_modules", 5),
+        ("layers_to_transform", "2"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused_by_name(folder, model, option, value):
+    rewrite_options(folder, **{option: value})
+    with pytest.raises(ExpertError, match=f"adapter_config.json: {option}.*cannot be used"):
+        load_adapter(folder, model.encoder.lora_layers)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda factor: factor.to(torch.int8),
+        lambda factor: factor.to(torch.complex64),
+        lambda factor: factor[..., None].clone(),
+        lambda factor: factor.flatten()[0].clone(),
+    ],
+    ids=["int8", "complex", "three axes", "none"],
+)
+def test_factors_are_matrices_of_floating_point_numbers(folder, model, change):
+    change_tensors(folder, lambda tensors: {key: change(tensor) for key, tensor in tensors.items()})
+    with pytest.raises(ExpertError, match=r"is of type .* and shape .*\. A LoRA factor is a matrix"):
+        load_adapter(folder, model.encoder.lora_layers)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((4, 30), (32, 4)), ((4, 32), (30, 4)), ((4, 32), (32, 3))], ids=["in", "out", "rank"]
+)
+def test_factors_of_another_base_are_refused_at_every_door(folder, model, a, b):
+    own = {
+        f"base_model.model.{QUERY_2}.lora_{n}.weight": torch.ones(shape) for n, shape in (("A", a), ("B", b))
+    }
+    change_tensors(folder, lambda tensors: tensors | own)
+    message = f"'{QUERY_2}', which have no product|does not fit layer '{QUERY_2}'"
+    with pytest.raises(ExpertError, match=message):
+        add_expert(model, folder, "other", trust_base=True)
+    with pytest.raises(ExpertError, match=message):
+        model.add_expert("other", Adapter({QUERY_2: (torch.ones(a), torch.ones(b))}, 1.0))
+    with pytest.raises(ExpertError, match="changes 'nowhere', which experts of this model may not change"):
+        model.add_expert("other", Adapter({"nowhere": (torch.ones(4, 32), torch.ones(32, 4))}, 1.0))
+    assert "other" not in model.experts
+
+
+def test_damaged_notes_about_an_expert_are_named(folder, model):
+    (folder / "expert.json").write_text('{"queries": 5, "base_ndcg": null}')
+    with pytest.raises(FormatError, match="expert.json is damaged: 'base_ndcg' is None"):
+        add_expert(model, folder, "other", trust_base=True)

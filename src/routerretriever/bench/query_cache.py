@@ -38,9 +38,11 @@ def prepare_query_set(
     """Encode, search and measure each candidate that is not in the cache.
 
     Args:
-        model: holds the base, the experts and possibly more adapters; all become candidates.
+        model: holds the base, the experts and possibly more adapters; all become
+            candidates.
         experts: those whose mean is the merged expert.
-        rivals: name → model with an expert of that name (multi-task adapters of another rank).
+        rivals: name → model with an expert of that name (multi-task adapters of another
+            rank).
         collection: whose documents are searched.
         split: of the queries.
         documents: vectors of the collection's documents (m, d).

@@ -35,17 +35,22 @@ class Suite(BaseModel):
     Attributes:
         name: title of the report.
         base: hub id or path of the base encoder.
-        data: folder of the collections, relative to the suite file; ``None`` for hub names.
+        data: folder of the collections, relative to the suite file; ``None`` for hub
+            names.
         experts: names of the collections that get an expert.
         unseen: names of those without one.
-        sources: name → what :meth:`Collection.load` reads; the name is that of :func:`collection_name`.
+        sources: name → what :meth:`Collection.load` reads; the name is that of
+            :func:`collection_name`.
         systems: what is compared, in the order of the table.
         seeds: each seed trains its own experts.
-        test_queries: most test queries of a collection, chosen by seed 0; ``None`` for all.
+        test_queries: most test queries of a collection, chosen by seed 0; ``None`` for
+            all.
         whole: collections all of whose test queries are used.
-        test_splits: collection → split, if it is not ``test``; training leaves it alone.
-        ignore_identical_ids: collection → whether the document with a query's own id is neither
-            a result nor a negative; default yes for ArguAna and Quora, as in BEIR.
+        test_splits: collection → split, if it is not ``test``; training leaves it
+            alone.
+        ignore_identical_ids: collection → whether the document with a query's own id is
+            neither a result nor a negative; default yes for ArguAna and Quora, as in
+            BEIR.
         generated_queries: collection → generated queries, which become its train split.
         preset: how the model and its experts are made: ``default`` or ``paper``.
         training: changes to the preset's :class:`TrainingConfig`.
@@ -80,8 +85,8 @@ class Suite(BaseModel):
         """Read and check a suite file.
 
         Raises:
-            SuiteError: it cannot be read, has a value of the wrong type, or names something
-                that does not exist; the message names the line.
+            SuiteError: it cannot be read, has a value of the wrong type, or names
+                something that does not exist; the message names the line.
         """
         file = SuiteFile.read(path)
         keys = set(cls.model_fields) - {"sources"}
@@ -150,7 +155,8 @@ def _named(file: SuiteFile, suite: Suite, data: Path | None) -> dict[str, dict[s
     """Return ``experts`` and ``unseen``, each as the name of a collection → what is loaded.
 
     Raises:
-        SuiteError: two collections have the same name, or an expert cannot have the name of its collection.
+        SuiteError: two collections have the same name, or an expert cannot have the
+            name of its collection.
     """
     named: dict[str, dict[str, str]] = {"experts": {}, "unseen": {}}
     for key, sources in named.items():

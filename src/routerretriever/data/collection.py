@@ -32,13 +32,15 @@ class Collection:
         name: short name; an expert that is trained on the collection has it by default.
         documents: in a stable order.
         splits: split name → judged queries.
-        ignore_identical_ids: BEIR's rule: a document with the id of the query is neither a
-            result nor a negative, as in ArguAna and Quora, whose queries are documents.
+        ignore_identical_ids: BEIR's rule: a document with the id of the query is
+            neither a result nor a negative, as in ArguAna and Quora, whose queries are
+            documents.
         generated: query id → how it was made, for queries that nobody asked
             (``metadata.generated``).
-        source: of a synthesised collection, the one its queries were made from; else empty.
-        left_out: fields of documents that were not kept, because they hold lists or other
-            values that no filter could ask for.
+        source: of a synthesised collection, the one its queries were made from; else
+            empty.
+        left_out: fields of documents that were not kept, because they hold lists or
+            other values that no filter could ask for.
     """
 
     name: str
@@ -64,14 +66,15 @@ class Collection:
         """Read a collection.
 
         Args:
-            source: a folder in BEIR's layout, a pairs file (JSONL, CSV or TSV), a hub name
-                such as ``BeIR/scifact``, or ``ir_datasets:ID``.
+            source: a folder in BEIR's layout, a pairs file (JSONL, CSV or TSV), a hub
+                name such as ``BeIR/scifact``, or ``ir_datasets:ID``.
             name: replaces the name derived from the source.
-            strict: ``False`` drops judgements that contradict each other or name an unknown
-                document or query, queries without a positive document, and columns of
-                pairs that are not understood, instead of raising.
-            ignore_identical_ids: whether documents with the id of the query are left out;
-                default yes for ArguAna and Quora, as in BEIR, and no for all others.
+            strict: ``False`` drops judgements that contradict each other or name an
+                unknown document or query, queries without a positive document, and
+                columns of pairs that are not understood, instead of raising.
+            ignore_identical_ids: whether documents with the id of the query are left
+                out; default yes for ArguAna and Quora, as in BEIR, and no for all
+                others.
 
         Raises:
             CollectionError: the source does not exist, cannot be read, or contradicts
@@ -145,12 +148,13 @@ class Collection:
     def train_and_held_out(self) -> tuple[Split, Split]:
         """Return queries to train on, and others to stop early and to measure gains on.
 
-        The held-out queries are the dev split, or a fixed share of train that is chosen by
-        a hash of the text. No text is in both, however it is written, and no document has
-        generated queries in both.
+        The held-out queries are the dev split, or a fixed share of train that is chosen
+        by a hash of the text. No text is in both, however it is written, and no
+        document has generated queries in both.
 
         Raises:
-            CollectionError: there is no train split, or all dev queries are train queries.
+            CollectionError: there is no train split, or all dev queries are train
+                queries.
         """
         train = self.split("train")
         if "dev" not in self.splits:

@@ -43,12 +43,13 @@ def as_document(record: Mapping[str, Any], where: str) -> Document:
     """Return the document that a record describes.
 
     Args:
-        record: has an id, ``text``, optionally ``title`` and ``metadata``, and any other
-            scalar fields, which become metadata as well.
+        record: has an id, ``text``, optionally ``title`` and ``metadata``, and any
+            other scalar fields, which become metadata as well.
         where: place of the record, for the error.
 
     Raises:
-        CollectionError: the record has no id or no text, or a value that cannot be stored.
+        CollectionError: the record has no id or no text, or a value that cannot be
+            stored.
     """
     document = Document(
         id=record_id(record, where),
@@ -64,8 +65,8 @@ def check_document(document: Document, where: str) -> None:
     """Check that a document can be stored.
 
     Raises:
-        CollectionError: the id is empty, a text is none or holds what is no character, or a
-            number is beyond 64 bits.
+        CollectionError: the id is empty, a text is none or holds what is no character,
+            or a number is beyond 64 bits.
     """
     if not isinstance(document, Document):
         raise CollectionError(f"{where}: this is {type(document).__name__}. Give a Document.")
@@ -166,8 +167,8 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Return a value as a text, a number, or true or false, where it stands for one.
 
-    Dates and times become ISO text, times with a zone in UTC; decimal numbers become whole numbers
-    where they have no decimals, and floats otherwise.
+    Dates and times become ISO text, times with a zone in UTC; decimal numbers become
+    whole numbers where they have no decimals, and floats otherwise.
     """
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat()

@@ -53,7 +53,8 @@ def check_collection_name(name: str) -> str:
     """Return the name itself.
 
     Raises:
-        CollectionError: it is no text, or holds a control character or half of a surrogate pair.
+        CollectionError: it is no text, or holds a control character or half of a
+            surrogate pair.
     """
     if not isinstance(name, str):
         raise CollectionError(f"A collection's name is a text, not {name!r:.60}.")
@@ -67,8 +68,8 @@ def check_collection_name(name: str) -> str:
 def file_name_of(name: str) -> str:
     """Return a file name for a name, the same one each time and another one for another name.
 
-    What a file system could refuse or read as a path is written as in URLs. A name that is too
-    long is cut, and a hash of all of it is put behind.
+    What a file system could refuse or read as a path is written as in URLs. A name that
+    is too long is cut, and a hash of all of it is put behind.
     """
     written = _NOT_IN_FILE_NAMES.sub(lambda found: _in_hexadecimal(found[0]), name)
     if _RESERVED_BY_WINDOWS.match(written):

@@ -47,8 +47,8 @@ class Split:
     def without_copies_of(self, other: Split, generated: Container[str] = ()) -> Split:
         """Return only the queries that may stand beside another split.
 
-        Left out are copies of its queries, and generated queries of a document that its generated
-        queries are made from.
+        Left out are copies of its queries, and generated queries of a document that its
+        generated queries are made from.
 
         Args:
             other: the other split.
@@ -65,9 +65,9 @@ class Split:
 def division_keys(split: Split, generated: Container[str]) -> list[str]:
     """Return a key of each query; those with the same key must be on one side of a division.
 
-    Copies of one text share theirs. So do generated queries with a relevant document in common:
-    they were made from its words, and on both sides they would show that a training remembers
-    documents.
+    Copies of one text share theirs. So do generated queries with a relevant document in
+    common: they were made from its words, and on both sides they would show that a
+    training remembers documents.
 
     Args:
         split: the queries.
@@ -106,8 +106,8 @@ def _keys(split: Split, query_id: str, generated: Container[str]) -> list[str]:
 def is_measured_on(key: str) -> bool:
     """Return whether a held-out query measures an expert's gain; the others choose the expert.
 
-    A hash decides, so that training and the pilot library agree without sharing state, and a
-    query stays where it is when others are added.
+    A hash decides, so that training and the pilot library agree without sharing state,
+    and a query stays where it is when others are added.
 
     Args:
         key: of :func:`division_keys`, or the text of a query that nobody generated.
@@ -119,7 +119,8 @@ def part_held_out(train: Split, generated: Container[str] = ()) -> tuple[Split, 
     """Divide train queries into those to train on and a fixed share that is held out.
 
     A hash of the text decides, so that training and the pilot library agree without
-    sharing state. Queries with the same key of :func:`division_keys` stay on the same side.
+    sharing state. Queries with the same key of :func:`division_keys` stay on the same
+    side.
 
     Args:
         train: the queries.

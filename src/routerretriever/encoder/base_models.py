@@ -58,7 +58,8 @@ def _check_settings(plain: SentenceTransformer, base: str) -> None:
     """Refuse what would make vectors that an index cannot be searched by.
 
     Raises:
-        ModelError: vectors are cut, depend on the batch, or are of more tokens than the base has places for.
+        ModelError: vectors are cut, depend on the batch, or are of more tokens than the
+            base has places for.
     """
     if plain.truncate_dim is not None:
         raise ModelError(

@@ -1,7 +1,8 @@
 """Encode documents in bulk: batches of a fixed number of tokens, in bfloat16 or 8 bits on request.
 
-A batch of thirty-two long documents moves more memory than a processor's caches hold, and one of thirty-two short
-ones does not keep it busy. Batches of about as many tokens each do neither.
+A batch of thirty-two long documents moves more memory than a processor's caches hold,
+and one of thirty-two short ones does not keep it busy. Batches of about as many tokens
+each do neither.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def encode_documents(
     Args:
         model: its base encodes.
         texts: any number of them.
-        precision: ``fp32``; ``bf16`` computes products and attention in bfloat16; ``auto`` does where the device has
-            instructions for it; ``int8``, for processors, computes the layers' products in 8 bits, which costs
-            accuracy: a document's vector then depends a little on its batch.
+        precision: ``fp32``; ``bf16`` computes products and attention in bfloat16;
+            ``auto`` does where the device has instructions for it; ``int8``, for
+            processors, computes the layers' products in 8 bits, which costs accuracy: a
+            document's vector then depends a little on its batch.
         done: is told after each batch how many texts it had.
     """
     vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
@@ -90,7 +92,8 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
     Args:
         lengths: of each row, in tokens.
-        tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
+        tokens: most tokens of a batch, padding included; a longer row is a batch by
+            itself.
     """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

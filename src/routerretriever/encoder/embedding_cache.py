@@ -1,7 +1,8 @@
 """Document embeddings on disk, shared by training, pilots, evaluation and the index.
 
-One SQLite file per base fingerprint maps a hash of the text to its vector. SQLite's transactions
-make every entry whole or absent, also after a kill, and let several processes share the file.
+One SQLite file per base fingerprint maps a hash of the text to its vector. SQLite's
+transactions make every entry whole or absent, also after a kill, and let several
+processes share the file.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def default_directory() -> Path:
 def encoded_blocks(texts: Iterable[str], encode: Encode) -> Iterator[tuple[list[str], Vectors]]:
     """Yield distinct texts and their vectors (n, d), a block at a time.
 
-    The same texts always give the same blocks, and so the same vectors to the last bit, cached or not.
+    The same texts always give the same blocks, and so the same vectors to the last bit,
+    cached or not.
     """
     # Long texts first: an encoder that sorts within a block wastes least padding that way.
     ordered = sorted(dict.fromkeys(texts), key=lambda text: -len(text))

@@ -33,7 +33,7 @@ from routerretriever.expert_state import ExpertState
 from routerretriever.kernels import attention
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import BaseInfo
-from routerretriever.lora.layers import FusedPlan, GatheredPlan, Plan
+from routerretriever.lora.layers import FusedPlan, GatheredPlan, Plan, check_fits
 from routerretriever.routing.candidates import BASE, ROUTED
 from routerretriever.storage.hub_download import snapshot
 from routerretriever.storage.model_folder import (
@@ -138,7 +138,10 @@ class RoutedEncoder(BaseEncoder):
         like = next(iter(self.lora_layers.values())).weight.detach()
         experts: dict[str, Adapter] = {}
         for name, adapter in state.experts.items():
-            experts[name] = adapter if id(adapter) in placed else adapter.placed(like)
+            if id(adapter) not in placed:
+                check_fits(adapter, self.lora_layers, f"The expert '{name}'")
+                adapter = adapter.placed(like)
+            experts[name] = adapter
         return replace(state, experts=experts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

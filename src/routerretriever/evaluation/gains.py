@@ -46,11 +46,13 @@ def build_library(
 
     Args:
         model: its experts are the columns.
-        collections: each needs a train split; dev, or a held-out part of train, is measured.
-        partition: ``"cluster"`` (k-means, at most ``pilots_per_collection`` pilots, a pilot per query where
-            there are fewer; and up to ``TRAINING_PILOTS`` training queries) or ``"best-expert"`` (the
-            paper's Algorithm 1: one centroid for the queries of a collection whose best expert is the
-            same; ties go to the first).
+        collections: each needs a train split; dev, or a held-out part of train, is
+            measured.
+        partition: ``"cluster"`` (k-means, at most ``pilots_per_collection`` pilots, a
+            pilot per query where there are fewer; and up to ``TRAINING_PILOTS``
+            training queries) or ``"best-expert"`` (the paper's Algorithm 1: one
+            centroid for the queries of a collection whose best expert is the same; ties
+            go to the first).
 
     Raises:
         LibraryError: the model has no experts, or two collections share a name.

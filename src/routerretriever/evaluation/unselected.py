@@ -19,11 +19,11 @@ def unselected_gains(
 ) -> Gains:
     """Return what pilots may say of the experts: gains (n, E) that no choice made larger.
 
-    An expert's gains on the collections of others are as they are: nothing was chosen by them. On its
-    own collection, a query that chose it says nothing (NaN), so the mean is that of the
-    queries that measured it. Where the choice was cross-fitted, all queries chose it, and every gain is
-    lowered by the mean optimism that its training measured. Experts without a record of how
-    they were chosen stay as they are.
+    An expert's gains on the collections of others are as they are: nothing was chosen
+    by them. On its own collection, a query that chose it says nothing (NaN), so the
+    mean is that of the queries that measured it. Where the choice was cross-fitted, all
+    queries chose it, and every gain is lowered by the mean optimism that its training
+    measured. Experts without a record of how they were chosen stay as they are.
 
     Args:
         gains: as measured (n, E).

@@ -28,7 +28,8 @@ class Choice:
     """What some of the held-out queries choose so far.
 
     Attributes:
-        best, scores, step: the best adapter, a copy; ``None`` while nothing beats the base.
+        best, scores, step: the best adapter, a copy; ``None`` while nothing beats the
+            base.
         without_improvement: evaluations since then.
     """
 
@@ -47,7 +48,8 @@ class TrainingState:
         optimizer: of the factors.
         step: optimiser steps so far.
         choices: what each part of the held-out queries would choose.
-        history: mean nDCG@10 at every evaluation, by the queries that choose the expert.
+        history: mean nDCG@10 at every evaluation, by the queries that choose the
+            expert.
         resumed: whether an interrupted training was continued.
     """
 

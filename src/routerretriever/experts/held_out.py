@@ -22,9 +22,11 @@ Rows = tuple[NDArray[np.bool_], ...]
 FEW_HELD_OUT = 200
 """Below this number of held-out queries in any collection, the choice is cross-fitted.
 
-The gain of one query has a standard deviation of about 0.3. Fewer than a hundred queries in each half
-would hide gains of six points and less, and would choose by noise; folds use every query for both. From
-a hundred on, the plain division is as good, and its queries have nothing to do with the choice."""
+The gain of one query has a standard deviation of about 0.3. Fewer than a hundred
+queries in each half would hide gains of six points and less, and would choose by noise;
+folds use every query for both. From
+a hundred on, the plain division is as good, and its queries have nothing to do with the
+choice."""
 
 _FOLDS = 5
 
@@ -54,7 +56,8 @@ class HeldOutPart:
     """One choice among the states of a training.
 
     Attributes:
-        selects: queries that stop the training and choose the state and the adapter weight.
+        selects: queries that stop the training and choose the state and the adapter
+            weight.
         measures: queries on which the chosen adapter is measured; none of them selects.
     """
 
@@ -84,11 +87,13 @@ class HeldOutPlan:
     def of(cls, queries: Sequence[Sequence[str]]) -> HeldOutPlan:
         """Return how the held-out queries of each collection are used.
 
-        Many are divided by a hash. Of few, all choose the expert; its gain is measured in
-        folds, each with the adapter that the queries of the other folds choose in the same training.
+        Many are divided by a hash. Of few, all choose the expert; its gain is measured
+        in folds, each with the adapter that the queries of the other folds choose in
+        the same training.
 
         Args:
-            queries: the key of each query, or its text; see :func:`routerretriever.data.splits.division_keys`.
+            queries: the key of each query, or its text; see
+                :func:`routerretriever.data.splits.division_keys`.
 
         Raises:
             CollectionError: there are no two different keys.

@@ -9,6 +9,7 @@ from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import ExpertError, FingerprintError
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.layers import check_fits
 from routerretriever.lora.peft_files import load_adapter, read_adapter_config
 from routerretriever.storage.hub_download import is_hub_name, read_folder, repository
 from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, read_expert_info, read_model_info
@@ -64,24 +65,8 @@ def read_adapter(model: RoutedModel, folder: Path, *, trust_base: bool = False) 
             f"'{encoder.base.id}'. If they are the same weights, pass trust_base=True (--trust-base)."
         )
     adapter = load_adapter(folder, encoder.lora_layers)
-    _check_sizes(model, adapter, f"The adapter in {folder}")
+    check_fits(adapter, model.encoder.lora_layers, f"The adapter in {folder}")
     return adapter
-
-
-def _check_sizes(model: RoutedModel, adapter: Adapter, what: str) -> None:
-    layers = model.encoder.lora_layers
-    for name, (a, b) in adapter.factors.items():
-        if name not in layers:
-            raise ExpertError(
-                f"{what} changes '{name}', which experts of this model may not change. Create the model "
-                "with a lower branch layer (branch_layer=0 allows all)."
-            )
-        weight = layers[name].weight
-        if (b.shape[0], a.shape[1]) != tuple(weight.shape):
-            raise ExpertError(
-                f"{what} does not fit layer '{name}': it is made for a weight of "
-                f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
-            )
 
 
 def _of_model(model: RoutedModel, source: RoutedModel, trust_base: bool) -> NamedExpert:
@@ -95,7 +80,6 @@ def _of_model(model: RoutedModel, source: RoutedModel, trust_base: bool) -> Name
     if not trust_base:
         _check_base(model, source.encoder.fingerprint, "The expert")
     (name,) = state.experts
-    _check_sizes(model, state.experts[name], f"The expert '{name}'")
     return NamedExpert(name, state.experts[name], state.infos[name])
 
 

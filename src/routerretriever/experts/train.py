@@ -1,7 +1,8 @@
 """Train one expert on the query side, against cached document embeddings.
 
-Documents are frozen, so training touches queries only: the hidden states below the branch layer are
-computed once, and every step runs the upper layers and one product with the document matrix.
+Documents are frozen, so training touches queries only: the hidden states below the
+branch layer are computed once, and every step runs the upper layers and one product
+with the document matrix.
 """
 
 from __future__ import annotations
@@ -35,17 +36,18 @@ def train_expert(
 
     Args:
         model: gains one expert; nothing else of it changes.
-        collection: needs a train split; its dev split, or a part of train, stops the training early.
-            Several collections make a generalist: every batch comes from one of them, all data is
-            used, and the mean over collections decides.
+        collection: needs a train split; its dev split, or a part of train, stops the
+            training early. Several collections make a generalist: every batch comes
+            from one of them, all data is used, and the mean over collections decides.
         name: of the expert; default the collection's, or ``generalist``.
         config: see :class:`TrainingConfig`.
-        force: keep the expert even if its gain is not significant, and replace one of that name.
+        force: keep the expert even if its gain is not significant, and replace one of
+            that name.
         progress: where to report.
 
     Raises:
-        NoGainError: the gain on held-out queries that did not choose the expert is not significant,
-            and ``force`` is not set.
+        NoGainError: the gain on held-out queries that did not choose the expert is not
+            significant, and ``force`` is not set.
         CollectionError: there is no train split, or too few queries to hold some out.
         ExpertError: the name cannot be used or is taken.
     """

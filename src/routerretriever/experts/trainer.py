@@ -161,7 +161,8 @@ class Trainer:
         Args:
             part: the queries.
             choice: the best state by them.
-            known: (step, weight) → scores that were measured already, which are added to.
+            known: (step, weight) → scores that were measured already, which are added
+                to.
         """
         trained, scores = choice.best, choice.scores
         if trained is None or scores is None:  # nothing beat the base, so the last state is left

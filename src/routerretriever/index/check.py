@@ -30,7 +30,8 @@ class DocumentCheck:
         """Check one document.
 
         Raises:
-            CollectionError: the document cannot be stored; the message begins with ``where``.
+            CollectionError: the document cannot be stored; the message begins with
+                ``where``.
         """
         check_fields(document, where)
         for name, value in document.metadata.items():
@@ -72,7 +73,8 @@ def checked_ids(ids: Iterable[str]) -> list[str]:
     """Return ids of documents that are to be found.
 
     Raises:
-        CollectionError: they are one text, whose characters would be the ids, or one is no text.
+        CollectionError: they are one text, whose characters would be the ids, or one is
+            no text.
     """
     if isinstance(ids, str):
         raise CollectionError(f"{ids!r:.60} is one text. Give a list of ids.")

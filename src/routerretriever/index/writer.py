@@ -45,8 +45,8 @@ class DocumentWriter:
             The columns that they need beside those of the index.
 
         Raises:
-            CollectionError: a document or the collection's name cannot be stored, or two documents have the
-                same id.
+            CollectionError: a document or the collection's name cannot be stored, or
+                two documents have the same id.
         """
         check_collection_name(collection)
         for number, document in enumerate(documents, start=1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from routerretriever.errors import ExpertError
 from routerretriever.lora.adapter import Adapter
 
 
@@ -42,8 +43,9 @@ class Selection(threading.local):
 class LoraLinear(nn.Linear):
     """A linear layer that can apply the experts' LoRA deltas.
 
-    It shares the base layer's own parameters under their own names, so the state dict of the
-    surrounding model stays that of the plain base. The experts' factors come with the plan.
+    It shares the base layer's own parameters under their own names, so the state dict
+    of the surrounding model stays that of the plain base. The experts' factors come
+    with the plan.
     """
 
     def __init__(self, base: nn.Linear, name: str, selection: Selection) -> None:
@@ -82,6 +84,36 @@ class LoraLinear(nn.Linear):
         return plan(self, input)
 
 
+def check_fits(adapter: Adapter, layers: Mapping[str, LoraLinear], what: str) -> None:
+    """Refuse an adapter whose factors are not for these layers.
+
+    Args:
+        adapter: to be used with the layers.
+        layers: name → each layer that experts may change.
+        what: the adapter, for the error.
+
+    Raises:
+        ExpertError: names the layer.
+    """
+    for name, (a, b) in adapter.factors.items():
+        if name not in layers:
+            raise ExpertError(
+                f"{what} changes '{name}', which experts of this model may not change. Create the model "
+                "with a lower branch layer (branch_layer=0 allows all)."
+            )
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise ExpertError(
+                f"{what} has factors of the shapes {tuple(a.shape)} and {tuple(b.shape)} for the "
+                f"layer '{name}', which have no product. Export the adapter again."
+            )
+        weight = layers[name].weight
+        if (b.shape[0], a.shape[1]) != tuple(weight.shape):
+            raise ExpertError(
+                f"{what} does not fit layer '{name}': it is made for a weight of "
+                f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
+            )
+
+
 class _HalfProduct(torch.autograd.Function):
     """``x @ weight.T + bias`` in bfloat16 for a frozen weight, its result and gradient in x's precision."""
 
@@ -102,7 +134,8 @@ class TrainingPlan:
 
     Attributes:
         dropout: of the adapter's input.
-        half: multiply by the frozen weights in bfloat16; the adapter's own products keep their precision.
+        half: multiply by the frozen weights in bfloat16; the adapter's own products
+            keep their precision.
     """
 
     adapter: Adapter
@@ -126,7 +159,8 @@ class TrainingPlan:
 class FusedPlan:
     """All rows use a part of the mean delta of some experts, fused into the weight: as fast as the base.
 
-    The weights are made when a layer first asks for them, and live as long as the plan does.
+    The weights are made when a layer first asks for them, and live as long as the plan
+    does.
     """
 
     adapters: tuple[Adapter, ...]

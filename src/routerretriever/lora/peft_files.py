@@ -67,6 +67,8 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ExpertError(f"{directory} is not a PEFT adapter: it has no {ADAPTER_CONFIG}.") from error
+    except OSError as error:
+        raise ExpertError(f"{path} cannot be read ({error}). Copy the adapter again.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise ExpertError(f"{path} is not valid JSON ({error}). Export the adapter again.") from error
     if not isinstance(config, dict):
@@ -123,13 +125,18 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _modules(tensors: Mapping[str, Tensor], path: Path) -> list[str]:
     """Return the modules that have factors; every tensor must be one of a pair."""
     modules: list[str] = []
-    for key in tensors:
+    for key, tensor in tensors.items():
         module, factor = key.removesuffix(".weight").rpartition(".")[::2]
         if factor not in _OTHER_FACTOR or not key.endswith(".weight"):
             raise ExpertError(
                 f"{path} holds '{key}', which is no LoRA factor of a linear layer. Experts change "
                 "linear layers alone, not embeddings, biases or whole modules: train the adapter as "
                 "plain LoRA."
+            )
+        if tensor.ndim != 2 or not tensor.is_floating_point():
+            raise ExpertError(
+                f"{path}: '{key}' is of type {tensor.dtype} and shape {tuple(tensor.shape)}. A LoRA factor is a "
+                "matrix of floating-point numbers: export the adapter again."
             )
         other = f"{module}.{_OTHER_FACTOR[factor]}.weight"
         if other not in tensors:

@@ -15,20 +15,28 @@ from typing import Any
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routerretriever.errors import ExpertError
 
-_APPLIED = (
-    "alpha_pattern",
-    "exclude_modules",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "use_rslora",
-)
+
+class _Applied(BaseModel):
+    """Options that are applied as PEFT applies them; PEFT itself does not check their types."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    r: int = Field(8, ge=1)
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: str | list[str] | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+
+_APPLIED = tuple(_Applied.model_fields)
 _WITHOUT_EFFECT = (
     "auto_mapping",
     "base_model_name_or_path",  # compared with the model's base where an expert is added
@@ -65,10 +73,17 @@ class PeftOptions:
 
     def __init__(self, config: Mapping[str, Any], path: Path) -> None:
         check_options(config, path)
-        given = {key: config[key] for key in _APPLIED if config.get(key) is not None}
         self._path = path
         try:
-            self._config = LoraConfig(**given)
+            applied = _Applied.model_validate(dict(config))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            option = ".".join(map(str, first["loc"]))
+            raise ExpertError(
+                f"{path}: {option}={first['input']!r:.60} cannot be used ({first['msg']}). Export the adapter again."
+            ) from error
+        try:
+            self._config = LoraConfig(**applied.model_dump(exclude_none=True))
         except (TypeError, ValueError) as error:
             raise ExpertError(f"{path} cannot be used by PEFT: {error}") from error
 

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from routerretriever.errors import FingerprintError, FormatError
 from routerretriever.expert_state import ExpertState
 from routerretriever.lora.adapter import Adapter
@@ -183,14 +185,28 @@ def check_modules(root: Path) -> None:
         )
 
 
+_EXPERT_INFO = TypeAdapter(ExpertInfo)
+
+
 def read_expert_info(directory: Path) -> ExpertInfo:
-    """Return the content of ``expert.json``, or defaults for an adapter that plain PEFT wrote."""
+    """Return the content of ``expert.json``, or defaults for an adapter that plain PEFT wrote.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
     path = directory / EXPERT_INFO
     if not path.exists():
         return ExpertInfo()
     known = set(ExpertInfo.__dataclass_fields__)
     fields = {key: value for key, value in _read_json(path).items() if key in known}
-    return ExpertInfo(**fields)
+    try:
+        return _EXPERT_INFO.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise FormatError(
+            f"{path} is damaged: '{place}' is {first['input']!r:.60} ({first['msg']}). Restore it from a copy."
+        ) from error
 
 
 def check_fingerprint(actual: str, recorded: str, what: str) -> None:

@@ -1,7 +1,8 @@
 """What is to be indexed, as chunks: runs of rows of a shard, small enough to be done again.
 
-A shard is a file of documents, here or in an object store: JSONL (plain, ``.gz``, ``.zst``) or
-Parquet. Everything else, such as a hub data set, is a collection in memory, cut the same way.
+A shard is a file of documents, here or in an object store: JSONL (plain, ``.gz``,
+``.zst``) or Parquet. Everything else, such as a hub data set, is a collection in
+memory, cut the same way.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class Chunk:
         shard: path or URI; ``documents`` for documents in memory.
         start: number of the first row.
         stop: number of the row after the last.
-        stamp: size and time of the shard when it was listed; other content is another chunk.
-        offset: byte at which row ``start`` begins in the content of a JSONL file. Compressed
-            files are read from their beginning nevertheless.
+        stamp: size and time of the shard when it was listed; other content is another
+            chunk.
+        offset: byte at which row ``start`` begins in the content of a JSONL file.
+            Compressed files are read from their beginning nevertheless.
         documents: the rows themselves, where there is no shard.
         left_out: lines to leave out, because their id is on an earlier one.
     """
@@ -90,8 +92,8 @@ class Listing:
         name: of the collection.
         chunks: all of its documents.
         problems: shards that cannot be read to their end.
-        left_out: fields that were not kept when the source was read, because they hold lists
-            or the like; chunks that are still files name theirs later.
+        left_out: fields that were not kept when the source was read, because they hold
+            lists or the like; chunks that are still files name theirs later.
     """
 
     name: str
@@ -104,8 +106,8 @@ def list_chunks(source: str | Path, *, strict: bool = True) -> Listing:
     """Cut a source into chunks.
 
     Args:
-        source: a file or URI of documents, a folder of such shards, a BEIR folder, or anything
-            that :meth:`Collection.load` reads.
+        source: a file or URI of documents, a folder of such shards, a BEIR folder, or
+            anything that :meth:`Collection.load` reads.
         strict: as for :meth:`Collection.load`.
 
     Raises:
@@ -139,7 +141,8 @@ def listing_of(
         strict: as for :meth:`Collection.load`.
 
     Raises:
-        CollectionError: the source cannot be read, or a document or the name cannot be stored.
+        CollectionError: the source cannot be read, or a document or the name cannot be
+            stored.
     """
     if isinstance(source, str | Path):
         listing = list_chunks(source, strict=strict)
