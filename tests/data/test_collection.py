@@ -164,6 +164,22 @@ def test_titles_and_ids_of_other_types_are_refused(tmp_path, record):
         Collection.load(folder)
 
 
+def test_all_files_of_judgements_are_read_and_hidden_ones_are_not(tmp_path):
+    folder = write_beir(tmp_path / "c", {"d": "x"}, {"q": "y"}, {"test": {"q": {"d": 1}}})
+    judged = (folder / "qrels" / "test.tsv").read_bytes()
+    (folder / "qrels" / "train.tsv.gz").write_bytes(gzip.compress(judged))
+    (folder / "qrels" / "Validation.TSV").write_bytes(judged)
+    (folder / "qrels" / "._test.tsv").write_bytes(b"\0\xff")
+    assert set(Collection.load(folder).splits) == {"train", "dev", "test"}
+
+
+def test_a_second_id_is_named_as_left_out(tmp_path):
+    folder = write_beir(tmp_path / "c", {"d": "x"}, {"q": "y"}, {"test": {"q": {"d": 1}}})
+    records = [{"_id": "d", "id": 7, "text": "x"}, {"_id": "e", "id": "e", "doc_id": None, "text": "x"}]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert Collection.load(folder).left_out == ("id",)
+
+
 def test_unknown_split(small):
     with pytest.raises(CollectionError, match="no split 'dev'. It has: test, train"):
         Collection.load(small).split("dev")

@@ -43,7 +43,7 @@ def test_the_grade_of_a_pair_is_read(tmp_path, column):
     assert judged(tmp_path / "p.csv") == expected
 
 
-@pytest.mark.parametrize("grade", [0.5, "inf", None, "", "yes", 1e300])
+@pytest.mark.parametrize("grade", [0.5, "inf", None, "", "yes", 1e300, "1_0"])
 def test_a_grade_that_is_no_whole_number_is_refused(tmp_path, grade):
     path = write(tmp_path / "p.jsonl", {"query": "a", "positive": "b", "label": grade})
     with pytest.raises(CollectionError, match=r"line 1: the grade .* is not a whole number"):
@@ -99,6 +99,30 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, record, message):
     path = write(tmp_path / "p.jsonl", good, record)
     with pytest.raises(CollectionError, match=f"line 2: .*{message}"):
         Collection.load(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"Query": "a", "QUERY": "b", "positive": "x"},
+            "two of the columns 'Query', 'QUERY', 'positive' have the same",
+        ),
+        ({"query": "a", "positive": "x", "title": ["s", "t"]}, "found 2 titles"),
+        ({"query": "a", "positive": "x", "split": "\ud800"}, "half of a surrogate pair"),
+    ],
+)
+def test_nothing_is_chosen_without_a_word(tmp_path, record, message):
+    with pytest.raises(CollectionError, match=f"p.jsonl, line 1: {message}|line 1: it holds {message}"):
+        Collection.load(write(tmp_path / "p.jsonl", record))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [("Train", "train"), (" TEST ", "test"), ("Validation", "dev"), ("B", "B")]
+)
+def test_splits_have_one_name(tmp_path, given, name):
+    path = write(tmp_path / "p.jsonl", {"query": "a", "positive": "x", "split": given})
+    assert set(Collection.load(path).splits) == {name}
 
 
 def test_lenient_leaves_out_columns_that_are_not_understood(tmp_path):

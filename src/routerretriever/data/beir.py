@@ -8,6 +8,7 @@ from pathlib import Path
 
 from routerretriever.data.document import Document
 from routerretriever.data.jsonl import read_jsonl
+from routerretriever.data.names import data_suffix, without_data_suffix
 from routerretriever.data.qrels import read_qrels
 from routerretriever.data.raw_collection import RawCollection
 from routerretriever.errors import CollectionError
@@ -30,9 +31,9 @@ def read_beir_folder(folder: Path) -> RawCollection:
     if not raw.queries:
         raise CollectionError(f"{folder}: queries.jsonl is empty. Add queries, or index the corpus alone.")
 
-    for path in sorted((folder / "qrels").glob("*.tsv")):
+    for path in _qrels_files(folder / "qrels"):
         for judgement in read_qrels(path):
-            raw.judge(path.stem, judgement)
+            raw.judge(without_data_suffix(path.name), judgement)
     if not raw.judgements:
         raise CollectionError(
             f"{folder} has no judgements in qrels/<split>.tsv. Add some, for example as qrels/test.tsv."
@@ -74,6 +75,13 @@ def generated_from(folder: Path) -> str:
         raise CollectionError(
             f"{path} is damaged ({type(error).__name__}: {error}). It says where the queries come from: restore it."
         ) from error
+
+
+def _qrels_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if data_suffix(path.name) == ".tsv")
 
 
 def _file(folder: Path, stem: str) -> Path | None:

@@ -150,12 +150,17 @@ def metadata_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def left_out_fields(record: Mapping[str, Any]) -> list[str]:
-    """Return the fields of a sound record that are no metadata, since they hold lists or the like."""
-    return [
+    """Return the fields of a sound record that are no metadata, since they hold lists or the like.
+
+    A second id is among them: no field can have its name.
+    """
+    others = [
         name
         for name, value in _fields(record).items()
         if value is not None and not isinstance(value, _SCALARS)
     ]
+    used, *more = [name for name in ID_FIELDS if record.get(name) is not None]
+    return others + [name for name in more if record[name] != record[used]]
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:

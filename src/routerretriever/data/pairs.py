@@ -16,7 +16,7 @@ from routerretriever.data.document import Document, check_document
 from routerretriever.data.jsonl import read_jsonl
 from routerretriever.data.names import data_suffix
 from routerretriever.data.qrels import whole_grade
-from routerretriever.data.raw_collection import SPLIT_NAMES, Judgement, RawCollection
+from routerretriever.data.raw_collection import Judgement, RawCollection, split_name
 from routerretriever.data.tables import read_csv, read_tsv
 from routerretriever.data.text import check_text
 from routerretriever.errors import CollectionError
@@ -84,11 +84,14 @@ class PairCollector:
         """
         for where, given in records:
             record = {str(name).strip().casefold(): value for name, value in given.items()}
+            if len(record) < len(given):
+                raise CollectionError(
+                    f"{where}: two of the columns {_quoted(given)} have the same name. Keep one."
+                )
             if self.strict:
                 _check_columns(record, where)
 
-            split = str(record.get("split") or default_split)
-            split = SPLIT_NAMES.get(split, split)
+            split = split_name(str(record.get("split") or default_split), where)
             query_id = self._query_id(split, _query(record, where))
             title = _title(record, where)
             grade = _grade(record, where)
@@ -183,7 +186,10 @@ def _texts_in(value: Any, name: str, where: str) -> list[str]:
 
 def _title(record: Mapping[str, Any], where: str) -> str:
     title = record.get("title")
-    return "" if _is_empty(title) else _texts_in(title, "title", where)[0]
+    titles = [""] if _is_empty(title) else _texts_in(title, "title", where)
+    if len(titles) != 1:
+        raise CollectionError(f"{where}: found {len(titles)} titles. A document has one.")
+    return titles[0]
 
 
 def _grade(record: Mapping[str, Any], where: str) -> int:

@@ -86,7 +86,7 @@ def whole_grade(given: Any, where: str) -> int:
         CollectionError: it is something else, such as 0.5, inf or a word.
     """
     try:
-        grade = float(given)
+        grade = math.nan if "_" in str(given) else float(given)  # Python reads 1_0 as 10
     except (TypeError, ValueError):
         grade = math.nan
     if not grade.is_integer() or abs(grade) > _LARGEST:

@@ -18,7 +18,24 @@ from routerretriever.data.splits import Split
 from routerretriever.data.text import check_text
 from routerretriever.errors import CollectionError
 
-SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
+_SPLIT_NAMES = {
+    "train": "train",
+    "dev": "dev",
+    "development": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "test": "test",
+}
+
+
+def split_name(given: str, where: str) -> str:
+    """Return the name of a split as it is used here; ``Validation`` and the like are ``dev``.
+
+    Raises:
+        CollectionError: the name holds what is no character.
+    """
+    return _SPLIT_NAMES.get(given.strip().casefold(), check_text(given, where))
 
 
 class Judgement(NamedTuple):
@@ -73,8 +90,8 @@ class RawCollection:
             self.generated[query_id] = str(method)
 
     def judge(self, split: str, judgement: Judgement) -> None:
-        """Keep a judgement; splits for development are all called ``dev``."""
-        self.judgements.setdefault(SPLIT_NAMES.get(split, split), []).append(judgement)
+        """Keep a judgement; see :func:`split_name`."""
+        self.judgements.setdefault(split_name(split, judgement.where), []).append(judgement)
 
 
 def doubled_id(kind: str, given: str, where: str) -> CollectionError:
