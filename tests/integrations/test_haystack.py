@@ -9,7 +9,7 @@ from haystack.components.retrievers import InMemoryEmbeddingRetriever
 from haystack.components.writers import DocumentWriter
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 
-from routerretriever import Index
+from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document as OurDocument
 from routerretriever.errors import FilterError, ModelError, VectorIndexError
 from routerretriever.integrations.haystack import (
@@ -243,11 +243,26 @@ def test_a_filter_means_what_it_means_in_haystacks_own_store(both_stores, filter
         {"year": 1990},
         {"field": "year", "operator": "~", "value": 1},
         {"operator": "AND", "conditions": []},
+        {"operator": "AND", "conditions": None},
+        {"operator": "NOT", "conditions": {"field": "year", "operator": "==", "value": 1}},
+        {"operator": "OR", "conditions": ["year"]},
     ],
 )
 def test_what_is_no_filter_is_refused(dated, filters):
     with pytest.raises(FilterError):
         RoutedRetriever(dated).run(query="word1", filters=filters)
+
+
+def test_a_field_called_content_is_not_the_documents_content():
+    field = {"field": "meta.content", "operator": "<", "value": "x"}
+    assert to_condition(field) == {"content": {"lt": "x"}}
+    assert to_condition(field | {"field": "content"}) == {"text": {"lt": "x"}}
+
+
+def test_an_open_index_is_not_searched_with_another_model(index, built):
+    assert RoutedRetriever(index, model=index.model)._opened() is index
+    with pytest.raises(VectorIndexError, match="is open and has a model"):
+        RoutedRetriever(index, model=RouterRetriever.from_pretrained(built / "model", device="cpu")).warm_up()
 
 
 def test_conditions_are_plain_data():

@@ -29,12 +29,17 @@ def to_condition(filters: Mapping[str, Any]) -> Condition:
     return _condition(filters, negated=False)
 
 
-def _condition(filters: Mapping[str, Any], *, negated: bool) -> Condition:
+def _condition(filters: Any, *, negated: bool) -> Condition:
     """Translate one filter; below NOT, every comparison must be true or false for every document."""
+    if not isinstance(filters, Mapping):
+        raise FilterError(f"A filter is a mapping with an operator, not {filters!r:.60}.")
     operator = filters.get("operator")
     if operator in _LOGICAL:
         negated = negated or operator == "NOT"
-        parts = [_condition(part, negated=negated) for part in filters.get("conditions", ())]
+        conditions = filters.get("conditions")
+        if not isinstance(conditions, list | tuple):
+            raise FilterError(f"'{operator}' needs a list of conditions, not {conditions!r:.60}.")
+        parts = [_condition(part, negated=negated) for part in conditions]
         # Haystack's NOT means that not all of them hold.
         if operator == "NOT":
             return {"not": {"and": parts}}
@@ -45,8 +50,9 @@ def _condition(filters: Mapping[str, Any], *, negated: bool) -> Condition:
             "A filter has a field, an operator and a value, or conditions below AND, OR or NOT. This one does not: "
             f"{filters!r:.80}. Operators: {', '.join((*_COMPARISONS, *_LISTS))}."
         )
-    name = str(filters["field"]).removeprefix("meta.")
-    field = _Field(_OWN_NAMES.get(name, name))
+    given = str(filters["field"])
+    name = given.removeprefix("meta.")
+    field = _Field(_OWN_NAMES.get(given, name))
     value = filters["value"]
     if operator in _LISTS:
         return field.in_list(_checked_list(name, value), negated=operator == "not in")

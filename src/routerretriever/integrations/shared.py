@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from routerretriever.encoder.bulk_documents import encode_documents
+from routerretriever.errors import VectorIndexError
 from routerretriever.index.index import Index
 from routerretriever.index.search import Hit
 from routerretriever.model import RouterRetriever
@@ -28,10 +29,14 @@ def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path 
     """Return an index, or open the one in a folder; without ``model`` it loads the one it was made with.
 
     Raises:
-        VectorIndexError: there is none.
+        VectorIndexError: there is none, or an opened index is given with another model.
         FingerprintError: it was made with another base.
     """
     if isinstance(index, Index):
+        if model is not None and model is not index.model:
+            raise VectorIndexError(
+                "This index is open and has a model. Give its path with the other model, or leave out the model."
+            )
         return index
     if model is None:
         return Index.open(index)
