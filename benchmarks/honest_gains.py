@@ -31,8 +31,10 @@ from routerretriever.evaluation.gains import measure_gains
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL, paired_p_value
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan
-from routerretriever.experts.trainer import Chosen, Trainer
+from routerretriever.experts.kinds import KindTraining
+from routerretriever.experts.trainer import Chosen
 from routerretriever.experts.training_data import TrainingData
+from routerretriever.experts.training_report import trained_expert_info
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import TrainingPlan
 from routerretriever.progress import Silent
@@ -60,9 +62,13 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
     everything = (np.ones(len(data.held_out), bool),)
     old_part = HeldOutPart(selects=everything, measures=(~everything[0],))
     whole = replace(plan, parts=(*plan.parts, old_part))
-    trainer = Trainer(model, [data], config, collection.name, whole)
-    report, _ = trainer.run(Silent(), started)
-    info, kept, old = report.info, trainer.chosen[0], trainer.chosen[-1]
+    training = KindTraining(
+        model=model, data=[data], config=config, name=collection.name, plan=whole, progress=Silent()
+    )
+    (lora,) = training.run()
+    trainer, chosen = lora.trainer, lora.chosen
+    info = trained_expert_info([data], config, whole, lora.base, [found.scores for found in chosen])
+    kept, old = chosen[0], chosen[-1]
     # Where nothing beat the base, the old rule published that: a gain of 0.
     old_scores = trainer.base
     if trainer.state.choices[-1].best is not None:
@@ -82,7 +88,7 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
         "p": info.p_value,
         "weight": kept.weight,
         "refused": not info.gains_significantly(SIGNIFICANCE_LEVEL),
-        "seconds": round(report.seconds, 1),
+        "seconds": round(time.perf_counter() - started, 1),
     }
     figures["test_gain"], figures["test_p"] = test_gain(model, collection, kept.adapter)
     trainer.checkpoint.delete()

@@ -16,8 +16,8 @@ from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import HistoryError, RouterRetrieverError
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.arithmetic import cosines
+from routerretriever.lora.expert_files import load_expert
 from routerretriever.lora.expert_info import check_expert_name
-from routerretriever.lora.peft_files import load_adapter
 from routerretriever.routing.form_pilots import stale_experts
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -184,7 +184,7 @@ def _adapters(
         folder = model.root / EXPERTS / name
         try:
             check_expert_name(name)
-            adapter = load_adapter(folder, encoder.lora_layers)
+            adapter = load_expert(folder, encoder.lora_layers)
             read_expert_info(folder)
         except (RouterRetrieverError, RuntimeError) as error:
             yield Finding(
@@ -194,7 +194,7 @@ def _adapters(
         misfit = [
             layer
             for layer, (a, b) in adapter.factors.items()
-            if (b.shape[0], a.shape[1]) != tuple(encoder.lora_layers[layer].weight.shape)
+            if (b.shape[0], a.shape[1]) != tuple(encoder.adapted_layers[layer].weight.shape)
         ]
         if misfit:
             message = f"It does not fit the base: {misfit[0]} has another size."

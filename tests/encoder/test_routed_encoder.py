@@ -64,11 +64,15 @@ def test_every_architecture_computes_in_8_bits(base_path):
 MIXTURES = ([0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 5, 6, 6, 0, 1, 2, 3, 6, 6, 6, 4, 5, 0], [6, 2, 5, 3, 4, 2] * 4)
 
 
+KINDS = {"lora": ("lora",), "map": ("map",), "all": ("lora", "map", "both")}
+
+
 @pytest.mark.parametrize("columns", MIXTURES)
 @pytest.mark.parametrize("large", [1, 40, 10_000])
-def test_mixed_rows_equal_the_same_rows_one_expert_at_a_time(base_path, columns, large, monkeypatch):
+@pytest.mark.parametrize("kinds", KINDS)
+def test_mixed_rows_equal_the_same_rows_one_expert_at_a_time(base_path, columns, large, kinds, monkeypatch):
     monkeypatch.setattr("routerretriever.encoder.row_groups.MIN_FUSED_TOKENS", large)
-    model = with_experts(base_path)
+    model = with_experts(base_path, kinds=KINDS[kinds])
     model.state = model.state.with_policy(Fixed(choose(columns)))
     features = model.preprocess(TEXTS)
     routed = model[0](dict(features), task="query")["sentence_embedding"]

@@ -159,7 +159,7 @@ def test_users_files_are_carried_over_and_removed_experts_are_not(model, saved):
     assert list(RouterRetriever.from_pretrained(saved, device="cpu").experts) == ["e0", "e2"]
 
 
-@pytest.mark.parametrize("where", ["save_adapter", "_write_json", "_sync_tree", "_carry_over"])
+@pytest.mark.parametrize("where", ["save_expert", "_write_json", "_sync_tree", "_carry_over"])
 def test_full_disk_leaves_the_old_model(model, saved, monkeypatch, where):
     before = {p: p.read_bytes() for p in saved.rglob("*") if p.is_file()}
 

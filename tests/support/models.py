@@ -4,6 +4,7 @@ import numpy as np
 from tiny import WORDS, random_adapter
 
 from routerretriever import RouterRetriever
+from routerretriever.lora.adapter import VECTOR_MAP
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import GainRouter
@@ -11,10 +12,19 @@ from routerretriever.routing.routers import GainRouter
 TEXTS = [" ".join(WORDS[(7 * row + k) % 200] for k in range(1 + row % 9)) for row in range(24)]
 
 
-def with_experts(path, n=5, **kwargs):
+def layers_of(encoder, kind):
+    """The layers that an expert of a kind changes."""
+    if kind == "map":
+        return {VECTOR_MAP: encoder.adapted_layers[VECTOR_MAP]}
+    return encoder.adapted_layers if kind == "both" else encoder.lora_layers
+
+
+def with_experts(path, n=5, kinds=("lora",), **kwargs):
+    """A model with random experts, whose kinds are these in turn."""
     model = RouterRetriever.create(str(path), device="cpu", **kwargs)
     for number in range(n):
-        model.add_expert(f"e{number}", random_adapter(model.encoder.lora_layers, number, rank=2 + number))
+        layers = layers_of(model.encoder, kinds[number % len(kinds)])
+        model.add_expert(f"e{number}", random_adapter(layers, number, rank=2 + number))
     return model
 
 

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layers import returns_tuple
 from routerretriever.encoder.pass_state import DeferredLayers, PassState
-from routerretriever.encoder.row_groups import FusedPlans, row_groups, take_rows
+from routerretriever.encoder.row_groups import FusedPlans, RowGroup, row_groups, take_rows, without_experts
 from routerretriever.kernels import attention
 from routerretriever.kernels.threads import one_blas_thread
+from routerretriever.lora.adapter import VECTOR_MAP
 from routerretriever.lora.layers import Plan, Selection, SlicedPlan
 
 
@@ -123,9 +124,10 @@ class LayeredPass:
         # Routing is in numpy. A CPU shares the memory; an accelerator sends one small array for a batch.
         with one_blas_thread():
             deferred.weights = deferred.decide(deferred.route_embeddings.cpu().numpy())
-        groups = row_groups(
-            deferred.weights, hidden.shape[1], deferred.state, self.fused, device=hidden.device
+        weights = without_experts(
+            deferred.weights, [not a.layers.factors for a in deferred.state.experts.values()]
         )
+        groups = row_groups(weights, hidden.shape[1], deferred.state, self.fused, device=hidden.device)
         # A single group keeps the batch's own order, unless its plan counts rows in another.
         if len(groups) == 1 and not isinstance(groups[0].plan, SlicedPlan):
             return self._run_group(deferred, hidden, None, groups[0].plan)
@@ -133,6 +135,15 @@ class LayeredPass:
         for rows, plan in groups:
             output[rows] = self._run_group(deferred, hidden[rows], rows, plan)
         return output
+
+    def map_groups(self, deferred: DeferredLayers) -> list[RowGroup]:
+        """Return the rows of a routed batch by the plan of their maps; none where no expert has a map."""
+        adapters = deferred.state.experts.values()
+        if all(VECTOR_MAP not in adapter.factors for adapter in adapters):
+            return []
+        assert deferred.weights is not None
+        weights = without_experts(deferred.weights, [VECTOR_MAP not in a.factors for a in adapters])
+        return row_groups(weights, 1, deferred.state, self.fused, device=deferred.attention_mask.device)
 
     def _run_group(
         self, deferred: DeferredLayers, hidden: Tensor, rows: Tensor | None, plan: Plan | None

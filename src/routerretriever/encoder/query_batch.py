@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from routerretriever.encoder.finished_queries import FinishedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.layers import Plan
@@ -113,6 +114,15 @@ class EncodedQueries:
                 found[rows] = self.encoder.finish(plan_of(rows), *self.batch(rows)).float().cpu()
         result: Vectors = found.numpy()
         return result
+
+    def vectors_of(self, plan: Plan | None, rows: Sequence[int]) -> Tensor:
+        """Return those of some queries, with gradients for the factors of the plan."""
+        return self.encoder.finish(plan, *self.batch(rows)).float()
+
+    def finished(self, plan: Plan | None) -> FinishedQueries:
+        """Return the queries encoded to the end under a plan."""
+        vectors = torch.from_numpy(self.vectors(plan)).to(next(self.encoder.transformer.parameters()).device)
+        return FinishedQueries(encoder=self.encoder, finished=vectors)
 
     def batch(self, rows: Sequence[int]) -> tuple[dict[str, Any], list[Tensor] | None]:
         """Return padded features and the hidden states of some rows."""

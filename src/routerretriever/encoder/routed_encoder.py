@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,9 +31,9 @@ from routerretriever.encoder.row_groups import FusedPlans, mixed_plan
 from routerretriever.errors import ExpertError, ModelError, SilentExpertError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels import attention
-from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.expert_info import BaseInfo
-from routerretriever.lora.layers import FusedPlan, GatheredPlan, Plan, check_fits
+from routerretriever.lora.layers import FusedPlan, GatheredPlan, LoraLinear, Plan, check_fits, vector_map
 from routerretriever.routing.candidates import BASE, ROUTED
 from routerretriever.storage.hub_download import snapshot
 from routerretriever.storage.model_folder import (
@@ -96,9 +96,10 @@ class RoutedEncoder(BaseEncoder):
         self._state = ExpertState()
         self.layered = LayeredPass(layers, self.branch_layer)
         self.layered.install(lambda: self.transformer(self.tokenized(["probe"])))
-        self.lora_layers = install_adapters(
-            transformer.model, layers, self.branch_layer, self.layered.selection
-        )
+        selection = self.layered.selection
+        self.lora_layers = install_adapters(transformer.model, layers, self.branch_layer, selection)
+        # Kept in a dictionary, so that it is no part of the base: neither of its state dict nor of its fingerprint.
+        self._after_head = {VECTOR_MAP: vector_map(self.dimension, selection)}
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], **kwargs: Any) -> Self:
@@ -116,6 +117,11 @@ class RoutedEncoder(BaseEncoder):
                 "sentence-transformers/all-MiniLM-L6-v2."
             )
         return cls(first, rest, **kwargs)
+
+    @property
+    def adapted_layers(self) -> Mapping[str, LoraLinear]:
+        """Name → each layer that experts may change: those of the base, and the map of the finished vector."""
+        return {**self.lora_layers, **self._after_head}
 
     # -- experts -----------------------------------------------------------------------------------
 
@@ -139,7 +145,7 @@ class RoutedEncoder(BaseEncoder):
         experts: dict[str, Adapter] = {}
         for name, adapter in state.experts.items():
             if id(adapter) not in placed:
-                check_fits(adapter, self.lora_layers, f"The expert '{name}'")
+                check_fits(adapter, self.adapted_layers, f"The expert '{name}'")
                 adapter = adapter.placed(like)
             experts[name] = adapter
         return replace(state, experts=experts)
@@ -147,6 +153,7 @@ class RoutedEncoder(BaseEncoder):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast the module, as torch asks; the experts are no parameters, but go along."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._after_head[VECTOR_MAP]._apply(fn)  # type: ignore[no-untyped-call]
         state, self._state = self._state, ExpertState()
         self.state = state
         self.layered.int8 = Int8Layers()
@@ -317,8 +324,33 @@ class RoutedEncoder(BaseEncoder):
             features["sentence_embedding"] = deferred.route_embeddings
             return features
         features = self._pool(features)
+        vectors = features["sentence_embedding"]
+        for rows, plan in self.layered.map_groups(deferred):
+            vectors = vectors.index_copy(0, rows, self.mapped(vectors[rows], plan))
+        features["sentence_embedding"] = vectors
         features["route_weights"] = torch.as_tensor(deferred.weights, device=deferred.attention_mask.device)
         return features
+
+    def encode_plainly(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Run transformer, head and map without a router, under the plan in force; without one it is the base."""
+        features = super().encode_plainly(features)
+        plan = self.layered.selection.plan
+        if plan is not None:
+            features["sentence_embedding"] = self.mapped(features["sentence_embedding"], plan)
+        return features
+
+    def mapped(self, vectors: Tensor, plan: Plan | None) -> Tensor:
+        """Return finished vectors (n, d) after the map of a plan.
+
+        A base that ends with vectors at unit length gets such vectors back.
+        """
+        if plan is None or not plan.changes(VECTOR_MAP):
+            return vectors
+        with self.layered.selection.use(plan):
+            changed: Tensor = self._after_head[VECTOR_MAP](vectors[:, None])[:, 0]
+        if isinstance(self.head[-1], Normalize):
+            changed = F.normalize(changed, dim=-1)
+        return changed
 
     @property
     def route_dimension(self) -> int:

@@ -140,6 +140,25 @@ def row_groups(
     return groups
 
 
+def without_experts(weights: NDArray[np.float32], left_out: Sequence[bool]) -> NDArray[np.float32]:
+    """Return weights (n, 2 + E) in which the base has those of some experts: they change nothing here.
+
+    Args:
+        weights: of each candidate for each row (n, 2 + E).
+        left_out: one for each expert.
+    """
+    if not any(left_out):
+        return weights
+    columns = 2 + np.flatnonzero(left_out)
+    kept = weights.copy()
+    kept[:, _BASE] += kept[:, columns].sum(axis=1)
+    kept[:, columns] = 0.0
+    if all(left_out):
+        kept[:, _BASE] += kept[:, _MERGED]
+        kept[:, _MERGED] = 0.0
+    return kept
+
+
 def _leading_columns(weights: NDArray[Any]) -> NDArray[Any]:
     """Return the column that has a row (n, 2 + E) to itself, else :data:`_SHARED`."""
     no_expert = ~(weights[:, 2:] > 0).any(axis=1)

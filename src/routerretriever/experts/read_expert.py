@@ -8,9 +8,9 @@ from typing import NamedTuple
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import ExpertError, FingerprintError
 from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_files import base_of, load_expert
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.layers import check_fits
-from routerretriever.lora.peft_files import load_adapter, read_adapter_config
 from routerretriever.storage.hub_download import is_hub_name, read_folder, repository
 from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, read_expert_info, read_model_info
 
@@ -58,14 +58,14 @@ def read_adapter(model: RoutedModel, folder: Path, *, trust_base: bool = False) 
         ExpertError: the files are missing or damaged, or the adapter belongs to another base.
     """
     encoder = model.encoder
-    named = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
+    named = base_of(folder)
     if not trust_base and Path(named).name != Path(encoder.base.id).name:
         raise ExpertError(
             f"The adapter in {folder} was trained for the base '{named}', this model's base is "
             f"'{encoder.base.id}'. If they are the same weights, pass trust_base=True (--trust-base)."
         )
-    adapter = load_adapter(folder, encoder.lora_layers)
-    check_fits(adapter, model.encoder.lora_layers, f"The adapter in {folder}")
+    adapter = load_expert(folder, encoder.lora_layers)
+    check_fits(adapter, encoder.adapted_layers, f"The adapter in {folder}")
     return adapter
 
 

@@ -7,6 +7,7 @@ with the document matrix.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -14,10 +15,12 @@ from routerretriever.data.collection import Collection
 from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
-from routerretriever.experts.trainer import Trainer
+from routerretriever.experts.held_out import HeldOutPlan
+from routerretriever.experts.kinds import KindTraining, TrainedKind, best_kind
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
-from routerretriever.experts.training_report import TrainingReport
+from routerretriever.experts.training_report import TrainingReport, trained_expert_info
+from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import check_expert_name
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
@@ -70,14 +73,45 @@ def train_expert(
         TrainingData.prepare(model, source, vectors, config, budget)
         for source, vectors in zip(collections, documents, strict=True)
     ]
-    trainer = Trainer(model, data, config, name)
-    report, adapter = trainer.run(progress, started)
-    if not report.info.gains_significantly(SIGNIFICANCE_LEVEL) and not force:
-        trainer.checkpoint.delete()
+    plan = HeldOutPlan.of([part.collection.division_keys(part.held_out) for part in data])
+    trained = KindTraining(
+        model=model, data=data, config=config, name=name, plan=plan, progress=progress
+    ).run()
+    report, adapter = _outcome(trained, data, config, name, plan, started)
+    is_kept = force or report.info.gains_significantly(SIGNIFICANCE_LEVEL)
+    if is_kept:
+        model.add_expert(name, adapter, report.info, replace=force)
+    for kind in trained:
+        kind.trainer.checkpoint.delete()
+    if not is_kept:
         raise NoGainError(_no_gain(report))
-    model.add_expert(name, adapter, report.info, replace=force)
-    trainer.checkpoint.delete()
     return report
+
+
+def _outcome(
+    trained: Sequence[TrainedKind],
+    data: Sequence[TrainingData],
+    config: TrainingConfig,
+    name: str,
+    plan: HeldOutPlan,
+    started: float,
+) -> tuple[TrainingReport, Adapter]:
+    """Return the report of a training, and the adapter that it ends with."""
+    best, chosen = best_kind(trained, plan)
+    trainer, scores = best.trainer, [found.scores for found in chosen]
+    report = TrainingReport(
+        expert=name,
+        kind=best.kind,
+        info=trained_expert_info(data, config, plan, best.base, scores),
+        epochs=math.ceil(trainer.state.step / trainer.steps_per_epoch),
+        steps=trainer.state.step,
+        best_step=trainer.state.choices[0].step,
+        adapter_weight=chosen[0].weight,
+        seconds=time.perf_counter() - started,
+        history=tuple(trainer.state.history),
+        resumed=any(kind.trainer.state.resumed for kind in trained),
+    )
+    return report, chosen[0].adapter
 
 
 def _no_gain(report: TrainingReport) -> str:

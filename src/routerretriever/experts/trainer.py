@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from routerretriever.encoder.protocol import RoutedModel
-from routerretriever.errors import ExpertError
 from routerretriever.experts.adapter_weight import smallest_weight
-from routerretriever.experts.checkpoint import Checkpoint, Choice, TrainingState, training_key
+from routerretriever.experts.checkpoint import Checkpoint, Choice, TrainingState
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
-from routerretriever.experts.training_report import TrainingReport, trained_expert_info
 from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.layers import LoraLinear
 from routerretriever.progress import Progress
 
 
@@ -37,47 +32,49 @@ class Trainer:
         plan: which held-out queries choose the expert, and which measure it.
         key: a hash of everything that decides the training.
         checkpoint: where an interrupted training is kept.
-        base: held-out scores of the base, after :meth:`run`.
+        base: held-out scores at the beginning, which are those of the base unless an adapter encoded the data.
         chosen: what each part of the plan chose, after :meth:`run`.
     """
 
     def __init__(
         self,
-        model: RoutedModel,
         data: Sequence[TrainingData],
         config: TrainingConfig,
         name: str,
-        plan: HeldOutPlan | None = None,
+        plan: HeldOutPlan,
+        adapter: Adapter,
+        key: str,
     ) -> None:
-        layers = target_layers(model.encoder.eval().lora_layers, config.targets)
-        generator = torch.Generator().manual_seed(config.seed)
-        adapter = Adapter.initial(layers, config.rank, config.alpha, generator)
-        optimizer = torch.optim.AdamW(
-            adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.data, self.config, self.name = data, config, name
-        self.plan = plan or HeldOutPlan.of([part.collection.division_keys(part.held_out) for part in data])
+        """Prepare a training.
+
+        Args:
+            data: of each collection.
+            config: how it is trained.
+            name: of the expert, for progress.
+            plan: which held-out queries choose the expert, and which measure it.
+            adapter: where it begins; its factors are trained in place, where they need gradients.
+            key: of everything that decides what the training ends with.
+        """
+        trained = [factor for factor in adapter.parameters() if factor.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.data, self.config, self.name, self.plan = data, config, name, plan
         choices = [Choice() for _ in self.plan.parts]
         self.state = TrainingState(adapter=adapter, optimizer=optimizer, choices=choices)
-        self.key = training_key(model, [part.collection for part in data], config, name)
-        self.checkpoint = Checkpoint.of(self.key, len(choices))
+        self.checkpoint = Checkpoint.of(key, len(choices))
         self.steps_per_epoch = sum(math.ceil(len(part.train) / config.batch_size) for part in data)
         self.total_steps = self.steps_per_epoch * config.epochs
         self._epoch = -1
         self._batches: list[tuple[TrainingData, list[int]]] = []
 
-    def run(self, progress: Progress, started: float) -> tuple[TrainingReport, Adapter]:
+    def run(self, progress: Progress) -> list[Chosen]:
         """Train until the held-out queries that choose stop improving.
 
-        Args:
-            progress: where to report.
-            started: ``time.perf_counter()`` when the work began.
-
         Returns:
-            The report, and the best adapter; the last one if none beat the base.
+            What each part of the plan chooses: the best adapter by its queries; the last one if none
+            beat the beginning.
         """
         state = self.state
-        self.base = self._evaluate(state.adapter.scaled(0.0))
+        self.base = self.evaluate(state.adapter.scaled(0.0))
         self.checkpoint.load_into(state)
         interval = max(1, self.steps_per_epoch // self.config.evaluations)
         with torch.random.fork_rng(), progress.task(f"train {self.name}", self.total_steps) as task:
@@ -91,7 +88,7 @@ class Trainer:
                     self.checkpoint.save(state)
 
         self.chosen = self._choose()
-        return self._report(time.perf_counter() - started), self.chosen[0].adapter
+        return self.chosen
 
     def _one_step(self) -> None:
         state = self.state
@@ -123,7 +120,8 @@ class Trainer:
             return (step + 1) / warm
         return (self.total_steps - step) / max(1, self.total_steps - warm)
 
-    def _evaluate(self, adapter: Adapter) -> HeldOutScores:
+    def evaluate(self, adapter: Adapter) -> HeldOutScores:
+        """Return held-out scores under an adapter."""
         device = self.state.adapter.parameters()[0].device
         placed = adapter.mapped(lambda factor: factor.to(device))
         return HeldOutScores(tuple(part.evaluate(placed) for part in self.data))
@@ -132,7 +130,7 @@ class Trainer:
         return choice.without_improvement < self.config.patience
 
     def _check_held_out(self) -> None:
-        state, scores = self.state, self._evaluate(self.state.adapter)
+        state, scores = self.state, self.evaluate(self.state.adapter)
         copy: Adapter | None = None
         if self._goes_on(state.choices[0]):
             state.history.append(scores.mean(self.plan.parts[0].selects))
@@ -168,13 +166,13 @@ class Trainer:
         if trained is None or scores is None:  # nothing beat the base, so the last state is left
             last = (self.state.step, 1.0)
             if last not in known:
-                known[last] = self._evaluate(self.state.adapter)
+                known[last] = self.evaluate(self.state.adapter)
             return Chosen(self.state.adapter.detached(), 1.0, known[last])
 
         def scores_at(weight: float) -> HeldOutScores:
             key = (choice.step, weight)
             if key not in known:
-                known[key] = self._evaluate(trained.scaled(weight))
+                known[key] = self.evaluate(trained.scaled(weight))
             return known[key]
 
         known.setdefault((choice.step, 1.0), scores)
@@ -183,38 +181,3 @@ class Trainer:
         if weight == 1.0:
             return Chosen(trained, weight, scores)
         return Chosen(trained.scaled(weight), weight, scores_at(weight))
-
-    def _report(self, seconds: float) -> TrainingReport:
-        state, scores = self.state, [chosen.scores for chosen in self.chosen]
-        return TrainingReport(
-            expert=self.name,
-            info=trained_expert_info(self.data, self.config, self.plan, self.base, scores, training=self.key),
-            epochs=math.ceil(state.step / self.steps_per_epoch),
-            steps=state.step,
-            best_step=state.choices[0].step,
-            adapter_weight=self.chosen[0].weight,
-            seconds=seconds,
-            history=tuple(state.history),
-            resumed=state.resumed,
-        )
-
-
-def target_layers(layers: Mapping[str, LoraLinear], targets: Sequence[str] | None) -> dict[str, LoraLinear]:
-    """Return the layers that are adapted.
-
-    Args:
-        layers: name → each layer that experts may change.
-        targets: last parts of names; ``None`` is every layer.
-
-    Raises:
-        ExpertError: no layer has such a name.
-    """
-    if targets is None:
-        return dict(layers)
-    chosen = {name: layer for name, layer in layers.items() if name.rpartition(".")[2] in targets}
-    if not chosen:
-        names = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-        raise ExpertError(
-            f"No layer of the base is named {' or '.join(targets)}. Leave out the targets, or name some of: {names}."
-        )
-    return chosen

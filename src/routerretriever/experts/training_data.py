@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.finished_queries import FinishedQueries
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.errors import CollectionError
@@ -22,7 +23,7 @@ from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.kernels.exact_search import as_similarity
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.layers import TrainingPlan
+from routerretriever.lora.layers import Plan, TrainingPlan
 
 _POOLED_BATCHES = 32  # batches sorted by length together
 
@@ -35,7 +36,7 @@ class TrainingData:
         collection: where they are from.
         train, held_out: queries to learn from, and disjoint ones to stop early by.
         documents: their frozen vectors (m, d).
-        queries, probes: ``train`` and ``held_out``, encoded up to the branch layer.
+        queries, probes: ``train`` and ``held_out``, encoded up to the branch layer, or to the end.
         negatives: what the queries are ranked against.
         similarity: ``cosine`` or ``dot``.
     """
@@ -44,8 +45,8 @@ class TrainingData:
     train: Split
     held_out: Split
     documents: Vectors
-    queries: EncodedQueries
-    probes: EncodedQueries
+    queries: EncodedQueries | FinishedQueries
+    probes: EncodedQueries | FinishedQueries
     negatives: Negatives
     similarity: str
 
@@ -93,6 +94,16 @@ class TrainingData:
             similarity=model.similarity_fn_name,
         )
 
+    def finished(self, plan: Plan | None) -> TrainingData:
+        """Return the same data with queries that are encoded to the end under a plan.
+
+        Args:
+            plan: what encodes them; ``None`` is the plain base.
+        """
+        queries, probes = self.queries, self.probes
+        assert isinstance(queries, EncodedQueries) and isinstance(probes, EncodedQueries)
+        return replace(self, queries=queries.finished(plan), probes=probes.finished(plan))
+
     @property
     def only_crops(self) -> bool:
         """Whether all training queries are crops of passages."""
@@ -107,7 +118,7 @@ class TrainingData:
         """Return the ranking loss of one batch."""
         in_bf16 = config.computes_in_bf16(self.negatives.documents.device)
         plan = TrainingPlan(adapter, config.dropout, in_bf16)
-        vectors = self.queries.encoder.finish(plan, *self.queries.batch(rows)).float()
+        vectors = self.queries.vectors_of(plan, rows)
         ranked = self.negatives.candidates(rows)
         scores = as_similarity(vectors, self.similarity) @ ranked.vectors.T
         ignored = None if ranked.ignored is None else ranked.ignored.to(scores.device)

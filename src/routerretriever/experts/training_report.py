@@ -13,6 +13,7 @@ from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
+from routerretriever.lora.adapter import Kind
 from routerretriever.lora.expert_info import ExpertInfo
 
 
@@ -22,6 +23,7 @@ class TrainingReport:
 
     Attributes:
         expert: the expert's name.
+        kind: what it changes.
         info: what is stored beside it, with held-out nDCG@10 of base and expert.
         epochs: epochs begun.
         steps, best_step: optimiser steps in all, and at the kept state.
@@ -32,6 +34,7 @@ class TrainingReport:
     """
 
     expert: str
+    kind: Kind = Kind.LORA
     info: ExpertInfo
     epochs: int
     steps: int

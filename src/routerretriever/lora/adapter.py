@@ -1,23 +1,43 @@
-"""An adapter: the low-rank factors of one expert."""
+"""An adapter: the low-rank factors of one expert.
+
+They belong to linear layers of the base (LoRA), to the finished vector (a map), or to both. The map
+is one more layer: ``q' = q + B A q`` is LoRA on the identity.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+VECTOR_MAP = "vector_map"
+"""Name of the layer that changes the finished vector."""
+
+
+class Kind(StrEnum):
+    """What an expert changes."""
+
+    LORA = "lora"
+    """Linear layers of the base."""
+    MAP = "map"
+    """The finished vector alone."""
+    BOTH = "both"
+    """Layers, and then the vector."""
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The LoRA factors of one expert.
+    """The factors of one expert.
 
     Attributes:
-        factors: module name → (A, B), shapes (r, in_features) and (out_features, r).
+        factors: module name → (A, B), shapes (r, in_features) and (out_features, r);
+            :data:`VECTOR_MAP` is the name of the map.
         scaling: the factor applied to every ``B @ A`` (PEFT's ``lora_alpha / r``).
     """
 
@@ -25,9 +45,36 @@ class Adapter:
     scaling: float
 
     @property
+    def kind(self) -> Kind:
+        """What the expert changes."""
+        if VECTOR_MAP not in self.factors:
+            return Kind.LORA
+        return Kind.MAP if len(self.factors) == 1 else Kind.BOTH
+
+    @property
+    def layers(self) -> Adapter:
+        """The part that changes layers of the base."""
+        factors = {name: pair for name, pair in self.factors.items() if name != VECTOR_MAP}
+        return Adapter(factors, self.scaling)
+
+    @property
     def rank(self) -> int:
         """The largest rank of any factor pair."""
         return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    def rank_in(self, name: str) -> int:
+        """Return the rank in one layer; 0 where the adapter leaves it alone."""
+        if name not in self.factors:
+            return 0
+        return self.factors[name][0].shape[0]
+
+    def with_map(self, other: Adapter) -> Adapter:
+        """Return the layers of this adapter with the map of another one behind them."""
+        a, b = other.factors[VECTOR_MAP]
+        # Both parts have one scaling, so the other's goes into its B.
+        return Adapter(
+            {**self.layers.factors, VECTOR_MAP: (a, b * (other.scaling / self.scaling))}, self.scaling
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from routerretriever.errors import ExpertError
-from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 
 
 class Plan(Protocol):
     """How a linear layer treats the rows it is given."""
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor: ...
+
+    def changes(self, name: str) -> bool:
+        """Return whether any adapter of the plan changes a layer."""
 
 
 class Selection(threading.local):
@@ -60,9 +63,13 @@ class LoraLinear(nn.Linear):
         of_a: list[Tensor] = []
         of_b: list[Tensor] = []
         for adapter in adapters:
-            a, b = adapter.pair(self.name, self.weight, adapter.rank)
+            if self.name not in adapter.factors:
+                continue
+            a, b = adapter.factors[self.name]
             of_a.append(a)
             of_b.append(b * adapter.scaling)
+        if not of_a:
+            return self.weight.detach()
         total = torch.cat(of_b, dim=1), torch.cat(of_a)
         return torch.addmm(self.weight.detach(), *total, alpha=weight / len(adapters))
 
@@ -154,6 +161,9 @@ class TrainingPlan:
             x = F.dropout(x, self.dropout)
         return base + F.linear(F.linear(x, a), b * self.adapter.scaling).to(base.dtype)
 
+    def changes(self, name: str) -> bool:
+        return name in self.adapter.factors
+
 
 @dataclass(frozen=True, slots=True)
 class FusedPlan:
@@ -173,6 +183,9 @@ class FusedPlan:
             weight = self.weights[layer.name] = layer.fused_weight(self.adapters, self.weight)
         return F.linear(x, weight, layer.bias)
 
+    def changes(self, name: str) -> bool:
+        return any(name in adapter.factors for adapter in self.adapters)
+
 
 @dataclass(frozen=True, slots=True)
 class GatheredPlan:
@@ -180,12 +193,10 @@ class GatheredPlan:
 
     Attributes:
         adapters: k of each row, row after row (n · k).
-        rank: the largest of theirs.
         shares: how much of each (n, k), their scaling included; ``None`` is all of it.
     """
 
     adapters: tuple[Adapter, ...]
-    rank: int
     shares: Tensor | None = None
 
     @classmethod
@@ -193,7 +204,6 @@ class GatheredPlan:
         """Return the plan in which rows use the experts ``chosen`` (n, k), and ``shares`` (n, k) of their deltas."""
         numbers = chosen.flatten().tolist()
         adapters = tuple(experts[number] for number in numbers)
-        rank = max(experts[number].rank for number in set(numbers))
         if any(adapter.scaling != 1.0 for adapter in adapters):
             scaling = torch.tensor([adapter.scaling for adapter in adapters], device=chosen.device).view(
                 chosen.shape
@@ -201,11 +211,14 @@ class GatheredPlan:
             if shares is not None:
                 scaling = shares * scaling
             shares = scaling
-        return cls(adapters, rank, shares)
+        return cls(adapters, shares)
 
     def __call__(self, layer: LoraLinear, x: Tensor) -> Tensor:
-        n, rank = len(x), self.rank
+        n = len(x)
         k = len(self.adapters) // n
+        rank = max(adapter.rank_in(layer.name) for adapter in self.adapters)
+        if not rank:
+            return F.linear(x, layer.weight, layer.bias)
         of_a: list[Tensor] = []
         of_b: list[Tensor] = []
         for adapter in self.adapters:
@@ -220,6 +233,9 @@ class GatheredPlan:
         if self.shares is not None:
             low = low * self.shares.repeat_interleave(rank, dim=1)[:, None].to(low.dtype)
         return F.linear(x, layer.weight, layer.bias).baddbmm_(low, b.transpose(1, 2))
+
+    def changes(self, name: str) -> bool:
+        return any(name in adapter.factors for adapter in self.adapters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,3 +259,18 @@ class SlicedPlan:
                 low = F.linear(rows.reshape(-1, layer.in_features), a)
                 result.view(-1, layer.out_features).addmm_(low, b.T, alpha=adapter.scaling)
         return output
+
+    def changes(self, name: str) -> bool:
+        return any(name in adapter.factors for adapter in self.adapters)
+
+
+def vector_map(dimension: int, selection: Selection) -> LoraLinear:
+    """Return the layer behind the base's last one: it gives every vector back unless an expert changes it.
+
+    Args:
+        dimension: of the finished vectors.
+        selection: says which plan is in force.
+    """
+    identity = nn.Linear(dimension, dimension, bias=False).requires_grad_(False)
+    nn.init.eye_(identity.weight)
+    return LoraLinear(identity, VECTOR_MAP, selection)

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import HubError, ModelError
-from routerretriever.lora.peft_files import ADAPTER_CONFIG
+from routerretriever.lora.expert_files import is_expert
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS
 from routerretriever.routing.self_check import RoutingQuality, routing_quality
 from routerretriever.sharing.model_card import expert_card, model_card
@@ -50,9 +50,9 @@ def pull(name: str, folder: str | Path, *, revision: str | None = None) -> Path:
     source = downloaded(name, revision=revision)
     if (source / MODEL_INFO).exists():
         read_model_info(source)
-    elif not (source / ADAPTER_CONFIG).exists():
+    elif not is_expert(source):
         raise HubError(
-            f"'{name}' is neither a RouterRetriever model nor an expert in PEFT's format. Check the name."
+            f"'{name}' is neither a RouterRetriever model nor an expert (in PEFT's format, or a map). Check the name."
         )
     with replacing(target, renewed=STATE_FILES) as staging:  # the cache's files are links
         shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".gitattributes"))

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from routerretriever.errors import FingerprintError, FormatError, HistoryError, RouterRetrieverError
-from routerretriever.lora.peft_files import load_adapter
+from routerretriever.lora.expert_files import load_expert
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.storage.atomic import link_or_copy, replacing
@@ -261,7 +261,7 @@ def _found(root: Path, layers: Collection[str]) -> Entry:
 
 def _version(folder: Path, layers: Collection[str]) -> str | None:
     try:
-        return load_adapter(folder, layers).fingerprint
+        return load_expert(folder, layers).fingerprint
     except RouterRetrieverError:
         return None
 

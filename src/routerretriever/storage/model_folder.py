@@ -5,6 +5,7 @@
       modules.json, 1_Pooling/, …                  Sentence Transformers' files
       routerretriever.json                         format version, base, branch layer, experts, policy
       experts/NAME/adapter_*                       PEFT's format; ``PeftModel`` loads it
+      experts/NAME/map.*                           the map of an expert that has one
       experts/NAME/expert.json                     what it was trained on and what it gained
       pilots.safetensors, pilots.json              the pilot library
       history/                                     earlier versions; see :mod:`storage.history`
@@ -25,13 +26,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from routerretriever.errors import FingerprintError, FormatError
 from routerretriever.expert_state import ExpertState
-from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.adapter import Adapter, Kind
+from routerretriever.lora.expert_files import load_expert, save_expert
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo, check_expert_name
-from routerretriever.lora.peft_files import load_adapter, save_adapter
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots, save_pilots
 from routerretriever.routing.policy import RoutingPolicy
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+"""The newest format. Models without a map are written in the first one, which older versions read."""
+_WITHOUT_MAPS = 1
 MODEL_INFO = "routerretriever.json"
 ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
 """What saved models name in ``modules.json``; older ones do so too, so it never changes."""
@@ -76,8 +79,9 @@ def write_state(root: Path, parts: ModelParts, head: Sequence[Mapping[str, str]]
         write_expert(root / EXPERTS / name, parts, name)
     if state.library is not None:
         save_pilots(state.library, root, base_fingerprint=parts.fingerprint)
+    any_maps = any(adapter.kind != Kind.LORA for adapter in state.experts.values())
     info = {
-        "format_version": MODEL_FORMAT,
+        "format_version": MODEL_FORMAT if any_maps else _WITHOUT_MAPS,
         "base": asdict(parts.base) | {"fingerprint": parts.fingerprint},
         **parts.layout,
         "head": list(head),
@@ -88,9 +92,9 @@ def write_state(root: Path, parts: ModelParts, head: Sequence[Mapping[str, str]]
 
 
 def write_expert(folder: Path, parts: ModelParts, name: str) -> None:
-    """Write one expert in PEFT's format, with what is known of it."""
+    """Write the weights of one expert, with what is known of it."""
     base = parts.base
-    save_adapter(parts.state.experts[name], folder, base=base.id, revision=base.revision)
+    save_expert(parts.state.experts[name], folder, base=base.id, revision=base.revision)
     _write_json(folder / EXPERT_INFO, asdict(parts.state.infos[name]))
 
 
@@ -115,7 +119,7 @@ def read_state(root: Path, info: Mapping[str, Any], layers: Collection[str], fin
     experts: dict[str, Adapter] = {}
     infos: dict[str, ExpertInfo] = {}
     for name in names:
-        experts[name] = load_adapter(root / EXPERTS / name, layers)
+        experts[name] = load_expert(root / EXPERTS / name, layers)
         infos[name] = read_expert_info(root / EXPERTS / name)
     policy = read_policy(root, info["policy"], fingerprint, tuple(names))
     return ExpertState(experts=experts, infos=infos, policy=policy)
