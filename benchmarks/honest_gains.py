@@ -67,7 +67,8 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
     )
     (lora,) = training.run()
     trainer, chosen = lora.trainer, lora.chosen
-    info = trained_expert_info([data], config, whole, lora.base, [found.scores for found in chosen])
+    scores = [found.scores for found in chosen]
+    info = trained_expert_info([data], config, whole, lora.base, scores, training=training.key)
     kept, old = chosen[0], chosen[-1]
     # Where nothing beat the base, the old rule published that: a gain of 0.
     old_scores = trainer.base

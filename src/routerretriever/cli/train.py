@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_BASE = "all-MiniLM-L6-v2"
 _PRESET = "the preset's"
+_KINDS = {"lora": "LoRA", "map": "map", "both": "LoRA and map"}
+_OF_A_MAP = {"epochs": "map_epochs", "learning_rate": "map_learning_rate", "batch_size": "map_batch_size"}
+"""Setting of LoRA → that of a map."""
 
 Name = Annotated[
     str | None,
@@ -42,10 +45,20 @@ Base = Annotated[
 Preset = Annotated[
     str, typer.Option(help="Settings to start from: default, or paper for those of arXiv 2409.02685.")
 ]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        help="What the expert changes: lora (layers of the base), map (the finished vector alone), both, "
+        "or auto, which trains all and keeps what held-out queries prefer.",
+        show_default=_PRESET,
+    ),
+]
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Pass over the queries at most N times.", show_default=_PRESET)
 ]
-Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default=_PRESET)]
+Rank = Annotated[
+    int | None, typer.Option(min=1, help="LoRA rank; a map chooses its own.", show_default=_PRESET)
+]
 LearningRate = Annotated[
     float | None, typer.Option("--lr", min=0.0, help="Learning rate.", show_default=_PRESET)
 ]
@@ -65,6 +78,7 @@ def train(
     name: Name = None,
     base: Base = None,
     preset: Preset = "default",
+    kind: Kind = None,
     epochs: Epochs = None,
     rank: Rank = None,
     learning_rate: LearningRate = None,
@@ -86,6 +100,7 @@ def train(
 
     config = _training_config(
         preset,
+        kind,
         epochs=epochs,
         rank=rank,
         learning_rate=learning_rate,
@@ -109,14 +124,26 @@ def train(
         _show_training(report, added, model, collections)
 
 
-def _training_config(preset: str, **given: Any) -> TrainingConfig:
+def _training_config(preset: str, kind: str | None, **given: Any) -> TrainingConfig:
     from dataclasses import replace
 
-    from routerretriever.experts.training_config import PRESETS, Preset
+    from routerretriever.experts.training_config import PRESETS, Preset, TrainedKinds
 
     if preset not in list(Preset):
         raise ExpertError(f"There is no preset '{preset}'. Choose one of: {', '.join(Preset)}.")
     changes = {key: value for key, value in given.items() if value is not None}
+    if kind is not None:
+        if kind not in list(TrainedKinds):
+            raise ExpertError(
+                f"There is no kind '{kind}' of expert. Choose one of: {', '.join(TrainedKinds)}."
+            )
+        changes["kind"] = TrainedKinds(kind)
+    if kind == TrainedKinds.MAP:
+        if "rank" in changes:
+            raise ExpertError(
+                "A map chooses its rank itself: the smallest that keeps its gain. Leave out --rank."
+            )
+        changes = {_OF_A_MAP.get(key, key): value for key, value in changes.items()}
     return replace(PRESETS[Preset(preset)], **changes)
 
 
@@ -151,7 +178,7 @@ def _show_training(report: TrainingReport, expert: str, model: Path, collections
     info = report.info
     generated = " generated" if info.gain_on_generated else ""
     figures = (
-        f": held-out nDCG@10 {points(info.expert_ndcg)}, base {points(info.base_ndcg)} "
+        f" ({_KINDS[report.kind]}): held-out nDCG@10 {points(info.expert_ndcg)}, base {points(info.base_ndcg)} "
         f"({points(info.gain, signed=True)} points, p = {report.p_value:.3g}, "
         f"{info.held_out}{generated} queries, {info.measured_on}), {report.steps} steps in {report.seconds:.0f} s. "
         f"Saved in {model}."

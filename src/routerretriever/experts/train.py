@@ -74,10 +74,9 @@ def train_expert(
         for source, vectors in zip(collections, documents, strict=True)
     ]
     plan = HeldOutPlan.of([part.collection.division_keys(part.held_out) for part in data])
-    trained = KindTraining(
-        model=model, data=data, config=config, name=name, plan=plan, progress=progress
-    ).run()
-    report, adapter = _outcome(trained, data, config, name, plan, started)
+    training = KindTraining(model=model, data=data, config=config, name=name, plan=plan, progress=progress)
+    trained = training.run()
+    report, adapter = _outcome(training, trained, started)
     is_kept = force or report.info.gains_significantly(SIGNIFICANCE_LEVEL)
     if is_kept:
         model.add_expert(name, adapter, report.info, replace=force)
@@ -89,20 +88,17 @@ def train_expert(
 
 
 def _outcome(
-    trained: Sequence[TrainedKind],
-    data: Sequence[TrainingData],
-    config: TrainingConfig,
-    name: str,
-    plan: HeldOutPlan,
-    started: float,
+    training: KindTraining, trained: Sequence[TrainedKind], started: float
 ) -> tuple[TrainingReport, Adapter]:
     """Return the report of a training, and the adapter that it ends with."""
-    best, chosen = best_kind(trained, plan)
+    best, chosen = best_kind(trained, training.plan)
     trainer, scores = best.trainer, [found.scores for found in chosen]
     report = TrainingReport(
-        expert=name,
+        expert=training.name,
         kind=best.kind,
-        info=trained_expert_info(data, config, plan, best.base, scores),
+        info=trained_expert_info(
+            training.data, training.config, training.plan, best.base, scores, training=training.key
+        ),
         epochs=math.ceil(trainer.state.step / trainer.steps_per_epoch),
         steps=trainer.state.step,
         best_step=trainer.state.choices[0].step,

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from torch import Tensor, nn
 
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, ModelError
+from routerretriever.lora.adapter import VECTOR_MAP
 from routerretriever.lora.layers import FusedPlan
 from routerretriever.routing.candidates import MERGED
 from routerretriever.sharing.model_card import EXPERT_COLUMNS, expert_row, origin_of
@@ -57,7 +59,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not empty, and an export never replaces files. Choose another folder.")
     plain = _Plain(
-        modules=[encoder.transformer, *encoder.head],
+        modules=[encoder.transformer, *encoder.head, *_map_modules(encoder, plan)],
         device=str(model.device),
         prompts={key: prompt for key, prompt in model.prompts.items() if prompt},
         default_prompt_name=model.default_prompt_name,
@@ -70,6 +72,18 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
         # The live model is not touched, so it may go on encoding: only what is written has the delta in it.
         encoder.transformer.model.save_pretrained(str(staging), state_dict=_fused_weights(encoder, plan))
     return target
+
+
+def _map_modules(encoder: RoutedEncoder, plan: FusedPlan) -> list[nn.Module]:
+    """Return the modules that do what the plan's map does, if it has one."""
+    if not plan.changes(VECTOR_MAP):
+        return []
+    size = encoder.dimension
+    weight = encoder.adapted_layers[VECTOR_MAP].fused_weight(plan.adapters, plan.weight)
+    dense = Dense(size, size, bias=False, activation_function=nn.Identity(), init_weight=weight)
+    if isinstance(encoder.head[-1], Normalize):
+        return [dense, Normalize()]
+    return [dense]
 
 
 def _fused_weights(encoder: RoutedEncoder, plan: FusedPlan) -> dict[str, Tensor]:
