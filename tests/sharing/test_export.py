@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from models import with_experts
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
 from tiny import make_checkpoint, random_adapter
 from typer.testing import CliRunner
 
@@ -43,6 +45,20 @@ def test_vectors_are_those_of_pinned_routing(model, tmp_path, name):
     np.testing.assert_allclose(plain.encode_query(TEXTS), wanted, atol=1e-5)
     assert np.abs(wanted - before).max() > 1e-2
     np.testing.assert_array_equal(model.encode_query(TEXTS, expert="base"), before)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", ["e1", "e2", "merged"])
+def test_a_map_becomes_a_dense_layer(checkpoint, tmp_path, normalize, name):
+    plain = SentenceTransformer(str(checkpoint), device="cpu")
+    if normalize:
+        plain.append(Normalize())
+    plain.save(str(tmp_path / "base"))
+    model = with_experts(tmp_path / "base", 3, kinds=("lora", "map", "both"))
+    exported = SentenceTransformer(str(model.export_expert(name, tmp_path / "out")), device="cpu")
+    np.testing.assert_allclose(
+        exported.encode_query(TEXTS), model.encode_query(TEXTS, expert=name), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "mpnet", "xlm-roberta", "modernbert"])

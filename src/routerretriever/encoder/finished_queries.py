@@ -31,12 +31,12 @@ class FinishedQueries:
     def vectors(self, plan: Plan | None) -> Vectors:
         """Return sentence embeddings (n, d) of all queries after the map of a plan."""
         with torch.no_grad():
-            found: Vectors = self.encoder.mapped(self.finished, plan).float().cpu().numpy()
+            found: Vectors = self.encoder.vector_map(self.finished, plan).float().cpu().numpy()
         return found
 
     def vectors_of(self, plan: Plan | None, rows: Sequence[int]) -> Tensor:
         """Return those of some queries, with gradients for the factors of the plan."""
-        return self.encoder.mapped(self.finished[list(rows)], plan).float()
+        return self.encoder.vector_map(self.finished[list(rows)], plan).float()
 
     def length(self, row: int) -> int:
         """Return 0: all vectors cost the same, however long the queries were."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from routerretriever.errors import SilentExpertError
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import GatheredPlan, Plan
 
@@ -92,6 +93,25 @@ def silent_experts(
                 if not change > tolerance:  # true of NaN as well
                     silent.append(name)
     return silent
+
+
+def refuse_silent(silent: Sequence[str], where: str) -> None:
+    """Raise an error that names the experts, if there are any.
+
+    Args:
+        silent: of :func:`silent_experts`.
+        where: they are, as the end of "The expert 'NAME'".
+    """
+    if len(silent) == 1:
+        raise SilentExpertError(
+            f"The expert '{silent[0]}'{where} changes no query vector: its weights are zero or "
+            "not finite. Train or export it again."
+        )
+    if silent:
+        raise SilentExpertError(
+            f"The experts {', '.join(silent)}{where} change no query vector: their weights are "
+            "zero or not finite. Train or export them again."
+        )
 
 
 @torch.inference_mode()

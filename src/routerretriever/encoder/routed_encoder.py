@@ -26,14 +26,15 @@ from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layered_pass import LayeredPass
 from routerretriever.encoder.layers import check_layers, find_layers, install_adapters
 from routerretriever.encoder.pass_state import DeferredLayers, RouteDecision
-from routerretriever.encoder.probes import silent_experts
+from routerretriever.encoder.probes import refuse_silent, silent_experts
 from routerretriever.encoder.row_groups import FusedPlans, mixed_plan
-from routerretriever.errors import ExpertError, ModelError, SilentExpertError
+from routerretriever.encoder.vector_map import VectorMap
+from routerretriever.errors import ExpertError, ModelError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels import attention
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.expert_info import BaseInfo
-from routerretriever.lora.layers import FusedPlan, GatheredPlan, LoraLinear, Plan, check_fits, vector_map
+from routerretriever.lora.layers import FusedPlan, GatheredPlan, LoraLinear, Plan, check_fits
 from routerretriever.routing.candidates import BASE, ROUTED
 from routerretriever.storage.hub_download import snapshot
 from routerretriever.storage.model_folder import (
@@ -98,8 +99,8 @@ class RoutedEncoder(BaseEncoder):
         self.layered.install(lambda: self.transformer(self.tokenized(["probe"])))
         selection = self.layered.selection
         self.lora_layers = install_adapters(transformer.model, layers, self.branch_layer, selection)
-        # Kept in a dictionary, so that it is no part of the base: neither of its state dict nor of its fingerprint.
-        self._after_head = {VECTOR_MAP: vector_map(self.dimension, selection)}
+        unit = isinstance(self.head[-1], Normalize)
+        self.vector_map = VectorMap(self.dimension, selection, to_unit_length=unit)
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], **kwargs: Any) -> Self:
@@ -121,7 +122,7 @@ class RoutedEncoder(BaseEncoder):
     @property
     def adapted_layers(self) -> Mapping[str, LoraLinear]:
         """Name → each layer that experts may change: those of the base, and the map of the finished vector."""
-        return {**self.lora_layers, **self._after_head}
+        return {**self.lora_layers, VECTOR_MAP: self.vector_map.layer}
 
     # -- experts -----------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class RoutedEncoder(BaseEncoder):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast the module, as torch asks; the experts are no parameters, but go along."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._after_head[VECTOR_MAP]._apply(fn)  # type: ignore[no-untyped-call]
+        self.vector_map.move(fn)
         state, self._state = self._state, ExpertState()
         self.state = state
         self.layered.int8 = Int8Layers()
@@ -176,17 +177,7 @@ class RoutedEncoder(BaseEncoder):
         Raises:
             SilentExpertError: names them.
         """
-        silent = self.silent_experts(experts)
-        if len(silent) == 1:
-            raise SilentExpertError(
-                f"The expert '{silent[0]}'{where} changes no query vector: its weights are zero or "
-                "not finite. Train or export it again."
-            )
-        if silent:
-            raise SilentExpertError(
-                f"The experts {', '.join(silent)}{where} change no query vector: their weights are "
-                "zero or not finite. Train or export them again."
-            )
+        refuse_silent(self.silent_experts(experts), where)
 
     # -- plans -------------------------------------------------------------------------------------
 
@@ -324,10 +315,8 @@ class RoutedEncoder(BaseEncoder):
             features["sentence_embedding"] = deferred.route_embeddings
             return features
         features = self._pool(features)
-        vectors = features["sentence_embedding"]
-        for rows, plan in self.layered.map_groups(deferred):
-            vectors = vectors.index_copy(0, rows, self.mapped(vectors[rows], plan))
-        features["sentence_embedding"] = vectors
+        groups = self.layered.map_groups(deferred)
+        features["sentence_embedding"] = self.vector_map.by_groups(features["sentence_embedding"], groups)
         features["route_weights"] = torch.as_tensor(deferred.weights, device=deferred.attention_mask.device)
         return features
 
@@ -335,22 +324,8 @@ class RoutedEncoder(BaseEncoder):
         """Run transformer, head and map without a router, under the plan in force; without one it is the base."""
         features = super().encode_plainly(features)
         plan = self.layered.selection.plan
-        if plan is not None:
-            features["sentence_embedding"] = self.mapped(features["sentence_embedding"], plan)
+        features["sentence_embedding"] = self.vector_map(features["sentence_embedding"], plan)
         return features
-
-    def mapped(self, vectors: Tensor, plan: Plan | None) -> Tensor:
-        """Return finished vectors (n, d) after the map of a plan.
-
-        A base that ends with vectors at unit length gets such vectors back.
-        """
-        if plan is None or not plan.changes(VECTOR_MAP):
-            return vectors
-        with self.layered.selection.use(plan):
-            changed: Tensor = self._after_head[VECTOR_MAP](vectors[:, None])[:, 0]
-        if isinstance(self.head[-1], Normalize):
-            changed = F.normalize(changed, dim=-1)
-        return changed
 
     @property
     def route_dimension(self) -> int:

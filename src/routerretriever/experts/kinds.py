@@ -16,7 +16,7 @@ from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutSc
 from routerretriever.experts.trainer import Chosen, Trainer
 from routerretriever.experts.training_config import TrainedKinds, TrainingConfig
 from routerretriever.experts.training_data import TrainingData
-from routerretriever.lora.adapter import VECTOR_MAP, Adapter, Kind
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.arithmetic import combine_adapters
 from routerretriever.lora.layers import LoraLinear, TrainingPlan
 from routerretriever.progress import Progress
@@ -30,13 +30,11 @@ class TrainedKind:
     """Experts of one kind from one training.
 
     Attributes:
-        kind: what they change.
         base: held-out scores of the base.
         trainer: the training; the last one, where there were several.
         chosen: what each part of the held-out plan chooses.
     """
 
-    kind: Kind
     base: HeldOutScores
     trainer: Trainer
     chosen: list[Chosen]
@@ -84,25 +82,36 @@ class KindTraining:
         layers = target_layers(self.model.encoder.eval().lora_layers, self.config.targets)
         generator = torch.Generator().manual_seed(self.config.seed)
         adapter = Adapter.initial(layers, self.config.rank, self.config.alpha, generator)
-        trainer = Trainer(self.data, self.config, self.name, self.plan, adapter, self.key)
+        trainer = Trainer(
+            data=self.data,
+            config=self.config,
+            name=self.name,
+            plan=self.plan,
+            adapter=adapter,
+            key=self.key,
+        )
         chosen = trainer.run(self.progress)
-        return TrainedKind(kind=Kind.LORA, base=trainer.base, trainer=trainer, chosen=chosen)
+        return TrainedKind(base=trainer.base, trainer=trainer, chosen=chosen)
 
     def _map(self) -> TrainedKind:
         trainer, chosen = self._map_on(None)
-        return TrainedKind(kind=Kind.MAP, base=trainer.base, trainer=trainer, chosen=chosen)
+        return TrainedKind(base=trainer.base, trainer=trainer, chosen=chosen)
 
     def _both(self, lora: TrainedKind) -> TrainedKind:
-        """Train a map on top of the LoRA factors that each part of the plan chose."""
-        trainer, maps = lora.trainer, list[Chosen]()
-        known: dict[str, list[Chosen]] = {}
+        """Train a map on top of the LoRA factors that each part of the plan chose; without gain there is none."""
+        trainer, chosen = lora.trainer, list[Chosen]()
+        known: dict[str, tuple[Trainer, list[Chosen]]] = {}
         for number, start in enumerate(lora.chosen):
             version = start.adapter.fingerprint
             if version not in known:
-                trainer, known[version] = self._map_on(start.adapter)
-            found = known[version][number]
-            maps.append(found._replace(adapter=start.adapter.with_map(found.adapter)))
-        return TrainedKind(kind=Kind.BOTH, base=lora.base, trainer=trainer, chosen=maps)
+                known[version] = self._map_on(start.adapter)
+            trainer, maps = known[version]
+            found = maps[number]
+            if trainer.state.choices[number].best is None:
+                chosen.append(start)
+            else:
+                chosen.append(found._replace(adapter=start.adapter.with_map(found.adapter)))
+        return TrainedKind(base=lora.base, trainer=trainer, chosen=chosen)
 
     def _map_on(self, start: Adapter | None) -> tuple[Trainer, list[Chosen]]:
         """Train a map on the vectors of the base, or on those of LoRA factors."""
@@ -111,7 +120,9 @@ class KindTraining:
         data = [part.finished(plan) for part in self.data]
         name = self.name if start is None else f"{self.name}, map"
         key = f"{self.key}-map-{'base' if start is None else start.fingerprint}"
-        trainer = Trainer(data, config, name, self.plan, initial_map(encoder), key)
+        trainer = Trainer(
+            data=data, config=config, name=name, plan=self.plan, adapter=initial_map(encoder), key=key
+        )
         chosen = trainer.run(self.progress)
         trainer.checkpoint.delete()  # it takes a minute to train again
         parts = zip(self.plan.parts, chosen, strict=True)

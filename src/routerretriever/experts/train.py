@@ -95,7 +95,7 @@ def _outcome(
     trainer, scores = best.trainer, [found.scores for found in chosen]
     report = TrainingReport(
         expert=training.name,
-        kind=best.kind,
+        kind=chosen[0].adapter.kind,
         info=trained_expert_info(
             training.data, training.config, training.plan, best.base, scores, training=training.key
         ),

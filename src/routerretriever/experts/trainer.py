@@ -38,6 +38,7 @@ class Trainer:
 
     def __init__(
         self,
+        *,
         data: Sequence[TrainingData],
         config: TrainingConfig,
         name: str,
