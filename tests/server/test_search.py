@@ -235,6 +235,22 @@ def test_documents_come_and_go(admin, own):
     assert len(Index.open(own.index)) == answer.json()["documents"]
 
 
+def test_null_means_not_given(admin):
+    entry = {"id": "n1", "text": "word1", "title": None, "metadata": {"year": 1990, "lang": None}}
+    written = admin.post("/v1/documents", json={"collection": None, "documents": [entry]})
+    assert written.status_code == 200, written.text
+    other = {"id": "n2", "text": "word1", "metadata": None}
+    assert admin.post("/v1/documents", json={"documents": [other]}).status_code == 200
+    names = ("k", "expert", "filter", "exact", "mode", "rerank", "min_relevance")
+    search = {"query": "word1", **dict.fromkeys(names)}
+    assert admin.post("/v1/search", json=search).status_code == 200
+    found = admin.post("/v1/search", json=search | {"filter": {"year": 1990}}).json()["results"][0]["hits"]
+    assert [(hit["id"], hit["title"], hit["metadata"]) for hit in found] == [("n1", "", {"year": 1990})]
+    assert admin.post("/v1/route", json={"query": "word1", "pilots": None}).status_code == 200
+    gone = admin.request("DELETE", "/v1/documents", json={"collection": None, "ids": ["n1", "n2"]})
+    assert gone.json()["deleted"] == 2
+
+
 def test_what_cannot_be_stored_is_refused_whole(admin):
     before = admin.get("/v1/experts").json()["documents"]
     for metadata in ({"ye.ar": 1}, {"text": "x"}, {"year": "later"}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from routerretriever.data.text import EMPTY_QUERY, HALF_CHARACTER, is_text
 
@@ -26,6 +26,17 @@ Text = Annotated[str, AfterValidator(_without_half_characters)]
 FilledText = Annotated[Text, Field(min_length=1)]
 Name = Annotated[Text, Field(max_length=MAX_NAME)]
 DocumentId = Annotated[Text, Field(min_length=1, max_length=MAX_ID)]
+
+
+def null_is(default: Any, kind: Any) -> BeforeValidator:
+    """Read null as "not given", as clients mean it that write every field."""
+    return BeforeValidator(
+        lambda given: default if given is None else given,
+        json_schema_input_type=kind | None,
+    )
+
+
+CollectionName = Annotated[Name, null_is("", Name)]
 
 
 def _not_blank(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field
 
 from routerretriever.data.text import HALF_CHARACTER, is_text
-from routerretriever.server.schemas.common import DocumentId, Name, Request, Text
+from routerretriever.server.schemas.common import CollectionName, DocumentId, Request, Text, null_is
 
 
 def _check_fields(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +17,8 @@ def _check_fields(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-Metadata = Annotated[dict[str, str | int | float | bool], AfterValidator(_check_fields)]
+Fields = dict[str, str | int | float | bool | None]
+Metadata = Annotated[Fields, AfterValidator(_check_fields), null_is({}, Fields)]
 
 
 class DocumentEntry(Request):
@@ -25,14 +26,14 @@ class DocumentEntry(Request):
 
     id: DocumentId = Field(examples=["d17"])
     text: Text = Field(examples=["tar -xf archive.tar -C directory"])
-    title: Text = Field("", examples=["tar"])
+    title: Annotated[Text, null_is("", Text)] = Field("", examples=["tar"])
     metadata: Metadata = Field(default_factory=dict, examples=[{"year": 2024}])
 
 
 class DocumentsRequest(Request):
     """Documents to add; each replaces the one of the same collection and id."""
 
-    collection: Name = Field("", examples=["nl2bash"])
+    collection: CollectionName = Field("", examples=["nl2bash"])
     documents: list[DocumentEntry] = Field(min_length=1)
 
 
@@ -46,7 +47,7 @@ class DocumentsAnswer(BaseModel):
 class DeleteRequest(Request):
     """Documents to delete; unknown ids are ignored."""
 
-    collection: Name = Field("", examples=["nl2bash"])
+    collection: CollectionName = Field("", examples=["nl2bash"])
     ids: list[DocumentId] = Field(min_length=1, examples=[["d17"]])
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from routerretriever.routing.candidates import ROUTED
-from routerretriever.server.schemas.common import MANY, ONE, FilledText, Name
+from routerretriever.server.schemas.common import MANY, ONE, FilledText, Name, null_is
 
 IDS = "ids"
 ID_LISTS = "id_lists"
@@ -27,14 +27,6 @@ def _kind_of_input(given: Any) -> str:
     return IDS if isinstance(first, int) else MANY
 
 
-def _default(default: str, kind: Any) -> BeforeValidator:
-    """Read null as "not given", as clients of OpenAI mean it."""
-    return BeforeValidator(
-        lambda given: default if given is None else given,
-        json_schema_input_type=kind | None,
-    )
-
-
 class EmbeddingsRequest(BaseModel):
     """OpenAI's request, and whether the texts are queries or documents."""
 
@@ -50,15 +42,15 @@ class EmbeddingsRequest(BaseModel):
         description="A text, a list of texts, or one or more lists of token ids of the base's tokenizer.",
         examples=["how do I untar a directory"],
     )
-    model: Annotated[Name, _default(ROUTED, str)] = Field(
+    model: Annotated[Name, null_is(ROUTED, str)] = Field(
         ROUTED,
         description="`routed`, `base`, `merged` or an expert's name. Documents are always the base's.",
         examples=["routed"],
     )
-    input_type: Annotated[InputType, _default("query", InputType)] = Field(
+    input_type: Annotated[InputType, null_is("query", InputType)] = Field(
         "query", description="What the texts are. Only queries are routed.", examples=["query"]
     )
-    encoding_format: Annotated[EncodingFormat, _default("float", EncodingFormat)] = Field(
+    encoding_format: Annotated[EncodingFormat, null_is("float", EncodingFormat)] = Field(
         "float", description="Numbers, or base64 of little-endian float32.", examples=["float"]
     )
     dimensions: int | None = Field(

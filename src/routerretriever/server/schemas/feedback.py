@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from routerretriever.server.schemas.common import DocumentId, Name, Request, Text
+from routerretriever.server.schemas.common import CollectionName, DocumentId, Name, Request, Text
 
 
 class DocumentName(Request):
     """A document that was shown, or clicked."""
 
     id: DocumentId = Field(examples=["d17"])
-    collection: Name = Field("", examples=["nl2bash"])
+    collection: CollectionName = Field("", examples=["nl2bash"])
 
 
 class Judgement(DocumentName):

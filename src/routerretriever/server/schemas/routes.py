@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from routerretriever.server.schemas.common import QueriesRequest
+from routerretriever.server.schemas.common import QueriesRequest, null_is
 
 
 class RouteRequest(QueriesRequest):
     """One query, or several."""
 
-    pilots: int = Field(5, ge=0, le=50, description="Show this many of the nearest pilots.", examples=[5])
+    pilots: Annotated[int, null_is(5, int)] = Field(
+        5, ge=0, le=50, description="Show this many of the nearest pilots.", examples=[5]
+    )
 
 
 class PilotEntry(BaseModel):

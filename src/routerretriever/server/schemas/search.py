@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from routerretriever.data.text import HALF_CHARACTER, is_text
 from routerretriever.index.search import Mode
-from routerretriever.server.schemas.common import Name, QueriesRequest
+from routerretriever.server.schemas.common import Name, QueriesRequest, null_is
 
 
 def _storable(condition: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +21,9 @@ def _storable(condition: dict[str, Any]) -> dict[str, Any]:
 class SearchRequest(QueriesRequest):
     """One query, or several."""
 
-    k: int = Field(10, ge=1, le=1000, description="At most this many results for each query.", examples=[10])
+    k: Annotated[int, null_is(10, int)] = Field(
+        10, ge=1, le=1000, description="At most this many results for each query.", examples=[10]
+    )
     expert: Name | None = Field(
         None,
         description="Use this candidate instead of routing: `base`, `merged` or an expert; null routes.",
@@ -33,7 +35,7 @@ class SearchRequest(QueriesRequest):
         "`{field: {op: value}}` with eq, ne, lt, lte, gt, gte, in, exists, and `and`, `or`, `not` of such.",
         examples=[{"collection": "nl2bash"}],
     )
-    exact: bool = Field(
+    exact: Annotated[bool, null_is(False, bool)] = Field(
         False, description="Scan all vectors even if there is an approximate index.", examples=[False]
     )
     mode: Mode | None = Field(
@@ -43,7 +45,7 @@ class SearchRequest(QueriesRequest):
         "index without a text index.",
         examples=["vector"],
     )
-    rerank: bool = Field(
+    rerank: Annotated[bool, null_is(False, bool)] = Field(
         False,
         description="Order the best fifty by the cross-encoder that the server was started with.",
         examples=[False],
