@@ -11,7 +11,7 @@ from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError
 from routerretriever.experts.adapter_weight import KEPT_GAIN
-from routerretriever.experts.checkpoint import training_key
+from routerretriever.experts.checkpoint import Choice, training_key
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutScores
 from routerretriever.experts.trainer import Chosen, Trainer
 from routerretriever.experts.training_config import TrainedKinds, TrainingConfig
@@ -106,12 +106,16 @@ class KindTraining:
             if version not in known:
                 known[version] = self._map_on(start.adapter)
             trainer, maps = known[version]
-            found = maps[number]
-            if trainer.state.choices[number].best is None:
-                chosen.append(start)
-            else:
-                chosen.append(found._replace(adapter=start.adapter.with_map(found.adapter)))
+            chosen.append(_joined(start, maps[number], trainer.state.choices[number]))
         return TrainedKind(base=lora.base, trainer=trainer, chosen=chosen)
+
+    def mapped(self, start: Chosen | None) -> list[Chosen]:
+        """Return the maps that the parts of the plan choose: on the base's vectors, or behind LoRA factors."""
+        if start is None:
+            return self._map().chosen
+        trainer, maps = self._map_on(start.adapter)
+        parts = zip(maps, trainer.state.choices, strict=True)
+        return [_joined(start, found, choice) for found, choice in parts]
 
     def _map_on(self, start: Adapter | None) -> tuple[Trainer, list[Chosen]]:
         """Train a map on the vectors of the base, or on those of LoRA factors."""
@@ -127,6 +131,13 @@ class KindTraining:
         trainer.checkpoint.delete()  # it takes a minute to train again
         parts = zip(self.plan.parts, chosen, strict=True)
         return trainer, [_of_low_rank(trainer, part, found) for part, found in parts]
+
+
+def _joined(start: Chosen, found: Chosen, choice: Choice) -> Chosen:
+    """Return LoRA factors with a map behind them, or alone where no map gained anything."""
+    if choice.best is None:
+        return start
+    return found._replace(adapter=start.adapter.with_map(found.adapter))
 
 
 def best_kind(trained: Sequence[TrainedKind], plan: HeldOutPlan) -> tuple[TrainedKind, list[Chosen]]:
