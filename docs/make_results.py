@@ -21,6 +21,9 @@ _TITLES = {
     "core": "Seven experts against the base",
     "real": "Every way to route",
     "real-studies": "Studies that train",
+    "honest_gains": "Which queries choose an expert, and which measure it",
+    "hybrid": "Words, neighbours and relevance",
+    "kinds": "LoRA, maps, and both",
     "serving/load": "The server under load",
     "serving/soak": "The server for half an hour",
 }

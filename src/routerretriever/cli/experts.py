@@ -72,7 +72,7 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
         return
     from routerretriever.routing.pilot_library import marked
 
-    table = Table("expert", "trained on", "base", "with it", "gain", "p", caption=_MEASURED)
+    table = Table("expert", "kind", "trained on", "base", "with it", "gain", "p", caption=_MEASURED)
     for key, info in loaded.experts.items():
         scores = [MISSING] * 4
         if info.held_out:
@@ -81,13 +81,14 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
             if info.p_value is not None:
                 p_value = f"{info.p_value:.2g}"
             scores = [points(info.base_ndcg), points(info.expert_ndcg), gain, p_value]
-        table.add_row(key, info.trained_on, *scores)
+        table.add_row(key, loaded.state.experts[key].kind, info.trained_on, *scores)
     out.print(table)
 
 
 def _rows(loaded: RouterRetriever) -> dict[str, dict[str, Any]]:
     return {
         key: {
+            "kind": loaded.state.experts[key].kind,
             "collection": info.collection,
             "queries": info.queries,
             "held_out": info.held_out,
