@@ -11,7 +11,7 @@ from routerretriever.routing.pilot_files import PILOT_INFO, load_pilots, save_pi
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import make_router
-from routerretriever.routing.word_gains import PRIOR_QUERIES, WordCurves, WordGains
+from routerretriever.routing.word_gains import FEWEST_QUERIES, TRIED, WordCurves, WordGains
 from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
 
 FEW, MANY = WEIGHTS.index(0.975), WEIGHTS.index(0.7)
@@ -61,10 +61,8 @@ def test_a_query_gets_the_weight_that_pays_beside_its_candidate():
     assert plan_of(library(), LAW).vector_weight == 0.975
     assert plan_of(library(), LAW, column=0).vector_weight == 0.7
     plan = plan_of(library(), SEA)
-    assert (
-        plan.vector_weight == 1.0 and plan.reason == "words should gain nothing, by held-out queries of 'sea'"
-    )
-    assert "points, by held-out queries of 'law'" in plan_of(library(), LAW).reason
+    assert plan.vector_weight == 1.0 and plan.reason == "words gain nothing on held-out queries of 'sea'"
+    assert "points on held-out queries of 'law'" in plan_of(library(), LAW).reason
 
 
 def test_pilots_of_feedback_leave_the_weight_to_judged_pilots():
@@ -93,14 +91,24 @@ def test_out_of_domain_the_default_holds():
     assert plan_of(far, LAW, abstain=False).vector_weight == 0.975
 
 
-def test_few_queries_are_shrunk_towards_what_holds_elsewhere():
-    lib = replace(library(), counts=np.array([10 * PRIOR_QUERIES, 1]))
-    curves = WordCurves.of(lib.words, lib.counts, lib.group_numbers(), lib.groups(), lib.experts)
-    others = curves.values[1, 0, 1:]
-    prior = (lib.words.values[0, 0] + lib.words.values[1, 0]) / 2
-    np.testing.assert_allclose(
-        others, (lib.words.values[1, 0] + PRIOR_QUERIES * prior) / (1 + PRIOR_QUERIES), atol=1e-6
+def test_a_weight_must_be_better_than_the_default_by_a_standard_error():
+    gains = np.zeros((40, 2, len(WEIGHTS)), np.float32)
+    gains[:, :, MANY] = np.tile([0.5, -0.4], 20)[:, None]  # 0.05 on average, with an error of 0.07
+    gains[:20, 0, MANY] += 0.2  # 0.15 beside the base
+    curves = WordCurves.of(
+        WordGains(values=gains, experts={"law": "lawyer"}),
+        np.ones(40, np.int64),
+        np.zeros(40, np.int64),
+        ("law",),
+        ("lawyer",),
     )
+    assert [TRIED[column] for column in curves.chosen[0]] == [0.7, DEFAULT_WEIGHT]
+
+
+def test_few_queries_leave_the_default():
+    lib = replace(library(), counts=np.array([FEWEST_QUERIES, FEWEST_QUERIES - 1]))
+    assert plan_of(lib, LAW).vector_weight == 0.975
+    assert plan_of(lib, SEA).vector_weight == DEFAULT_WEIGHT
 
 
 def test_experts_come_and_go_with_what_was_measured_beside_them():

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from routerretriever.routing.pilot_library import FEEDBACK, PilotLibrary
 from routerretriever.routing.relevance import Relevance
 from routerretriever.routing.search_plan import SearchPlan
-from routerretriever.routing.word_gains import BESIDE_BASE, BESIDE_EXPERT, WordCurves
-from routerretriever.words.weights import DEFAULT_WEIGHT, WEIGHTS
+from routerretriever.routing.word_gains import BESIDE_BASE, BESIDE_EXPERT, TRIED, WordCurves
+from routerretriever.words.weights import DEFAULT_WEIGHT
 
 _BASE_COLUMN, _FIRST_EXPERT = 0, 2
 _FEEDBACK_WEIGHT = 1e-9
@@ -100,15 +100,16 @@ class Planner:
             return self._default("default, since words were not measured beside this candidate here")
         assert self.curves is not None
 
-        curve = self.curves.values[group, beside]
-        best = int(curve.argmax())
-        collection = self.names[group]
-        reason = f"words should gain nothing, by held-out queries of '{collection}'"
-        if best:
-            gain = 100 * curve[best]
-            reason = f"words should gain {gain:+.1f} nDCG@10 points, by held-out queries of '{collection}'"
+        chosen, collection = int(self.curves.chosen[group, beside]), self.names[group]
+        gain = 100 * self.curves.values[group, beside, chosen]
+        weight = TRIED[chosen]
+        reason = f"words gain {gain:+.1f} nDCG@10 points on held-out queries of '{collection}'"
+        if weight == 1.0:
+            reason = f"words gain nothing on held-out queries of '{collection}'"
+        elif weight == DEFAULT_WEIGHT:
+            reason = f"default, since no other is clearly better on held-out queries of '{collection}'"
         return SearchPlan(
-            vector_weight=(1.0, *WEIGHTS)[best],
+            vector_weight=weight,
             reason=reason,
             relevance=self._relevance(collection, beside),
         )

@@ -52,7 +52,7 @@ class RouteEntry(BaseModel):
     )
     words_reason: str = Field(
         description="Why words have the rest of the weight.",
-        examples=["words should gain +2.0 nDCG@10 points, by held-out queries of 'nl2bash'"],
+        examples=["words gain +2.0 nDCG@10 points on held-out queries of 'nl2bash'"],
     )
     pilots: list[PilotEntry]
     position: tuple[float, float] | None = Field(
