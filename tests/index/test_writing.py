@@ -149,6 +149,14 @@ def test_whole_numbers_and_floats_of_one_call_make_floats(index, tmp_path, door,
 
 
 @pytest.mark.parametrize("door", DOORS)
+def test_a_long_whole_number_that_a_float_holds_is_stored_beside_floats(index, tmp_path, door):
+    door(index, [{"size": 2**53 + 2}, {"size": 0.5}], tmp_path)
+    assert metadata_of(index, "size") == {"d0": 2.0**53 + 2, "d1": 0.5}
+    with pytest.raises(CollectionError, match="'size' is int here and double"):
+        door(index, [{"size": 2**53 + 1}], tmp_path)
+
+
+@pytest.mark.parametrize("door", DOORS)
 def test_two_types_of_one_field_are_refused(index, tmp_path, door):
     with pytest.raises(CollectionError, match="'year' is str here and int64"):
         door(index, [{"year": 1}, {"year": "late"}], tmp_path)

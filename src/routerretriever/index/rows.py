@@ -55,9 +55,13 @@ def document_rows(
         "vector": pa.FixedSizeListArray.from_arrays(flat, dimension),
     }
     for name in metadata_columns(schema):
-        columns[name] = [_stored(document.metadata.get(name)) for document in documents]
+        kind = schema.field(name).type
+        columns[name] = [_stored(document.metadata.get(name), kind) for document in documents]
     return pa.table(columns, schema=schema)
 
 
-def _stored(value: Any) -> Any:
-    return None if is_missing(value) else value
+def _stored(value: Any, kind: pa.DataType) -> Any:
+    if is_missing(value):
+        return None
+    # Arrow itself refuses whole numbers beyond 2⁵³ as floats, also those that a float holds exactly.
+    return float(value) if pa.types.is_floating(kind) else value
