@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from models import with_experts
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
+from routerretriever import Collection, RouterRetriever, TrainingConfig, merge_experts, train_expert
 from routerretriever.errors import ExpertError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts import held_out
 from routerretriever.experts.kinds import best_kind
 from routerretriever.experts.training_config import TrainedKinds
-from routerretriever.lora.adapter import VECTOR_MAP, Kind
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter, Kind
 
 
 @pytest.fixture
@@ -94,3 +96,14 @@ def test_queries_that_measure_do_not_choose_the_kind():
 def test_an_unknown_kind_is_refused_by_name():
     with pytest.raises(ExpertError, match="kind"):
         TrainingConfig(kind="linear")
+
+
+def test_merging_keeps_the_rank_of_each_layer(checkpoint):
+    model = with_experts(checkpoint, 1, kinds=("both",))
+    first = next(iter(model.state.experts.values()))
+    ranks = dict.fromkeys(first.layers.factors, 2)
+    wide = Adapter({**first.factors, VECTOR_MAP: (torch.randn(20, 32), torch.randn(32, 20))}, 1.0)
+    model.add_expert("wide", wide)
+    merge_experts(model, ["wide", "e0"], "sum")
+    found = {name: model.state.experts["sum"].rank_in(name) for name in wide.factors}
+    assert found == {**ranks, VECTOR_MAP: 20}

@@ -28,7 +28,7 @@ def merge_experts(
         model: holds the experts.
         names: at least two of them.
         out: name of the combined expert.
-        rank: of the combined expert; default the largest among them.
+        rank: of the combined expert; default in each layer the largest among them.
         weights: one for each expert; default 1 for each, which gives the sum. A half for each of
             two gives their mean.
 
@@ -43,8 +43,7 @@ def merge_experts(
     if len(used) != len(names) or not all(map(math.isfinite, used)):
         raise ExpertError(f"Give one finite weight for each of the {len(names)} experts, as in 0.5,0.5.")
 
-    largest = max(adapter.rank for adapter in adapters)
-    combined = combine_adapters(adapters, used, largest if rank is None else rank)
+    combined = combine_adapters(adapters, used, rank)
     config = {
         "combined": dict(zip(names, used, strict=True)),
         "rank": combined.rank,

@@ -45,16 +45,23 @@ class CombinedAdapter:
     kept: float
 
 
-def combine_adapters(adapters: Sequence[Adapter], weights: Sequence[float], rank: int) -> CombinedAdapter:
+def combine_adapters(
+    adapters: Sequence[Adapter], weights: Sequence[float], rank: int | None = None
+) -> CombinedAdapter:
     """Return the best approximation of a weighted sum of LoRA deltas at a rank, layer by layer (Eckart and Young 1936).
 
     The sum is ``[w₁s₁B₁ …] [A₁; …]``. With ``B = Q_B R_B`` and ``Aᵀ = Q_A R_A`` its singular values are those of
     ``R_B R_Aᵀ``, a matrix of the size of the ranks together.
 
+    Args:
+        adapters: any number.
+        weights: one for each.
+        rank: in every layer; default the largest that one of the adapters has there.
+
     Raises:
         ExpertError: the rank is below 1.
     """
-    if rank < 1:
+    if rank is not None and rank < 1:
         raise ExpertError(f"The rank of a merged expert is at least 1, not {rank}.")
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     kept, whole = 0.0, 0.0
@@ -62,7 +69,8 @@ def combine_adapters(adapters: Sequence[Adapter], weights: Sequence[float], rank
         b, a = _stacked(adapters, weights, name)
         (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
         u, values, vt = torch.linalg.svd(r_b @ r_a.T)
-        size = min(rank, len(values))
+        wanted = max(adapter.rank_in(name) for adapter in adapters) if rank is None else rank
+        size = min(wanted, len(values))
         root = values[:size].sqrt()
         new_a, new_b = root[:, None] * (vt[:size] @ q_a.T), (q_b @ u[:, :size]) * root
         factors[name] = (new_a.float().contiguous(), new_b.float().contiguous())
