@@ -33,6 +33,7 @@ from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL, paired_p_v
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan
 from routerretriever.experts.kinds import KindTraining
 from routerretriever.experts.trainer import Chosen
+from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.experts.training_report import trained_expert_info
 from routerretriever.lora.adapter import Adapter
@@ -55,7 +56,7 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
         What the present rule chooses, with the figures of both rules. The expert is in the model.
     """
     started = time.perf_counter()
-    config = TrainingConfig(seed=SEED)
+    config = TrainingConfig(seed=SEED, kind=TrainedKinds.LORA)
     vectors = model.embed_collection(collection)
     data = TrainingData.prepare(model, collection, vectors, config, HIDDEN_BUDGET)
     plan = HeldOutPlan.of([list(data.held_out.queries.values())])

@@ -74,7 +74,7 @@ class TrainingConfig:
         ExpertError: a field is unknown, or its value is not possible.
     """
 
-    kind: TrainedKinds = TrainedKinds.LORA
+    kind: TrainedKinds = TrainedKinds.AUTO
     rank: Count = 8
     alpha: AboveZero = 32.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -133,6 +133,7 @@ PRESETS = {
     Preset.DEFAULT: TrainingConfig(),
     # arXiv 2409.02685, section 4; temperature and dropout from the official code.
     Preset.PAPER: TrainingConfig(
+        kind=TrainedKinds.LORA,
         dropout=0.1,
         temperature=0.05,
         targets=("query", "value", "q", "v", "q_proj", "v_proj", "Wqkv"),
