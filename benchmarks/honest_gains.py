@@ -231,7 +231,7 @@ def main() -> None:
     names = [*given.experts, *given.unseen]
     routed = routed_on_test(model, by_rule, [Collection.load(given.data / name) for name in names])
     document = {
-        "command": "python benchmarks/honest_gains.py DATA --keep MODEL",
+        "command": f"python benchmarks/honest_gains.py DATA --keep MODEL --experts {' '.join(given.experts)}",
         "seed": SEED,
         "test_queries": LIMIT,
         "summary": summary(experts, routed),

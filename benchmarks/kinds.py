@@ -114,7 +114,8 @@ def main() -> None:
         kind: float(np.mean([row["test_gain"][kind] for row in rows.values()]))
         for kind in ("lora", "map", "both", "auto")
     }
-    result = {"command": "python benchmarks/kinds.py MODEL DATA", **surroundings(), "mean": means}
+    only = f" --only {' '.join(args.only)}" if args.only else ""
+    result = {"command": "python benchmarks/kinds.py MODEL DATA" + only, **surroundings(), "mean": means}
     print(json.dumps(means, indent=2))
     if args.out is not None:
         args.out.write_text(json.dumps({**result, "experts": rows}, indent=2) + "\n", encoding="utf-8")
