@@ -2,6 +2,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
@@ -100,6 +101,7 @@ def test_a_hostile_value_is_only_a_value(index, text):
         assert [hit.id for hit in index.search("word1", k=50, where=condition)] == [text]
 
 
+@tried(100)
 @given(
     value=st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
 )
