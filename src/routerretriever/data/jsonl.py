@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from routerretriever.data.names import compression_of
 from routerretriever.errors import CollectionError
 
 _BUFFER = 1 << 16  # bytes; at most this much before a cut in a truncated file is lost
@@ -70,7 +71,7 @@ def _parsed_lines(path: Path, parse: Callable[[bytes], _T]) -> Iterator[tuple[st
 
 
 def _open(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(pa.input_stream(str(path), compression="detect"), _BUFFER)
+    return io.BufferedReader(pa.input_stream(str(path), compression=compression_of(path.name)), _BUFFER)
 
 
 def _reading_error(path: Path, place: str, error: Exception) -> CollectionError:

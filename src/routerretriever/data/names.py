@@ -11,7 +11,8 @@ from routerretriever.errors import CollectionError
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 DATA_SUFFIXES = (*JSONL_SUFFIXES, ".json", ".csv", ".tsv", ".parquet")
-COMPRESSED_SUFFIXES = (".gz", ".zst")
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSED_SUFFIXES = tuple(_COMPRESSIONS)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_FILE_NAMES = re.compile(r"^\.|[. ]$|[^\w.,+=@() -]")
@@ -99,3 +100,8 @@ def data_suffix(file_name: str) -> str:
     for compressed in COMPRESSED_SUFFIXES:
         name = name.removesuffix(compressed)
     return next((suffix for suffix in DATA_SUFFIXES if name.endswith(suffix)), "")
+
+
+def compression_of(file_name: str) -> str | None:
+    """Return how a file is compressed, as Arrow calls it."""
+    return next((kind for end, kind in _COMPRESSIONS.items() if file_name.lower().endswith(end)), None)

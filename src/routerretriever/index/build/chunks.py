@@ -18,16 +18,15 @@ from pyarrow import fs
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.document import Document, content_hash
-from routerretriever.data.names import check_collection_name, collection_name
+from routerretriever.data.names import JSONL_SUFFIXES, check_collection_name, collection_name, compression_of
 from routerretriever.errors import CollectionError
-from routerretriever.index.build.paths import open_path
+from routerretriever.index.build.paths import below, open_path, suffix_of
 from routerretriever.index.check import check_fields
 
 CHUNK_ROWS = 8192
 """Rows of a chunk: what a lost worker costs, and what one has in memory."""
 
-_JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
-_SHARDS = (*_JSONL, ".parquet")
+_SHARDS = (*JSONL_SUFFIXES, ".parquet")
 _READ_BYTES = 1 << 16
 
 Cut = tuple[int, int, int]
@@ -188,28 +187,28 @@ def _shards(source: str) -> list[str] | None:
 
     is_uri = "://" in source
     if info.type == fs.FileType.File:
-        if not source.endswith(_SHARDS):
+        if suffix_of(source) not in _SHARDS:
             return None
         return [source if is_uri else path]
     if info.type == fs.FileType.Directory:
-        scheme = source[: len(source) - len(path)] if is_uri else ""
-        return [scheme + shard for shard in _shards_below(system, path, source)]
+        folder = source if is_uri else path
+        return [below(folder, shard) for shard in _shards_below(system, path, source)]
     if is_uri:
         raise CollectionError(f"There is nothing at {source}. Check the address.")
     return None
 
 
 def _shards_below(system: fs.FileSystem, folder: str, source: str) -> list[str]:
-    """Return the corpus of a BEIR folder, or else all shards that are not hidden."""
+    """Return the corpus of a BEIR folder, or else all shards that are not hidden, as paths in the folder."""
     corpus, others = [], []
     for item in system.get_file_info(fs.FileSelector(folder, recursive=True)):
-        if not item.is_file or not item.path.endswith(_SHARDS):
+        if not item.is_file or suffix_of(item.path) not in _SHARDS:
             continue
         inside = item.path.removeprefix(folder).lstrip("/")
         if inside.startswith("corpus."):
-            corpus.append(item.path)
+            corpus.append(inside)
         elif not any(part.startswith((".", "_")) for part in inside.split("/")):
-            others.append(item.path)
+            others.append(inside)
     if not corpus and not others:
         raise CollectionError(f"{source} holds no shards. Documents are in files named {', '.join(_SHARDS)}.")
     return sorted(corpus or others)
@@ -219,7 +218,7 @@ def _cut_shard(shard: str, problems: list[Problem]) -> Iterator[Chunk]:
     system, path = open_path(shard)
     info = system.get_file_info(path)
     stamp = f"{info.size}-{info.mtime_ns}"
-    cut = _cut_parquet if shard.endswith(".parquet") else _cut_jsonl
+    cut = _cut_parquet if suffix_of(shard) == ".parquet" else _cut_jsonl
     for start, stop, offset in cut(system, path, shard, problems):
         yield Chunk(shard=shard, start=start, stop=stop, stamp=stamp, offset=offset)
 
@@ -241,7 +240,7 @@ def _cut_jsonl(system: fs.FileSystem, path: str, shard: str, problems: list[Prob
     begun = read = 0  # byte at which the chunk begins, and the bytes read so far
     ended = True
     try:
-        with system.open_input_stream(path, compression="detect") as stream:
+        with system.open_input_stream(path, compression=compression_of(path)) as stream:
             while block := stream.read(_READ_BYTES):
                 at = block.find(b"\n")
                 while at >= 0:

@@ -11,16 +11,16 @@ from pyarrow import fs
 
 from routerretriever.data.document import Document, as_document, left_out_fields
 from routerretriever.data.jsonl import LineError, parse_object
+from routerretriever.data.names import compression_of
 from routerretriever.errors import CollectionError
 from routerretriever.index.build.chunks import Chunk, Problem
-from routerretriever.index.build.paths import open_path
+from routerretriever.index.build.paths import open_path, suffix_of
 from routerretriever.index.build.read_parquet import parquet_records
 
 SAMPLED_ROWS = 100
 """Rows of every shard in which metadata fields are looked for."""
 
 _READ_BYTES = 1 << 16  # of a truncated shard at most this much is lost before the cut
-_COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def read_chunk(chunk: Chunk) -> Iterator[Row | Problem]:
             yield Row(number, document)
         return
 
-    is_parquet = chunk.shard.endswith(".parquet")
+    is_parquet = suffix_of(chunk.shard) == ".parquet"
     for record in _parquet_lines(chunk) if is_parquet else _jsonl_lines(chunk):
         where = chunk.where(record.line)
         if isinstance(record.content, str):
@@ -97,8 +97,9 @@ def _jsonl_lines(chunk: Chunk) -> Iterator[_Record]:
 
 
 def _raw_lines(system: fs.FileSystem, path: str, chunk: Chunk) -> Iterator[bytes]:
-    if path.endswith(_COMPRESSED):
-        source = system.open_input_stream(path, compression="detect")
+    compression = compression_of(path)
+    if compression is not None:
+        source = system.open_input_stream(path, compression=compression)
         skipped = chunk.start
     else:
         source = system.open_input_file(path)
