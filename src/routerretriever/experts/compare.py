@@ -68,6 +68,8 @@ def diff_experts(model: RoutedModel, a: str, b: str, other: RoutedModel | None =
     total_a, total_b = norm(first), norm(second)
     cards = (asdict(info_a), asdict(info_b))
     config_a, config_b = (_present_names(card.pop("config")) for card in cards)
+    for card in cards:
+        card.pop("training")  # a hash, which shows no more than that something differs
     return ExpertDiff(
         a=a,
         b=b,
