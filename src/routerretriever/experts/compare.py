@@ -67,6 +67,8 @@ def diff_experts(model: RoutedModel, a: str, b: str, other: RoutedModel | None =
     gains_a, gains_b = _mean_gains(model, a), _mean_gains(other, b)
     total_a, total_b = norm(first), norm(second)
     cards = (asdict(info_a), asdict(info_b))
+    for card in cards:
+        del card["training"]  # a hash says nothing to people
     config_a, config_b = (_present_names(card.pop("config")) for card in cards)
     for card in cards:
         card.pop("training")  # a hash, which shows no more than that something differs
