@@ -70,8 +70,6 @@ def diff_experts(model: RoutedModel, a: str, b: str, other: RoutedModel | None =
     for card in cards:
         del card["training"]  # a hash says nothing to people
     config_a, config_b = (_present_names(card.pop("config")) for card in cards)
-    for card in cards:
-        card.pop("training")  # a hash, which shows no more than that something differs
     return ExpertDiff(
         a=a,
         b=b,
