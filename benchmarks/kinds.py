@@ -56,7 +56,7 @@ def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
     chosen, seconds = {"lora": known}, {}
     for kind, start in (("map", None), ("both", known)):
         began = time.perf_counter()
-        chosen[kind] = training.mapped(start)[0]
+        chosen[kind] = training.mapped(start)
         seconds[kind] = round(time.perf_counter() - began, 1)
 
     selects = first.parts[0].selects

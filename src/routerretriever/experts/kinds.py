@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -11,8 +12,8 @@ from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError
 from routerretriever.experts.adapter_weight import KEPT_GAIN
-from routerretriever.experts.checkpoint import Choice, training_key
-from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutScores
+from routerretriever.experts.checkpoint import training_key
+from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.trainer import Chosen, Trainer
 from routerretriever.experts.training_config import TrainedKinds, TrainingConfig
 from routerretriever.experts.training_data import TrainingData
@@ -40,7 +41,7 @@ class TrainedKind:
     chosen: list[Chosen]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KindTraining:
     """Trains experts on the same data in several ways.
 
@@ -60,7 +61,7 @@ class KindTraining:
     plan: HeldOutPlan
     progress: Progress
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A hash of everything that decides what the training ends with."""
         collections = [part.collection for part in self.data]
@@ -94,50 +95,70 @@ class KindTraining:
         return TrainedKind(base=trainer.base, trainer=trainer, chosen=chosen)
 
     def _map(self) -> TrainedKind:
-        trainer, chosen = self._map_on(None)
-        return TrainedKind(base=trainer.base, trainer=trainer, chosen=chosen)
+        trainer = self._map_training(None)
+        numbers = range(len(self.plan.parts))
+        return TrainedKind(
+            base=trainer.base, trainer=trainer, chosen=[self._map_of(trainer, n) for n in numbers]
+        )
 
     def _both(self, lora: TrainedKind) -> TrainedKind:
-        """Train a map on top of the LoRA factors that each part of the plan chose; without gain there is none."""
+        """Train a map behind the LoRA factors that each part of the plan chose; without gain there is none."""
         trainer, chosen = lora.trainer, list[Chosen]()
-        known: dict[str, tuple[Trainer, list[Chosen]]] = {}
+        known: dict[str, Trainer] = {}
         for number, start in enumerate(lora.chosen):
             version = start.adapter.fingerprint
             if version not in known:
-                known[version] = self._map_on(start.adapter)
-            trainer, maps = known[version]
-            chosen.append(_joined(start, maps[number], trainer.state.choices[number]))
+                known[version] = self._map_training(start.adapter)
+            trainer = known[version]
+            chosen.append(self._behind(start, trainer, number))
         return TrainedKind(base=lora.base, trainer=trainer, chosen=chosen)
 
-    def mapped(self, start: Chosen | None) -> list[Chosen]:
-        """Return the maps that the parts of the plan choose: on the base's vectors, or behind LoRA factors."""
+    def mapped(self, start: Chosen | None) -> Chosen:
+        """Return the map that the first part of the plan chooses: on the base's vectors, or behind LoRA factors."""
         if start is None:
-            return self._map().chosen
-        trainer, maps = self._map_on(start.adapter)
-        parts = zip(maps, trainer.state.choices, strict=True)
-        return [_joined(start, found, choice) for found, choice in parts]
+            return self._map_of(self._map_training(None), 0)
+        return self._behind(start, self._map_training(start.adapter), 0)
 
-    def _map_on(self, start: Adapter | None) -> tuple[Trainer, list[Chosen]]:
+    def _behind(self, start: Chosen, trainer: Trainer, number: int) -> Chosen:
+        """Return LoRA factors with a map behind them, or alone where no map gained anything."""
+        if trainer.state.choices[number].best is None:
+            return start
+        found = self._map_of(trainer, number)
+        return found._replace(adapter=start.adapter.with_map(found.adapter))
+
+    def _map_training(self, start: Adapter | None) -> Trainer:
         """Train a map on the vectors of the base, or on those of LoRA factors."""
         encoder, config = self.model.encoder, self.config.for_map()
         plan = None if start is None else TrainingPlan(on_device(start, encoder))
-        data = [part.finished(plan) for part in self.data]
-        name = self.name if start is None else f"{self.name}, map"
-        key = f"{self.key}-map-{'base' if start is None else start.fingerprint}"
         trainer = Trainer(
-            data=data, config=config, name=name, plan=self.plan, adapter=initial_map(encoder), key=key
+            data=[part.finished(plan) for part in self.data],
+            config=config,
+            name=self.name if start is None else f"{self.name}, map",
+            plan=self.plan,
+            adapter=initial_map(encoder),
+            key=f"{self.key}-map-{'base' if start is None else start.fingerprint}",
         )
-        chosen = trainer.run(self.progress)
+        trainer.run(self.progress)
         trainer.checkpoint.delete()  # it takes a minute to train again
-        parts = zip(self.plan.parts, chosen, strict=True)
-        return trainer, [_of_low_rank(trainer, part, found) for part, found in parts]
+        return trainer
 
+    def _map_of(self, trainer: Trainer, number: int) -> Chosen:
+        """Return the map that a part of the plan chooses, at the smallest rank that keeps its gain there."""
+        part, chosen = self.plan.parts[number], trainer.chosen[number]
+        base = trainer.base.mean(part.selects)
+        least = base + KEPT_GAIN * (chosen.scores.mean(part.selects) - base)
 
-def _joined(start: Chosen, found: Chosen, choice: Choice) -> Chosen:
-    """Return LoRA factors with a map behind them, or alone where no map gained anything."""
-    if choice.best is None:
-        return start
-    return found._replace(adapter=start.adapter.with_map(found.adapter))
+        dimension = len(chosen.adapter.factors[VECTOR_MAP][1])
+        ranks = [max(1, round(share * dimension)) for share in _MAP_RANKS]
+        whole = combine_adapters([chosen.adapter], [1.0], ranks[-1]).adapter
+        a, b = whole.factors[VECTOR_MAP]  # the directions that change most come first
+        found = chosen
+        for rank in ranks:
+            adapter = Adapter({VECTOR_MAP: (a[:rank].contiguous(), b[:, :rank].contiguous())}, whole.scaling)
+            found = chosen._replace(adapter=adapter, scores=trainer.evaluate(adapter))
+            if found.scores.mean(part.selects) >= least:
+                break
+        return found
 
 
 def best_kind(trained: Sequence[TrainedKind], plan: HeldOutPlan) -> tuple[TrainedKind, list[Chosen]]:
@@ -164,20 +185,6 @@ def on_device(adapter: Adapter, encoder: RoutedEncoder) -> Adapter:
     """Return an adapter where the encoder computes."""
     device = encoder.adapted_layers[VECTOR_MAP].weight.device
     return adapter.mapped(lambda factor: factor.to(device))
-
-
-def _of_low_rank(trainer: Trainer, part: HeldOutPart, chosen: Chosen) -> Chosen:
-    """Return a map at the smallest rank that keeps its gain on the queries that choose."""
-    base = trainer.base.mean(part.selects)
-    least = base + KEPT_GAIN * (chosen.scores.mean(part.selects) - base)
-    found = chosen
-    for share in _MAP_RANKS:
-        rank = max(1, round(share * len(chosen.adapter.factors[VECTOR_MAP][1])))
-        adapter = combine_adapters([chosen.adapter], [1.0], rank).adapter
-        found = chosen._replace(adapter=adapter, scores=trainer.evaluate(adapter))
-        if found.scores.mean(part.selects) >= least:
-            break
-    return found
 
 
 def target_layers(layers: Mapping[str, LoraLinear], targets: Sequence[str] | None) -> dict[str, LoraLinear]:

@@ -74,7 +74,7 @@ class TrainingConfig:
         ExpertError: a field is unknown, or its value is not possible.
     """
 
-    kind: TrainedKinds = TrainedKinds.AUTO
+    kind: TrainedKinds = TrainedKinds.LORA
     rank: Count = 8
     alpha: AboveZero = 32.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
