@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from routerretriever.evaluation.gains import measure_gains
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL, paired_p_value
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan
-from routerretriever.experts.kinds import KindTraining
+from routerretriever.experts.kinds import KindTraining, on_device
 from routerretriever.experts.trainer import Chosen
 from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.experts.training_data import TrainingData
@@ -76,13 +76,15 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
     if trainer.state.choices[-1].best is not None:
         old_scores = old.scores
     model.add_expert(collection.name, kept.adapter, info, replace=True)
+    seconds = round(time.perf_counter() - started, 1)
+    tested = test_gains(model, collection, {"old": old.adapter, "kept": kept.adapter})
     figures = {
         "rule": str(info.selection),
         "held_out": len(data.held_out),
         "old_gain": old_scores.mean(everything) - trainer.base.mean(everything),
         "old_p": paired_p_value(old_scores.joined(everything), trainer.base.joined(everything)),
         "old_weight": old.weight,
-        "old_test_gain": test_gain(model, collection, old.adapter)[0],
+        "old_test_gain": tested["old"][0],
         "selected_by": info.selected_by,
         "selection_gain": info.selection_gain,
         "measured_on": info.held_out,
@@ -90,15 +92,18 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
         "p": info.p_value,
         "weight": kept.weight,
         "refused": not info.gains_significantly(SIGNIFICANCE_LEVEL),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": seconds,
+        "test_gain": tested["kept"][0],
+        "test_p": tested["kept"][1],
     }
-    figures["test_gain"], figures["test_p"] = test_gain(model, collection, kept.adapter)
     trainer.checkpoint.delete()
     return kept, figures
 
 
-def test_gain(model: RouterRetriever, collection: Collection, adapter: Adapter) -> tuple[float, float]:
-    """Return the gain of an adapter on test queries, and its p-value."""
+def test_gains(
+    model: RouterRetriever, collection: Collection, adapters: Mapping[str, Adapter]
+) -> dict[str, tuple[float, float]]:
+    """Return name → the gain of that adapter on test queries, and its p-value."""
     split = collection.split("test").sample(LIMIT, SEED)
     queries = EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt)
     documents = model.embed_collection(collection)
@@ -107,8 +112,11 @@ def test_gain(model: RouterRetriever, collection: Collection, adapter: Adapter) 
         found = queries.vectors(plan)
         return ndcg_at_10(found, split, documents, collection, model.similarity_fn_name)
 
-    base, expert = scores(None), scores(TrainingPlan(adapter))
-    return float((expert - base).mean()), paired_p_value(expert, base)
+    base, gains = scores(None), {}
+    for name, adapter in adapters.items():
+        own = scores(TrainingPlan(on_device(adapter, model.encoder)))
+        gains[name] = float((own - base).mean()), paired_p_value(own, base)
+    return gains
 
 
 def libraries(model: RouterRetriever, measurements: Sequence[Measurement]) -> dict[str, PilotLibrary]:

@@ -18,21 +18,17 @@ from typing import Any
 
 import numpy as np
 from core import surroundings
+from honest_gains import SEED, test_gains
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig
 from routerretriever.cli.common import quiet_libraries
-from routerretriever.encoder.query_batch import HIDDEN_BUDGET, EncodedQueries
-from routerretriever.evaluation.runs import ndcg_at_10
-from routerretriever.evaluation.statistics import paired_p_value
+from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.kinds import KindTraining, on_device
 from routerretriever.experts.trainer import Chosen
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.layers import TrainingPlan
 from routerretriever.progress import Silent
-
-LIMIT, SEED = 500, 0
 
 
 def size(adapter: Adapter) -> int:
@@ -53,45 +49,26 @@ def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
 
     lora = model.state.experts[collection.name]
     known = Chosen(lora, 1.0, HeldOutScores((data.evaluate(on_device(lora, model.encoder)),)))
+    base = HeldOutScores((data.evaluate(lora.scaled(0.0)),))
     chosen, seconds = {"lora": known}, {}
-    for kind, start in (("map", None), ("both", known)):
+    for kind, train in (("map", training.map), ("both", lambda: training.behind([known], base))):
         began = time.perf_counter()
-        chosen[kind] = training.mapped(start)
+        chosen[kind] = train().chosen[0]
         seconds[kind] = round(time.perf_counter() - began, 1)
 
     selects = first.parts[0].selects
-    base = HeldOutScores((data.evaluate(lora.scaled(0.0)),)).mean(selects)
-    selecting = {kind: found.scores.mean(selects) - base for kind, found in chosen.items()}
+    selecting = {kind: found.scores.mean(selects) - base.mean(selects) for kind, found in chosen.items()}
     tested = test_gains(model, collection, {kind: found.adapter for kind, found in chosen.items()})
     auto = max(selecting, key=lambda kind: selecting[kind])
     return {
         "train_queries": len(data.train),
         "auto": auto,
         "selecting_gain": selecting,
-        "test_gain": {**{kind: row["gain"] for kind, row in tested.items()}, "auto": tested[auto]["gain"]},
-        "test_p": {kind: row["p"] for kind, row in tested.items()},
+        "test_gain": {**{kind: gain for kind, (gain, _) in tested.items()}, "auto": tested[auto][0]},
+        "test_p": {kind: p for kind, (_, p) in tested.items()},
         "bytes": {kind: size(found.adapter) for kind, found in chosen.items()},
         "seconds": seconds,
     }
-
-
-def test_gains(
-    model: RouterRetriever, collection: Collection, adapters: dict[str, Adapter]
-) -> dict[str, dict[str, float]]:
-    """Return the gain of each adapter on test queries, and its p-value."""
-    split = collection.split("test").sample(LIMIT, SEED)
-    queries = EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt)
-    documents = model.embed_collection(collection)
-
-    def scores(plan: TrainingPlan | None) -> Any:
-        found = queries.vectors(plan)
-        return ndcg_at_10(found, split, documents, collection, model.similarity_fn_name)
-
-    base, rows = scores(None), {}
-    for kind, adapter in adapters.items():
-        own = scores(TrainingPlan(on_device(adapter, model.encoder)))
-        rows[kind] = {"gain": float((own - base).mean()), "p": paired_p_value(own, base)}
-    return rows
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from models import with_experts
 from training import QUICK
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, merge_experts, train_expert
+from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.errors import ExpertError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts import held_out
@@ -55,6 +56,12 @@ def test_both_begins_with_what_lora_learned(model, collection, few, monkeypatch)
     # The map is kept only where it adds something by the queries that choose.
     gain = report.info.selection_gain - model.experts["layers"].selection_gain
     assert gain > -0.01 if both.kind == Kind.BOTH else gain == 0
+
+
+@pytest.mark.parametrize("kind", TrainedKinds)
+def test_a_finished_training_leaves_no_checkpoint(model, collection, kind):
+    train_expert(model, collection, config=replace(QUICK, kind=kind), force=True)
+    assert not list((default_directory() / "training").iterdir())
 
 
 def test_auto_keeps_the_kind_that_held_out_queries_prefer(model, collection):

@@ -71,13 +71,15 @@ class KindTraining:
         """Train what the configuration asks for: one kind, or with ``auto`` all of them."""
         kind = self.config.kind
         if kind == TrainedKinds.MAP:
-            return [self._map()]
+            return [self.map()]
         lora = self._lora()
         if kind == TrainedKinds.LORA:
             return [lora]
         if kind == TrainedKinds.BOTH:
-            return [self._both(lora)]
-        return [lora, self._map(), self._both(lora)]
+            both = self.behind(lora.chosen, lora.base)
+            lora.trainer.checkpoint.delete()
+            return [both]
+        return [lora, self.map(), self.behind(lora.chosen, lora.base)]
 
     def _lora(self) -> TrainedKind:
         layers = target_layers(self.model.encoder.eval().lora_layers, self.config.targets)
@@ -94,32 +96,31 @@ class KindTraining:
         chosen = trainer.run(self.progress)
         return TrainedKind(base=trainer.base, trainer=trainer, chosen=chosen)
 
-    def _map(self) -> TrainedKind:
+    def map(self) -> TrainedKind:
+        """Train a map on the base's vectors."""
         trainer = self._map_training(None)
         numbers = range(len(self.plan.parts))
         return TrainedKind(
             base=trainer.base, trainer=trainer, chosen=[self._map_of(trainer, n) for n in numbers]
         )
 
-    def _both(self, lora: TrainedKind) -> TrainedKind:
-        """Train a map behind the LoRA factors that each part of the plan chose; without gain there is none."""
-        trainer, chosen = lora.trainer, list[Chosen]()
-        known: dict[str, Trainer] = {}
-        for number, start in enumerate(lora.chosen):
+    def behind(self, starts: Sequence[Chosen], base: HeldOutScores) -> TrainedKind:
+        """Train maps behind LoRA factors; where they gain nothing, the factors stay alone.
+
+        Args:
+            starts: the factors that each part of the plan chose.
+            base: held-out scores of the base.
+        """
+        trainers: dict[str, Trainer] = {}
+        chosen: list[Chosen] = []
+        for number, start in enumerate(starts):
             version = start.adapter.fingerprint
-            if version not in known:
-                known[version] = self._map_training(start.adapter)
-            trainer = known[version]
-            chosen.append(self._behind(start, trainer, number))
-        return TrainedKind(base=lora.base, trainer=trainer, chosen=chosen)
+            if version not in trainers:
+                trainers[version] = self._map_training(start.adapter)
+            chosen.append(self._with_map(start, trainers[version], number))
+        return TrainedKind(base=base, trainer=list(trainers.values())[-1], chosen=chosen)
 
-    def mapped(self, start: Chosen | None) -> Chosen:
-        """Return the map that the first part of the plan chooses: on the base's vectors, or behind LoRA factors."""
-        if start is None:
-            return self._map_of(self._map_training(None), 0)
-        return self._behind(start, self._map_training(start.adapter), 0)
-
-    def _behind(self, start: Chosen, trainer: Trainer, number: int) -> Chosen:
+    def _with_map(self, start: Chosen, trainer: Trainer, number: int) -> Chosen:
         """Return LoRA factors with a map behind them, or alone where no map gained anything."""
         if trainer.state.choices[number].best is None:
             return start
