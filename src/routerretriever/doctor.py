@@ -18,6 +18,7 @@ from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.arithmetic import cosines
 from routerretriever.lora.expert_files import load_expert
 from routerretriever.lora.expert_info import check_expert_name
+from routerretriever.lora.layers import check_fits
 from routerretriever.routing.form_pilots import stale_experts
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -185,21 +186,11 @@ def _adapters(
         try:
             check_expert_name(name)
             adapter = load_expert(folder, encoder.lora_layers)
+            check_fits(adapter, encoder.adapted_layers, "It")
             read_expert_info(folder)
         except (RouterRetrieverError, RuntimeError) as error:
             yield Finding(
                 severity=ERROR, check="expert", subject=name, message=str(error), fix=model.replace(name)
-            )
-            continue
-        misfit = [
-            layer
-            for layer, (a, b) in adapter.factors.items()
-            if (b.shape[0], a.shape[1]) != tuple(encoder.adapted_layers[layer].weight.shape)
-        ]
-        if misfit:
-            message = f"It does not fit the base: {misfit[0]} has another size."
-            yield Finding(
-                severity=ERROR, check="expert", subject=name, message=message, fix=model.replace(name)
             )
             continue
         experts[name] = adapter

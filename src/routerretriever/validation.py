@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError, model_validator
 
@@ -28,11 +28,29 @@ def named_errors(kind: type[RouterRetrieverError]) -> Any:
     return model_validator(mode="wrap")(validator)
 
 
+class Fault(NamedTuple):
+    """What is wrong with one value: its name, the value as it is shown, and pydantic's words."""
+
+    name: str
+    given: str
+    message: str
+
+
+def first_fault(error: ValidationError) -> Fault:
+    """Return the first of the faults that pydantic found."""
+    return _fault(dict(error.errors(include_url=False)[0]))
+
+
+def _fault(fault: dict[str, Any]) -> Fault:
+    name = ".".join(map(str, fault["loc"]))
+    return Fault(name=name, given=f"{fault['input']!r:.60}", message=fault["msg"])
+
+
 def _sentence(fault: dict[str, Any]) -> str:
-    name = ".".join(str(part) for part in fault["loc"])
+    name, given, message = _fault(fault)
     if fault["type"] == "unexpected_keyword_argument":
         return f"there is no setting '{name}'"
     if fault["type"] in ("missing", "missing_argument"):
         return f"'{name}' is required"
-    wanted = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"'{name}' {wanted}, and is {fault['input']!r:.60}"
+    wanted = message.removeprefix("Input ").removeprefix("Value error, ")
+    return f"'{name}' {wanted}, and is {given}"

@@ -100,7 +100,7 @@ def train(
 
     config = _training_config(
         preset,
-        kind,
+        kind=kind,
         epochs=epochs,
         rank=rank,
         learning_rate=learning_rate,
@@ -124,7 +124,7 @@ def train(
         _show_training(report, added, model, collections)
 
 
-def _training_config(preset: str, kind: str | None, **given: Any) -> TrainingConfig:
+def _training_config(preset: str, **given: Any) -> TrainingConfig:
     from dataclasses import replace
 
     from routerretriever.experts.training_config import PRESETS, Preset, TrainedKinds
@@ -132,13 +132,7 @@ def _training_config(preset: str, kind: str | None, **given: Any) -> TrainingCon
     if preset not in list(Preset):
         raise ExpertError(f"There is no preset '{preset}'. Choose one of: {', '.join(Preset)}.")
     changes = {key: value for key, value in given.items() if value is not None}
-    if kind is not None:
-        if kind not in list(TrainedKinds):
-            raise ExpertError(
-                f"There is no kind '{kind}' of expert. Choose one of: {', '.join(TrainedKinds)}."
-            )
-        changes["kind"] = TrainedKinds(kind)
-    if kind == TrainedKinds.MAP:
+    if changes.get("kind") == TrainedKinds.MAP:
         if "rank" in changes:
             raise ExpertError(
                 "A map chooses its rank itself: the smallest that keeps its gain. Leave out --rank."

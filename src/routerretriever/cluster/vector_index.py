@@ -21,7 +21,7 @@ from routerretriever.cluster.connection import connected, worker_count
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.connection import dataset_uri
 from routerretriever.index.encoder import Vectors
-from routerretriever.index.filters import Condition, to_sql
+from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.index import Index
 from routerretriever.index.kinds import partitions, pq_parts
 from routerretriever.index.maintenance import Builder
@@ -98,8 +98,7 @@ class ShardedSearch:
         They are the same as :meth:`Index.search_vectors` finds.
         """
         dataset = lance.dataset(dataset_uri(self.index.uri))
-        if isinstance(where, Mapping):
-            where = to_sql(where, dataset.schema)
+        where = as_sql(where, dataset.schema)
         given = parameters or SearchParameters()
         how = approximation(given, k * max(1, given.refine), filtered=where is not None)
         if given.refine:

@@ -16,7 +16,7 @@ from routerretriever.encoder.pass_state import DeferredLayers, PassState
 from routerretriever.encoder.row_groups import FusedPlans, RowGroup, row_groups, take_rows, without_experts
 from routerretriever.kernels import attention
 from routerretriever.kernels.threads import one_blas_thread
-from routerretriever.lora.adapter import VECTOR_MAP
+from routerretriever.lora.adapter import Kind
 from routerretriever.lora.layers import Plan, Selection, SlicedPlan
 
 
@@ -124,9 +124,8 @@ class LayeredPass:
         # Routing is in numpy. A CPU shares the memory; an accelerator sends one small array for a batch.
         with one_blas_thread():
             deferred.weights = deferred.decide(deferred.route_embeddings.cpu().numpy())
-        weights = without_experts(
-            deferred.weights, [not a.layers.factors for a in deferred.state.experts.values()]
-        )
+        only_mapped = [adapter.kind == Kind.MAP for adapter in deferred.state.experts.values()]
+        weights = without_experts(deferred.weights, only_mapped)
         groups = row_groups(weights, hidden.shape[1], deferred.state, self.fused, device=hidden.device)
         # A single group keeps the batch's own order, unless its plan counts rows in another.
         if len(groups) == 1 and not isinstance(groups[0].plan, SlicedPlan):
@@ -138,11 +137,11 @@ class LayeredPass:
 
     def map_groups(self, deferred: DeferredLayers) -> list[RowGroup]:
         """Return the rows of a routed batch by the plan of their maps; none where no expert has a map."""
-        adapters = deferred.state.experts.values()
-        if all(VECTOR_MAP not in adapter.factors for adapter in adapters):
+        without_map = [adapter.kind == Kind.LORA for adapter in deferred.state.experts.values()]
+        if all(without_map):
             return []
         assert deferred.weights is not None
-        weights = without_experts(deferred.weights, [VECTOR_MAP not in a.factors for a in adapters])
+        weights = without_experts(deferred.weights, without_map)
         return row_groups(weights, 1, deferred.state, self.fused, device=deferred.attention_mask.device)
 
     def _run_group(

@@ -45,6 +45,17 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
     return _all_of(condition, fields, 0)
 
 
+def as_sql(where: str | Condition | None, schema: pa.Schema) -> str | None:
+    """Return SQL as it is given, and the SQL of a condition; ``None`` where everything is searched.
+
+    Raises:
+        FilterError: the condition cannot be understood.
+    """
+    if where is None or isinstance(where, str):
+        return where or None
+    return to_sql(where, schema)
+
+
 def _all_of(condition: Any, fields: Mapping[str, pa.DataType], depth: int) -> str:
     if not isinstance(condition, Mapping) or not condition:
         raise FilterError(

@@ -11,7 +11,7 @@ from routerretriever.errors import VectorIndexError
 from routerretriever.index.blocks import blocks
 from routerretriever.index.check import checked_ids
 from routerretriever.index.encoder import Encoder, Vectors
-from routerretriever.index.filters import Condition, to_sql
+from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.schema import quoted
 from routerretriever.index.search import SearchParameters, SearchRequest, is_whole
 from routerretriever.index.table import IndexTable
@@ -55,13 +55,11 @@ def search_request(
     if not is_whole(k) or k < 1:
         raise VectorIndexError(f"k must be at least 1, and a whole number, but is {k!r}.")
     snapshot = table.latest.get()
-    if where is not None and not isinstance(where, str):
-        where = to_sql(where, snapshot.dataset.schema)
     return SearchRequest(
         snapshot=snapshot,
         metric=table.metric,
         k=k,
-        where=where or None,
+        where=as_sql(where, snapshot.dataset.schema),
         exact=exact,
         parameters=parameters or SearchParameters(),
     )

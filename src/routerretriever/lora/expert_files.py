@@ -35,7 +35,7 @@ def load_expert(directory: Path, layers: Iterable[str]) -> Adapter:
     if has_map(directory):
         factors[VECTOR_MAP] = load_map(directory)
     if not factors or (directory / ADAPTER_CONFIG).exists():
-        factors |= load_adapter(directory, [name for name in layers if name != VECTOR_MAP]).factors
+        factors |= load_adapter(directory, layers).factors
     return Adapter(factors, 1.0)
 
 

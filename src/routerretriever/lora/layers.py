@@ -165,8 +165,18 @@ class TrainingPlan:
         return name in self.adapter.factors
 
 
+class _OfSeveral:
+    """A plan in which several adapters take part."""
+
+    __slots__ = ()
+    adapters: tuple[Adapter, ...]
+
+    def changes(self, name: str) -> bool:
+        return any(name in adapter.factors for adapter in self.adapters)
+
+
 @dataclass(frozen=True, slots=True)
-class FusedPlan:
+class FusedPlan(_OfSeveral):
     """All rows use a part of the mean delta of some experts, fused into the weight: as fast as the base.
 
     The weights are made when a layer first asks for them, and live as long as the plan
@@ -183,12 +193,9 @@ class FusedPlan:
             weight = self.weights[layer.name] = layer.fused_weight(self.adapters, self.weight)
         return F.linear(x, weight, layer.bias)
 
-    def changes(self, name: str) -> bool:
-        return any(name in adapter.factors for adapter in self.adapters)
-
 
 @dataclass(frozen=True, slots=True)
-class GatheredPlan:
+class GatheredPlan(_OfSeveral):
     """Row i uses the sum of a few experts' deltas, by two batched products over stacked factors.
 
     Attributes:
@@ -234,12 +241,9 @@ class GatheredPlan:
             low = low * self.shares.repeat_interleave(rank, dim=1)[:, None].to(low.dtype)
         return F.linear(x, layer.weight, layer.bias).baddbmm_(low, b.transpose(1, 2))
 
-    def changes(self, name: str) -> bool:
-        return any(name in adapter.factors for adapter in self.adapters)
-
 
 @dataclass(frozen=True, slots=True)
-class SlicedPlan:
+class SlicedPlan(_OfSeveral):
     """Rows are ordered by group, and each group uses the whole delta of one expert.
 
     Attributes:
@@ -259,9 +263,6 @@ class SlicedPlan:
                 low = F.linear(rows.reshape(-1, layer.in_features), a)
                 result.view(-1, layer.out_features).addmm_(low, b.T, alpha=adapter.scaling)
         return output
-
-    def changes(self, name: str) -> bool:
-        return any(name in adapter.factors for adapter in self.adapters)
 
 
 def vector_map(dimension: int, selection: Selection) -> LoraLinear:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from routerretriever.errors import ExpertError
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
+from routerretriever.lora.peft_files import read_tensors
 
 MAP_INFO = "map.json"
 MAP_WEIGHTS = "map.safetensors"
@@ -67,12 +67,7 @@ def load_map(directory: Path) -> tuple[Tensor, Tensor]:
         ExpertError: the files are missing or damaged, or do not belong together.
     """
     info, path = read_map_info(directory), directory / MAP_WEIGHTS
-    try:
-        tensors = load_file(str(path), backend="pread")
-    except FileNotFoundError as error:
-        raise ExpertError(f"{directory} has no {MAP_WEIGHTS}. Copy the expert again.") from error
-    except (SafetensorError, OSError) as error:
-        raise ExpertError(f"{path} is damaged ({error}). Copy the expert again.") from error
+    tensors = read_tensors(path, if_missing="Copy the expert again.", if_damaged="Copy the expert again.")
     if set(tensors) != {_A, _B}:
         raise ExpertError(f"{path} holds {', '.join(sorted(tensors))} instead of the factors A and B.")
     a, b = tensors[_A].float(), tensors[_B].float()

@@ -90,7 +90,11 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
     """
     options = PeftOptions(read_adapter_config(directory), directory / ADAPTER_CONFIG)
     path = directory / ADAPTER_WEIGHTS
-    tensors = _read_tensors(path)
+    tensors = read_tensors(
+        path,
+        if_missing="Save the adapter with PEFT's safe_serialization=True.",
+        if_damaged="Copy the adapter again.",
+    )
     known = sorted(layers, key=len, reverse=True)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for module in _modules(tensors, path):
@@ -109,16 +113,23 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
     return Adapter(factors, 1.0)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, if_missing: str, if_damaged: str) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights.
+
+    Args:
+        path: of the file.
+        if_missing, if_damaged: what to do then, for the error.
+
+    Raises:
+        ExpertError: the file is missing or damaged.
+    """
     try:
         # A mapped file would stay in memory beside the factors.
         tensors: dict[str, Tensor] = load_file(str(path), backend="pread")
     except FileNotFoundError as error:
-        raise ExpertError(
-            f"{path.parent} has no {path.name}. Save the adapter with PEFT's safe_serialization=True."
-        ) from error
+        raise ExpertError(f"{path.parent} has no {path.name}. {if_missing}") from error
     except (SafetensorError, OSError) as error:
-        raise ExpertError(f"{path} is damaged ({error}). Copy the adapter again.") from error
+        raise ExpertError(f"{path} is damaged ({error}). {if_damaged}") from error
     return tensors
 
 

@@ -18,6 +18,7 @@ from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routerretriever.errors import ExpertError
+from routerretriever.validation import first_fault
 
 
 class _Applied(BaseModel):
@@ -77,10 +78,9 @@ class PeftOptions:
         try:
             applied = _Applied.model_validate(dict(config))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            option = ".".join(map(str, first["loc"]))
+            option, given, reason = first_fault(error)
             raise ExpertError(
-                f"{path}: {option}={first['input']!r:.60} cannot be used ({first['msg']}). Export the adapter again."
+                f"{path}: {option}={given} cannot be used ({reason}). Export the adapter again."
             ) from error
         try:
             self._config = LoraConfig(**applied.model_dump(exclude_none=True))

@@ -81,7 +81,7 @@ def _map_modules(encoder: RoutedEncoder, plan: FusedPlan) -> list[nn.Module]:
     size = encoder.dimension
     weight = encoder.adapted_layers[VECTOR_MAP].fused_weight(plan.adapters, plan.weight)
     dense = Dense(size, size, bias=False, activation_function=nn.Identity(), init_weight=weight)
-    if isinstance(encoder.head[-1], Normalize):
+    if encoder.vector_map.to_unit_length:
         return [dense, Normalize()]
     return [dense]
 

@@ -31,6 +31,7 @@ from routerretriever.lora.expert_files import load_expert, save_expert
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo, check_expert_name
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots, save_pilots
 from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.validation import first_fault
 
 MODEL_FORMAT = 2
 """The newest format. Models without a map are written in the first one, which older versions read."""
@@ -206,10 +207,9 @@ def read_expert_info(directory: Path) -> ExpertInfo:
     try:
         return _EXPERT_INFO.validate_python(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        name, given, reason = first_fault(error)
         raise FormatError(
-            f"{path} is damaged: '{place}' is {first['input']!r:.60} ({first['msg']}). Restore it from a copy."
+            f"{path} is damaged: '{name}' is {given} ({reason}). Restore it from a copy."
         ) from error
 
 
