@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever.experts.training_config import TrainingConfig
     from routerretriever.feedback import apply_feedback
     from routerretriever.index.index import Index
-    from routerretriever.index.search import Hit, SearchParameters
+    from routerretriever.index.parameters import SearchParameters
+    from routerretriever.index.search import Hit
     from routerretriever.model import RouterRetriever
     from routerretriever.reranking.reranker import Reranker
     from routerretriever.routing.explain import Route
@@ -38,7 +39,7 @@ _MODULE_OF = {
     "train_expert": "experts.train",
     "Index": "index.index",
     "Hit": "index.search",
-    "SearchParameters": "index.search",
+    "SearchParameters": "index.parameters",
     "Reranker": "reranking.reranker",
     "Route": "routing.explain",
     "evaluate": "evaluation.evaluate",

@@ -6,8 +6,8 @@ import pytest
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
 from routerretriever.errors import VectorIndexError
+from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.querying import EncodedQueries
-from routerretriever.index.search import SearchParameters
 from routerretriever.routing.search_plan import SearchPlan
 from routerretriever.words.fuse import best_first, fuse
 from routerretriever.words.text_index import TextSettings
@@ -59,7 +59,7 @@ def test_words_are_found_in_title_and_text(index):
 
 
 def test_words_need_no_model(index):
-    index._table.info = index._table.info | {"model": "/gone"}
+    index._store.table.info = index._store.table.info | {"model": "/gone"}
     index._model = None
     assert index.search("word13", mode="text")[0].id == "d13"
 

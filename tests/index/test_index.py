@@ -90,7 +90,7 @@ def test_a_delete_that_cannot_be_written_is_named(index, monkeypatch, error):
     def delete(where):
         raise error
 
-    monkeypatch.setattr(index._table.lancedb, "delete", delete)
+    monkeypatch.setattr(index._store.table.lancedb, "delete", delete)
     with pytest.raises(StorageError, match=str(error)):
         index.delete(["d1"], collection="c")
 
@@ -168,12 +168,12 @@ def test_approximate_only_above_the_limit(model, tmp_path, monkeypatch):
 def test_adding_experts_does_not_touch_the_index(index, model):
     from tiny import random_adapter
 
-    before = index._table.lancedb.version
+    before = index._store.table.lancedb.version
     model.add_expert("e", random_adapter(model.encoder.lora_layers, 0))
     hits = index.search("word3", expert="e")
     model.remove_expert("e")
     assert len(hits) == 10
-    assert index._table.lancedb.version == before
+    assert index._store.table.lancedb.version == before
 
 
 def test_every_error_is_one_of_ours():

@@ -7,10 +7,10 @@ import pytest
 from routerretriever import Index
 from routerretriever.errors import VectorIndexError
 from routerretriever.index import kinds as index_kinds
-from routerretriever.index import search as index_search
+from routerretriever.index import lance_view
 from routerretriever.index.kinds import choose
+from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.schema import document_key
-from routerretriever.index.search import SearchParameters
 
 ROWS, DIMENSION, CLUSTERS = 25_000, 32, 100
 FILTERS = {
@@ -33,14 +33,14 @@ def vectors():
 def index(model, vectors, tmp_path_factory):
     """Written in one go: 25,000 documents of a cluster each."""
     index = Index.create(tmp_path_factory.mktemp("kinds") / "index", model)
-    index._table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
+    index._store.table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
     numbers = list(range(ROWS))
     columns = {"key": [document_key("", f"d{n}") for n in numbers], "id": [f"d{n}" for n in numbers]}
     columns |= {name: [""] * ROWS for name in ("collection", "title", "text")}
     columns |= {"vector": list(vectors), "number": numbers, "cluster": [n % CLUSTERS for n in numbers]}
-    schema = index._table.lancedb.schema
+    schema = index._store.table.lancedb.schema
     values = [columns.get(name, [None] * ROWS) for name in schema.names]
-    index._table.lancedb.add(pa.table(dict(zip(schema.names, values, strict=True)), schema=schema))
+    index._store.table.lancedb.add(pa.table(dict(zip(schema.names, values, strict=True)), schema=schema))
     return index
 
 
@@ -72,13 +72,13 @@ def test_a_filter_never_costs_results(index, vectors, kind):
 def test_slow_kinds_keep_to_filters_too(index, model, vectors, tmp_path, kind):
     """On few rows, because LanceDB takes half a minute to build a graph of 25,000."""
     small = Index.create(tmp_path / "small", model)
-    small._table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
-    small._table.lancedb.add(
-        index._table.lancedb.search()
+    small._store.table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
+    small._store.table.lancedb.add(
+        index._store.table.lancedb.search()
         .where("number < 2000")
         .limit(2000)
         .to_arrow()
-        .select(small._table.lancedb.schema.names)
+        .select(small._store.table.lancedb.schema.names)
     )
     assert small.build_index(kind).kind == small.kind.kind == kind
     for condition, kept in (("number % 2 = 0", 1000), ("number % 100 = 7", 20), ("number IN (11, 900)", 2)):
@@ -100,7 +100,7 @@ def test_what_a_filter_leaves_is_ranked_wherever_it_lies(index, vectors):
 def test_what_the_index_misses_is_found_by_a_scan(index, vectors, monkeypatch):
     """Were Lance to stop at the partitions nearest to the query, as it does with ``nprobes``."""
     index.build_index("ivf_flat")
-    monkeypatch.setattr(index_search, "approximation", lambda *given, filtered: {"nprobes": 1})
+    monkeypatch.setattr(lance_view, "approximation", lambda *given, filtered: {"nprobes": 1})
     (hits,) = index.search_vectors(vectors[:1], 3, where="number IN (11, 9000, 24000)")
     assert len(hits) == 3
 
@@ -143,7 +143,7 @@ def test_an_index_that_nobody_noted_keeps_its_kind(index):
     from lancedb.index import IvfFlat
 
     index.build_index("auto")
-    index._table.lancedb.create_index("vector", config=IvfFlat(distance_type="cosine"))
+    index._store.table.lancedb.create_index("vector", config=IvfFlat(distance_type="cosine"))
     assert (index.kind.kind, index.kind.reason) == ("ivf_flat", "reason not recorded")
-    index_kinds.rebuild(index._table.lancedb, "cosine")
+    index_kinds.rebuild(index._store.table.lancedb, "cosine")
     assert index.kind.kind == "ivf_flat"

@@ -135,7 +135,7 @@ def test_refresh_takes_rows_in_and_builds_anew_when_parts_are_many(index, monkey
         assert (done.vectors, done.texts) == (10, 10)
         assert index.describe().unindexed == 0
         rebuilt.append(done.rebuilt)
-        assert index_kinds.vector_indices(index._table.lancedb)[0].num_segments <= 3
+        assert index_kinds.vector_indices(index._store.table.lancedb)[0].num_segments <= 3
     assert rebuilt == [False, False, True, False, False, True]
 
 
@@ -215,10 +215,10 @@ def test_caches_for_writing_are_bounded_too(index, monkeypatch):
 def test_an_object_store_is_not_asked_for_versions_at_every_search(index, monkeypatch):
     assert index_store.connect(index.uri).read_consistency_interval == timedelta(0)
     monkeypatch.setattr(index_store, "LOCAL_INTERVAL", timedelta(hours=1))  # as for one, but longer
-    index._table.latest = snapshot.LatestSnapshot(index.uri)
-    before = index._table.latest.get().dataset.version
+    index._store.table.latest = snapshot.LatestSnapshot(index.uri)
+    before = index._store.table.latest.get().dataset.version
     Index.open(index.uri, index.model).upsert([Document("other's", "word1")])
-    assert index._table.latest.get().dataset.version == before
+    assert index._store.table.latest.get().dataset.version == before
     index.upsert([Document("own", "word2")])  # what this process wrote it sees at once
     found = {hit.id for hit in index.search("word1 word2", k=len(index))}
     assert found >= {"other's", "own"}

@@ -11,7 +11,7 @@ import numpy as np
 from routerretriever import Index, RouterRetriever
 from routerretriever.cluster import build_index_on, searching
 from routerretriever.data.document import Document
-from routerretriever.index.search import SearchParameters
+from routerretriever.index.parameters import SearchParameters
 
 CENTRES = np.random.default_rng(0).standard_normal((40, 32)).astype(np.float32)
 

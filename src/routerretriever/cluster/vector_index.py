@@ -24,9 +24,11 @@ from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.index import Index
 from routerretriever.index.kinds import partitions, pq_parts
+from routerretriever.index.lance_view import approximation, record_of
 from routerretriever.index.maintenance import Builder
+from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.schema import SHOWN_COLUMNS, metadata_columns
-from routerretriever.index.search import Hit, SearchParameters, approximation, hit_of
+from routerretriever.index.search import Hit, hit_of
 from routerretriever.index.table import IndexTable
 
 _ENGINE_KINDS = {"ivf_flat": "IVF_FLAT", "ivf_pq": "IVF_PQ", "ivf_rq": "IVF_RQ"}
@@ -119,7 +121,10 @@ class ShardedSearch:
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise VectorIndexError(f"The search failed: {str(error).splitlines()[0]}") from error
-        return [hit_of(row, 1.0 - float(row["_distance"]), metadata) for row in found.to_pylist()]
+        hits = []
+        for row in found.to_pylist():
+            hits.append(hit_of(record_of(row, metadata), 1.0 - float(row["_distance"])))
+        return hits
 
 
 @contextmanager

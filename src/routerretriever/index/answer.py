@@ -13,6 +13,7 @@ from routerretriever.data.text import check_queries
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
+from routerretriever.index.parameters import SearchParameters, is_share
 from routerretriever.index.querying import (
     EncodedQueries,
     by_words_alone,
@@ -20,8 +21,8 @@ from routerretriever.index.querying import (
     search_request,
 )
 from routerretriever.index.rerank import RERANKED, Reranks, reranked
-from routerretriever.index.search import Hit, Mode, SearchParameters, SearchRequest, check_mode, is_share
-from routerretriever.index.table import IndexTable
+from routerretriever.index.search import Hit, Mode, SearchRequest, check_mode
+from routerretriever.index.store import Store
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.routing.search_plan import SearchPlan
 
@@ -74,8 +75,8 @@ class Answer:
 class Searcher:
     """Answers queries from one index."""
 
-    def __init__(self, table: IndexTable) -> None:
-        self._table = table
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._warned = False
 
     def mode(self, wanted: Mode | None) -> Mode:
@@ -84,7 +85,7 @@ class Searcher:
         Raises:
             VectorIndexError: there is no such mode, or it needs a text index and there is none.
         """
-        has_text = self._table.latest.get().has_text
+        has_text = self._store.has_text
         if wanted is None:
             if not has_text:
                 self._warn_once()
@@ -136,14 +137,15 @@ class Searcher:
         minimum = options.get("min_relevance")
         if minimum is not None:
             _check_minimum(minimum, encoded, mode, reranks=reranker is not None)
-        request = search_request(
-            self._table,
-            k if reranker is None else max(k, RERANKED),
-            options.get("where"),
-            exact=options.get("exact", False),
-            parameters=options.get("parameters"),
-        )
-        found = [_hits(request, encoded, row, mode) for row in range(len(encoded.queries))]
+        parameters = options.get("parameters") or SearchParameters()
+        with self._store.view(options.get("where")) as view:
+            request = search_request(
+                view,
+                k if reranker is None else max(k, RERANKED),
+                exact=options.get("exact", False),
+                parameters=parameters,
+            )
+            found = [_hits(request, encoded, row, mode) for row in range(len(encoded.queries))]
         nothing: list[bool | None] = [None] * len(found)
         if reranker is not None:
             found = reranked(reranker, encoded.queries, found, k)
@@ -158,7 +160,7 @@ class Searcher:
                 Answer(
                     expert=None if mode == "text" else encoded.experts[row],
                     mode=mode,
-                    vector_weight=_weight(request, encoded, row) if mode == "hybrid" else None,
+                    vector_weight=_weight(parameters, encoded, row) if mode == "hybrid" else None,
                     hits=hits,
                     nothing_relevant=nothing[row],
                 )
@@ -171,8 +173,8 @@ class Searcher:
             logger.warning(
                 "The index %s has no text index, so it is searched by vectors alone. "
                 "Words find more: routerretriever index build %s --text",
-                self._table.uri,
-                self._table.uri,
+                self._store.uri,
+                self._store.uri,
             )
 
 
@@ -184,7 +186,7 @@ def _hits(request: SearchRequest, encoded: EncodedQueries, row: int, mode: Mode)
     plan = encoded.plans[row]
     if mode == "vector":
         return request.by_vector(vector, plan.relevance)
-    return request.by_both(query, vector, _weight(request, encoded, row), plan)
+    return request.by_both(query, vector, _weight(request.parameters, encoded, row), plan)
 
 
 def _nothing_relevant(plan: SearchPlan, mode: Mode, hits: Sequence[Hit]) -> bool | None:
@@ -213,8 +215,8 @@ def _check_minimum(minimum: float, encoded: EncodedQueries, mode: Mode, *, reran
         )
 
 
-def _weight(request: SearchRequest, encoded: EncodedQueries, row: int) -> float:
-    given = request.parameters.vector_weight
+def _weight(parameters: SearchParameters, encoded: EncodedQueries, row: int) -> float:
+    given = parameters.vector_weight
     return encoded.plans[row].vector_weight if given is None else given
 
 

@@ -15,27 +15,27 @@ from typing import Self, Unpack
 import numpy as np
 
 from routerretriever.data.document import Document
-from routerretriever.index import kinds
 from routerretriever.index.answer import Answer, Searcher, SearchOptions
 from routerretriever.index.blocks import blocks
-from routerretriever.index.build.build import build
 from routerretriever.index.build.chunks import listing_of
 from routerretriever.index.build.report import BuildReport
 from routerretriever.index.build.settings import BuildSettings
-from routerretriever.index.build.worker import Runner, run_here
-from routerretriever.index.connection import exists, located
+from routerretriever.index.build.worker import Runner
+from routerretriever.index.connection import located
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
-from routerretriever.index.flush import Flusher
 from routerretriever.index.kinds import IndexKind
-from routerretriever.index.maintenance import KEEP_VERSIONS, Builder, Maintenance
-from routerretriever.index.querying import EncodedQueries, look_up, search_request
+from routerretriever.index.maintenance import KEEP_VERSIONS, Builder
+from routerretriever.index.open_store import check_fingerprint, create_store, index_exists, open_store
+from routerretriever.index.parameters import SearchParameters
+from routerretriever.index.querying import EncodedQueries, search_request
 from routerretriever.index.recorded_model import load_recorded_model, recorded_place
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
-from routerretriever.index.search import Hit, SearchParameters
-from routerretriever.index.table import IndexTable, Metric
+from routerretriever.index.search import Hit
+from routerretriever.index.store import Store
 from routerretriever.index.texts import TextIndex
-from routerretriever.index.writer import BLOCK_ROWS, DocumentWriter
+from routerretriever.index.view import Metric
+from routerretriever.index.writer import BLOCK_ROWS
 from routerretriever.progress import Progress, Silent
 from routerretriever.words.text_index import AUTO, TextSettings
 
@@ -46,13 +46,10 @@ class Index:
     Use :meth:`create` or :meth:`open`.
     """
 
-    def __init__(self, table: IndexTable, model: Encoder | None) -> None:
-        self._table = table
+    def __init__(self, store: Store, model: Encoder | None) -> None:
+        self._store = store
         self._model = model
-        self._writer = DocumentWriter(table)
-        self._flusher = Flusher(table.uri)
-        self._maintenance = Maintenance(table, self._flusher)
-        self._searcher = Searcher(table)
+        self._searcher = Searcher(store)
 
     @classmethod
     def create(cls, uri: str | Path, model: Encoder, *, model_path: str | Path | None = None) -> Self:
@@ -69,16 +66,10 @@ class Index:
             VectorIndexError: there is something that is not an index.
         """
         uri = located(uri)
-        if exists(uri):
+        if index_exists(uri):
             return cls.open(uri, model)
-        table = IndexTable.create(
-            uri,
-            dimension=model.dimension,
-            fingerprint=model.fingerprint,
-            similarity=model.similarity_fn_name,
-            model=recorded_place(model_path) if model_path else "",
-        )
-        return cls(table, model)
+        place = recorded_place(model_path) if model_path else ""
+        return cls(create_store(uri, model, place), model)
 
     @classmethod
     def open(cls, uri: str | Path, model: Encoder | None = None) -> Self:
@@ -88,27 +79,27 @@ class Index:
             VectorIndexError: there is no index, or it was written by a newer version.
             FingerprintError: it was made with another base than ``model``'s.
         """
-        table = IndexTable.open(located(uri))
+        store = open_store(located(uri))
         if model is not None:
-            table.check_fingerprint(model.fingerprint)
-        return cls(table, model)
+            check_fingerprint(store, model.fingerprint)
+        return cls(store, model)
 
     @property
     def uri(self) -> str:
         """The folder or object-store URI."""
-        return self._table.uri
+        return self._store.uri
 
     @property
     def model(self) -> Encoder:
         """The model that encodes queries and documents."""
         if self._model is None:
-            model = load_recorded_model(self._table.info["model"], self.uri)
-            self._table.check_fingerprint(model.fingerprint)
+            model = load_recorded_model(self._store.info["model"], self.uri)
+            check_fingerprint(self._store, model.fingerprint)
             self._model = model
         return self._model
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._store)
 
     def upsert(
         self,
@@ -144,12 +135,12 @@ class Index:
             StorageError: the disk is full or cannot be written; blocks before that are kept.
         """
         documents = list(documents)
-        fields = self._writer.check(documents, collection)
+        fields = self._store.check(documents, collection)
         embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
         for block in blocks(documents, BLOCK_ROWS):
             vectors = embed([document.content for document in block])
-            self._writer.write(block, vectors, collection, fields)
-        self._maintenance.after_write(progress or Silent())
+            self._store.write(block, vectors, collection, fields)
+        self._store.after_write(progress or Silent())
         if durable:
             self.flush()
         return len(documents)
@@ -162,7 +153,7 @@ class Index:
                 deleted.
         """
         before = len(self)
-        self._writer.delete(ids, collection)
+        self._store.delete(ids, collection)
         return before - len(self)
 
     def add(
@@ -201,30 +192,27 @@ class Index:
         """
         listing = listing_of(source, collection, strict=strict)
         precision = self.model.document_precision(precision)
-        report = build(
-            self.uri,
+        report = self._store.build(
             listing,
-            runner or run_here(self.model),
             settings or BuildSettings(),
-            fingerprint=self.model.fingerprint,
+            model=self.model,
             precision=precision,
-            flush=self._flusher.flush,
+            runner=runner,
             progress=progress or Silent(),
         )
-        self._table.refresh()
-        self._maintenance.after_write(progress or Silent())
+        self._store.after_write(progress or Silent())
         self.flush()
         return report
 
     @property
     def is_approximate(self) -> bool:
         """Whether searches use an approximate index."""
-        return bool(kinds.vector_indices(self._table.lancedb))
+        return self.kind.kind != "flat"
 
     @property
     def metric(self) -> Metric:
         """How vectors are compared."""
-        return self._table.metric
+        return self._store.metric
 
     def search(
         self,
@@ -304,17 +292,18 @@ class Index:
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
         """Return the documents most similar to query vectors (n, d)."""
-        request = search_request(self._table, k, where, exact=exact, parameters=parameters)
-        return [request.by_vector(vector) for vector in np.atleast_2d(vectors)]
+        with self._store.view(where) as view:
+            request = search_request(view, k, exact=exact, parameters=parameters)
+            return [request.by_vector(vector) for vector in np.atleast_2d(vectors)]
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
         """Return vectors (d,) by (collection, id); an id may be in several collections or in none."""
-        return look_up(self._table, ids)
+        return self._store.lookup(ids)
 
     @property
     def kind(self) -> IndexKind:
         """The vector index there is, and why it is of this kind."""
-        return kinds.present(self._table.lancedb)
+        return self._store.kind
 
     def build_index(self, kind: str = "auto", *, builder: Builder | None = None) -> IndexKind:
         """Build the vector index again; the choice is remembered.
@@ -331,7 +320,7 @@ class Index:
             BuildError: there is no such cluster, or nothing for it to do.
             StorageError: the disk is full or cannot be written.
         """
-        return self._maintenance.build_index(kind, builder)
+        return self._store.build_index(kind, builder)
 
     def build_text_index(self, *, tokenizer: str = AUTO, language: str = AUTO) -> TextIndex:
         """Build the full-text index of title and text again.
@@ -349,15 +338,15 @@ class Index:
             StorageError: the disk is full or cannot be written.
         """
         settings = TextSettings(tokenizer=tokenizer, language=language)
-        return self._maintenance.build_text_index(settings)
+        return self._store.build_text_index(settings)
 
     def drop_text_index(self) -> None:
         """Drop the text index; later writes build none until :meth:`build_text_index`."""
-        self._maintenance.drop_text_index()
+        self._store.drop_text_index()
 
     def compact(self) -> Compacted:
         """Merge the fragments that writes have left, and drop deleted rows from them; errors as :meth:`refresh`."""
-        return self._maintenance.compact()
+        return self._store.compact()
 
     def refresh(self) -> Refreshed:
         """Take rows that were written since into the vector index and the text index.
@@ -365,7 +354,7 @@ class Index:
         Raises:
             StorageError: the disk is full or cannot be written; the index is as it was.
         """
-        return self._maintenance.refresh()
+        return self._store.refresh()
 
     def clean(self, older_than: timedelta = KEEP_VERSIONS) -> Cleaned:
         """Remove versions that are older than this, and the files that only they used.
@@ -378,7 +367,7 @@ class Index:
             VectorIndexError: ``older_than`` is negative.
             StorageError: something cannot be removed.
         """
-        return self._maintenance.clean(older_than)
+        return self._store.clean(older_than)
 
     def flush(self) -> Flushed:
         """Write every file and folder that is new since the last flush through to the disk.
@@ -390,8 +379,8 @@ class Index:
         Raises:
             StorageError: the disk reports that it could not write.
         """
-        return self._flusher.flush()
+        return self._store.flush()
 
     def describe(self) -> IndexInfo:
         """Return what the index holds and how it is searched; this reads one column of all documents."""
-        return self._maintenance.describe()
+        return self._store.describe()

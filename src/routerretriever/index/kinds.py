@@ -13,7 +13,7 @@ from lancedb.index import HnswSq, IvfFlat, IvfPq, IvfRq
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.conflicts import retrying_conflicts
-from routerretriever.index.table import Metric
+from routerretriever.index.view import Metric
 
 EXACT_LIMIT = 20_000
 """Up to this many rows an exact scan is as fast as an approximate index, and never wrong."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-RowIds = NDArray[np.uint64]
-"""Numbers that Lance gives to rows (n,): of one version of a dataset, not of documents."""
+from routerretriever.index.view import RowIds
 
 
 def rows_by_id(dataset: Any, rows: RowIds, columns: Sequence[str]) -> pa.Table:

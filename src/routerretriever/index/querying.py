@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.blocks import blocks
-from routerretriever.index.check import checked_ids
 from routerretriever.index.encoder import Encoder, Vectors
-from routerretriever.index.filters import Condition, as_sql
-from routerretriever.index.schema import quoted
-from routerretriever.index.search import SearchParameters, SearchRequest, is_whole
-from routerretriever.index.table import IndexTable
+from routerretriever.index.parameters import SearchParameters, is_whole
+from routerretriever.index.search import SearchRequest
+from routerretriever.index.view import View
 from routerretriever.routing.search_plan import WORDS_ALONE, SearchPlan
 
 _QUERY_BLOCK = 64
-_LOOKUP_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,30 +36,16 @@ class EncodedQueries:
 
 
 def search_request(
-    table: IndexTable,
-    k: int,
-    where: str | Condition | None,
-    *,
-    exact: bool = False,
-    parameters: SearchParameters | None = None,
+    view: View, k: int, *, exact: bool = False, parameters: SearchParameters | None = None
 ) -> SearchRequest:
-    """Return a request to the newest version of an index.
+    """Return a request for k documents of a view.
 
     Raises:
         VectorIndexError: k is no whole number, or below 1.
-        FilterError: the condition cannot be understood.
     """
     if not is_whole(k) or k < 1:
         raise VectorIndexError(f"k must be at least 1, and a whole number, but is {k!r}.")
-    snapshot = table.latest.get()
-    return SearchRequest(
-        snapshot=snapshot,
-        metric=table.metric,
-        k=k,
-        where=as_sql(where, snapshot.dataset.schema),
-        exact=exact,
-        parameters=parameters or SearchParameters(),
-    )
+    return SearchRequest(view=view, k=k, exact=exact, parameters=parameters or SearchParameters())
 
 
 def encode_queries(model: Encoder, queries: Sequence[str], pinned: str | None) -> EncodedQueries:
@@ -89,16 +72,3 @@ def by_words_alone(queries: Sequence[str]) -> EncodedQueries:
     return EncodedQueries(
         queries=queries, vectors=None, experts=[None] * len(queries), plans=[WORDS_ALONE] * len(queries)
     )
-
-
-def look_up(table: IndexTable, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
-    """Return vectors (d,) of documents by (collection, id); see :meth:`Index.lookup`."""
-    found: dict[tuple[str, str], Vectors] = {}
-    for block in blocks(dict.fromkeys(checked_ids(ids)), _LOOKUP_BLOCK):
-        rows = table.lancedb.search().where(f"id IN ({', '.join(map(quoted, block))})")
-        columns = rows.select(["id", "collection", "vector"]).to_arrow()
-        flat = columns["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors = flat.reshape(len(columns), table.dimension)
-        keys = zip(columns["collection"].to_pylist(), columns["id"].to_pylist(), strict=True)
-        found.update(zip(keys, vectors, strict=True))
-    return found

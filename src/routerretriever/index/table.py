@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import pyarrow as pa
 
-from routerretriever.errors import FingerprintError, StorageError, VectorIndexError
+from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.connection import TABLE, connect, dataset_uri, exists
 from routerretriever.index.schema import table_schema
 from routerretriever.index.snapshot import LatestSnapshot
+from routerretriever.index.view import Metric
 
 INDEX_FORMAT = 2
 """Format of the table; an index of another one is refused."""
-
-Metric = Literal["cosine", "dot"]
 
 
 class IndexTable:
@@ -108,20 +107,6 @@ class IndexTable:
     def metric(self) -> Metric:
         """How vectors are compared."""
         return "cosine" if self.info["similarity"] == "cosine" else "dot"
-
-    def check_fingerprint(self, fingerprint: str) -> None:
-        """Check that a model has the base that the index was made with.
-
-        Raises:
-            FingerprintError: it has another.
-        """
-        recorded = self.info["fingerprint"]
-        if fingerprint != recorded:
-            raise FingerprintError(
-                f"The index {self.uri} was made with another base encoder (fingerprint "
-                f"{recorded[:12]}, the model has {fingerprint[:12]}). Use the model it was made "
-                "with, or index the documents again into a new folder."
-            )
 
     def __len__(self) -> int:
         return int(self.lancedb.count_rows())

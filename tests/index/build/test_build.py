@@ -509,7 +509,7 @@ def test_nothing_is_left_of_the_only_shard(index, tmp_path):
 
 
 def test_an_older_index_is_refused(index, model):
-    info = json.loads(index._table.schema.metadata[b"routerretriever"]) | {"format_version": 1}
+    info = json.loads(index._store.table.schema.metadata[b"routerretriever"]) | {"format_version": 1}
     lance.dataset(f"{index.uri}/documents.lance").update_schema_metadata(
         {"routerretriever": json.dumps(info)}, replace=True
     )

@@ -1,0 +1,161 @@
+"""Documents in a LanceDB table: a folder or an object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from routerretriever.data.document import Document
+from routerretriever.index import kinds
+from routerretriever.index.blocks import blocks
+from routerretriever.index.build.build import build
+from routerretriever.index.build.chunks import Listing
+from routerretriever.index.build.report import BuildReport
+from routerretriever.index.build.settings import BuildSettings
+from routerretriever.index.build.worker import Runner, run_here
+from routerretriever.index.check import checked_ids
+from routerretriever.index.encoder import Encoder, Vectors
+from routerretriever.index.filters import Condition, as_sql
+from routerretriever.index.flush import Flusher
+from routerretriever.index.kinds import IndexKind
+from routerretriever.index.lance_view import LanceView
+from routerretriever.index.maintenance import Builder, Maintenance
+from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.schema import quoted
+from routerretriever.index.table import IndexTable
+from routerretriever.index.texts import TextIndex
+from routerretriever.index.view import Metric
+from routerretriever.index.writer import DocumentWriter
+from routerretriever.progress import Progress
+from routerretriever.words.text_index import TextSettings
+
+_LOOKUP_BLOCK = 4096
+
+
+class LanceStore:
+    """See :class:`routerretriever.index.store.Store`.
+
+    Attributes:
+        table: what is stored.
+    """
+
+    def __init__(self, table: IndexTable) -> None:
+        self.table = table
+        self._writer = DocumentWriter(table)
+        self._flusher = Flusher(table.uri)
+        self._maintenance = Maintenance(table, self._flusher)
+
+    @property
+    def uri(self) -> str:
+        return self.table.uri
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        return self.table.info
+
+    @property
+    def metric(self) -> Metric:
+        return self.table.metric
+
+    @property
+    def has_text(self) -> bool:
+        return self.table.latest.get().has_text
+
+    @property
+    def kind(self) -> IndexKind:
+        return kinds.present(self.table.lancedb)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @contextmanager
+    def view(self, where: str | Condition | None) -> Iterator[LanceView]:
+        snapshot = self.table.latest.get()
+        where = as_sql(where, snapshot.dataset.schema)
+        yield LanceView(snapshot=snapshot, metric=self.table.metric, where=where)
+
+    def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
+        found: dict[tuple[str, str], Vectors] = {}
+        for block in blocks(dict.fromkeys(checked_ids(ids)), _LOOKUP_BLOCK):
+            rows = self.table.lancedb.search().where(f"id IN ({', '.join(map(quoted, block))})")
+            columns = rows.select(["id", "collection", "vector"]).to_arrow()
+            flat = columns["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            vectors = flat.reshape(len(columns), self.table.dimension)
+            keys = zip(columns["collection"].to_pylist(), columns["id"].to_pylist(), strict=True)
+            found.update(zip(keys, vectors, strict=True))
+        return found
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def check(self, documents: Sequence[Document], collection: str) -> Mapping[str, pa.DataType]:
+        return self._writer.check(documents, collection)
+
+    def write(
+        self,
+        documents: Sequence[Document],
+        vectors: Vectors,
+        collection: str,
+        fields: Mapping[str, pa.DataType],
+    ) -> None:
+        self._writer.write(documents, vectors, collection, fields)
+
+    def delete(self, ids: Iterable[str], collection: str) -> None:
+        self._writer.delete(ids, collection)
+
+    def build(
+        self,
+        listing: Listing,
+        settings: BuildSettings,
+        *,
+        model: Encoder,
+        precision: str,
+        runner: Runner | None,
+        progress: Progress,
+    ) -> BuildReport:
+        report = build(
+            self.uri,
+            listing,
+            runner or run_here(model),
+            settings,
+            fingerprint=model.fingerprint,
+            precision=precision,
+            flush=self._flusher.flush,
+            progress=progress,
+        )
+        self.table.refresh()
+        return report
+
+    # -- maintenance -------------------------------------------------------------------------
+
+    def after_write(self, progress: Progress) -> None:
+        self._maintenance.after_write(progress)
+
+    def build_index(self, kind: str, builder: Builder | None) -> IndexKind:
+        return self._maintenance.build_index(kind, builder)
+
+    def build_text_index(self, settings: TextSettings) -> TextIndex:
+        return self._maintenance.build_text_index(settings)
+
+    def drop_text_index(self) -> None:
+        self._maintenance.drop_text_index()
+
+    def compact(self) -> Compacted:
+        return self._maintenance.compact()
+
+    def refresh(self) -> Refreshed:
+        return self._maintenance.refresh()
+
+    def clean(self, older_than: timedelta) -> Cleaned:
+        return self._maintenance.clean(older_than)
+
+    def flush(self) -> Flushed:
+        return self._flusher.flush()
+
+    def describe(self) -> IndexInfo:
+        return self._maintenance.describe()

@@ -1,0 +1,102 @@
+"""Searching one version of a LanceDB table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from routerretriever.errors import VectorIndexError
+from routerretriever.index.encoder import Vectors
+from routerretriever.index.lance_rows import rows_by_id
+from routerretriever.index.parameters import SearchParameters
+from routerretriever.index.schema import SHOWN_COLUMNS, collection_and_id
+from routerretriever.index.snapshot import Snapshot
+from routerretriever.index.view import Metric, Record, RowIds
+from routerretriever.words.text_index import matching
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanceView:
+    """One version of an index; see :class:`routerretriever.index.view.View`.
+
+    Attributes:
+        snapshot: the version that is read.
+        metric: of the vectors.
+        where: SQL, or ``None``.
+    """
+
+    snapshot: Snapshot
+    metric: Metric
+    where: str | None
+
+    def nearest(self, vector: Vectors, k: int, parameters: SearchParameters | None) -> tuple[RowIds, Vectors]:
+        how: dict[str, Any] = {"use_index": False}
+        if parameters is not None:
+            how = approximation(parameters, k, filtered=self.where is not None)
+        found = self._scan(
+            "_distance", nearest={"column": "vector", "q": vector, "k": k, "metric": self.metric, **how}
+        )
+        # Lance's distance is 1 - similarity for cosine and dot alike.
+        return found["_rowid"].to_numpy(), 1.0 - found["_distance"].to_numpy()
+
+    def matching(self, query: str, k: int) -> tuple[RowIds, NDArray[np.float32]]:
+        found = self._scan("_score", full_text_query=matching(query), limit=k)
+        return found["_rowid"].to_numpy(), found["_score"].to_numpy()
+
+    def count(self) -> int:
+        return int(self.snapshot.dataset.count_rows(self.where))
+
+    def vectors(self, rows: RowIds) -> Vectors:
+        column = rows_by_id(self.snapshot.dataset, rows, ["vector"])["vector"].combine_chunks()
+        flat: Vectors = column.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(column), column.type.list_size)
+
+    def records(self, rows: RowIds) -> Sequence[Record]:
+        columns = [*SHOWN_COLUMNS, *self.snapshot.metadata]
+        shown = rows_by_id(self.snapshot.dataset, rows, columns).to_pylist()
+        return [record_of(row, self.snapshot.metadata) for row in shown]
+
+    def _scan(self, score: str, **wanted: Any) -> pa.Table:
+        """Return the ids and scores of the rows that a search finds; their texts are read later, of the best alone."""
+        dataset = self.snapshot.dataset
+        try:
+            scanner = dataset.scanner(
+                columns=[score], with_row_id=True, filter=self.where, prefilter=True, **wanted
+            )
+            found: pa.Table = scanner.to_table()
+        except (OSError, ValueError, RuntimeError) as error:
+            hint = ""
+            if self.where:
+                hint = " A condition looks like: collection = 'scifact' AND year > 2020"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise VectorIndexError(f"The search failed: {reason}{hint}") from error
+        return found
+
+
+def record_of(row: Mapping[str, Any], metadata: Sequence[str]) -> Record:
+    """Return a row of the table as it is shown."""
+    collection, document_id = collection_and_id(row["key"])
+    return Record(
+        collection=collection,
+        id=document_id,
+        title=row["title"],
+        text=row["text"],
+        metadata={name: row[name] for name in metadata},
+    )
+
+
+def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[str, float]:
+    """Return what Lance is told of how to search an approximate index for k results."""
+    how: dict[str, float] = {"nprobes": given.nprobes}
+    if filtered:
+        # What a filter leaves may be in any partition; a search that ends once there are k
+        # would find enough, but not the nearest.
+        how = {"search_effort": 1.0}
+    if given.ef is not None:
+        how["ef"] = max(given.ef, k)
+    return how

@@ -1,0 +1,61 @@
+"""What a search asks of the store: one state of the documents that may be found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routerretriever.index.encoder import Vectors
+from routerretriever.index.parameters import SearchParameters
+
+Metric = Literal["cosine", "dot"]
+
+RowIds = NDArray[np.uint64]
+"""Numbers that a store gives to rows (n,): of one view, not of documents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A document as it is shown; ``metadata`` has all fields of the index, also those without a value."""
+
+    collection: str
+    id: str
+    title: str | None
+    text: str
+    metadata: Mapping[str, Any]
+
+
+class View(Protocol):
+    """One state of the documents of an index that satisfy a condition."""
+
+    @property
+    def metric(self) -> Metric:
+        """How vectors are compared."""
+
+    def nearest(self, vector: Vectors, k: int, parameters: SearchParameters | None) -> tuple[RowIds, Vectors]:
+        """Return the k rows nearest to a vector (d,), nearest first, and their similarities.
+
+        Args:
+            vector: the query's (d,).
+            k: rows, at most.
+            parameters: how hard an approximate index is searched; ``None`` scans all vectors.
+
+        Raises:
+            VectorIndexError: the condition cannot be understood.
+        """
+
+    def matching(self, query: str, k: int) -> tuple[RowIds, NDArray[np.float32]]:
+        """Return the k best rows with words of a query, best first, and their BM25 scores."""
+
+    def count(self) -> int:
+        """Return the number of documents that satisfy the condition."""
+
+    def vectors(self, rows: RowIds) -> Vectors:
+        """Return the vectors of rows (n, d), in their order."""
+
+    def records(self, rows: RowIds) -> Sequence[Record]:
+        """Return what is shown of rows (n,), in their order."""
