@@ -153,6 +153,7 @@ def summary(rows: Mapping[str, Measured]) -> dict[str, Any]:
             "p": round(pooled, 4),
         }
     return {
+        "collections": list(rows),
         "nDCG@10": means,
         "routed-hybrid against": against,
         "calibration error": _mean([calibration_error(row) for row in rows.values()]),

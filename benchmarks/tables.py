@@ -67,6 +67,25 @@ def words_table(content: dict[str, Any]) -> str:
     return table(("collection", *systems), rows)
 
 
+def headline_table(content: dict[str, Any]) -> str:
+    """nDCG@10 × 100 of what one has without experts, and of the default search."""
+    systems = {
+        "base": "base",
+        "hybrid": "base + words",
+        "routed": "routed",
+        "routed-hybrid": "**routed + words (default)**",
+    }
+    rows: list[tuple[str, ...]] = []
+    for group, summary in content["summary"].items():
+        rows.append((f"*{group}*", *("" for _ in systems)))
+        for name in summary["collections"]:
+            scores = content["collections"][name]["nDCG@10"]
+            rows.append((name, *(f"{100 * scores[system]:.1f}" for system in systems)))
+        means = summary["nDCG@10"]
+        rows.append(("**mean**", *(f"**{100 * means[system]:.1f}**" for system in systems)))
+    return table(("collection", *systems.values()), rows)
+
+
 def _group_cells(figures: dict[str, Any]) -> str:
     worst, difference = figures["worst"]
     rates = f"{100 * figures['helped']:.0f}% | {100 * figures['hurt']:.0f}%"
@@ -185,7 +204,7 @@ SPEED_PAGE = "benchmarks/speed/README.md"
 SPEED_PARTS = ("queries", "documents", "experts", "routing", "search", "library", "training")
 
 TABLES = (
-    ("README.md", "results", "core.json", results_table),
+    ("README.md", "headline", "hybrid.json", headline_table),
     ("docs/search.md", "words", "hybrid.json", words_table),
     ("docs/comparison.md", "systems", "real.json", systems_table),
     ("docs/unlabelled.md", "synthesis", "synthesis.json", synthesis_table),

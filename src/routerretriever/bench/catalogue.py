@@ -8,10 +8,14 @@ from routerretriever.bench import oracles, routers, systems
 from routerretriever.bench.query_set import FALLBACK
 from routerretriever.bench.systems import BM25, MULTI_TASK, Always, System
 from routerretriever.bench.with_words import Hybrid, RankFusion, RoutedHybrid
+from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.routing.candidates import BASE, MERGED
 
-MULTI_TASKS = (MULTI_TASK, f"{MULTI_TASK}-small", f"{MULTI_TASK}-rank")
-"""One LoRA for all collections: all data; cut to the smallest collection (the paper's); rank × experts."""
+LINEAR_ADAPTER = "linear-adapter"
+"""One map of the finished query vector for all collections, as Chroma and LlamaIndex train it."""
+
+MULTI_TASKS = (MULTI_TASK, f"{MULTI_TASK}-small", f"{MULTI_TASK}-rank", LINEAR_ADAPTER)
+"""One adapter for all collections: LoRA on all data; cut to the smallest (the paper's); rank × experts; a map."""
 
 ROUTED = "routed"
 """The product's routing by vectors alone, which the others are compared with."""
@@ -36,6 +40,8 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "gain-trusting": lambda: systems.Routed(abstain=False),
     "gain-margin": lambda: systems.Routed(margin=0.02),
     ROUTED: systems.Routed,
+    "map": lambda: systems.Routed(kind=TrainedKinds.MAP),
+    "both": lambda: systems.Routed(kind=TrainedKinds.BOTH),
     "mixed": lambda: systems.Routed(mix=3),
     "mixed-vectors": systems.VectorMixture,
     "routed+generalist": lambda: systems.Routed(generalist=True),

@@ -12,7 +12,7 @@ from routerretriever.bench.suite import Suite
 from routerretriever.data.collection import Collection
 from routerretriever.experts.checkpoint import training_key
 from routerretriever.experts.train import train_expert
-from routerretriever.experts.training_config import TrainingConfig
+from routerretriever.experts.training_config import TrainedKinds, TrainingConfig
 from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
@@ -86,6 +86,7 @@ class Models:
             config,
             replace(config, max_queries=smallest),
             replace(config, rank=rank, alpha=4.0 * rank),
+            replace(config, kind=TrainedKinds.MAP),
         )
         configs = dict(zip(MULTI_TASKS, settings, strict=True))
         rivals = {}

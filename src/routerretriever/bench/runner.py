@@ -24,12 +24,15 @@ from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.evaluation.gains import training_sample
+from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
 
 _TRAIN_SAMPLE = 100  # training queries a collection that DatasetRouter keeps (arXiv 2409.02685, A.1)
+
+_SeedAndKind = tuple[int, TrainedKinds | None]
 
 
 @dataclass(slots=True)
@@ -47,8 +50,8 @@ class Bench:
     progress: Progress = field(default_factory=Silent)
     collections: dict[str, Collection] = field(init=False)
     models: Models = field(init=False)
-    _models: dict[int, RouterRetriever] = field(default_factory=dict)
-    _prepared: dict[int, Prepared] = field(default_factory=dict)
+    _models: dict[_SeedAndKind, RouterRetriever] = field(default_factory=dict)
+    _prepared: dict[_SeedAndKind, Prepared] = field(default_factory=dict)
     _documents: dict[str, Vectors] = field(default_factory=dict)
     _encoded: dict[tuple[str, str], EncodedQueries] = field(default_factory=dict)
     _training: dict[str, Queries] = field(default_factory=dict)
@@ -68,15 +71,24 @@ class Bench:
         """Create a model of the suite's base and preset, without experts."""
         return self.models.create(**settings)
 
-    def model(self, seed: int) -> RouterRetriever:
-        """Return the model with all experts of one seed; train the missing ones."""
-        if seed not in self._models:
-            config = self.suite.training_config(seed)
+    def model(self, seed: int, kind: TrainedKinds | None = None) -> RouterRetriever:
+        """Return the model with all experts of one seed; train the missing ones.
+
+        Args:
+            seed: of the training.
+            kind: of the experts; default the suite's.
+        """
+        config, folder = self.suite.training_config(seed), f"seed-{seed}"
+        if kind == config.kind:
+            kind = None
+        if kind is not None:
+            config, folder = replace(config, kind=kind), f"{folder}-{kind}"
+        if (seed, kind) not in self._models:
             jobs: dict[str, Job] = {}
             for collection in self.experts:
                 jobs[collection.name] = ([collection], config)
-            self._models[seed] = self.models.trained(f"seed-{seed}", jobs)
-        return self._models[seed]
+            self._models[seed, kind] = self.models.trained(folder, jobs)
+        return self._models[seed, kind]
 
     def rivals(self, seed: int, names: Sequence[str]) -> dict[str, RouterRetriever]:
         """Return multi-task adapters of one seed, each in a model of its own."""
@@ -98,11 +110,20 @@ class Bench:
         """Return the test queries of a collection, as many as the suite wants."""
         return self.collections[name].split("test").sample(self.suite.limit(name), 0)
 
-    def prepare(self, seed: int) -> Prepared:
-        """Return all queries of one seed."""
-        if seed not in self._prepared:
-            self._prepared[seed] = self._prepare(seed)
-        return self._prepared[seed]
+    def prepare(self, seed: int, kind: TrainedKinds | None = None) -> Prepared:
+        """Return all queries of one seed.
+
+        Args:
+            seed: of the training.
+            kind: of the experts; default the suite's, with the other candidates of its systems.
+        """
+        if (seed, kind) not in self._prepared:
+            if kind is None:
+                prepared = self._prepare(seed)
+            else:
+                prepared = self.prepare_with(self.model(seed, kind), seed, self.suite.experts)
+            self._prepared[seed, kind] = prepared
+        return self._prepared[seed, kind]
 
     def _prepare(self, seed: int) -> Prepared:
         needed: set[str] = set()
@@ -209,9 +230,13 @@ class Bench:
                 if needs_other_seeds and not others:
                     task.advance(1)
                     continue
-                system.fit(known)
+                asked, learnt = own, known
+                if system.kind is not None:
+                    asked = self.prepare(seed, system.kind)
+                    learnt = make_known(asked, self.suite.experts)
+                system.fit(learnt)
                 outcomes[name] = {}
-                for collection, queries in own.test.items():
+                for collection, queries in asked.test.items():
                     same = [other.test[collection] for other in others]
                     outcomes[name][collection] = outcome(system, queries, same)
                 task.advance(1, name)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.bench.query_set import FALLBACK, Candidate, Queries, QuerySet
+from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.form_pilots import (
@@ -88,6 +89,8 @@ class System(ABC):
     """Candidates besides base, merged and the experts."""
     blends_deltas = False
     """Whether weights are of LoRA deltas within one pass, or of vectors."""
+    kind: TrainedKinds | None = None
+    """The kind of the experts; ``None`` is the suite's."""
 
     def fit(self, known: Known) -> None:  # noqa: B027 - most systems have nothing to learn
         """Learn from held-out queries."""
@@ -155,6 +158,7 @@ class Routed(System):
         router: its name.
         partition: how pilots are formed; ``best-expert`` is the paper's.
         generalist: whether the multi-task adapter is one of the experts.
+        kind: of the experts; ``None`` is the suite's.
         policy: changes to :class:`RoutingPolicy`.
     """
 
@@ -166,8 +170,10 @@ class Routed(System):
         partition: str = "cluster",
         *,
         generalist: bool = False,
+        kind: TrainedKinds | None = None,
         **policy: float | bool,
     ) -> None:
+        self.kind = kind
         self.router, self.partition, self.generalist, self.changes = router, partition, generalist, policy
         if generalist:
             self.needs = (MULTI_TASK,)
