@@ -21,6 +21,7 @@ REASONS = {
     "needs a GPU",
     "needs a cluster",
     "needs a hub and a GPU",
+    "needs a PostgreSQL server",
     "needs a key of yours",
     "needs a model from the hub",
     "needs an endpoint",

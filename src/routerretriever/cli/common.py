@@ -67,11 +67,13 @@ Workers = Annotated[
 ]
 IndexUri = Annotated[
     str,
-    typer.Argument(metavar="INDEX", help="Folder or URI of the index.", show_default=False),
+    typer.Argument(
+        metavar="INDEX", help="Folder or URI of the index; postgresql://…?table=NAME too.", show_default=False
+    ),
 ]
 OptionalIndex = Annotated[
     str | None,
-    typer.Option("--index", help="Folder or URI of the index; without it, search is off."),
+    typer.Option("--index", help="Folder or URI of the index, as elsewhere; without it, search is off."),
 ]
 
 

@@ -24,6 +24,7 @@ from routerretriever.cli.common import (
 from routerretriever.cli.formatting import err, print_json, say, show_table
 from routerretriever.errors import BuildError, VectorIndexError
 from routerretriever.index.build.settings import BuildSettings, OnError
+from routerretriever.index.postgres_uri import shown_uri
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -160,10 +161,10 @@ def add(
         progress=Bars(),
     )
     if as_json:
-        print_json({"index": index, **report.to_dict(), "total": len(opened)})
+        print_json({"index": shown_uri(index), **report.to_dict(), "total": len(opened)})
         return
     search = "approximate" if opened.is_approximate else "exact"
-    _show_report(report, f"{index} now holds {len(opened)} ({search} search).")
+    _show_report(report, f"{shown_uri(index)} now holds {len(opened)} ({search} search).")
 
 
 def _check_workers(cluster: str | None, workers: int | None) -> None:
@@ -239,18 +240,20 @@ def build(
     if as_json:
         described = None if vectors is None else vectors.to_dict()
         words_described = None if words is None else words.to_dict()
-        print_json({"index": index, "vectors": described, "text": words_described})
+        print_json({"index": shown_uri(index), "vectors": described, "text": words_described})
         return
     _show_built(index, vectors, words)
     if text is False:
-        say(f"Text of {index}: dropped. Searches use vectors alone.")
+        say(f"Text of {shown_uri(index)}: dropped. Searches use vectors alone.")
 
 
 def _show_built(index: str, vectors: IndexKind | None, words: TextIndex | None) -> None:
     if vectors is not None:
-        say(f"Vectors of {index}: {vectors.kind} ({vectors.reason}), {vectors.seconds:.1f} s.")
+        say(f"Vectors of {shown_uri(index)}: {vectors.kind} ({vectors.reason}), {vectors.seconds:.1f} s.")
     if words is not None:
-        say(f"Text of {index}: {words.tokenizer} words, language {words.language}, {words.seconds:.1f} s.")
+        say(
+            f"Text of {shown_uri(index)}: {words.tokenizer} words, language {words.language}, {words.seconds:.1f} s."
+        )
 
 
 @command
@@ -262,9 +265,11 @@ def compact(index: IndexUri, as_json: AsJson = False) -> None:
     from routerretriever.index.index import Index
 
     done = Index.open(index).compact()
+    merged = f"{done.fragments_before} fragments became {done.fragments_after}; "
+    if done.fragments_before is None:
+        merged = ""
     text = (
-        f"{index}: {done.fragments_before} fragments became {done.fragments_after}; "
-        f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, "
+        f"{shown_uri(index)}: {merged}{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, "
         f"in {done.seconds:.1f} s."
     )
     _show(index, done, text, as_json)
@@ -278,7 +283,7 @@ def refresh(index: IndexUri, as_json: AsJson = False) -> None:
     done = Index.open(index).refresh()
     rebuilt = ", which was built again" if done.rebuilt else ""
     text = (
-        f"{index}: {done.vectors} documents taken into the vector index{rebuilt}, "
+        f"{shown_uri(index)}: {done.vectors} documents taken into the vector index{rebuilt}, "
         f"{done.texts} into the text index, in {done.seconds:.1f} s."
     )
     _show(index, done, text, as_json)
@@ -291,7 +296,7 @@ def clean(index: IndexUri, older_than: OlderThan = 7.0, as_json: AsJson = False)
 
     done = Index.open(index).clean(timedelta(days=older_than))
     text = (
-        f"{index}: {done.versions_before} versions became {done.versions_after}; "
+        f"{shown_uri(index)}: {done.versions_before} versions became {done.versions_after}; "
         f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now."
     )
     _show(index, done, text, as_json)
@@ -318,13 +323,14 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     }
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        if value is not None:
+            table.add_row(name, str(value))
     _show(index, found, table, as_json)
 
 
 def _show(index: str, report: Report, shown: str | Table, as_json: bool) -> None:
     if as_json:
-        print_json({"index": index, **report.to_dict()})
+        print_json({"index": shown_uri(index), **report.to_dict()})
     elif isinstance(shown, str):
         say(shown)
     else:

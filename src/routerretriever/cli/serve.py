@@ -11,6 +11,7 @@ import typer
 from routerretriever.cli.common import AsJson, Device, Model, OptionalIndex, load_model
 from routerretriever.cli.formatting import print_json, say
 from routerretriever.errors import MissingExtraError, ServerError
+from routerretriever.index.postgres_uri import shown_uri
 
 if TYPE_CHECKING:
     from routerretriever.server import Settings
@@ -96,7 +97,7 @@ def serve(
     def announce() -> None:
         address = settings.url
         if as_json:
-            print_json({"url": address, "model": model, "index": index})
+            print_json({"url": address, "model": model, "index": index and shown_uri(index)})
             sys.stdout.flush()
         else:
             say(f"The page: {address}   The API: {address}/v1   Stop: Ctrl-C")

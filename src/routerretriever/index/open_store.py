@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from routerretriever.errors import FingerprintError
 from routerretriever.index.connection import exists
 from routerretriever.index.encoder import Encoder
 from routerretriever.index.lance_store import LanceStore
+from routerretriever.index.postgres_uri import is_postgres
 from routerretriever.index.store import Store
 from routerretriever.index.table import IndexTable
+
+if TYPE_CHECKING:
+    from routerretriever.index.postgres.store import PostgresStore
 
 
 def index_exists(uri: str) -> bool:
     """Return whether there is an index at ``uri``."""
-    return exists(uri)
+    return _postgres().exists(uri) if is_postgres(uri) else exists(uri)
 
 
 def open_store(uri: str) -> Store:
@@ -20,8 +26,9 @@ def open_store(uri: str) -> Store:
 
     Raises:
         VectorIndexError: there is no index, or it has a format that is not read.
+        StorageError: the server of the database cannot be reached.
     """
-    return LanceStore(IndexTable.open(uri))
+    return _postgres().open(uri) if is_postgres(uri) else LanceStore(IndexTable.open(uri))
 
 
 def create_store(uri: str, model: Encoder, place: str) -> Store:
@@ -36,14 +43,22 @@ def create_store(uri: str, model: Encoder, place: str) -> Store:
         VectorIndexError: there is something else.
         StorageError: the index cannot be written.
     """
-    table = IndexTable.create(
-        uri,
-        dimension=model.dimension,
-        fingerprint=model.fingerprint,
-        similarity=model.similarity_fn_name,
-        model=place,
+    about = {
+        "dimension": model.dimension,
+        "fingerprint": model.fingerprint,
+        "similarity": model.similarity_fn_name,
+        "model": place,
+    }
+    return (
+        _postgres().create(uri, **about) if is_postgres(uri) else LanceStore(IndexTable.create(uri, **about))
     )
-    return LanceStore(table)
+
+
+def _postgres() -> type[PostgresStore]:
+    # Imported here: it needs an extra.
+    from routerretriever.index.postgres.store import PostgresStore
+
+    return PostgresStore
 
 
 def check_fingerprint(store: Store, fingerprint: str) -> None:

@@ -24,7 +24,7 @@ class Compacted(Report):
     """What compaction did.
 
     Attributes:
-        fragments_before: fragments that the documents were stored in.
+        fragments_before: fragments that the documents were stored in; ``None`` where there are none.
         fragments_after: the same now.
         bytes_before: of all files of the index; ``None`` for an object store, like the next two.
         bytes_at_most: that the index can have taken meanwhile.
@@ -32,8 +32,8 @@ class Compacted(Report):
         seconds: that it took.
     """
 
-    fragments_before: int
-    fragments_after: int
+    fragments_before: int | None
+    fragments_after: int | None
     bytes_before: int | None
     bytes_at_most: int | None
     bytes_after: int | None
@@ -91,7 +91,7 @@ class IndexInfo(Report):
         kind: of the vector index.
         text: how the text index splits words; ``None`` if there is none.
         unindexed: documents that the vector index, if there is one, has not taken in yet.
-        fragments: fragments that the documents are stored in.
+        fragments: fragments that the documents are stored in; ``None`` in PostgreSQL, like the next.
         versions: that are kept.
         bytes: of all files; ``None`` for an object store.
     """
@@ -101,6 +101,6 @@ class IndexInfo(Report):
     kind: IndexKind
     text: TextSettings | None
     unindexed: int
-    fragments: int
-    versions: int
+    fragments: int | None
+    versions: int | None
     bytes: int | None

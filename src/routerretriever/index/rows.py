@@ -56,11 +56,12 @@ def document_rows(
     }
     for name in metadata_columns(schema):
         kind = schema.field(name).type
-        columns[name] = [_stored(document.metadata.get(name), kind) for document in documents]
+        columns[name] = [stored_value(document.metadata.get(name), kind) for document in documents]
     return pa.table(columns, schema=schema)
 
 
-def _stored(value: Any, kind: pa.DataType) -> Any:
+def stored_value(value: Any, kind: pa.DataType) -> Any:
+    """Return the value of a metadata field as its column holds it."""
     if is_missing(value):
         return None
     # Arrow itself refuses whole numbers beyond 2⁵³ as floats, also those that a float holds exactly.

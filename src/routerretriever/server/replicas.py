@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from routerretriever.errors import BuildError, MissingExtraError, ServerError
-from routerretriever.index.connection import exists
+from routerretriever.index.open_store import index_exists
+from routerretriever.index.postgres_uri import shown_uri
 from routerretriever.server.app import create_app
 from routerretriever.server.run import log_to_stderr
 from routerretriever.server.settings import Settings
@@ -109,9 +110,9 @@ def serve_replicas(
 def running(settings: Settings, *, cluster: str, replicas: Replicas) -> Iterator[None]:
     """Run the replicas while a block runs; see :func:`serve_replicas`."""
     read_model_info(settings.model)
-    if settings.index is not None and not exists(settings.index):
+    if settings.index is not None and not index_exists(settings.index):
         raise ServerError(
-            f"There is no index at {settings.index}. Make one: routerretriever index MODEL INDEX …"
+            f"There is no index at {shown_uri(settings.index)}. Make one: routerretriever index MODEL INDEX …"
         )
     with ExitStack() as stack:
         _connect(stack, settings, cluster, replicas)

@@ -18,7 +18,7 @@ from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
 from routerretriever.errors import BuildError, CollectionError, StorageError, VectorIndexError
 from routerretriever.index import connection as index_store
-from routerretriever.index import index as index_module
+from routerretriever.index import lance_store
 from routerretriever.index.build import all_results as results_module
 from routerretriever.index.build import build as build_module
 from routerretriever.index.build import chunk_result as chunk_result_module
@@ -416,7 +416,7 @@ def test_paths_do_not_depend_on_where_a_worker_stands(model, tmp_path, monkeypat
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "driver")
     write_jsonl(Path("a.jsonl"), [record(k) for k in range(30)])
-    index, run_here = Index.create("index", model), index_module.run_here
+    index, run_here = Index.create("index", model), lance_store.run_here
 
     def run_elsewhere(model):
         def run(job, chunks):
@@ -425,7 +425,7 @@ def test_paths_do_not_depend_on_where_a_worker_stands(model, tmp_path, monkeypat
 
         return run
 
-    monkeypatch.setattr(index_module, "run_here", run_elsewhere)
+    monkeypatch.setattr(lance_store, "run_here", run_elsewhere)
     assert index.add("a.jsonl").documents == 30
     assert list((tmp_path / "worker").iterdir()) == []
     monkeypatch.chdir(tmp_path / "driver")

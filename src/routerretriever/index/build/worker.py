@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from routerretriever.data.document import Document, content_hash
-from routerretriever.errors import CollectionError, StorageError, VectorIndexError
+from routerretriever.errors import StorageError, VectorIndexError
+from routerretriever.index.build.check_chunk import ABOUT_NEW_FIELDS, checked_rows
 from routerretriever.index.build.chunk_result import ChunkResult, Ids, read_result, write_result
-from routerretriever.index.build.chunks import Chunk, Problem
+from routerretriever.index.build.chunks import Chunk
 from routerretriever.index.build.folder import Folder
-from routerretriever.index.build.read_chunk import SAMPLED_ROWS, Row, read_chunk
+from routerretriever.index.build.read_chunk import Row
 from routerretriever.index.check import DocumentCheck
 from routerretriever.index.commit import write_fragments
 from routerretriever.index.connection import local_folder
@@ -30,11 +31,6 @@ from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.rows import document_rows
 from routerretriever.index.schema import document_key, key_condition, metadata_types
 from routerretriever.storage.atomic import sync
-
-ABOUT_NEW_FIELDS = (
-    f"Fields are looked for in the first {SAMPLED_ROWS} rows of every shard: move a row that "
-    "has it there, or leave such rows out with --on-error skip."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +96,8 @@ class Worker:
             return recorded[0]
 
         start = time.perf_counter()
-        rows, problems = self._checked_rows(chunk)
+        check = DocumentCheck(metadata_types(self._opened().schema), ABOUT_NEW_FIELDS)
+        rows, problems = checked_rows(chunk, check)
         if problems and self.job.fail_fast:
             return ChunkResult(chunk=chunk.key, rows=len(rows), problems=tuple(problems))
 
@@ -118,33 +115,6 @@ class Worker:
         )
         write_result(folder, result, Ids.of(rows, is_new))
         return result
-
-    def _checked_rows(self, chunk: Chunk) -> tuple[list[Row], list[Problem]]:
-        check = DocumentCheck(metadata_types(self._opened().schema), ABOUT_NEW_FIELDS)
-        rows: dict[str, Row] = {}
-        problems: list[Problem] = []
-        for row in read_chunk(chunk):
-            if isinstance(row, Problem):
-                problems.append(row)
-                continue
-            reason = self._fault(row, chunk, check, rows.get(row.document.id))
-            if reason is None:
-                rows[row.document.id] = row
-            else:
-                problems.append(Problem(chunk.where(row.line), reason))
-        return list(rows.values()), problems
-
-    def _fault(self, row: Row, chunk: Chunk, check: DocumentCheck, earlier: Row | None) -> str | None:
-        if row.line in chunk.left_out:
-            return f"the id '{row.document.id}' is on an earlier line too."
-        if earlier is not None:
-            return f"the id '{row.document.id}' is on line {earlier.line} too. Make ids unique."
-        where = chunk.where(row.line)
-        try:
-            check.check(row.document, where)
-        except CollectionError as error:
-            return str(error).removeprefix(f"{where}: ")
-        return None
 
     def _are_new(self, rows: Sequence[Row]) -> npt.NDArray[np.bool_]:
         """Return which rows (n,) are not in the index with the very same content."""
