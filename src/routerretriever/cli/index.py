@@ -314,6 +314,7 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     rows: dict[str, Any] = {
         "documents": found.documents,
         **{f"  of '{name}'": count for name, count in found.collections.items()},
+        "passages": found.passages,
         "vectors": f"{found.kind.kind} ({found.kind.reason})",
         "not in it yet": found.unindexed,
         "text index": text_index,

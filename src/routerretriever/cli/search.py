@@ -11,10 +11,11 @@ from rich.text import Text
 from routerretriever.cli.common import AsJson, Device, IndexUri, Model, load_model
 from routerretriever.cli.formatting import points, print_json, say, show_table
 from routerretriever.data.text import check_queries
+from routerretriever.words.highlight import matched_words, window
 
 if TYPE_CHECKING:
     from routerretriever.index.answer import Answer
-    from routerretriever.index.search import Mode
+    from routerretriever.index.search import Hit, Mode
     from routerretriever.reranking.reranker import Reranker
     from routerretriever.routing.explain import Route
 
@@ -66,6 +67,10 @@ MinRelevance = Annotated[
         help="Leave out documents whose relevance, a probability from 0 to 1, is below this.",
     ),
 ]
+Passages = Annotated[
+    bool,
+    typer.Option("--passages", help="Return passages; several may be of one document."),
+]
 OtherModel = Annotated[
     str | None,
     typer.Option(
@@ -102,6 +107,7 @@ def search(
     mode: SearchMode = None,
     rerank: Rerank = None,
     min_relevance: MinRelevance = None,
+    passages: Passages = False,
     model: OtherModel = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -125,11 +131,12 @@ def search(
         mode=cast("Mode | None", mode),
         rerank=None if rerank is None else _reranker(rerank, device),
         min_relevance=min_relevance,
+        passages=passages,
     )[0]
     if as_json:
         print_json({"query": query, **found.to_dict()})
     else:
-        _show_answer(found)
+        _show_answer(query, found)
 
 
 def _reranker(source: str, device: str | None) -> Reranker:
@@ -148,7 +155,7 @@ def _show_route(item: Route) -> None:
         say(f"  {pilot.similarity:.2f}  {pilot.collection}: {pilot.example}")
 
 
-def _show_answer(found: Answer) -> None:
+def _show_answer(query: str, found: Answer) -> None:
     if found.expert is None:
         say("by words alone")
     else:
@@ -162,10 +169,29 @@ def _show_answer(found: Answer) -> None:
         return
     table = Table("", "score", "relevance", "id", "collection", "text", box=None)
     for rank, hit in enumerate(found.hits, start=1):
-        text = hit.text
-        if hit.title:
-            text = f"{hit.title}: {hit.text}"
-        shown = text[:_SHOWN_CHARACTERS]
+        shown = _shown_text(query, hit)
         relevance = "" if hit.relevance is None else f"{hit.relevance:.0%}"
         table.add_row(str(rank), f"{hit.score:.3f}", relevance, hit.id, hit.collection, shown)
     show_table(table)
+
+
+def _shown_text(query: str, hit: Hit) -> Text:
+    """Return what is shown of a hit: its title, where the passage is, and the text around the query's words."""
+    shown = Text()
+    if hit.title:
+        shown.append(f"{hit.title}: ")
+    if hit.passage is not None:
+        place = f"characters {hit.passage.start}–{hit.passage.stop}"
+        if hit.passage.page is not None:
+            place = f"page {hit.passage.page}, {place}"
+        if hit.passage.heading:
+            place = f"{hit.passage.heading}, {place}"
+        shown.append(f"[{place}] ", "dim")
+    start, stop = window(hit.text, matched_words(query, hit.text), _SHOWN_CHARACTERS)
+    text = " ".join(hit.text[start:stop].split())
+    shown.append("… " if start > 0 else "")
+    begun = len(shown)
+    shown.append(text)
+    for begin, end in matched_words(query, text):
+        shown.stylize("bold yellow", begun + begin, begun + end)
+    return shown

@@ -137,7 +137,7 @@ class _Encoder:
             torch.set_num_threads(1)
             model.to("cpu")
         self._encode = partial(encode_documents, model.eval(), precision=job.precision)
-        self._worker = Worker(job, self._vectors)
+        self._worker = Worker(job, self._vectors, model.cut)
 
     def _vectors(self, texts: list[str]) -> Vectors:
         found: dict[str, Vectors] = {}

@@ -19,6 +19,7 @@ import ray
 
 from routerretriever.cluster.connection import connected, worker_count
 from routerretriever.errors import VectorIndexError
+from routerretriever.index.best_passages import WIDER, first_of_each
 from routerretriever.index.connection import dataset_uri
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition, as_sql
@@ -27,7 +28,7 @@ from routerretriever.index.kinds import partitions, pq_parts
 from routerretriever.index.lance_view import approximation, record_of
 from routerretriever.index.maintenance import Builder
 from routerretriever.index.parameters import SearchParameters
-from routerretriever.index.schema import SHOWN_COLUMNS, metadata_columns
+from routerretriever.index.schema import PLACE_COLUMNS, SHOWN_COLUMNS, holds_passages, metadata_columns
 from routerretriever.index.search import Hit, hit_of
 from routerretriever.index.table import IndexTable
 
@@ -60,8 +61,8 @@ def build_index_on(address: str, *, workers: int | None = None) -> Builder:
                 num_workers=worker_count(workers),
                 metric=table.metric,
                 # As in one process, so that the same settings find as much.
-                num_partitions=partitions(len(table)),
-                sample_rate=_sampled_rows(len(table)),
+                num_partitions=partitions(table.rows),
+                sample_rate=_sampled_rows(table.rows),
                 **_engine_options(table, kind),
             )
 
@@ -105,26 +106,40 @@ class ShardedSearch:
         how = approximation(given, k * max(1, given.refine), filtered=where is not None)
         if given.refine:
             how["refine_factor"] = given.refine
-        nearest = {"column": "vector", "k": k, "metric": self.index.metric, **how}
-        return [self._search(dataset, {**nearest, "q": vector}, where) for vector in np.atleast_2d(vectors)]
-
-    def _search(self, dataset: Any, nearest: Mapping[str, Any], where: str | None) -> list[Hit]:
+        nearest = {"column": "vector", "metric": self.index.metric, **how}
         metadata = metadata_columns(dataset.schema)
+        found = []
+        for vector in np.atleast_2d(vectors):
+            rows = self._documents(dataset, {**nearest, "q": vector}, where, k)
+            hits = [
+                hit_of(record_of(row, metadata), 1.0 - float(row["_distance"])) for row in rows.to_pylist()
+            ]
+            found.append(hits[:k])
+        return found
+
+    def _documents(self, dataset: Any, nearest: Mapping[str, Any], where: str | None, k: int) -> Any:
+        """Return the best row of each of k documents, nearest first."""
+        pool = k
+        while True:
+            rows = self._search(dataset, {**nearest, "k": pool}, where)
+            best = first_of_each(rows)
+            if len(best) >= k or len(rows) < pool:
+                return best
+            pool *= WIDER
+
+    def _search(self, dataset: Any, nearest: Mapping[str, Any], where: str | None) -> Any:
+        own = [*SHOWN_COLUMNS, *(PLACE_COLUMNS if holds_passages(dataset.schema) else ())]
         try:
-            found: Any = lance_ray.vector_search(
+            return lance_ray.vector_search(
                 dataset,
                 nearest=dict(nearest),
-                columns=[*SHOWN_COLUMNS, *metadata, "_distance"],
+                columns=[*own, *metadata_columns(dataset.schema), "_distance"],
                 filter=where,
                 num_workers=self.workers,
                 scanner_options={"prefilter": True},
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise VectorIndexError(f"The search failed: {str(error).splitlines()[0]}") from error
-        hits = []
-        for row in found.to_pylist():
-            hits.append(hit_of(record_of(row, metadata), 1.0 - float(row["_distance"])))
-        return hits
 
 
 @contextmanager

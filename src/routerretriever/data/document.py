@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -24,14 +24,35 @@ _EMPTY_ID = "the id is empty. Every document and query needs one of its own."
 _SCALARS = (str, int, float, bool)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Where a part of a document begins.
+
+    Attributes:
+        start: its first character in the document's text, counted from 0.
+        heading: that stands above it; empty at the beginning of a page.
+        level: of the heading, 1 for the outermost.
+        page: of the file that it begins on, counted from 1; ``None`` where nothing changes.
+    """
+
+    start: int
+    heading: str = ""
+    level: int = 1
+    page: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One retrievable text; ``metadata`` holds scalar fields to filter by."""
+    """One retrievable text; ``metadata`` holds scalar fields to filter by.
+
+    ``sections``, in their order, say where a long text is best cut into passages.
+    """
 
     id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
 
     @property
     def content(self) -> str:
@@ -188,6 +209,8 @@ def plain(value: Any) -> Any:
 def content_hash(document: Document) -> bytes:
     """Return 16 bytes that differ whenever anything stored of a document differs."""
     fields = sorted(document.metadata.items())
-    content = [document.id, document.title, document.text, fields]
+    content: list[Any] = [document.id, document.title, document.text, fields]
+    if document.sections:  # others have the hashes that they always had
+        content.append([astuple(section) for section in document.sections])
     written = json.dumps(content, ensure_ascii=False).encode()
     return hashlib.blake2b(written, digest_size=16).digest()

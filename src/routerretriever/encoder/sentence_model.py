@@ -9,6 +9,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from routerretriever.data.collection import Collection
+from routerretriever.data.document import Document
 from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.encode_routed import encode_routed
@@ -16,9 +17,12 @@ from routerretriever.encoder.probes import document_fingerprint
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.encoder.tokens import cutter_of
 from routerretriever.errors import ModelError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.passages.cutter import Cutter
+from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress
 from routerretriever.routing.candidates import ROUTED
 
@@ -28,6 +32,8 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 class RoutedSentenceModel(SentenceTransformer):
     """Encodes every query by the expert it needs, and documents always by the base."""
+
+    _cutter: tuple[object, Cutter] | None = None  # and what it was made for
 
     @property
     def encoder(self) -> RoutedEncoder:
@@ -125,6 +131,15 @@ class RoutedSentenceModel(SentenceTransformer):
             ModelError: there is no such precision, or not on this device.
         """
         return resolved_precision(precision, self.device)
+
+    def cut(self, document: Document) -> list[Passage]:
+        """Return the passages of a document that the base reads whole: one if it reads all of it."""
+        prompt = self.document_prompt or ""
+        key = (id(self.encoder.tokenizer), self.encoder.max_seq_length, prompt)
+        if self._cutter is None or self._cutter[0] != key:
+            cutter = cutter_of(self.encoder.tokenizer, self.encoder.max_seq_length, prompt)
+            self._cutter = (key, cutter)
+        return self._cutter[1].cut(document)
 
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from tokenizers import Tokenizer
+
+from routerretriever.passages.cutter import Cutter
 
 TOKENISING = threading.Lock()
 """Held while texts are tokenised: a tokeniser refuses to be used while another thread changes its
@@ -45,6 +50,38 @@ def token_counts(texts: Sequence[str], tokenizer: Any, length: int | None) -> li
         beginnings = [beginning(text, tokenizer, length) for text in texts]
         read = tokenizer(beginnings, truncation=True, max_length=length)["input_ids"]
     return [len(ids) for ids in read]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounter:
+    """Counts the tokens of a text, without special ones.
+
+    Attributes:
+        tokenizer: a copy of the base's that nothing else uses, or the base's own.
+    """
+
+    tokenizer: Any
+
+    def __call__(self, text: str) -> int:
+        if isinstance(self.tokenizer, Tokenizer):
+            return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        with TOKENISING:
+            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def cutter_of(tokenizer: Any, length: int | None, prompt: str) -> Cutter:
+    """Return what cuts documents into passages of ``length`` tokens, special ones and prompt included."""
+    own = getattr(tokenizer, "backend_tokenizer", None)
+    if isinstance(own, Tokenizer):
+        with TOKENISING:
+            own = Tokenizer.from_str(own.to_str())
+        own.no_truncation()
+        own.no_padding()
+    count = TokenCounter(own if isinstance(own, Tokenizer) else tokenizer)
+    if length is None:
+        return Cutter(count, None)
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    return Cutter(count, max(1, length - special - count(prompt)))
 
 
 def _count(text: str, tokenizer: Any, length: int) -> int:

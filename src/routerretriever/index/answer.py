@@ -38,6 +38,7 @@ class SearchOptions(TypedDict, total=False):
     parameters: SearchParameters | None
     rerank: Reranks | None
     min_relevance: float | None
+    passages: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,7 @@ class Searcher:
                 k if reranker is None else max(k, RERANKED),
                 exact=options.get("exact", False),
                 parameters=parameters,
+                passages=options.get("passages", False),
             )
             found = [_hits(request, encoded, row, mode) for row in range(len(encoded.queries))]
         nothing: list[bool | None] = [None] * len(found)

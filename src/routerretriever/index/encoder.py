@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from routerretriever.data.document import Document
+from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress
 from routerretriever.routing.search_plan import SearchPlan
 
@@ -51,6 +53,9 @@ class Encoder(Protocol):
 
     def document_precision(self, precision: str) -> str:
         """Return the precision that documents are encoded in, given the one asked for."""
+
+    def cut(self, document: Document) -> list[Passage]:
+        """Return the passages of a document: one if the base reads it whole."""
 
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from routerretriever.errors import FilterError
-from routerretriever.index.schema import quoted
+from routerretriever.index.schema import PLACE_COLUMNS, quoted
 
 COMPARISONS = {"eq": "=", "ne": "!=", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _OPERATORS = ", ".join([*COMPARISONS, "in", "exists"])
-_HIDDEN = ("vector", "key", "hash")
+_HIDDEN = ("vector", "key", "hash", *PLACE_COLUMNS)
 _MOST_DEPTH = 16
 _MOST_VALUES = 1000
 _SHOWN_CHARACTERS = 60

@@ -16,7 +16,6 @@ import numpy as np
 
 from routerretriever.data.document import Document
 from routerretriever.index.answer import Answer, Searcher, SearchOptions
-from routerretriever.index.blocks import blocks
 from routerretriever.index.build.chunks import listing_of
 from routerretriever.index.build.report import BuildReport
 from routerretriever.index.build.settings import BuildSettings
@@ -31,6 +30,7 @@ from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.querying import EncodedQueries, search_request
 from routerretriever.index.recorded_model import load_recorded_model, recorded_place
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.rows import Cut, part_blocks
 from routerretriever.index.search import Hit
 from routerretriever.index.store import Store
 from routerretriever.index.texts import TextIndex
@@ -113,17 +113,18 @@ class Index:
     ) -> int:
         """Add documents, in the place of those of the same collection and id.
 
-        All are checked before the first is written. Two with the same id are refused. Numbers
-        of a new field become floats if one of them is; later its type no longer changes.
+        All are checked before the first is written. Two with the same id are refused. Those
+        longer than the base reads are stored as passages. Numbers of a new field become floats
+        if one of them is; later its type no longer changes.
 
         Args:
             documents: any number; they are encoded and written in blocks.
             collection: that they belong to.
-            encode: texts → vectors (n, d) of the index's model; default the model itself, with
-                its cache.
+            encode: texts of documents or passages → vectors (n, d) of the index's model;
+                default the model itself. Without a model every document is one passage.
             precision: in which the model computes: ``fp32``, ``bf16``, ``int8`` or ``auto``.
             progress: where to report.
-            durable: write everything through to the disk at the end; see :meth:`flush`.
+            durable: write everything through to the disk at the end.
 
         Returns:
             The number of documents written.
@@ -137,20 +138,29 @@ class Index:
         documents = list(documents)
         fields = self._store.check(documents, collection)
         embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
-        for block in blocks(documents, BLOCK_ROWS):
-            vectors = embed([document.content for document in block])
+        cut = self._cut if encode is None or self._model is not None else None
+        for block in part_blocks(documents, cut, BLOCK_ROWS):
+            vectors = embed([part.passage.content for part in block])
             self._store.write(block, vectors, collection, fields)
         self._store.after_write(progress or Silent())
         if durable:
             self.flush()
         return len(documents)
 
+    def texts_to_encode(self, documents: Iterable[Document]) -> list[str]:
+        """Return the texts whose vectors :meth:`upsert` asks for: of each document, or its passages."""
+        blocks = part_blocks(documents, self._cut, BLOCK_ROWS)
+        return [part.passage.content for block in blocks for part in block]
+
+    @property
+    def _cut(self) -> Cut | None:
+        return self.model.cut if self._store.holds_passages else None
+
     def delete(self, ids: Iterable[str], *, collection: str = "") -> int:
         """Delete documents by id; unknown ids are ignored. Return how many there were.
 
         Raises:
-            StorageError: the disk is full or cannot be written; documents before that are
-                deleted.
+            StorageError: the disk is full or cannot be written; some may be deleted.
         """
         before = len(self)
         self._store.delete(ids, collection)
@@ -169,9 +179,8 @@ class Index:
     ) -> BuildReport:
         """Put a whole source into the index, as one new version.
 
-        Only what is new or changed is encoded. What is done is recorded chunk by chunk beside
-        the index: after a kill, a full disk or a lost machine the same call continues from
-        there. Readers see the old version until the end.
+        Only what is new or changed is encoded, chunk by chunk: after a kill the same call
+        continues. Readers see the old version until the end.
 
         Args:
             source: a file, folder or URI of shards (JSONL, also ``.gz`` and ``.zst``, or
@@ -241,6 +250,7 @@ class Index:
             rerank: reads the best fifty documents and orders them by relevance; see
                 :class:`routerretriever.Reranker`.
             min_relevance: leaves out hits that are less probably relevant, 0..1.
+            passages: returns passages instead of documents, each with its best passage.
 
         Raises:
             ExpertError: there is no such expert.
@@ -297,7 +307,7 @@ class Index:
             return [request.by_vector(vector) for vector in np.atleast_2d(vectors)]
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
-        """Return vectors (d,) by (collection, id); an id may be in several collections or in none."""
+        """Return vectors (d,), of first passages, by (collection, id); an id may be in several collections."""
         return self._store.lookup(ids)
 
     @property
@@ -360,8 +370,7 @@ class Index:
         """Remove versions that are older than this, and the files that only they used.
 
         A reader keeps its version while a search lasts, so an hour is plenty unless something
-        checks out versions by number. Files of a write that was killed look like those of one
-        that is still running: they are removed once they are seven days old.
+        checks out versions by number. Files of a killed write are removed after seven days.
 
         Raises:
             VectorIndexError: ``older_than`` is negative.
@@ -372,9 +381,8 @@ class Index:
     def flush(self) -> Flushed:
         """Write every file and folder that is new since the last flush through to the disk.
 
-        A write survives the end of this process as soon as it returns, but until this returns
-        too, a power cut can lose it. The first flush of an opened index covers all its files;
-        an object store needs none.
+        Until this returns, a power cut can lose a write that has returned. The first flush of an
+        opened index covers all its files; an object store needs none.
 
         Raises:
             StorageError: the disk reports that it could not write.

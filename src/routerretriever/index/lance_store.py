@@ -25,7 +25,8 @@ from routerretriever.index.kinds import IndexKind
 from routerretriever.index.lance_view import LanceView
 from routerretriever.index.maintenance import Builder, Maintenance
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
-from routerretriever.index.schema import quoted
+from routerretriever.index.rows import Part
+from routerretriever.index.schema import FIRST_ROWS, quoted
 from routerretriever.index.table import IndexTable
 from routerretriever.index.texts import TextIndex
 from routerretriever.index.view import Metric
@@ -66,6 +67,10 @@ class LanceStore:
         return self.table.latest.get().has_text
 
     @property
+    def holds_passages(self) -> bool:
+        return self.table.holds_passages
+
+    @property
     def kind(self) -> IndexKind:
         return kinds.present(self.table.lancedb)
 
@@ -81,9 +86,10 @@ class LanceStore:
         yield LanceView(snapshot=snapshot, metric=self.table.metric, where=where)
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
+        first = f" AND {FIRST_ROWS}" if self.table.holds_passages else ""
         found: dict[tuple[str, str], Vectors] = {}
         for block in blocks(dict.fromkeys(checked_ids(ids)), _LOOKUP_BLOCK):
-            rows = self.table.lancedb.search().where(f"id IN ({', '.join(map(quoted, block))})")
+            rows = self.table.lancedb.search().where(f"id IN ({', '.join(map(quoted, block))}){first}")
             columns = rows.select(["id", "collection", "vector"]).to_arrow()
             flat = columns["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             vectors = flat.reshape(len(columns), self.table.dimension)
@@ -98,12 +104,12 @@ class LanceStore:
 
     def write(
         self,
-        documents: Sequence[Document],
+        parts: Sequence[Part],
         vectors: Vectors,
         collection: str,
         fields: Mapping[str, pa.DataType],
     ) -> None:
-        self._writer.write(documents, vectors, collection, fields)
+        self._writer.write(parts, vectors, collection, fields)
 
     def delete(self, ids: Iterable[str], collection: str) -> None:
         self._writer.delete(ids, collection)

@@ -14,9 +14,10 @@ from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.lance_rows import rows_by_id
 from routerretriever.index.parameters import SearchParameters
-from routerretriever.index.schema import SHOWN_COLUMNS, collection_and_id
+from routerretriever.index.schema import PLACE_COLUMNS, SHOWN_COLUMNS, collection_and_id
 from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.view import Metric, Record, RowIds
+from routerretriever.passages.passage import Place
 from routerretriever.words.text_index import matching
 
 
@@ -33,6 +34,10 @@ class LanceView:
     snapshot: Snapshot
     metric: Metric
     where: str | None
+
+    @property
+    def has_passages(self) -> bool:
+        return self.snapshot.has_passages
 
     def nearest(self, vector: Vectors, k: int, parameters: SearchParameters | None) -> tuple[RowIds, Vectors]:
         how: dict[str, Any] = {"use_index": False}
@@ -51,6 +56,11 @@ class LanceView:
     def count(self) -> int:
         return int(self.snapshot.dataset.count_rows(self.where))
 
+    def documents(self, rows: RowIds) -> NDArray[np.intp]:
+        keys = rows_by_id(self.snapshot.dataset, rows, ["key"])["key"].combine_chunks()
+        numbers: NDArray[np.intp] = keys.dictionary_encode().indices.to_numpy().astype(np.intp)
+        return numbers
+
     def vectors(self, rows: RowIds) -> Vectors:
         column = rows_by_id(self.snapshot.dataset, rows, ["vector"])["vector"].combine_chunks()
         flat: Vectors = column.flatten().to_numpy(zero_copy_only=False)
@@ -58,6 +68,8 @@ class LanceView:
 
     def records(self, rows: RowIds) -> Sequence[Record]:
         columns = [*SHOWN_COLUMNS, *self.snapshot.metadata]
+        if self.snapshot.has_passages:
+            columns += PLACE_COLUMNS
         shown = rows_by_id(self.snapshot.dataset, rows, columns).to_pylist()
         return [record_of(row, self.snapshot.metadata) for row in shown]
 
@@ -87,7 +99,16 @@ def record_of(row: Mapping[str, Any], metadata: Sequence[str]) -> Record:
         title=row["title"],
         text=row["text"],
         metadata={name: row[name] for name in metadata},
+        passage=_place_of(row),
     )
+
+
+def _place_of(row: Mapping[str, Any]) -> Place | None:
+    values: list[Any] = [row.get(name) for name in PLACE_COLUMNS]
+    number, start, stop, heading, page = values
+    if number is None:
+        return None
+    return Place(number=number, start=start, stop=stop, heading=heading or "", page=page)
 
 
 def approximation(given: SearchParameters, k: int, *, filtered: bool) -> dict[str, float]:

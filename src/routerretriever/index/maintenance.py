@@ -25,6 +25,7 @@ from routerretriever.index.connection import bytes_on_disk
 from routerretriever.index.flush import Flusher
 from routerretriever.index.kinds import IndexKind
 from routerretriever.index.reports import Cleaned, Compacted, IndexInfo, Refreshed
+from routerretriever.index.schema import FIRST_ROWS
 from routerretriever.index.table import IndexTable
 from routerretriever.index.texts import TextIndex, build_text, drop_text, wants_text
 from routerretriever.progress import Progress
@@ -72,7 +73,7 @@ class Maintenance:
         return built
 
     def _check_buildable(self, kind: str) -> None:
-        chosen = kinds.choose(len(self._table))[0] if kind == "auto" else kind
+        chosen = kinds.choose(self._table.rows)[0] if kind == "auto" else kind
         if chosen != "flat":
             return
         if kind == "flat":
@@ -153,11 +154,14 @@ class Maintenance:
         """Return the index at a glance; see :meth:`Index.describe`."""
         counts: Counter[str] = Counter()
         collections = self._table.lancedb.search().select(["collection"])
+        if self._table.holds_passages:
+            collections = collections.where(FIRST_ROWS)
         for batch in collections.to_batches(65_536):
             for entry in batch.column("collection").value_counts().to_pylist():
                 counts[entry["values"]] += entry["counts"]
         return IndexInfo(
             documents=sum(counts.values()),
+            passages=self._table.rows,
             collections=dict(sorted(counts.items())),
             kind=kinds.present(self._table.lancedb),
             text=present_settings(self._table.lancedb),
@@ -192,7 +196,7 @@ class Maintenance:
                 self._optimize()
 
     def _wants_first_index(self) -> bool:
-        if kinds.vector_indices(self._table.lancedb) or len(self._table) <= kinds.EXACT_LIMIT:
+        if kinds.vector_indices(self._table.lancedb) or self._table.rows <= kinds.EXACT_LIMIT:
             return False
         return kinds.chosen_by_size(self._table.lancedb)
 

@@ -36,7 +36,12 @@ class EncodedQueries:
 
 
 def search_request(
-    view: View, k: int, *, exact: bool = False, parameters: SearchParameters | None = None
+    view: View,
+    k: int,
+    *,
+    exact: bool = False,
+    parameters: SearchParameters | None = None,
+    passages: bool = False,
 ) -> SearchRequest:
     """Return a request for k documents of a view.
 
@@ -45,7 +50,9 @@ def search_request(
     """
     if not is_whole(k) or k < 1:
         raise VectorIndexError(f"k must be at least 1, and a whole number, but is {k!r}.")
-    return SearchRequest(view=view, k=k, exact=exact, parameters=parameters or SearchParameters())
+    return SearchRequest(
+        view=view, k=k, exact=exact, parameters=parameters or SearchParameters(), passages=passages
+    )
 
 
 def encode_queries(model: Encoder, queries: Sequence[str], pinned: str | None) -> EncodedQueries:

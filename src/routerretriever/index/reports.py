@@ -87,16 +87,18 @@ class IndexInfo(Report):
 
     Attributes:
         documents: number of documents.
+        passages: number of passages; a document that the base reads whole is one.
         collections: name → documents.
         kind: of the vector index.
         text: how the text index splits words; ``None`` if there is none.
-        unindexed: documents that the vector index, if there is one, has not taken in yet.
-        fragments: fragments that the documents are stored in; ``None`` in PostgreSQL, like the next.
+        unindexed: passages that the vector index, if there is one, has not taken in yet.
+        fragments: fragments that they are stored in; ``None`` in PostgreSQL, like the next.
         versions: that are kept.
         bytes: of all files; ``None`` for an object store.
     """
 
     documents: int
+    passages: int
     collections: dict[str, int]
     kind: IndexKind
     text: TextSettings | None

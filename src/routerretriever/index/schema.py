@@ -13,8 +13,19 @@ SHOWN_COLUMNS = ("key", "title", "text")
 one value in all rows Lance decodes a whole page for every row it is asked for.
 """
 
-OWN_COLUMNS = ("key", "id", "collection", "title", "text", "hash", "vector")
+PLACE_COLUMNS = ("_passage", "_start", "_stop", "_heading", "_page")
+"""Where a row's text is in its document: fields of :class:`routerretriever.passages.passage.Place`.
+
+All are null for a document that is one row. Passages of a document have the same key, so that they
+are replaced and deleted together. Indexes of format 2 have one row a document and no such columns.
+"""
+
+OWN_COLUMNS = ("key", "id", "collection", "title", "text", "hash", "vector", *PLACE_COLUMNS)
 _TEXT_COLUMNS = OWN_COLUMNS[:5]
+_PLACE_TYPES = (pa.int32(), pa.int32(), pa.int32(), pa.string(), pa.int32())
+
+FIRST_ROWS = "(_passage IS NULL OR _passage = 0)"
+"""SQL condition for one row of every document, where the index has passages."""
 _SEPARATOR = "\x1f"
 
 
@@ -27,8 +38,14 @@ def table_schema(dimension: int, info: bytes) -> pa.Schema:
     """
     texts = [(name, pa.string()) for name in _TEXT_COLUMNS]
     vector = pa.list_(pa.float32(), dimension)
-    columns = [*texts, ("hash", pa.binary(16)), ("vector", vector)]
+    places = zip(PLACE_COLUMNS, _PLACE_TYPES, strict=True)
+    columns = [*texts, ("hash", pa.binary(16)), ("vector", vector), *places]
     return pa.schema(columns, metadata={"routerretriever": info})
+
+
+def holds_passages(schema: pa.Schema) -> bool:
+    """Return whether a document may be several rows."""
+    return PLACE_COLUMNS[0] in schema.names
 
 
 def metadata_columns(schema: pa.Schema) -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.errors import VectorIndexError
+from routerretriever.index.best_passages import Found, Grouping, best_rows, widened
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.fields import is_missing
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.view import Record, RowIds, View
+from routerretriever.passages.passage import Place
 from routerretriever.routing.relevance import HITS, Relevance, hit_features
 from routerretriever.routing.search_plan import SearchPlan
 from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised, similarities_to
@@ -32,6 +35,9 @@ class Hit:
     in mode ``hybrid`` the fused score of :func:`routerretriever.words.fuse.fuse`. ``relevance`` is
     the probability, 0..1, that a judge would call the document relevant: of the reranker where there
     is one, else calibrated on judged queries of the pilot library; ``None`` without either.
+
+    ``text`` is the document's, or that of its best passage if the document is longer than the base
+    reads. Then ``passage`` says where it is in the document; otherwise it is ``None``.
     """
 
     id: str
@@ -41,11 +47,13 @@ class Hit:
     collection: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     relevance: float | None = None
+    passage: Place | None = None
 
     @property
     def content(self) -> str:
-        """Title and text, as an encoder reads them."""
-        return f"{self.title} {self.text}".strip()
+        """Title, headings and text, as an encoder reads them."""
+        heading = self.passage.heading if self.passage else ""
+        return " ".join(part for part in (self.title, heading, self.text) if part).strip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, which knows no infinite numbers: they become null."""
@@ -65,12 +73,14 @@ class SearchRequest:
         k: results of each query, at most.
         exact: scan all vectors.
         parameters: of an approximate search.
+        passages: return passages, instead of documents ranked by their best passage.
     """
 
     view: View
     k: int
     exact: bool = False
     parameters: SearchParameters = field(default_factory=SearchParameters)
+    passages: bool = False
 
     def by_vector(self, vector: Vectors, relevance: Relevance | None = None) -> list[Hit]:
         """Return the k documents nearest to a vector (d,), best first.
@@ -80,11 +90,7 @@ class SearchRequest:
             relevance: turns what is seen of the hits into probabilities.
         """
         depth = self.k if relevance is None else max(self.k, HITS)
-        rows, similarities = self._nearest(vector, depth)
-        if self._refines:
-            similarities = similarities_to(vector, self.view.vectors(rows), self.view.metric)
-            best = best_first(similarities, depth)
-            rows, similarities = rows[best], similarities[best]
+        rows, similarities = self._ranked(partial(self._refined, vector), depth)
 
         worth: Iterable[float | None] = itertools.repeat(None)
         if relevance is not None:
@@ -97,8 +103,8 @@ class SearchRequest:
 
         There are none if no document has a word of the query.
         """
-        rows, scores = self.view.matching(query, self.k)
-        return self._hits(rows, scores, itertools.repeat(None))
+        rows, scores = self._ranked(partial(self.view.matching, query), self.k)
+        return self._hits(rows[: self.k], scores, itertools.repeat(None))
 
     def by_both(self, query: str, vector: Vectors, weight: float, plan: SearchPlan) -> list[Hit]:
         """Return the k best documents of the fused ranking of both sides, best first.
@@ -112,27 +118,34 @@ class SearchRequest:
             plan: whether neighbours count, and what turns hits into probabilities.
         """
         depth = max(self.k, DEPTH)
-        near, _ = self._nearest(vector, depth)
-        rows, word_scores = _united(near, *self.view.matching(query, depth))
+        near, _ = self._found(partial(self._nearest, vector), depth)
+        rows, word_scores = _united(near, *self._found(partial(self.view.matching, query), depth))
         vectors = self.view.vectors(rows)
         similarities = similarities_to(vector, vectors, self.view.metric)
+        lowest = -1.0 if self.view.metric == "cosine" else None
+        count = len(near)
 
-        if len(near) > depth:
+        if self._groups:
+            # Both scores of a document are the best of its passages, not always of the same one.
+            grouping = Grouping(self.view.documents(rows))
+            count = grouping.documents_in(count)
+            by_passage = fuse(similarities, word_scores, weight=weight, lowest=lowest)
+            nearest = grouping.best(similarities)
+            word_scores = word_scores[grouping.best(word_scores)]
+            rows = rows[grouping.best(by_passage)]
+            vectors, similarities = vectors[nearest], similarities[nearest]
+
+        if count > depth:
             # More were read than each side gives, because an index's own order is approximate.
             kept = word_scores > 0
-            kept[best_first(similarities[: len(near)], depth)] = True
+            kept[best_first(similarities[:count], depth)] = True
             rows, word_scores = rows[kept], word_scores[kept]
             vectors, similarities = vectors[kept], similarities[kept]
 
         ranked_by: NDArray[Any] = similarities
         if plan.neighbours:
             ranked_by = regularised(similarities, vectors)
-        fused = fuse(
-            ranked_by,
-            word_scores,
-            weight=weight,
-            lowest=-1.0 if self.view.metric == "cosine" else None,
-        )
+        fused = fuse(ranked_by, word_scores, weight=weight, lowest=lowest)
         best = best_first(fused, max(self.k, HITS))
         worth: Iterable[float | None] = itertools.repeat(None)
         if plan.relevance is not None:
@@ -144,6 +157,29 @@ class SearchRequest:
     def _refines(self) -> bool:
         """Whether what an approximate index found is scored again with full vectors."""
         return self.parameters.refine > 0 and not self.exact
+
+    @property
+    def _groups(self) -> bool:
+        """Whether several rows may be one result."""
+        return self.view.has_passages and not self.passages
+
+    def _found(self, find: Callable[[int], Found], depth: int) -> Found:
+        """Return the best rows, of so many documents where several rows may be one."""
+        return widened(self.view, find, depth) if self._groups else find(depth)
+
+    def _ranked(self, find: Callable[[int], Found], depth: int) -> Found:
+        """Return the best rows, one of each document."""
+        found = self._found(find, depth)
+        return best_rows(self.view, found) if self._groups else found
+
+    def _refined(self, vector: Vectors, k: int) -> Found:
+        """Return the k rows nearest to a vector, best first."""
+        rows, similarities = self._nearest(vector, k)
+        if self._refines:
+            similarities = similarities_to(vector, self.view.vectors(rows), self.view.metric)
+            best = best_first(similarities, k)
+            rows, similarities = rows[best], similarities[best]
+        return rows, similarities
 
     def _nearest(self, vector: Vectors, k: int) -> tuple[RowIds, Vectors]:
         """Return rows near a vector and their similarities, as the index sees them; k or, to refine, more."""
@@ -185,6 +221,7 @@ def hit_of(record: Record, score: float, relevance: float | None = None) -> Hit:
         collection=record.collection,
         metadata={name: value for name, value in record.metadata.items() if not is_missing(value)},
         relevance=relevance,
+        passage=record.passage,
     )
 
 

@@ -15,7 +15,7 @@ from routerretriever.index.connection import (
     consistency_interval,
     dataset_uri,
 )
-from routerretriever.index.schema import metadata_columns
+from routerretriever.index.schema import holds_passages, metadata_columns
 from routerretriever.words.text_index import covers_texts
 
 INDEX_CACHE_MIB = 1024
@@ -37,11 +37,13 @@ class Snapshot:
         dataset: of Lance.
         metadata: names of the metadata columns; kept, because asking for the schema is slow.
         has_text: whether it can be searched by words.
+        has_passages: whether a document is several rows.
     """
 
     dataset: Any
     metadata: tuple[str, ...]
     has_text: bool
+    has_passages: bool
 
 
 class LatestSnapshot:
@@ -99,4 +101,10 @@ def _snapshot_of(dataset: Any) -> Snapshot:
         dataset=dataset,
         metadata=tuple(metadata_columns(dataset.schema)),
         has_text=covers_texts(index.field_names for index in texts),
+        has_passages=holds_passages(dataset.schema) and _any_row(dataset, "_passage = 1"),
     )
+
+
+def _any_row(dataset: Any, where: str) -> bool:
+    found = dataset.scanner(columns=["_passage"], filter=where, limit=1).to_table()
+    return bool(found.num_rows)

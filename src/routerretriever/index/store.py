@@ -23,6 +23,7 @@ from routerretriever.index.filters import Condition
 from routerretriever.index.kinds import IndexKind
 from routerretriever.index.maintenance import Builder
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.rows import Part
 from routerretriever.index.texts import TextIndex
 from routerretriever.index.view import Metric, View
 from routerretriever.progress import Progress
@@ -52,6 +53,10 @@ class Store(Protocol):
         """Whether the documents can be searched by words."""
 
     @property
+    def holds_passages(self) -> bool:
+        """Whether a document may be several rows; otherwise long ones are cut off."""
+
+    @property
     def kind(self) -> IndexKind:
         """The vector index there is, and why it is of this kind."""
 
@@ -67,7 +72,7 @@ class Store(Protocol):
         """
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
-        """Return vectors (d,) by (collection, id)."""
+        """Return vectors (d,) of documents, or of their first passages, by (collection, id)."""
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -76,12 +81,12 @@ class Store(Protocol):
 
     def write(
         self,
-        documents: Sequence[Document],
+        parts: Sequence[Part],
         vectors: Vectors,
         collection: str,
         fields: Mapping[str, pa.DataType],
     ) -> None:
-        """Write checked documents and their vectors (n, d), all or none of them."""
+        """Write all parts of checked documents and their vectors (n, d), all or none of them."""
 
     def delete(self, ids: Iterable[str], collection: str) -> None:
         """Delete documents by id; unknown ids are ignored."""

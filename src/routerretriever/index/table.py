@@ -11,12 +11,15 @@ import pyarrow as pa
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.connection import TABLE, connect, dataset_uri, exists
-from routerretriever.index.schema import table_schema
+from routerretriever.index.schema import FIRST_ROWS, holds_passages, table_schema
 from routerretriever.index.snapshot import LatestSnapshot
 from routerretriever.index.view import Metric
 
-INDEX_FORMAT = 2
-"""Format of the table; an index of another one is refused."""
+INDEX_FORMAT = 3
+"""Format of new tables: a document may be several rows."""
+
+OLDEST_FORMAT = 2
+"""Format with one row a document, which is still read and written."""
 
 
 class IndexTable:
@@ -108,8 +111,18 @@ class IndexTable:
         """How vectors are compared."""
         return "cosine" if self.info["similarity"] == "cosine" else "dot"
 
-    def __len__(self) -> int:
+    @property
+    def holds_passages(self) -> bool:
+        """Whether a document may be several rows."""
+        return holds_passages(self.schema)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: one for each passage of every document."""
         return int(self.lancedb.count_rows())
+
+    def __len__(self) -> int:
+        return int(self.lancedb.count_rows(FIRST_ROWS)) if self.holds_passages else self.rows
 
     def refresh(self) -> None:
         """See what this process has just written, on an object store too."""
@@ -122,8 +135,8 @@ def _check_format(uri: str, found: int) -> None:
         raise VectorIndexError(
             f"The index {uri} has format {found}, this version reads up to {INDEX_FORMAT}. Upgrade routerretriever."
         )
-    if found < INDEX_FORMAT:
+    if found < OLDEST_FORMAT:
         raise VectorIndexError(
-            f"The index {uri} has format {found}, this version makes {INDEX_FORMAT}. Index the "
+            f"The index {uri} has format {found}, this version reads from {OLDEST_FORMAT} on. Index the "
             "documents again into a new folder; vectors come from the embedding cache."
         )

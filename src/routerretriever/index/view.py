@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.parameters import SearchParameters
+from routerretriever.passages.passage import Place
 
 Metric = Literal["cosine", "dot"]
 
@@ -20,13 +21,17 @@ RowIds = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A document as it is shown; ``metadata`` has all fields of the index, also those without a value."""
+    """A row as it is shown; ``metadata`` has all fields of the index, also those without a value.
+
+    ``passage`` says where the text is in the document; ``None`` if it is the whole.
+    """
 
     collection: str
     id: str
     title: str | None
     text: str
     metadata: Mapping[str, Any]
+    passage: Place | None = None
 
 
 class View(Protocol):
@@ -35,6 +40,10 @@ class View(Protocol):
     @property
     def metric(self) -> Metric:
         """How vectors are compared."""
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether a document is several rows."""
 
     def nearest(self, vector: Vectors, k: int, parameters: SearchParameters | None) -> tuple[RowIds, Vectors]:
         """Return the k rows nearest to a vector (d,), nearest first, and their similarities.
@@ -52,7 +61,10 @@ class View(Protocol):
         """Return the k best rows with words of a query, best first, and their BM25 scores."""
 
     def count(self) -> int:
-        """Return the number of documents that satisfy the condition."""
+        """Return the number of rows that satisfy the condition."""
+
+    def documents(self, rows: RowIds) -> NDArray[np.intp]:
+        """Return the number of each row's document (n,), in the order in which they first occur."""
 
     def vectors(self, rows: RowIds) -> Vectors:
         """Return the vectors of rows (n, d), in their order."""

@@ -24,12 +24,12 @@ from routerretriever.index.commit import (
 from routerretriever.index.conflicts import retrying_conflicts
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.fields import new_fields
-from routerretriever.index.rows import check_vectors, document_rows
+from routerretriever.index.rows import Part, check_vectors, document_rows
 from routerretriever.index.schema import document_key, key_condition, metadata_types
 from routerretriever.index.table import IndexTable
 
 BLOCK_ROWS = 4096
-"""Documents that are encoded and committed at once."""
+"""Rows that are encoded and committed at once."""
 
 
 class DocumentWriter:
@@ -61,7 +61,7 @@ class DocumentWriter:
 
     def write(
         self,
-        documents: Sequence[Document],
+        parts: Sequence[Part],
         vectors: Vectors,
         collection: str,
         fields: Mapping[str, pa.DataType],
@@ -69,7 +69,7 @@ class DocumentWriter:
         """Write documents that were checked, in the place of those with the same ids.
 
         Args:
-            documents: one block.
+            parts: all rows of some documents.
             vectors: theirs (n, d).
             collection: that they belong to.
             fields: what :meth:`check` returned.
@@ -79,28 +79,28 @@ class DocumentWriter:
             VectorIndexError: the vectors have another length than the index's.
             StorageError: the index cannot be written; it is as it was.
         """
-        check_vectors(vectors, len(documents), self._table.dimension)
+        check_vectors(vectors, len(parts), self._table.dimension)
 
         def write() -> None:
             with committing(self._table.uri):
                 added = add_missing_columns(self._table.dataset_uri, fields)
                 try:
-                    self._commit(documents, vectors, collection)
+                    self._commit(parts, vectors, collection)
                 except BaseException:
                     drop_added_columns(self._table.dataset_uri, added)
                     raise
 
         self._written(write)
 
-    def _commit(self, documents: Sequence[Document], vectors: Vectors, collection: str) -> None:
+    def _commit(self, parts: Sequence[Part], vectors: Vectors, collection: str) -> None:
         dataset = lance.dataset(self._table.dataset_uri)
         check = DocumentCheck(metadata_types(dataset.schema))
-        for document in documents:
-            check.check(document, f"Document '{document.id}'")
+        for part in parts:
+            check.check(part.document, f"Document '{part.document.id}'")
 
-        rows = document_rows(documents, collection, vectors, dataset.schema)
+        rows = document_rows(parts, collection, vectors, dataset.schema)
         fragments = write_fragments(dataset, rows)
-        keys = rows["key"].to_pylist()
+        keys = rows["key"].unique().to_pylist()
 
         def commit() -> None:
             newest = lance.dataset(self._table.dataset_uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ def document_vectors(model: RouterRetriever, texts: Sequence[str]) -> list[list[
 def described(hit: Hit, expert: str | None) -> dict[str, Any]:
     """Return the metadata of a result: the document's own, its title and collection, and what encoded the query.
 
-    They replace fields of the document that have the same names.
+    Of a passage also its number, characters, heading and page. They replace fields of the document that
+    have the same names.
     """
-    return {**hit.metadata, "title": hit.title, "collection": hit.collection, "expert": expert}
+    own: dict[str, Any] = {"title": hit.title, "collection": hit.collection, "expert": expert}
+    if hit.passage is not None:
+        own |= {f"passage_{name}": value for name, value in asdict(hit.passage).items()}
+    return {**hit.metadata, **own}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 
@@ -39,16 +38,18 @@ class DocumentService:
             ApiError: there is no index, or a text is too long.
         """
         index = required_index(self._index)
-        encoded = await self._encoder.documents([document.content for document in documents])
-        vectors = iter([item.vector for item in encoded])
+        self._encoder.check_lengths([document.content for document in documents])
+        texts = await asyncio.to_thread(index.texts_to_encode, documents)
+        encoded = await self._encoder.documents(texts)
+        vectors = {text: item.vector for text, item in zip(texts, encoded, strict=True)}
 
-        def next_vectors(texts: Sequence[str]) -> Vectors:  # the index writes block by block
-            return np.stack(list(islice(vectors, len(texts))))
+        def known_vectors(texts: Sequence[str]) -> Vectors:  # the index writes block by block
+            return np.stack([vectors[text] for text in texts])
 
         async def store() -> tuple[int, int]:
             async with self._writing:
                 written = await asyncio.to_thread(
-                    index.upsert, documents, collection=collection, encode=next_vectors
+                    index.upsert, documents, collection=collection, encode=known_vectors
                 )
                 return written, await asyncio.to_thread(len, index)
 

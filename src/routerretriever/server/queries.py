@@ -77,6 +77,7 @@ class QueryService:
         mode: Mode | None = None,
         rerank: bool = False,
         min_relevance: float | None = None,
+        passages: bool = False,
     ) -> list[Answer]:
         """Return, for each query, what encoded it and its hits; words alone need no encoder.
 
@@ -102,6 +103,7 @@ class QueryService:
                 mode=mode,
                 rerank=reranker,
                 min_relevance=min_relevance,
+                passages=passages,
             )
 
     def _required_reranker(self) -> Reranks:

@@ -63,7 +63,7 @@ class TextEncoder:
             ApiError: a text is too long.
             Overloaded: too much is waiting.
         """
-        self._check_lengths(texts)
+        self.check_lengths(texts)
         return await self._encode(texts, "document", None)
 
     async def _encode(
@@ -103,9 +103,14 @@ class TextEncoder:
         most = self._limits.inputs
         if len(texts) > most:
             raise ApiError(413, f"{len(texts)} texts are over the limit of {most}. Send fewer at once.")
-        self._check_lengths(texts)
+        self.check_lengths(texts)
 
-    def _check_lengths(self, texts: Sequence[str | TokenIds]) -> None:
+    def check_lengths(self, texts: Sequence[str | TokenIds]) -> None:
+        """Refuse too long texts.
+
+        Raises:
+            ApiError: one is over the limit.
+        """
         longest = max(map(len, texts))
         most = self._limits.text_chars
         if longest > most:

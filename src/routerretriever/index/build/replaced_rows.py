@@ -14,9 +14,11 @@ import pyarrow as pa
 from routerretriever.index.build.all_results import ChunkResults, Digests
 from routerretriever.index.build.chunk_result import id_digest
 from routerretriever.index.commit import DroppedKeys, fragment_of
-from routerretriever.index.schema import document_key, quoted
+from routerretriever.index.schema import PLACE_COLUMNS, document_key, holds_passages, quoted
 
 _BATCH_ROWS = 8192
+
+_Rows = tuple[pa.Array, Digests, npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,8 @@ class RowsToReplace:
 
     Attributes:
         keys: of rows that are replaced or, if asked, gone from the source.
-        replaced: number of rows that are replaced.
-        gone: number of rows that are gone from the source, dropped or not.
+        replaced: number of documents that are replaced.
+        gone: number of documents that are gone from the source, dropped or not.
         lost: digests of documents that were found unchanged and have since left the index.
     """
 
@@ -53,7 +55,7 @@ def rows_to_replace(dataset: Any, results: ChunkResults, collection: str, *, pru
     lost: set[int] = set()
     for part in results.id_parts():
         present = np.zeros(len(part.digests), np.bool_)
-        for ids, digests, fragments in _rows_of(dataset, collection):
+        for ids, digests, fragments, first in _rows_of(dataset, collection):
             at = part.find(ids, digests)
             known = at >= 0
             present[at[known]] = True
@@ -61,8 +63,8 @@ def rows_to_replace(dataset: Any, results: ChunkResults, collection: str, *, pru
             renewed = known.copy()
             renewed[known] = part.encoded[at[known]]
             left = part.holds(digests) & ~known
-            replaced += int(renewed.sum())
-            gone += int(left.sum())
+            replaced += int((renewed & first).sum())
+            gone += int((left & first).sum())
 
             dropped = renewed | left if prune else renewed
             for row in np.flatnonzero(dropped).tolist():
@@ -71,10 +73,12 @@ def rows_to_replace(dataset: Any, results: ChunkResults, collection: str, *, pru
     return RowsToReplace(keys=keys, replaced=replaced, gone=gone, lost=frozenset(lost))
 
 
-def _rows_of(dataset: Any, collection: str) -> Iterator[tuple[pa.Array, Digests, npt.NDArray[np.int64]]]:
-    """Yield ids of the collection's rows, their digests and their fragments, in batches."""
+def _rows_of(dataset: Any, collection: str) -> Iterator[_Rows]:
+    """Yield ids of the collection's rows, digests, fragments, and which is the first of its document."""
+    place = PLACE_COLUMNS[0]
+    several = holds_passages(dataset.schema)
     scanner = dataset.scanner(
-        columns=["id"],
+        columns=["id", place] if several else ["id"],
         filter=f"collection = {quoted(collection)}",
         with_row_address=True,
         batch_size=_BATCH_ROWS,
@@ -82,4 +86,7 @@ def _rows_of(dataset: Any, collection: str) -> Iterator[tuple[pa.Array, Digests,
     for batch in scanner.to_batches():
         ids = batch["id"].cast(pa.large_string())
         digests = np.fromiter(map(id_digest, ids.to_pylist()), np.uint64, len(ids))
-        yield ids, digests, fragment_of(batch["_rowaddr"].to_numpy())
+        first = np.ones(len(ids), np.bool_)
+        if several:
+            first = batch[place].fill_null(0).to_numpy() == 0
+        yield ids, digests, fragment_of(batch["_rowaddr"].to_numpy()), first

@@ -21,15 +21,15 @@ from routerretriever.data.document import Document, content_hash
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.build.check_chunk import ABOUT_NEW_FIELDS, checked_rows
 from routerretriever.index.build.chunk_result import ChunkResult, Ids, read_result, write_result
-from routerretriever.index.build.chunks import Chunk
+from routerretriever.index.build.chunks import CHUNK_ROWS, Chunk
 from routerretriever.index.build.folder import Folder
 from routerretriever.index.build.read_chunk import Row
 from routerretriever.index.check import DocumentCheck
 from routerretriever.index.commit import write_fragments
 from routerretriever.index.connection import local_folder
 from routerretriever.index.encoder import Encoder, Vectors
-from routerretriever.index.rows import document_rows
-from routerretriever.index.schema import document_key, key_condition, metadata_types
+from routerretriever.index.rows import Cut, document_rows, part_blocks
+from routerretriever.index.schema import document_key, holds_passages, key_condition, metadata_types
 from routerretriever.storage.atomic import sync
 
 
@@ -64,7 +64,7 @@ def run_here(model: Encoder) -> Runner:
     """Return a runner that does the chunks in this process."""
 
     def run(job: Job, chunks: Sequence[Chunk]) -> Iterator[ChunkResult]:
-        worker = Worker(job, partial(model.embed_texts, precision=job.precision))
+        worker = Worker(job, partial(model.embed_texts, precision=job.precision), model.cut)
         return map(worker.process, chunks)
 
     return run
@@ -77,10 +77,12 @@ class Worker:
     Args:
         job: what all workers know.
         encode: texts → float32 vectors (n, d).
+        cut: returns the passages of a document.
     """
 
     job: Job
     encode: Callable[[list[str]], Vectors]
+    cut: Cut
     _dataset: Any = field(default=None, repr=False)
 
     def process(self, chunk: Chunk) -> ChunkResult:
@@ -131,16 +133,17 @@ class Worker:
         return is_new
 
     def _write(self, documents: Sequence[Document]) -> list[str]:
-        if not documents:
-            return []
-        vectors = self.encode([document.content for document in documents])
         dataset = self._opened()
-        rows = document_rows(documents, self.job.collection, vectors, dataset.schema)
-        try:
-            written = write_fragments(dataset, rows)
-            _sync_data_files(self.job.dataset, written)
-        except (OSError, RuntimeError) as error:
-            raise StorageError(f"The index {self.job.dataset} could not be written: {error}") from error
+        cut = self.cut if holds_passages(dataset.schema) else None
+        written: list[lance.FragmentMetadata] = []
+        for block in part_blocks(documents, cut, CHUNK_ROWS):
+            vectors = self.encode([part.passage.content for part in block])
+            rows = document_rows(block, self.job.collection, vectors, dataset.schema)
+            try:
+                written += write_fragments(dataset, rows)
+                _sync_data_files(self.job.dataset, written)
+            except (OSError, RuntimeError) as error:
+                raise StorageError(f"The index {self.job.dataset} could not be written: {error}") from error
         return [json.dumps(fragment.to_json()) for fragment in written]
 
     def _opened(self) -> Any:

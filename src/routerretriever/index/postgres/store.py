@@ -40,6 +40,7 @@ from routerretriever.index.postgres.words import WordStatistics, add_words, drop
 from routerretriever.index.postgres.writer import PostgresWriter
 from routerretriever.index.postgres_uri import PostgresUri, postgres_uri
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.rows import Part
 from routerretriever.index.texts import TextIndex
 from routerretriever.index.view import Metric
 from routerretriever.progress import Progress
@@ -136,6 +137,10 @@ class PostgresStore:
             return self.table.layout(connection).has_words
 
     @property
+    def holds_passages(self) -> bool:
+        return False
+
+    @property
     def kind(self) -> IndexKind:
         with self._database.reading() as connection:
             return vector_index.present(connection, self.table)
@@ -185,11 +190,12 @@ class PostgresStore:
 
     def write(
         self,
-        documents: Sequence[Document],
+        parts: Sequence[Part],
         vectors: Vectors,
         collection: str,
         fields: Mapping[str, pa.DataType],
     ) -> None:
+        documents = [part.document for part in parts]
         with self._changing() as connection:
             self._writer.write(connection, documents, vectors, collection, fields)
 
@@ -332,6 +338,7 @@ class PostgresStore:
             text = TextSettings(tokenizer=Tokenizer.SIMPLE, language=info.language or "none")
         return IndexInfo(
             documents=sum(counts.values()),
+            passages=sum(counts.values()),
             collections=dict(sorted(counts.items())),
             kind=kind,
             text=text,

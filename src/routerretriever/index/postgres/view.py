@@ -51,6 +51,10 @@ class PostgresView:
     def metric(self) -> Metric:
         return "cosine" if self.table.info.similarity == "cosine" else "dot"
 
+    @property
+    def has_passages(self) -> bool:
+        return False
+
     def nearest(self, vector: Vectors, k: int, parameters: SearchParameters | None) -> tuple[RowIds, Vectors]:
         self._set(how_to_search(k, parameters, filtered=self.where is not None))
         column = self.table.column("vector")
@@ -103,6 +107,9 @@ class PostgresView:
         row = self.connection.execute(query, self._values).fetchone()
         assert row is not None
         return int(row[0])
+
+    def documents(self, rows: RowIds) -> NDArray[np.intp]:
+        return np.arange(len(rows), dtype=np.intp)
 
     def vectors(self, rows: RowIds) -> Vectors:
         found = self._by_address(rows, [self.table.column("vector")])

@@ -34,6 +34,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
         mode=body.mode,
         rerank=body.rerank,
         min_relevance=body.min_relevance,
+        passages=body.passages,
     )
     found = zip(body.queries, answers, strict=True)
     results = [{"query": query, **answer.to_dict()} for query, answer in found]

@@ -57,10 +57,32 @@ class SearchRequest(QueriesRequest):
         description="Leave out documents that are less probably relevant than this.",
         examples=[0.05],
     )
+    passages: Annotated[bool, null_is(False, bool)] = Field(
+        False,
+        description="Return passages, of which several may be of one document, instead of documents by "
+        "their best passage.",
+        examples=[False],
+    )
+
+
+class PassageEntry(BaseModel):
+    """Where a passage is in its document."""
+
+    number: int = Field(description="Of the passage, counted from 0.", examples=[3])
+    start: int = Field(description="First character in the document's text, counted from 0.", examples=[3330])
+    stop: int = Field(description="Character after the last.", examples=[4472])
+    heading: str = Field(
+        description="Headings above it, outermost first, joined by ` › `; empty if there are none.",
+        examples=["Install › Linux"],
+    )
+    page: int | None = Field(
+        description="Page of the file that it begins on, counted from 1; null where there are no pages.",
+        examples=[7],
+    )
 
 
 class HitEntry(BaseModel):
-    """A document that was found."""
+    """A document that was found, by its best passage."""
 
     id: str = Field(examples=["d17"])
     score: float = Field(
@@ -68,12 +90,18 @@ class HitEntry(BaseModel):
         examples=[0.71],
     )
     title: str = Field(examples=["tar"])
-    text: str = Field(examples=["tar -xf archive.tar -C directory"])
+    text: str = Field(
+        description="Of the document, or of its best passage if the base does not read it whole.",
+        examples=["tar -xf archive.tar -C directory"],
+    )
     collection: str = Field(examples=["nl2bash"])
     metadata: dict[str, Any] = Field(examples=[{"year": 2024}])
     relevance: float | None = Field(
         description="Probability that a judge would call the document relevant; null if nothing was measured.",
         examples=[0.64],
+    )
+    passage: PassageEntry | None = Field(
+        description="Where the text is; null if it is the whole document.", examples=[None]
     )
 
 

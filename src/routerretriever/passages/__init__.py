@@ -1,0 +1,1 @@
+"""Passages: the parts of a long document, each short enough for the base to read whole."""
