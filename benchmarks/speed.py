@@ -22,7 +22,7 @@ from speed_setting import Setting, write_part
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.embedding_cache import default_directory
 
-PARTS = ("queries", "documents", "experts", "routing", "search", "library", "training")
+PARTS = ("queries", "maps", "documents", "experts", "routing", "search", "library", "training")
 
 
 def trained_model(data: Path) -> Path:

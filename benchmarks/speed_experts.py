@@ -29,15 +29,15 @@ ROUNDS = 5
 def run(setting: Setting) -> dict[str, Any]:
     """Models of 8, 64 and 512 experts, each loaded several times, with a library and without."""
     with_experts(setting.model, 0).save_pretrained(setting.scratch / "none")
-    alone = _measured("ours", setting.scratch / "none", setting)
+    alone = measured("ours", setting.scratch / "none", setting)
     return {"rows": [said(_row(setting, count, alone)) for count in COUNTS]}
 
 
 def _row(setting: Setting, count: int, alone: dict[str, float]) -> dict[str, Any]:
     folder, bare, adapters = _saved(setting, count)
-    ours = [_measured("ours", folder, setting) for _ in range(ROUNDS)]
-    without = _measured("ours", bare, setting)
-    peer = _measured("peer", adapters, setting) if count in PEFT_COUNTS else None
+    ours = [measured("ours", folder, setting) for _ in range(ROUNDS)]
+    without = measured("ours", bare, setting)
+    peer = measured("peer", adapters, setting) if count in PEFT_COUNTS else None
     size = sum(file.stat().st_size for file in folder.glob("experts/*/*.safetensors")) / 2**20
     load, add, resident = (
         sorted(row[key] for row in ours)[ROUNDS // 2] for key in ("load", "add", "resident")
@@ -69,7 +69,8 @@ def _saved(setting: Setting, count: int) -> tuple[Path, Path, Path]:
     return folder, bare, adapters
 
 
-def _measured(what: str, folder: Path, setting: Setting) -> dict[str, float]:
+def measured(what: str, folder: Path, setting: Setting) -> dict[str, float]:
+    """Return what :func:`_one` measures in a process of its own."""
     command = [sys.executable, __file__, what, str(folder), str(setting.model), str(setting.data)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -22,6 +22,7 @@ from core import REAL, surroundings
 from routerretriever import Collection, RouterRetriever, TrainingConfig, evaluate, train_expert
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.embedding_cache import default_directory
+from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.progress import Bars
 from routerretriever.synthesis import SynthesisConfig, synthesize
 
@@ -134,14 +135,19 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
     parser.add_argument("--limit", type=int, default=LIMIT, help="test queries a collection")
+    parser.add_argument(
+        "--kind", choices=list(TrainedKinds), default=TrainedKinds.LORA, help="of the experts"
+    )
     given = parser.parse_args()
     settings = {"queries": given.queries, "epochs": given.epochs, "limit": given.limit, "seed": SEED}
+    if given.kind != TrainedKinds.LORA:
+        settings["kind"] = given.kind
     content: dict[str, Any] = {"settings": settings, "cells": {}}
     if given.out.exists():
         content = json.loads(given.out.read_text(encoding="utf-8"))
         if content["settings"] != settings:
             parser.error(f"{given.out} was begun with {content['settings']}; give another file")
-    config = replace(TrainingConfig(), epochs=given.epochs)
+    config = replace(TrainingConfig(), epochs=given.epochs, kind=given.kind)
     for name in given.only:
         for method in given.methods.split(","):
             row = content["cells"].setdefault(name, {})
@@ -154,8 +160,9 @@ def main() -> None:
                 {key: row[method][key] for key in ("base", "expert", "routed", "held_out_gain")},
                 flush=True,
             )
+            options = f"--queries {given.queries} --kind {given.kind}"
             content |= {
-                "command": f"python benchmarks/synthesis.py DATA OUT.json --queries {given.queries}",
+                "command": f"python benchmarks/synthesis.py DATA OUT.json {options}",
                 **surroundings(),
             }
             content["summary"] = summary(content["cells"])
