@@ -83,7 +83,7 @@ class Encoders:
         if difference > TOLERANCE:
             raise SystemExit(f"Our document vectors differ by {difference:.2g}.")
         encoder, times = self.model.encoder, paired(ours | peers)
-        flops = sum(encoder_flops(encoder.transformer.model, n, n) for n in encoder.token_counts(texts))
+        flops = sum(encoder_flops(encoder.body.model, n, n) for n in encoder.token_counts(texts))
         rows = []
         for name in ours:
             compared = {"ours": times[name]} | {peer: times[peer] for peer in peers}

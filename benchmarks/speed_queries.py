@@ -126,7 +126,7 @@ class Systems:
         compared = [name for name in work if name.startswith("peft")]
         difference = max((agree(ours, work[name](), name) for name in compared), default=None)
         length = len(encoder.tokenizer(texts[0])["input_ids"])
-        transformer = encoder.transformer.model
+        transformer = encoder.body.model
         floor = max(
             encoder_flops(transformer, batch * length, length) / machine.fp32_per_second,
             4 * linear_weights(transformer) / machine.bytes_per_second,

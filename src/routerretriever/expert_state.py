@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from routerretriever.errors import ExpertError, LibraryError
-from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.adapter import Adapter, Kind
 from routerretriever.lora.expert_info import ExpertInfo, check_expert_name
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -45,6 +45,11 @@ class ExpertState:
     def versions(self) -> dict[str, str]:
         """Expert → fingerprint of its adapter."""
         return {name: adapter.fingerprint for name, adapter in self.experts.items()}
+
+    @property
+    def changes_layers(self) -> bool:
+        """Whether any expert changes layers of the base, and not the finished vector alone."""
+        return any(adapter.kind != Kind.MAP for adapter in self.experts.values())
 
     def column(self, candidate: str) -> int:
         """Return the place of a candidate among :attr:`candidates`.

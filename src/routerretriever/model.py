@@ -11,6 +11,7 @@ from torch import nn
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.text import check_queries
+from routerretriever.encoder.base_files import check_types
 from routerretriever.encoder.base_models import base_info, load_base, stated_licence
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.sentence_model import RoutedSentenceModel
@@ -32,6 +33,7 @@ from routerretriever.storage.model_folder import (
     ENCODER_CLASS,
     check_fingerprint,
     check_modules,
+    described_modules,
     read_model_info,
     write_state,
 )
@@ -85,7 +87,9 @@ class RouterRetriever(RoutedSentenceModel):
                 "pass similarity='cosine' or similarity='dot'; else choose another base."
             )
         prompts = {name: prompt for name, prompt in plain.prompts.items() if prompt}
-        encoder = RoutedEncoder.from_modules(list(plain), branch_layer=branch_layer, route_layer=route_layer)
+        body, *head = plain
+        check_types(plain)
+        encoder = RoutedEncoder(body, head, branch_layer, route_layer)
         encoder.base = replace_fields(base_info(base), licence=stated_licence(base))
         return cls(
             modules=[encoder],
@@ -165,7 +169,7 @@ class RouterRetriever(RoutedSentenceModel):
         check_fingerprint(self.encoder.fingerprint, info["base"]["fingerprint"], f"The files in {target}")
         parts = self.encoder.parts()
         with recording(target, parts) as staging:
-            write_state(staging, parts, info["head"])
+            write_state(staging, parts, described_modules(info))
             self._create_model_card(str(staging))
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:

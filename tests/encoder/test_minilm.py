@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
-from routerretriever.encoder import base_encoder, tokens
+from routerretriever.encoder import text_input, tokens
 from routerretriever.encoder.bulk_documents import encode_documents
 from routerretriever.encoder.tokens import beginning
 from routerretriever.errors import SynthesisError
@@ -167,7 +167,7 @@ def test_the_beginning_of_a_long_text_has_the_tokens_of_the_whole(base, collecti
         False,
         False,
     ]
-    monkeypatch.setattr(base_encoder, "beginning", lambda text, *_: text)
+    monkeypatch.setattr(text_input, "beginning", lambda text, *_: text)
     monkeypatch.setattr(tokens, "beginning", lambda text, *_: text)
     assert torch.equal(cut, encoder.tokenized(long)["input_ids"])
     assert counts == encoder.token_counts(long)

@@ -180,7 +180,7 @@ def test_an_expert_goes_alone_and_joins_another_model(served, model, checkpoint)
     assert other.experts["law-expert"].collection == "law"
     wanted = model.encode_query([QUERY], expert="law")
     np.testing.assert_allclose(other.encode_query([QUERY], expert="law-expert"), wanted, atol=1e-6)
-    plain = RouterRetriever.create(str(checkpoint), device="cpu").encoder.transformer.model
+    plain = RouterRetriever.create(str(checkpoint), device="cpu").encoder.body.model
     assert PeftModel.from_pretrained(plain, downloaded("me/law-expert")).peft_config["default"].r == 4
 
 

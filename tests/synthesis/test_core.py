@@ -148,13 +148,13 @@ def test_an_expert_of_a_model_can_look_for_the_passages(model, bare, make_collec
 @pytest.mark.parametrize("method", ["crops", "titles"])
 def test_huge_and_empty_texts_are_stated(method, model, tmp_path, monkeypatch):
     """Ten megabytes, of which neither queries nor vectors need more than the beginning."""
-    tokenise, longest = model.encoder.transformer.preprocess, []
+    tokenise, longest = model.encoder.body.preprocess, []
 
     def watched(inputs, **kwargs):
         longest.append(max(map(len, inputs)))
         return tokenise(inputs, **kwargs)
 
-    monkeypatch.setattr(model.encoder.transformer, "preprocess", watched)
+    monkeypatch.setattr(model.encoder.body, "preprocess", watched)
     huge = "# A heading\n\n" + "word1 word2 word3. " * 550_000
     assert len(huge) > 10_000_000
     source = write_documents(tmp_path / "c.jsonl", [*texts(40), huge, ""])

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from routerretriever.bench.query_set import FALLBACK, Blender, Candidate, Queries, QuerySet
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import PreparedQueries
 from routerretriever.evaluation.runs import MEASURES
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
@@ -31,7 +31,7 @@ def prepare_query_set(
     collection: Collection,
     split: Split,
     documents: Vectors,
-    encoded: EncodedQueries,
+    encoded: PreparedQueries,
     folder: Path,
     progress: Progress,
 ) -> QuerySet:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import PreparedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, own_documents, search_run
@@ -65,11 +65,11 @@ class Blender:
     """Queries that the lower layers have encoded, and a model with adapters to finish them."""
 
     encoder: RoutedEncoder
-    encoded: EncodedQueries
+    encoded: PreparedQueries
     experts: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: RouterRetriever, experts: Sequence[str], encoded: EncodedQueries) -> Self:
+    def of(cls, model: RouterRetriever, experts: Sequence[str], encoded: PreparedQueries) -> Self:
         """Return the queries for the adapters of a model with the same base and branch layer."""
         return cls(model.encoder, replace(encoded, encoder=model.encoder), tuple(experts))
 

@@ -22,7 +22,7 @@ from routerretriever.bench.suite import Suite
 from routerretriever.bench.systems import BM25, MULTI_TASK
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.evaluation.gains import training_sample
 from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.kernels.vectors import Vectors
@@ -53,7 +53,7 @@ class Bench:
     _models: dict[_SeedAndKind, RouterRetriever] = field(default_factory=dict)
     _prepared: dict[_SeedAndKind, Prepared] = field(default_factory=dict)
     _documents: dict[str, Vectors] = field(default_factory=dict)
-    _encoded: dict[tuple[str, str], EncodedQueries] = field(default_factory=dict)
+    _encoded: dict[tuple[str, str], PreparedQueries] = field(default_factory=dict)
     _training: dict[str, Queries] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -192,13 +192,13 @@ class Bench:
             self._documents[collection.name] = plain.embed_collection(collection, progress=self.progress)
         return self._documents[collection.name]
 
-    def encoded(self, collection: Collection, split: Split) -> EncodedQueries:
+    def encoded(self, collection: Collection, split: Split) -> PreparedQueries:
         """Return queries at the branch layer, which is the same for all models of the suite."""
         key = (collection.name, split.name)
         if key not in self._encoded:
             plain = self.model(self.suite.seeds[0])
             texts = list(split.queries.values())
-            self._encoded[key] = EncodedQueries.of(plain.encoder, texts, plain.query_prompt)
+            self._encoded[key] = prepare_queries(plain.encoder, texts, plain.query_prompt)
         return self._encoded[key]
 
     def training_queries(self, collection: Collection) -> Queries:

@@ -98,18 +98,20 @@ def train(
     from routerretriever.experts.train import train_expert
     from routerretriever.storage.hub_download import own_folder
 
-    config = _training_config(
-        preset,
-        kind=kind,
-        epochs=epochs,
-        rank=rank,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    given = {
+        "epochs": epochs,
+        "rank": rank,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    config = _training_config(preset, kind=kind, **given)
     own_folder(model, new=True)
     loaded = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
     router = _open_or_create(model, base, preset, device)
+    if kind is None and not router.encoder.is_opened:
+        say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
+        config = _training_config(preset, kind="map", **given)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
     added = save_trained(model, router, report.expert, replace=force)
     if added != report.expert:

@@ -1,43 +1,46 @@
-"""A base encoder: its transformer, the modules after it, and how texts come into it."""
+"""A base encoder: the modules of a Sentence Transformers model, and how texts come into them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers.base.modules import InputModule, Transformer
 from torch import Tensor, nn
 
-from routerretriever.encoder.probes import PROBES, base_fingerprint
-from routerretriever.encoder.token_ids import TokenIds, ids_of, prompt_length
-from routerretriever.encoder.tokens import TOKENISING, beginning, token_counts
+from routerretriever.encoder.probes import base_fingerprint
+from routerretriever.encoder.text_input import ModuleInput, TextInput, TransformerInput
+from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.errors import ModelError
-from routerretriever.kernels import attention
 
 # transformers makes torch tensors from lists, number by number; numpy's arrays take less time.
 _NUMPY: Any = {"common": {"return_tensors": "np"}}
 
 
 class BaseEncoder(InputModule):
-    """A frozen transformer and its head.
+    """A frozen base.
 
     Attributes:
-        transformer: the base's transformer module.
+        body: the base's first module: a transformer, or anything else that reads texts.
         head: the modules after it: pooling, and possibly dense and normalize.
+        text: how texts come into the body.
     """
 
-    def __init__(self, transformer: Transformer, head: Sequence[nn.Module]) -> None:
+    def __init__(self, body: InputModule, head: Sequence[nn.Module]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.transformer = transformer.requires_grad_(False)
-        attention.install(transformer.model.config)
+        self.body = body.requires_grad_(False)
         self.head = nn.ModuleList(head).requires_grad_(False)
+        self.text: TextInput = TransformerInput(body) if isinstance(body, Transformer) else ModuleInput(body)
         self._fingerprint: str | None = None
+        self._dimension: int | None = None
 
     def encode_plainly(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Run transformer and head without a router, under the plan in force."""
-        return self._pool(self.transformer(features))
+        """Run all modules without a router, under the plan in force."""
+        return self._pool(self.body(features))
 
     def _pool(self, features: dict[str, Any]) -> dict[str, Any]:
         for module in self.head:
@@ -51,32 +54,19 @@ class BaseEncoder(InputModule):
             inputs: texts, or token ids of the base's own tokeniser; see :class:`TokenIds`.
             prompt: put before each.
             kwargs: what Sentence Transformers' own ``preprocess`` takes.
+
+        Raises:
+            ModelError: token ids come, and the base has no tokeniser for them.
         """
         for key in ("expert", "route_only"):
             kwargs.pop(key, None)
-        if any(isinstance(item, TokenIds) for item in inputs):
-            return self._padded_ids(inputs, prompt)
-        with TOKENISING:
-            inputs = [
-                beginning(item, self.tokenizer, self.max_seq_length) if isinstance(item, str) else item
-                for item in inputs
-            ]
-            features: dict[str, Any] = self.transformer.preprocess(inputs, prompt=prompt, **kwargs)
-        return features
-
-    def _padded_ids(self, inputs: Sequence[str | TokenIds], prompt: str | None) -> dict[str, Any]:
-        with TOKENISING:
-            rows = [ids_of(item, self.tokenizer, self.max_seq_length, prompt or "") for item in inputs]
-            features = dict(self.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
-        if prompt:
-            features["prompt_length"] = prompt_length(prompt, self.tokenizer)
-        return features
+        return self.text.preprocess(inputs, prompt, **kwargs)
 
     def tokenized(
         self, texts: Sequence[str | TokenIds], prompt: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Tokenise onto the model's device."""
-        device = next(self.transformer.parameters()).device
+        device = self.device
         features = self.preprocess(list(texts), prompt, processing_kwargs=_NUMPY, **kwargs)
         placed: dict[str, Any] = {}
         for key, value in features.items():
@@ -92,41 +82,87 @@ class BaseEncoder(InputModule):
         return self.tokenized(queries, prompt, task="query")
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens are read of each text, without a prompt."""
-        return token_counts(texts, self.tokenizer, self.max_seq_length)
+        """Return how many tokens are read of each text, without a prompt; an estimate where the base does not say."""
+        return self.text.token_counts(texts)
+
+    def counted(self, texts: Sequence[str | TokenIds], features: dict[str, Any]) -> NDArray[np.int64]:
+        """Return how many tokens were read of each text (n,), prompt included where the base says.
+
+        Args:
+            texts: of the batch.
+            features: made of them.
+        """
+        if "attention_mask" in features:
+            counts: NDArray[np.int64] = features["attention_mask"].sum(dim=1).cpu().numpy()
+            return counts
+        return np.array(self.token_counts([text for text in texts if isinstance(text, str)]), np.int64)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base computes."""
+        tensors = chain(self.body.parameters(), self.body.buffers(), self.head.parameters())
+        first = next(tensors, None)
+        return torch.device("cpu") if first is None else first.device
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything that decides the base's vectors: weights, tokeniser, pooling."""
         if self._fingerprint is None:
-            ids = self.transformer.preprocess(list(PROBES))["input_ids"].tolist()
-            self._fingerprint = base_fingerprint(self.state_dict(), self.head, ids, self.max_seq_length)
+            # Fingerprints of the first version are of these names.
+            weights = self.body.state_dict(prefix="transformer.") | self.head.state_dict(prefix="head.")
+            described = list(self.head)
+            if not isinstance(self.body, Transformer):
+                described.insert(0, self.body)
+            self._fingerprint = base_fingerprint(
+                weights, described, self.text.probe_ids(), self.max_seq_length
+            )
         return self._fingerprint
 
     @property
     def max_seq_length(self) -> int | None:
-        """Longest input in tokens; the rest of a text is cut off."""
-        length: int | None = self.transformer.max_seq_length
-        return length
+        """Longest input in tokens, after which a text is cut off; ``None`` where nothing is cut off here."""
+        return self.text.max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        self.transformer.max_seq_length = value
+        body: Any = self.body
+        body.max_seq_length = value
         self._fingerprint = None
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
-        """The base's tokeniser."""
-        return self.transformer.tokenizer
+        """The base's tokeniser; ``None`` where it has none that takes token ids."""
+        return self.text.tokenizer
 
     @property
     def dimension(self) -> int:
-        """Length of the sentence embeddings."""
+        """Length of the sentence embeddings.
+
+        Raises:
+            ModelError: the base does not give one vector for a text.
+        """
+        if self._dimension is None:
+            self._dimension = self._stated_dimension() or self._seen_dimension()
+        return self._dimension
+
+    def _stated_dimension(self) -> int | None:
         for module in reversed(self.head):
             for attribute in ("out_features", "pooling_output_dimension"):
                 if hasattr(module, attribute):
                     return int(getattr(module, attribute))
-        raise ModelError("The base has no pooling module.")
+        return None
+
+    def _seen_dimension(self) -> int:
+        """Return the length of a vector that the base gives."""
+        with torch.no_grad():
+            found = BaseEncoder.encode_plainly(self, self.tokenized(["a"])).get("sentence_embedding")
+        if not isinstance(found, Tensor) or found.ndim != 2 or found.is_sparse:
+            kinds = ", ".join(type(module).__name__ for module in (self.body, *self.head))
+            raise ModelError(
+                f"The base does not give one dense vector for a text; its modules are: {kinds}. Use a dense "
+                "single-vector encoder such as sentence-transformers/all-MiniLM-L6-v2."
+            )
+        return int(found.shape[1])
 
     def get_embedding_dimension(self) -> int:
         """Return Sentence Transformers' name for :attr:`dimension`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
 from routerretriever.errors import ModelError
 from routerretriever.lora.expert_info import BaseInfo
@@ -41,7 +43,7 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
         ModelError: nothing usable is there, or the hub cannot be reached.
     """
     try:
-        loaded = SentenceTransformer(_source(base), device=device)
+        loaded = _loaded(_source(base), device)
     except Exception as error:  # files of others' make: the libraries raise many kinds
         hint = "check the name and the connection"
         if base in _MINILM_NAMES:
@@ -52,6 +54,28 @@ def load_base(base: str, device: str | None = None) -> SentenceTransformer:
         ) from error
     _check_settings(loaded, base)
     return loaded
+
+
+def _loaded(source: str, device: str | None) -> SentenceTransformer:
+    if _is_model2vec(Path(source)):
+        static: Any = StaticEmbedding.load(source)
+        modules = [static]
+        if _json(Path(source) / "config.json").get("normalize"):
+            modules.append(Normalize())
+        return SentenceTransformer(modules=modules, device=device)
+    return SentenceTransformer(source, device=device)
+
+
+def _is_model2vec(folder: Path) -> bool:
+    """Return whether model2vec saved a folder by itself, without Sentence Transformers' files."""
+    if not (folder / "config.json").exists() or (folder / "modules.json").exists():
+        return False
+    return _json(folder / "config.json").get("model_type") == "model2vec"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _check_settings(plain: SentenceTransformer, base: str) -> None:
@@ -88,8 +112,7 @@ def base_info(base: str) -> BaseInfo:
     if not path.is_dir():
         return BaseInfo(base)
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        named = str(config.get("_name_or_path") or "")
+        named = str(_json(path / "config.json").get("_name_or_path") or "")
     except (OSError, ValueError, AttributeError):
         named = ""
     is_hub_id = named.count("/") == 1 and not named.startswith((".", "/", "~"))

@@ -22,6 +22,8 @@ from routerretriever.kernels.vectors import Vectors
 PRECISIONS = ("fp32", "bf16", "int8", "auto")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 """Tokens of one batch, padding included."""
+WHOLE_BATCH_TOKENS = 65_536
+"""The same for a base that is used as a whole: it has no padding to save, or batches of its own."""
 
 
 class DocumentEncoder(Protocol):
@@ -39,14 +41,20 @@ class DocumentEncoder(Protocol):
         """Encode documents (n, d) by the base."""
 
 
-def resolved_precision(precision: str, device: torch.device) -> str:
+def resolved_precision(precision: str, device: torch.device, *, is_opened: bool = True) -> str:
     """Return ``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 if the device multiplies in bfloat16.
 
     Raises:
-        ModelError: there is no such precision, or not on this device.
+        ModelError: there is no such precision, or not for this base or on its device.
     """
     if precision not in PRECISIONS:
         raise ModelError(f"There is no precision '{precision}'. Choose one of: {', '.join(PRECISIONS)}.")
+    if not is_opened:
+        if precision in ("bf16", "int8"):
+            raise ModelError(
+                f"The base cannot be opened, so it keeps its own precision. Choose fp32 or auto, not {precision}."
+            )
+        return "fp32"
     if precision == "int8" and device.type != "cpu":
         raise ModelError(
             f"int8 is for processors, and this model is on '{device.type}'. Choose bf16 or auto."
@@ -76,8 +84,12 @@ def encode_documents(
     """
     vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
     lengths = model.encoder.token_counts(texts)
-    with _computing_in(resolved_precision(precision, model.device), model):
-        for rows in batches(lengths, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])):
+    tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
+    if not model.encoder.is_opened:
+        tokens = WHOLE_BATCH_TOKENS
+    resolved = resolved_precision(precision, model.device, is_opened=model.encoder.is_opened)
+    with _computing_in(resolved, model):
+        for rows in batches(lengths, tokens):
             part = model.encode_document(
                 [texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False
             )

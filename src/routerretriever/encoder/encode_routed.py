@@ -42,7 +42,6 @@ def encode_routed(
     for expert in experts or [None] * len(queries):
         columns.append(_ROUTED if expert is None else state.column(expert))
     features = encoder.tokenized_queries(queries, prompt)
-    mask = features["attention_mask"]
     pinned = np.array(columns, np.int64)
     read: list[Vectors] = []
     decisions: list[Decision | None] = []
@@ -69,7 +68,7 @@ def encode_routed(
         vectors=result["sentence_embedding"].float().cpu().numpy(),
         experts=tuple(candidates[column] for column in leading.tolist()),
         plans=_plans(policy, decisions[0], leading),
-        tokens=mask.sum(dim=1).cpu().numpy(),
+        tokens=encoder.counted(queries, features),
         decision=decisions[0],
         route_embeddings=read[0],
         policy=policy,

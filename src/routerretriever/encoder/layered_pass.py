@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layers import returns_tuple
-from routerretriever.encoder.pass_state import DeferredLayers, PassState
+from routerretriever.encoder.pass_state import DeferredLayers, PassState, RouteDecision
 from routerretriever.encoder.row_groups import FusedPlans, RowGroup, row_groups, take_rows, without_experts
+from routerretriever.expert_state import ExpertState
 from routerretriever.kernels import attention
 from routerretriever.kernels.threads import one_blas_thread
+from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Kind
 from routerretriever.lora.layers import Plan, Selection, SlicedPlan
 
@@ -24,7 +26,7 @@ class LayeredPass:
     """Decides, for each layer of a base, what happens when it is called.
 
     Attributes:
-        layers: of the base.
+        layers: of the base; none where it cannot be opened.
         branch_layer: index of the first layer that experts may change.
         selection: the plan in force in this thread.
         current: what this thread's pass is doing.
@@ -47,6 +49,12 @@ class LayeredPass:
         self.returns_tuple = returns_tuple(self.layers[0], run)
         for index, layer in enumerate(self.layers):
             layer.forward = _LayerForward(self, layer, index)
+
+    def uninstall(self) -> None:
+        """Give every layer its own ``forward`` back."""
+        for layer in self.layers:
+            vars(layer).pop("forward", None)
+        self.layers, self.branch_layer = nn.ModuleList(), 0
 
     def is_plain(self) -> bool:
         """Return whether this thread's pass is the base's own, without router and expert."""
@@ -121,9 +129,7 @@ class LayeredPass:
             deferred.hidden = hidden
             return hidden
 
-        # Routing is in numpy. A CPU shares the memory; an accelerator sends one small array for a batch.
-        with one_blas_thread():
-            deferred.weights = deferred.decide(deferred.route_embeddings.cpu().numpy())
+        deferred.weights = decided(deferred.decide, deferred.route_embeddings)
         only_mapped = [adapter.kind == Kind.MAP for adapter in deferred.state.experts.values()]
         weights = without_experts(deferred.weights, only_mapped)
         groups = row_groups(weights, hidden.shape[1], deferred.state, self.fused, device=hidden.device)
@@ -135,14 +141,18 @@ class LayeredPass:
             output[rows] = self._run_group(deferred, hidden[rows], rows, plan)
         return output
 
-    def map_groups(self, deferred: DeferredLayers) -> list[RowGroup]:
-        """Return the rows of a routed batch by the plan of their maps; none where no expert has a map."""
-        without_map = [adapter.kind == Kind.LORA for adapter in deferred.state.experts.values()]
-        if all(without_map):
+    def map_groups(self, weights: Vectors, state: ExpertState, device: torch.device) -> list[RowGroup]:
+        """Return the rows of a routed batch by the plan of their maps; none where no expert has a map.
+
+        Args:
+            weights: of each candidate for each row (n, 2 + E).
+            state: the experts that the columns stand for.
+            device: of the vectors.
+        """
+        without = [adapter.kind == Kind.LORA for adapter in state.experts.values()]
+        if all(without):
             return []
-        assert deferred.weights is not None
-        weights = without_experts(deferred.weights, without_map)
-        return row_groups(weights, 1, deferred.state, self.fused, device=deferred.attention_mask.device)
+        return row_groups(without_experts(weights, without), 1, state, self.fused, device=device)
 
     def _run_group(
         self, deferred: DeferredLayers, hidden: Tensor, rows: Tensor | None, plan: Plan | None
@@ -165,6 +175,15 @@ class _LayerForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.layered.call(self.layer, self.index, args, kwargs)
+
+
+def decided(decide: RouteDecision, read: Tensor) -> Vectors:
+    """Return the weights (n, 2 + E) that route embeddings (n, d) get.
+
+    Routing is in numpy. A CPU shares the memory; an accelerator sends one small array for a batch.
+    """
+    with one_blas_thread():
+        return decide(read.cpu().numpy())
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:

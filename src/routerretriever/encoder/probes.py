@@ -26,7 +26,7 @@ class ProbedEncoder(Protocol):
         """Tokenise onto the encoder's device."""
 
     def hidden_at_branch(self, features: dict[str, Any]) -> list[Tensor]:
-        """Return the hidden states entering the branch layer."""
+        """Return what experts begin with, one tensor a row."""
 
     def finish(self, plan: Plan | None, features: dict[str, Any], hidden: list[Tensor] | None) -> Tensor:
         """Run the upper layers under a plan."""
@@ -119,11 +119,14 @@ def _largest_changes(encoder: ProbedEncoder, adapters: Sequence[Adapter], probe:
     """Return the largest difference that each adapter makes to a probe's vector."""
     features = encoder.tokenized([probe])
     (hidden,) = encoder.hidden_at_branch(features)
+    if hidden.ndim == 1 and not hidden.any():
+        # A vocabulary without the probe's words gives a zero vector, which no map changes.
+        hidden = torch.ones_like(hidden) / len(hidden) ** 0.5
     base = encoder.finish(None, features, [hidden])
     count = len(adapters)
     repeated: dict[str, Any] = {}
     for key, value in features.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.ndim > 1:
             value = value.expand(count, *value.shape[1:])
         repeated[key] = value
     one_each = torch.arange(count, device=hidden.device)[:, None]

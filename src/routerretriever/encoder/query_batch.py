@@ -26,6 +26,22 @@ BATCH = 64
 """Queries encoded at a time."""
 
 
+def prepare_queries(
+    encoder: RoutedEncoder, texts: Sequence[str], prompt: str | None, budget: int = HIDDEN_BUDGET
+) -> PreparedQueries:
+    """Run what is the same for every expert: the lower layers, or all of a base that cannot be opened.
+
+    Args:
+        encoder: base and experts.
+        texts: the queries.
+        prompt: put before each query.
+        budget: bytes of hidden states; if they take more, none are kept.
+    """
+    if not encoder.is_opened:
+        return FinishedQueries.of(encoder, texts, prompt)
+    return EncodedQueries.of(encoder, texts, prompt, budget)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedQueries:
     """Tokenised queries without padding, with their hidden states at the branch layer if they fit.
@@ -121,8 +137,8 @@ class EncodedQueries:
 
     def finished(self, plan: Plan | None) -> FinishedQueries:
         """Return the queries encoded to the end under a plan."""
-        vectors = torch.from_numpy(self.vectors(plan)).to(next(self.encoder.transformer.parameters()).device)
-        return FinishedQueries(encoder=self.encoder, finished=vectors)
+        vectors = torch.from_numpy(self.vectors(plan)).to(self.encoder.device)
+        return FinishedQueries(encoder=self.encoder, unmapped=vectors)
 
     def batch(self, rows: Sequence[int]) -> tuple[dict[str, Any], list[Tensor] | None]:
         """Return padded features and the hidden states of some rows."""
@@ -148,6 +164,10 @@ class EncodedQueries:
         order = sorted(range(len(self)), key=self.length)
         for start in range(0, len(order), size):
             yield order[start : start + size]
+
+
+PreparedQueries = EncodedQueries | FinishedQueries
+"""Queries that any number of experts can finish."""
 
 
 def _without_padding(batch: dict[str, Any]) -> list[dict[str, Tensor]]:

@@ -130,7 +130,7 @@ class RoutedSentenceModel(SentenceTransformer):
         Raises:
             ModelError: there is no such precision, or not on this device.
         """
-        return resolved_precision(precision, self.device)
+        return resolved_precision(precision, self.device, is_opened=self.encoder.is_opened)
 
     def cut(self, document: Document) -> list[Passage]:
         """Return the passages of a document that the base reads whole: one if it reads all of it."""
@@ -152,7 +152,7 @@ class RoutedSentenceModel(SentenceTransformer):
                 :func:`routerretriever.encoder.bulk_documents.encode_documents`.
             progress: where to report.
         """
-        precision = resolved_precision(precision, self.device)
+        precision = self.document_precision(precision)
         name = self.fingerprint if precision == "fp32" else f"{self.fingerprint}-{precision}"
         cache = EmbeddingCache(name, self.encoder.dimension)
         return cache.vectors(

@@ -30,11 +30,13 @@ class VectorMap:
         """Return finished vectors (n, d) after the map of a plan."""
         if plan is None or not plan.changes(VECTOR_MAP):
             return vectors
+        # Its own precision, whatever the base's is: that may be half, for static embeddings.
+        exact = vectors.to(self.layer.weight.dtype)
         with self.layer.selection.use(plan):
-            changed: Tensor = self.layer(vectors[:, None])[:, 0]
+            changed: Tensor = self.layer(exact[:, None])[:, 0]
         if self.to_unit_length:
             changed = F.normalize(changed, dim=-1)
-        return changed
+        return changed.to(vectors.dtype)
 
     def by_groups(self, vectors: Tensor, groups: Sequence[RowGroup]) -> Tensor:
         """Return finished vectors (n, d), each after the map of its group."""

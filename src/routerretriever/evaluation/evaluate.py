@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import prepare_queries
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, settings_of, words_of
 from routerretriever.evaluation.runs import GAIN_MEASURE, MEASURES, Run, measure_run, search_run
@@ -139,7 +139,7 @@ def _evaluate_one(
 ) -> CollectionResult:
     documents = model.embed_collection(collection, progress=progress)
     texts = list(split.queries.values())
-    queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+    queries = prepare_queries(model.encoder, texts, model.query_prompt)
     routed, plans = _routed(model, texts)
     words = words_of(collection, split)
     pinned = {"base": "base", "merged": "merged", **{f"expert:{name}": name for name in model.experts}}

@@ -10,7 +10,7 @@ import numpy as np
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import LibraryError
 from routerretriever.evaluation.hybrid_runs import HybridRanker, words_of
 from routerretriever.evaluation.runs import ndcg_at_10
@@ -82,7 +82,7 @@ def measure_gains(
     collection: Collection,
     *,
     split: Split | None = None,
-    queries: EncodedQueries | None = None,
+    queries: PreparedQueries | None = None,
     documents: Vectors | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -96,7 +96,7 @@ def measure_gains(
         documents = model.embed_collection(collection, progress=progress)
     split = split or collection.train_and_held_out()[1]
     texts = list(split.queries.values())
-    queries = queries or EncodedQueries.of(model.encoder, texts, model.query_prompt)
+    queries = queries or prepare_queries(model.encoder, texts, model.query_prompt)
     experts, similarity = tuple(model.experts), model.similarity_fn_name
 
     with progress.task(f"measure {collection.name}", 2 + len(experts)) as task:

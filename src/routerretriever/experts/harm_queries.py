@@ -12,7 +12,7 @@ from torch import Tensor
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
 from routerretriever.encoder.protocol import RoutedModel
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import LibraryError
 from routerretriever.evaluation.gains import measure_gains
 from routerretriever.evaluation.runs import ndcg_at_10
@@ -38,7 +38,7 @@ class HarmQueries:
     collection: Collection
     split: Split
     documents: Vectors
-    queries: EncodedQueries
+    queries: PreparedQueries
     measured: Measurement
 
     @classmethod
@@ -53,7 +53,7 @@ class HarmQueries:
         split = collection.train_and_held_out()[1]
         texts = list(split.queries.values())
         _check_same_queries(library, collection.name, texts)
-        queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+        queries = prepare_queries(model.encoder, texts, model.query_prompt)
         documents = model.embed_collection(collection, progress=progress)
         measured = measure_gains(model, collection, queries=queries, documents=documents, progress=progress)
         return cls(

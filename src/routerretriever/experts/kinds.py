@@ -70,6 +70,8 @@ class KindTraining:
     def run(self) -> list[TrainedKind]:
         """Train what the configuration asks for: one kind, or with ``auto`` all of them."""
         kind = self.config.kind
+        if kind == TrainedKinds.AUTO and not self.model.encoder.is_opened:
+            kind = TrainedKinds.MAP
         if kind == TrainedKinds.MAP:
             return [self.map()]
         lora = self._lora()
@@ -173,6 +175,26 @@ def best_kind(trained: Sequence[TrainedKind], plan: HeldOutPlan) -> tuple[Traine
         chosen.append(trained[means.index(max(means))].chosen[number])
     first = next(kind for kind in trained if kind.chosen[0] is chosen[0])
     return first, chosen
+
+
+def default_config(model: RoutedModel) -> TrainingConfig:
+    """Return how an expert is trained where nobody says: LoRA, or a map where the base cannot be opened."""
+    if model.encoder.is_opened:
+        return TrainingConfig()
+    return TrainingConfig(kind=TrainedKinds.MAP)
+
+
+def check_kind(model: RoutedModel, config: TrainingConfig) -> None:
+    """Refuse a kind of expert that the base has no room for.
+
+    Raises:
+        ExpertError: the base cannot be opened, and layers are to be changed.
+    """
+    if not model.encoder.is_opened and config.kind in (TrainedKinds.LORA, TrainedKinds.BOTH):
+        raise ExpertError(
+            f"The layers of the base '{model.encoder.base.id}' cannot be changed, so an expert of kind "
+            f"'{config.kind}' is not possible. Train a map of its finished vectors: kind='map' (--kind map)."
+        )
 
 
 def initial_map(encoder: RoutedEncoder) -> Adapter:

@@ -16,7 +16,7 @@ from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
 from routerretriever.experts.held_out import HeldOutPlan
-from routerretriever.experts.kinds import KindTraining, TrainedKind, best_kind
+from routerretriever.experts.kinds import KindTraining, TrainedKind, best_kind, check_kind, default_config
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.experts.training_report import TrainingReport, trained_expert_info
@@ -43,7 +43,7 @@ def train_expert(
             training early. Several collections make a generalist: every batch comes
             from one of them, all data is used, and the mean over collections decides.
         name: of the expert; default the collection's, or ``generalist``.
-        config: see :class:`TrainingConfig`.
+        config: see :class:`TrainingConfig`; by default LoRA, or a map where the base cannot be opened.
         force: keep the expert even if its gain is not significant, and replace one of
             that name.
         progress: where to report.
@@ -52,12 +52,13 @@ def train_expert(
         NoGainError: the gain on held-out queries that did not choose the expert is not
             significant, and ``force`` is not set.
         CollectionError: there is no train split, or too few queries to hold some out.
-        ExpertError: the name cannot be used or is taken.
+        ExpertError: the name cannot be used or is taken, or the base has no room for this kind of expert.
     """
-    config, progress = config or TrainingConfig(), progress or Silent()
+    config, progress = config or default_config(model), progress or Silent()
     collections = [collection] if isinstance(collection, Collection) else list(collection)
     if not collections:
         raise CollectionError("Give at least one collection to train on.")
+    check_kind(model, config)
     name = check_expert_name(name or (collections[0].name if len(collections) == 1 else "generalist"))
     if name in model.experts and not force:
         raise ExpertError(

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.encoder.finished_queries import FinishedQueries
 from routerretriever.encoder.protocol import RoutedModel
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.negatives import Negatives, ranking_loss
@@ -45,8 +44,8 @@ class TrainingData:
     train: Split
     held_out: Split
     documents: Vectors
-    queries: EncodedQueries | FinishedQueries
-    probes: EncodedQueries | FinishedQueries
+    queries: PreparedQueries
+    probes: PreparedQueries
     negatives: Negatives
     similarity: str
 
@@ -80,7 +79,7 @@ class TrainingData:
             )
         negatives = Negatives(model, collection, train=train, documents=documents, config=config)
         queries, probes = (
-            EncodedQueries.of(model.encoder, list(split.queries.values()), model.query_prompt, budget)
+            prepare_queries(model.encoder, list(split.queries.values()), model.query_prompt, budget)
             for split in (train, held_out)
         )
         return cls(
@@ -100,9 +99,7 @@ class TrainingData:
         Args:
             plan: what encodes them; ``None`` is the plain base.
         """
-        queries, probes = self.queries, self.probes
-        assert isinstance(queries, EncodedQueries) and isinstance(probes, EncodedQueries)
-        return replace(self, queries=queries.finished(plan), probes=probes.finished(plan))
+        return replace(self, queries=self.queries.finished(plan), probes=self.probes.finished(plan))
 
     @property
     def only_crops(self) -> bool:

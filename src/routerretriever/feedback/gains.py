@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from routerretriever.encoder.query_batch import EncodedQueries
+from routerretriever.encoder.query_batch import prepare_queries
 from routerretriever.evaluation.statistics import exceeds, ratio_of_sums
 from routerretriever.feedback.log import Event, Log
 from routerretriever.progress import Progress, Silent
@@ -117,7 +117,7 @@ def measure(
     for event in log.events:
         by_query.setdefault(event.query, []).append(event)
     texts = list(by_query)
-    queries = EncodedQueries.of(model.encoder, texts, model.query_prompt)
+    queries = prepare_queries(model.encoder, texts, model.query_prompt)
     number = dict(zip(texts, range(len(texts)), strict=True))
     lines = np.array([len(events) for events in by_query.values()])
 

@@ -35,10 +35,14 @@ def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer
     Both only read. A mistake of the caller is answered with the message of our error.
     """
     experts = ", ".join(model.state.experts) or "none"
+    described = (
+        ", ".join(f"{name}: {adapter.kind}" for name, adapter in model.state.experts.items()) or "none"
+    )
     server = MCPServer(
         "routerretriever",
         version=__version__,
-        instructions=f"Searches documents with queries that are routed between experts ({experts}) and a base encoder.",
+        instructions="Searches documents with queries that are routed between experts "
+        f"({described}) and a base encoder.",
         log_level="WARNING",
     )
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)

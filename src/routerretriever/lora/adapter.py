@@ -98,11 +98,17 @@ class Adapter:
         """The same factors with a smaller or larger update."""
         return Adapter(self.factors, self.scaling * strength)
 
-    def placed(self, like: Tensor) -> Adapter:
-        """The factors on a tensor's device and in its precision."""
-        if all(factor.device == like.device and factor.dtype == like.dtype for factor in self.parameters()):
-            return self
-        return self.mapped(lambda factor: factor.to(like))
+    def placed(self, weights: Mapping[str, Tensor]) -> Adapter:
+        """The factors where the layers' own weights are, and in their precision.
+
+        Args:
+            weights: name → weight of each layer.
+        """
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (a, b) in self.factors.items():
+            like = weights[name].detach()
+            factors[name] = (a.to(like), b.to(like))
+        return Adapter(factors, self.scaling)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Adapter:
         """The factors after something was done to each."""

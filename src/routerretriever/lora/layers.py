@@ -103,6 +103,11 @@ def check_fits(adapter: Adapter, layers: Mapping[str, LoraLinear], what: str) ->
         ExpertError: names the layer.
     """
     for name, (a, b) in adapter.factors.items():
+        if name not in layers and set(layers) == {VECTOR_MAP}:
+            raise ExpertError(
+                f"{what} changes layers of the base, which cannot be opened here. Train a map instead "
+                "(kind='map', --kind map)."
+            )
         if name not in layers:
             raise ExpertError(
                 f"{what} changes '{name}', which experts of this model may not change. Create the model "

@@ -59,7 +59,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not empty, and an export never replaces files. Choose another folder.")
     plain = _Plain(
-        modules=[encoder.transformer, *encoder.head, *_map_modules(encoder, plan)],
+        modules=[encoder.body, *encoder.head, *_map_modules(encoder, plan)],
         device=str(model.device),
         prompts={key: prompt for key, prompt in model.prompts.items() if prompt},
         default_prompt_name=model.default_prompt_name,
@@ -70,7 +70,9 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
     with replacing(target) as staging:
         plain.save(str(staging))
         # The live model is not touched, so it may go on encoding: only what is written has the delta in it.
-        encoder.transformer.model.save_pretrained(str(staging), state_dict=_fused_weights(encoder, plan))
+        if encoder.is_opened:
+            weights = _fused_weights(encoder, plan)
+            encoder.body.model.save_pretrained(str(staging), state_dict=weights)
     return target
 
 
@@ -87,7 +89,7 @@ def _map_modules(encoder: RoutedEncoder, plan: FusedPlan) -> list[nn.Module]:
 
 
 def _fused_weights(encoder: RoutedEncoder, plan: FusedPlan) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = dict(encoder.transformer.model.state_dict())
+    weights: dict[str, Tensor] = dict(encoder.body.model.state_dict())
     for name, layer in encoder.lora_layers.items():
         weights[f"{name}.weight"] = layer.fused_weight(plan.adapters, plan.weight)
     return weights

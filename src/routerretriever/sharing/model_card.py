@@ -287,11 +287,14 @@ def _quality(library: PilotLibrary, quality: Sequence[RoutingQuality]) -> list[s
 def _limits(
     parts: ModelParts, max_seq_length: int | None, experts: Mapping[str, ExpertInfo], licence: str | None
 ) -> list[str]:
+    cut = ""
+    if max_seq_length is not None:
+        cut = f"Texts are cut after {max_seq_length} tokens. "
     return [
         "",
         "## Limits",
         "",
-        f"Texts are cut after {max_seq_length} tokens. The figures above hold for queries of the collections named "
+        f"{cut}The figures above hold for queries of the collections named "
         "there. For out-of-domain queries the weight of the experts is reduced. Search only indexes whose documents "
         "were encoded by this base.",
         "",

@@ -17,7 +17,7 @@ whole. The encoder puts the parts together, and :mod:`storage.atomic` swaps a sa
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,15 @@ from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.validation import first_fault
 
-MODEL_FORMAT = 2
-"""The newest format. Models without a map are written in the first one, which older versions read."""
-_WITHOUT_MAPS = 1
+MODEL_FORMAT = 3
+"""The newest format: of a base that is used as a whole. Models are written in the first one that fits."""
+_WITH_MAPS = 2
+_LAYERS_ALONE = 1
 MODEL_INFO = "routerretriever.json"
 ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
 """What saved models name in ``modules.json``; older ones do so too, so it never changes."""
+BODY, HEAD = "body", "head"
+"""Keys of the description: a base's first module, if it is used as a whole, and the modules after it."""
 EXPERT_INFO = "expert.json"
 EXPERTS = "experts"
 STATE_FILES = (EXPERTS, PILOT_INFO, PILOT_TENSORS)
@@ -67,29 +70,37 @@ class ModelParts:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def write_state(root: Path, parts: ModelParts, head: Sequence[Mapping[str, str]]) -> None:
+def write_state(root: Path, parts: ModelParts, modules: Mapping[str, Any]) -> None:
     """Write experts, pilots and the description of the whole beside a base; not atomic by itself.
 
     Args:
         root: the model's folder, which exists.
         parts: what to write.
-        head: where the modules after the transformer are, and their classes.
+        modules: where the modules of the base are, and their classes.
     """
     state = parts.state
     for name in state.experts:
         write_expert(root / EXPERTS / name, parts, name)
     if state.library is not None:
         save_pilots(state.library, root, base_fingerprint=parts.fingerprint)
-    any_maps = any(adapter.kind != Kind.LORA for adapter in state.experts.values())
     info = {
-        "format_version": MODEL_FORMAT if any_maps else _WITHOUT_MAPS,
+        "format_version": _format_of(state, modules),
         "base": asdict(parts.base) | {"fingerprint": parts.fingerprint},
         **parts.layout,
-        "head": list(head),
+        **modules,
         "experts": list(state.experts),
         "policy": None if state.policy is None else state.policy.settings(),
     }
     _write_json(root / MODEL_INFO, info)
+
+
+def _format_of(state: ExpertState, modules: Mapping[str, Any]) -> int:
+    """Return the first format that says everything of a model, so that older versions read what they can."""
+    if BODY in modules:
+        return MODEL_FORMAT
+    if any(adapter.kind != Kind.LORA for adapter in state.experts.values()):
+        return _WITH_MAPS
+    return _LAYERS_ALONE
 
 
 def write_expert(folder: Path, parts: ModelParts, name: str) -> None:
@@ -167,6 +178,11 @@ def read_model_info(root: Path) -> dict[str, Any]:
             f"{path} has format {version}; this version reads up to {MODEL_FORMAT}. Upgrade routerretriever."
         )
     return info
+
+
+def described_modules(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's description says of the modules of its base."""
+    return {key: info[key] for key in (BODY, HEAD) if key in info}
 
 
 def check_modules(root: Path) -> None:

@@ -39,7 +39,7 @@ def notes_on(task: Task, made: Generation, kept: Kept, tokenizer: Any) -> tuple[
         )
     if count < FEW_QUERIES:
         notes.append(f"{count} queries are few: a few hundred are a sensible minimum for an expert.")
-    if not knows_language(tokenizer, task.asked):
+    if tokenizer is not None and not knows_language(tokenizer, task.asked):
         notes.append(UNKNOWN_LANGUAGE)
     if made.lost:
         notes.append(

@@ -80,6 +80,9 @@ def _texts(given: str | Sequence[Any], tokenizer: Any) -> list[str | TokenIds]:
 
 
 def _checked_ids(ids: Sequence[int], tokenizer: Any) -> TokenIds:
+    if tokenizer is None:
+        message = "The base of this model reads texts, not token ids. Send texts."
+        raise ApiError(400, message, param="input", code="invalid_type")
     if max(ids) >= len(tokenizer):
         raise ApiError(
             400,

@@ -101,6 +101,7 @@ async def _listing(engine: Engine) -> ExpertsAnswer:
     entries = [
         ExpertEntry(
             name=name,
+            kind=state.experts[name].kind,
             collection=info.collection,
             queries=info.queries,
             held_out=info.held_out,

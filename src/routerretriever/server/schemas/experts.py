@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from routerretriever.lora.adapter import Kind
+
 
 class ExpertEntry(BaseModel):
     """An expert."""
 
     name: str = Field(examples=["nl2bash"])
+    kind: Kind = Field(
+        description="lora changes layers of the base, map its finished vector, both does both."
+    )
     collection: str = Field(description="What it was trained on; empty if imported.", examples=["nl2bash"])
     queries: int = Field(description="Training queries.", examples=[6714])
     held_out: int = Field(description="Held-out queries it was measured on; 0 if unknown.", examples=[500])

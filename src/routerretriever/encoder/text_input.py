@@ -1,0 +1,110 @@
+"""How texts come into a base: by a transformer's tokeniser, or by whatever reads them in another module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from sentence_transformers.base.modules import InputModule, Transformer
+from torch import Tensor
+
+from routerretriever.encoder.probes import PROBES
+from routerretriever.encoder.token_ids import TokenIds, ids_of, prompt_length
+from routerretriever.encoder.tokens import TOKENISING, beginning, token_counts
+from routerretriever.errors import ModelError
+
+_CHARACTERS_PER_TOKEN = 4
+"""Of most languages and tokenisers, where a base does not say how it counts."""
+
+
+class TextInput(Protocol):
+    """Reads texts for a base."""
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """A tokeniser whose ids can stand for a text; ``None`` where there is none."""
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest input in tokens; ``None`` where nothing is cut off."""
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> dict[str, Any]:
+        """Return what the base's first module reads of some texts."""
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens are read of each text, without a prompt."""
+
+    def probe_ids(self) -> Any:
+        """Return what is read of the probe texts, as plain data."""
+
+
+class TransformerInput:
+    """Tokenises for a transformer."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        self._transformer = transformer
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._transformer.tokenizer
+
+    @property
+    def max_seq_length(self) -> int | None:
+        length: int | None = self._transformer.max_seq_length
+        return length
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> dict[str, Any]:
+        if any(isinstance(item, TokenIds) for item in inputs):
+            return self._padded_ids(inputs, prompt)
+        with TOKENISING:
+            inputs = [
+                beginning(item, self.tokenizer, self.max_seq_length) if isinstance(item, str) else item
+                for item in inputs
+            ]
+            features: dict[str, Any] = self._transformer.preprocess(inputs, prompt=prompt, **kwargs)
+        return features
+
+    def _padded_ids(self, inputs: Sequence[str | TokenIds], prompt: str | None) -> dict[str, Any]:
+        with TOKENISING:
+            rows = [ids_of(item, self.tokenizer, self.max_seq_length, prompt or "") for item in inputs]
+            features = dict(self.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
+        if prompt:
+            features["prompt_length"] = prompt_length(prompt, self.tokenizer)
+        return features
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return token_counts(texts, self.tokenizer, self.max_seq_length)
+
+    def probe_ids(self) -> Any:
+        return self._transformer.preprocess(list(PROBES))["input_ids"].tolist()
+
+
+class ModuleInput:
+    """Lets a module read texts that is no transformer: static embeddings, or a base on another machine."""
+
+    tokenizer = None
+
+    def __init__(self, module: InputModule) -> None:
+        self._module = module
+
+    @property
+    def max_seq_length(self) -> int | None:
+        length = getattr(self._module, "max_seq_length", None)
+        # Sentence Transformers' static embeddings say infinity.
+        return length if isinstance(length, int) else None
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> dict[str, Any]:
+        if any(isinstance(item, TokenIds) for item in inputs):
+            raise ModelError("This base reads texts, not token ids. Send texts.")
+        kwargs.pop("processing_kwargs", None)  # they are a transformer's
+        features: dict[str, Any] = self._module.preprocess(list(inputs), prompt=prompt, **kwargs)
+        return features
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [1 + len(text) // _CHARACTERS_PER_TOKEN for text in texts]
+
+    def probe_ids(self) -> Any:
+        read = self._module.preprocess(list(PROBES))
+        return {
+            key: value.tolist() if isinstance(value, Tensor) else value for key, value in sorted(read.items())
+        }
