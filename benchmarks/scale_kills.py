@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lance
 import numpy as np
 
 from routerretriever.data.document import Document
+from routerretriever.index.connection import dataset_uri
 from routerretriever.index.index import Index
-from routerretriever.index.kinds import present
-from routerretriever.words.text_index import has_text_index
 
 if TYPE_CHECKING:
     from routerretriever.kernels.vectors import Vectors
@@ -139,7 +139,7 @@ class Kills:
         """What is wrong with the index; reads all of it."""
         try:
             index = Index.open(self.uri)
-            rows = index._store.table.lancedb.to_arrow().to_pylist()
+            rows = lance.dataset(dataset_uri(index.uri)).to_table().to_pylist()
             return [*self._content(rows, verb, under_way), *self._searches(index, len(rows))]
         except Exception as error:  # whatever it is, it is a corrupted read
             return [f"{type(error).__name__}: {error}"]
@@ -183,7 +183,7 @@ class Kills:
             for hits in index.search_vectors(queries, 10, exact=exact):
                 if len({hit.id for hit in hits}) != min(10, rows):
                     faults.append(f"a search found {len(hits)} of {rows} (exact: {exact})")
-        if has_text_index(index._store.table.lancedb) and rows:
+        if index._store.has_text and rows:
             found = {hit.id for hit in index.search("round", 10, mode="text")}
             if len(found) != min(10, rows):
                 faults.append(f"a search by words found {len(found)} of {rows}")
@@ -216,7 +216,7 @@ def main() -> None:
             "acknowledged": sum(kill["acknowledged"] for kill in found),
             "kills with a fault": sum(bool(kill["faults"]) for kill in found),
             "documents at the end": len(index),
-            "kind at the end": present(index._store.table.lancedb).kind,
+            "kind at the end": index.kind.kind,
             "faults": [kill for kill in found if kill["faults"]],
         }
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -39,6 +39,7 @@ from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.document import Document
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.querying import EncodedQueries, encode_queries
+from routerretriever.index.rows import parts_of
 from routerretriever.index.search import Mode
 from routerretriever.kernels.vectors import Vectors
 
@@ -275,7 +276,8 @@ def changed(index: Index, queries: Vectors, folder: Path) -> dict[str, Any]:
     for at in range(0, new.num_rows, 4096):
         ids, numbers = (new[name].slice(at, 4096).to_pylist() for name in ("id", "number"))
         documents = [Document(k, "changed", "", {"number": n}) for k, n in zip(ids, numbers, strict=True)]
-        index._store.write(documents, vectors[at : at + 4096], collection, {})
+        parts = [part for document in documents for part in parts_of(document, None)]
+        index._store.write(parts, vectors[at : at + 4096], collection, {})
     index.delete(gone["id"].to_pylist(), collection=collection)
     row: dict[str, Any] = {
         "replaced": new.num_rows,
