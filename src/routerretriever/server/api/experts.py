@@ -101,7 +101,7 @@ async def _listing(engine: Engine) -> ExpertsAnswer:
     entries = [
         ExpertEntry(
             name=name,
-            kind=state.experts[name].kind,
+            kind=state.experts[name].kind.value,
             collection=info.collection,
             queries=info.queries,
             held_out=info.held_out,

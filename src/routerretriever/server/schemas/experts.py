@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Literal
 
-from routerretriever.lora.adapter import Kind
+from pydantic import BaseModel, Field
 
 
 class ExpertEntry(BaseModel):
     """An expert."""
 
     name: str = Field(examples=["nl2bash"])
-    kind: Kind = Field(
-        description="lora changes layers of the base, map its finished vector, both does both."
+    kind: Literal["lora", "map", "both"] = Field(
+        description="lora changes layers of the base, map its finished vector, both does both.",
+        examples=["map"],
     )
     collection: str = Field(description="What it was trained on; empty if imported.", examples=["nl2bash"])
     queries: int = Field(description="Training queries.", examples=[6714])
