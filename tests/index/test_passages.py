@@ -160,3 +160,12 @@ def test_vectors_made_elsewhere_are_asked_for_each_passage(index, tmp_path):
     assert len(asked) == 4
     Index.open(index.uri).upsert([long(1)], encode=encode)  # there is no model that could cut it
     assert len(asked) == 5
+
+
+def test_an_export_has_the_documents_as_they_were_written(mixed, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "cache"))
+    assert mixed.export(tmp_path / "out", model=model) == 14
+    lines = [json.loads(line) for line in (tmp_path / "out" / "corpus.jsonl").read_text().splitlines()]
+    written = {line["_id"]: (line["text"], line["metadata"]) for line in lines}
+    documents = [long(0), long(1, "lamp"), *[short(k) for k in range(12)]]
+    assert written == {document.id: (document.text, dict(document.metadata)) for document in documents}

@@ -24,7 +24,7 @@ from routerretriever.errors import (
     VectorIndexError,
 )
 from routerretriever.index.build.settings import BuildSettings
-from routerretriever.index.postgres import database, vector_index, view
+from routerretriever.index.postgres import vector_index, view
 from routerretriever.index.postgres_uri import postgres_uri
 
 
@@ -359,10 +359,7 @@ def test_connections_that_were_lost_are_made_again(index, server):
     assert [hit.id for hit in index.search("word3")] == wanted
 
 
-def test_a_write_that_loses_its_server_writes_nothing(index, server, model, monkeypatch):
-    monkeypatch.setattr(database, "_WAIT_SECONDS", 1.0)
-    index = Index.open(index.uri, model)
-
+def test_a_write_that_loses_its_server_writes_nothing(index, server, model):
     def encode(texts):
         server.kill_connections()
         return model.encode_document(texts)
@@ -478,3 +475,184 @@ def test_commands(model, server, tmp_path):
     output("index", "compact", uri)
     output("index", "refresh", uri)
     assert "no old versions" in run(app, ["index", "clean", uri]).output
+
+
+# -- a table that is there already -------------------------------------------------------------
+
+
+@pytest.fixture
+def table(server, model):
+    """A table of somebody else's, with vectors of the model; returns its address."""
+    uri = server.uri()
+    name = postgres_uri(uri).table
+    server.execute(
+        f"CREATE TABLE {name} (number int PRIMARY KEY, body text, heading varchar(80), emb vector(32), "
+        "made timestamptz DEFAULT now(), stars real, tags jsonb, twice int GENERATED ALWAYS AS (2 * number) STORED)"
+    )
+    found = documents(80)
+    for number, (document, vector) in enumerate(
+        zip(found, model.encode_document([d.content for d in found]), strict=True)
+    ):
+        server.execute(
+            f"INSERT INTO {name} (number, body, heading, emb, stars) VALUES (%s, %s, %s, %s::vector, %s)",
+            *(number, document.text, document.title, str(vector.tolist()), number / 2),
+        )
+    return uri
+
+
+NAMED = {"id": "number", "text": "body", "vector": "emb", "title": "heading"}
+
+
+def test_a_table_is_adopted_where_it_is(table, server, model, tmp_path):
+    name = postgres_uri(table).table
+    before = server.execute(f"SELECT * FROM {name} ORDER BY number")
+    server.execute(f"INSERT INTO {name} (number, body) VALUES (500, 'without a vector')")
+    index, report = Index.adopt(table, model, NAMED, collection="mine")
+    assert (report.documents, report.incomplete, report.checked, report.replaces) == (80, 1, 64, True)
+    assert report.agreement > 0.999
+    assert report.left_alone == ("made", "tags")
+    assert server.execute(f"SELECT * FROM {name} WHERE number < 500 ORDER BY number") == before
+    columns = [
+        row[0]
+        for row in server.execute(f"SELECT attname FROM pg_attribute WHERE attrelid = '{name}'::regclass")
+    ]
+    assert "routerretriever_words" not in columns
+
+    lance = Index.create(tmp_path / "index", model)
+    lance.upsert([Document(d.id[1:], d.text, d.title) for d in documents(80)], collection="mine")
+    for query in ("word3 word21", "word13"):
+        wanted = [hit.id for hit in lance.search(query, mode="vector")]
+        assert [hit.id for hit in index.search(query)] == wanted  # without an index of words
+        hits = index.search(query, 3, where={"twice": {"lt": 40}, "collection": "mine", "id": {"ne": "7"}})
+        assert [hit.metadata["twice"] == 2 * int(hit.id) for hit in hits] == [True] * 3
+    assert index.search("word3", where={"collection": "other"}) == []
+    assert index.describe().collections == {"mine": 81}
+
+    index.build_text_index()
+    assert Index.open(table, model).search("word13", mode="text")[0].id == "13"
+    server.execute(f"INSERT INTO {name} (number, body) VALUES (501, 'unheard')")
+    assert index.search("unheard", mode="text")[0].id == "501"
+
+
+def test_documents_of_an_adopted_table_are_replaced(table, server, model):
+    name = postgres_uri(table).table
+    index, _ = Index.adopt(table, model, NAMED, collection="mine")
+    server.execute(f"UPDATE {name} SET tags = '[1]', stars = 5 WHERE number = 3")
+    assert index.upsert([Document("3", "word150"), Document("90", "word151")]) == 2
+    assert server.execute(f"SELECT body, stars, tags, heading FROM {name} WHERE number = 3") == [
+        ("word150", 5.0, [1], None)
+    ]
+    assert index.search("word151", mode="vector")[0].id in ("90", "3")
+    index.upsert([Document("3", "word150", "", {"stars": 4})], collection="mine")
+    assert server.execute(f"SELECT stars FROM {name} WHERE number = 3") == [(4.0,)]
+    assert index.delete(["90", "none"]) == 1
+    report = index.add([Document("3", "word150"), Document("4", "fresh")], collection="mine")
+    assert (report.unchanged, report.encoded, report.gone) == (1, 1, 78)
+    for document, collection, message in [
+        (Document("5", "x", "", {"fresh": 1}), "mine", "Add a column to the table first"),
+        (Document("5", "x"), "other", "no column for collections"),
+        (Document("5", "x", "", {"twice": 1}), "mine", "not one of the index's"),
+        (Document("five", "x"), "mine", "five"),
+    ]:
+        with pytest.raises((CollectionError, VectorIndexError), match=message):
+            index.upsert([document], collection=collection)
+
+
+def test_vectors_of_another_base_are_refused(table, server, model, checkpoint, tmp_path):
+    name = postgres_uri(table).table
+    other = RouterRetriever.create(str(make_checkpoint(tmp_path / "other", "mpnet")), device="cpu")
+    with pytest.raises(FingerprintError, match="are not those of the model's base"):
+        Index.adopt(table, other, NAMED)
+    dots = RouterRetriever.create(str(checkpoint), similarity="dot", device="cpu")
+    server.execute(f"UPDATE {name} t SET emb = o.emb FROM {name} o WHERE o.number = (t.number + 1) % 80")
+    with pytest.raises(FingerprintError, match="are not those of the model's base"):
+        Index.adopt(table, model, NAMED)
+    server.execute(f"UPDATE {name} t SET emb = o.emb FROM {name} o WHERE t.number = (o.number + 1) % 80")
+    server.execute(f"UPDATE {name} SET emb = l2_normalize(emb)")
+    with pytest.raises(FingerprintError, match="are not those of the model's base"):
+        Index.adopt(table, dots, NAMED)
+    with pytest.raises(VectorIndexError, match="it is no index yet"):
+        Index.open(table, model)
+    with pytest.raises(VectorIndexError, match="it is no index yet"):
+        Index.create(table, model)
+    Index.adopt(table, model, NAMED)
+    with pytest.raises(VectorIndexError, match="is an index already"):
+        Index.adopt(table, model, NAMED)
+
+
+@pytest.mark.parametrize(
+    ("change", "columns", "message"),
+    [
+        ("SELECT 1", {"id": "nothing"}, "no column 'nothing' for the id. It has: number, body"),
+        ("SELECT 1", {"vector": "body"}, "of type text. Documents need one of pgvector's type"),
+        ("SELECT 1", {"text": "number"}, "holds no text"),
+        ("SELECT 1", {"id": "heading"}, "there twice, or is null"),
+        ("SELECT 1", {"colour": "body"}, "unknown: colour"),
+        ("DELETE FROM {}", {}, "no row with a text and a vector"),
+        ("ALTER TABLE {} ALTER COLUMN emb TYPE vector", {}, "TYPE vector\\(32\\)"),
+        ("UPDATE {} SET emb = NULL", {}, "no row with a text and a vector"),
+    ],
+)
+def test_tables_that_cannot_be_adopted(table, server, model, change, columns, message):
+    server.execute(change.format(postgres_uri(table).table))
+    with pytest.raises((VectorIndexError, FingerprintError), match=message):
+        Index.adopt(table, model, NAMED | columns)
+
+
+def test_what_is_no_table(server, model, tmp_path):
+    server.execute("CREATE VIEW seen AS SELECT 1 AS number, 'x' AS body, '[1]'::vector AS emb")
+    for uri, message in [
+        (server.uri("seen"), "is a view"),
+        (server.uri("nothing"), "no table 'nothing'"),
+        (server.uri("nowhere.nothing"), "no table 'nothing'"),
+        (str(tmp_path), "not in PostgreSQL"),
+    ]:
+        with pytest.raises(VectorIndexError, match=message):
+            Index.adopt(uri, model, NAMED)
+
+
+def test_training_takes_the_vectors_that_are_there(
+    table, server, model, tmp_path, monkeypatch, make_collection
+):
+    from routerretriever import Collection, TrainingConfig, train_expert
+
+    monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "cache"))
+    folder = make_collection("source")
+    uri = server.uri()
+    source = Index.create(uri, model)
+    source.upsert(Collection.load(folder).documents, collection="source")
+
+    monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "another"))
+    (folder / "corpus.jsonl").unlink()
+    assert source.export(folder, collection="source", model=model) == 60
+    with pytest.raises(CollectionError, match="exists"):
+        source.export(folder, model=model)
+    with pytest.raises(CollectionError, match="has no documents of 'none'"):
+        source.export(tmp_path / "new", collection="none")
+    assert not (tmp_path / "new").exists()
+
+    def refuse(*given, **options):
+        raise AssertionError("a document was encoded again")
+
+    from routerretriever.encoder import sentence_model
+
+    monkeypatch.setattr(sentence_model, "encode_documents", refuse)
+    collection = Collection.load(folder)
+    assert [d.content for d in collection.documents]
+    train_expert(model, collection, name="fromindex", config=TrainingConfig(epochs=1), force=True)
+    model.remove_expert("fromindex")
+
+
+def test_commands_of_exchange(table, model, tmp_path):
+    model.save(tmp_path / "model")
+    run = CliRunner().invoke
+    arguments = ["--id", "number", "--text", "body", "--vector", "emb", "--title", "heading"]
+    result = run(app, ["index", "adopt", str(tmp_path / "model"), table, *arguments])
+    assert result.exit_code == 0, result.output
+    assert "is an index of 80 documents" in result.stdout
+    assert "made, tags" in result.stderr
+    assert run(app, ["search", table, "word13"]).exit_code == 0
+    result = run(app, ["index", "export", str(tmp_path / "model"), table, str(tmp_path / "out"), "--json"])
+    assert json.loads(result.stdout)["documents"] == 80
+    lines = (tmp_path / "out" / "corpus.jsonl").read_text().splitlines()
+    assert json.loads(lines[3])["metadata"]["twice"] == 6

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from routerretriever.cli import experts, index
+from routerretriever.cli import experts, index, index_exchange
 from routerretriever.cli.common import QueryCommand, guarded
 from routerretriever.cli.doctor import doctor
 from routerretriever.cli.evaluate import bench, evaluate
@@ -48,6 +48,8 @@ _add(train)
 _add(library)
 app.add_typer(experts.app, name="experts")
 _add(route, QueryCommand)
+index.command(index_exchange.adopt)
+index.command(index_exchange.export)
 app.add_typer(index.app, name="index")
 _add(search, QueryCommand)
 _add(serve)

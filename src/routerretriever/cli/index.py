@@ -272,7 +272,7 @@ def compact(index: IndexUri, as_json: AsJson = False) -> None:
         f"{shown_uri(index)}: {merged}{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, "
         f"in {done.seconds:.1f} s."
     )
-    _show(index, done, text, as_json)
+    show(index, done, text, as_json)
 
 
 @command
@@ -286,7 +286,7 @@ def refresh(index: IndexUri, as_json: AsJson = False) -> None:
         f"{shown_uri(index)}: {done.vectors} documents taken into the vector index{rebuilt}, "
         f"{done.texts} into the text index, in {done.seconds:.1f} s."
     )
-    _show(index, done, text, as_json)
+    show(index, done, text, as_json)
 
 
 @command
@@ -299,7 +299,7 @@ def clean(index: IndexUri, older_than: OlderThan = 7.0, as_json: AsJson = False)
         f"{shown_uri(index)}: {done.versions_before} versions became {done.versions_after}; "
         f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now."
     )
-    _show(index, done, text, as_json)
+    show(index, done, text, as_json)
 
 
 @command
@@ -326,10 +326,11 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, str(value))
-    _show(index, found, table, as_json)
+    show(index, found, table, as_json)
 
 
-def _show(index: str, report: Report, shown: str | Table, as_json: bool) -> None:
+def show(index: str, report: Report, shown: str | Table, as_json: bool) -> None:
+    """Print what a command did."""
     if as_json:
         print_json({"index": shown_uri(index), **report.to_dict()})
     elif isinstance(shown, str):

@@ -108,6 +108,14 @@ class EmbeddingCache:
         joined = bytearray().join(found[key] for key in keys)
         return np.frombuffer(joined, np.float32).reshape(len(keys), -1)
 
+    def keep(self, texts: Sequence[str], vectors: Vectors) -> None:
+        """Store vectors (n, d) that came from elsewhere, except of texts that are there already."""
+        rows: list[tuple[bytes, bytes]] = []
+        for text, vector in zip(texts, vectors, strict=True):
+            rows.append((_key(text), vector.astype(np.float32, copy=False).tobytes()))
+        with self._connection() as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+
     def _read(self, connection: sqlite3.Connection, keys: set[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         pending = list(keys)

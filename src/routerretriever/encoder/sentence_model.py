@@ -161,6 +161,10 @@ class RoutedSentenceModel(SentenceTransformer):
             progress=progress,
         )
 
+    def keep_vectors(self, texts: Sequence[str], vectors: Vectors) -> None:
+        """Put document vectors (n, d) of this base into the cache, so that nothing encodes the texts again."""
+        EmbeddingCache(self.fingerprint, self.encoder.dimension).keep(texts, vectors)
+
     def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
         """Return the vectors of a collection's documents (m, d), in their order."""
         return self.embed_texts(collection.contents, progress=progress)

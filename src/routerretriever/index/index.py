@@ -6,8 +6,7 @@ The table records the base's fingerprint and refuses another's vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self, Unpack
@@ -23,31 +22,34 @@ from routerretriever.index.build.worker import Runner
 from routerretriever.index.connection import located
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
-from routerretriever.index.kinds import IndexKind
-from routerretriever.index.maintenance import KEEP_VERSIONS, Builder
-from routerretriever.index.open_store import check_fingerprint, create_store, index_exists, open_store
+from routerretriever.index.maintained import MaintainedIndex
+from routerretriever.index.open_store import (
+    adopt_store,
+    check_fingerprint,
+    create_store,
+    index_exists,
+    open_store,
+)
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.querying import EncodedQueries, search_request
 from routerretriever.index.recorded_model import load_recorded_model, recorded_place
-from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.reports import Adopted
 from routerretriever.index.rows import Cut, part_blocks
 from routerretriever.index.search import Hit
 from routerretriever.index.store import Store
-from routerretriever.index.texts import TextIndex
 from routerretriever.index.view import Metric
 from routerretriever.index.writer import BLOCK_ROWS
 from routerretriever.progress import Progress, Silent
-from routerretriever.words.text_index import AUTO, TextSettings
 
 
-class Index:
+class Index(MaintainedIndex):
     """A folder or object-store URI with the documents of any number of collections.
 
     Use :meth:`create` or :meth:`open`.
     """
 
     def __init__(self, store: Store, model: Encoder | None) -> None:
-        self._store = store
+        super().__init__(store)
         self._model = model
         self._searcher = Searcher(store)
 
@@ -83,6 +85,36 @@ class Index:
         if model is not None:
             check_fingerprint(store, model.fingerprint)
         return cls(store, model)
+
+    @classmethod
+    def adopt(
+        cls,
+        uri: str,
+        model: Encoder,
+        columns: Mapping[str, str],
+        *,
+        collection: str = "",
+        model_path: str | Path | None = None,
+    ) -> tuple[Self, Adopted]:
+        """Make an index of a table in PostgreSQL that is there already; nothing in it is changed.
+
+        Some of its documents are encoded again, to see whether the vectors are the base's.
+
+        Args:
+            uri: ``postgresql://…?table=NAME``.
+            model: whose base has encoded the documents.
+            columns: names of the columns ``id``, ``text`` and ``vector``, and, where there are any,
+                ``title`` and ``collection``.
+            collection: of all documents, where no column says it.
+            model_path: as for :meth:`create`.
+
+        Raises:
+            FingerprintError: the vectors are another base's.
+            VectorIndexError: there is no such table or column, or ids repeat.
+        """
+        place = recorded_place(model_path) if model_path else ""
+        store, adopted = adopt_store(uri, model, columns, collection=collection, place=place)
+        return cls(store, model), adopted
 
     @property
     def uri(self) -> str:
@@ -214,11 +246,6 @@ class Index:
         return report
 
     @property
-    def is_approximate(self) -> bool:
-        """Whether searches use an approximate index."""
-        return self.kind.kind != "flat"
-
-    @property
     def metric(self) -> Metric:
         """How vectors are compared."""
         return self._store.metric
@@ -309,86 +336,3 @@ class Index:
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
         """Return vectors (d,), of first passages, by (collection, id); an id may be in several collections."""
         return self._store.lookup(ids)
-
-    @property
-    def kind(self) -> IndexKind:
-        """The vector index there is, and why it is of this kind."""
-        return self._store.kind
-
-    def build_index(self, kind: str = "auto", *, builder: Builder | None = None) -> IndexKind:
-        """Build the vector index again; the choice is remembered.
-
-        Args:
-            kind: ``auto`` chooses by the number of documents; ``flat`` drops the index, so that
-                searches scan all vectors; ``ivf_flat``, ``ivf_pq``, ``ivf_rq`` and ``hnsw`` are
-                LanceDB's.
-            builder: builds it elsewhere, such as
-                :func:`routerretriever.cluster.build_index_on`; default this process.
-
-        Raises:
-            VectorIndexError: there is no such kind, or it cannot be built for these vectors.
-            BuildError: there is no such cluster, or nothing for it to do.
-            StorageError: the disk is full or cannot be written.
-        """
-        return self._store.build_index(kind, builder)
-
-    def build_text_index(self, *, tokenizer: str = AUTO, language: str = AUTO) -> TextIndex:
-        """Build the full-text index of title and text again.
-
-        The first write builds one; this builds it in another way, or where it was dropped.
-        Documents written later are found at once, by a scan, and taken in by :meth:`refresh`.
-
-        Args:
-            tokenizer: ``simple``, ``icu``, ``ngram``, ``whitespace``, or ``auto``; see
-                :class:`routerretriever.words.text_index.TextSettings`.
-            language: whose words are stemmed: a name such as ``German``, ``none``, or ``auto``.
-
-        Raises:
-            VectorIndexError: there is no such tokenizer or language.
-            StorageError: the disk is full or cannot be written.
-        """
-        settings = TextSettings(tokenizer=tokenizer, language=language)
-        return self._store.build_text_index(settings)
-
-    def drop_text_index(self) -> None:
-        """Drop the text index; later writes build none until :meth:`build_text_index`."""
-        self._store.drop_text_index()
-
-    def compact(self) -> Compacted:
-        """Merge the fragments that writes have left, and drop deleted rows from them; errors as :meth:`refresh`."""
-        return self._store.compact()
-
-    def refresh(self) -> Refreshed:
-        """Take rows that were written since into the vector index and the text index.
-
-        Raises:
-            StorageError: the disk is full or cannot be written; the index is as it was.
-        """
-        return self._store.refresh()
-
-    def clean(self, older_than: timedelta = KEEP_VERSIONS) -> Cleaned:
-        """Remove versions that are older than this, and the files that only they used.
-
-        A reader keeps its version while a search lasts, so an hour is plenty unless something
-        checks out versions by number. Files of a killed write are removed after seven days.
-
-        Raises:
-            VectorIndexError: ``older_than`` is negative.
-            StorageError: something cannot be removed.
-        """
-        return self._store.clean(older_than)
-
-    def flush(self) -> Flushed:
-        """Write every file and folder that is new since the last flush through to the disk.
-
-        Until this returns, a power cut can lose a write that has returned. The first flush of an
-        opened index covers all its files; an object store needs none.
-
-        Raises:
-            StorageError: the disk reports that it could not write.
-        """
-        return self._store.flush()
-
-    def describe(self) -> IndexInfo:
-        """Return what the index holds and how it is searched; this reads one column of all documents."""
-        return self._store.describe()

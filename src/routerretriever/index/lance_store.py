@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,14 +23,14 @@ from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.flush import Flusher
 from routerretriever.index.kinds import IndexKind
-from routerretriever.index.lance_view import LanceView
+from routerretriever.index.lance_view import LanceView, record_of
 from routerretriever.index.maintenance import Builder, Maintenance
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
 from routerretriever.index.rows import Part
-from routerretriever.index.schema import FIRST_ROWS, quoted
+from routerretriever.index.schema import FIRST_ROWS, PLACE_COLUMNS, SHOWN_COLUMNS, quoted
 from routerretriever.index.table import IndexTable
 from routerretriever.index.texts import TextIndex
-from routerretriever.index.view import Metric
+from routerretriever.index.view import Metric, Record, document_of
 from routerretriever.index.writer import DocumentWriter
 from routerretriever.progress import Progress
 from routerretriever.words.text_index import TextSettings
@@ -96,6 +97,28 @@ class LanceStore:
             keys = zip(columns["collection"].to_pylist(), columns["id"].to_pylist(), strict=True)
             found.update(zip(keys, vectors, strict=True))
         return found
+
+    def scan(self, collection: str | None) -> Iterator[tuple[list[Document], Vectors | None]]:
+        snapshot = self.table.latest.get()
+        where = None if collection is None else f"collection = {quoted(collection)}"
+        columns = [*SHOWN_COLUMNS, *snapshot.metadata, "vector"]
+        if snapshot.has_passages:
+            columns += PLACE_COLUMNS
+        parts: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for batch in snapshot.dataset.to_batches(columns=columns, filter=where, batch_size=_LOOKUP_BLOCK):
+            vectors = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+            vectors = vectors.reshape(len(batch), self.table.dimension)
+            whole, documents = [], []
+            for number, row in enumerate(batch.drop_columns(["vector"]).to_pylist()):
+                record = record_of(row, snapshot.metadata)
+                if record.passage is None:
+                    whole.append(number)
+                    documents.append(document_of([record]))
+                else:
+                    parts[record.collection, record.id].append(record)
+            yield documents, vectors[whole]
+        for block in blocks(parts.values(), _LOOKUP_BLOCK):
+            yield [document_of(records) for records in block], None
 
     # -- writing -----------------------------------------------------------------------------
 

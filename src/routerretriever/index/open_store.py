@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from routerretriever.errors import FingerprintError
+from routerretriever.errors import FingerprintError, VectorIndexError
 from routerretriever.index.connection import exists
 from routerretriever.index.encoder import Encoder
 from routerretriever.index.lance_store import LanceStore
 from routerretriever.index.postgres_uri import is_postgres
+from routerretriever.index.reports import Adopted
 from routerretriever.index.store import Store
 from routerretriever.index.table import IndexTable
 
 if TYPE_CHECKING:
     from routerretriever.index.postgres.store import PostgresStore
+
+
+NEEDED_ROLES = frozenset({"id", "text", "vector"})
+ROLES = frozenset({*NEEDED_ROLES, "title", "collection"})
+"""What the columns of a table hold that is adopted."""
 
 
 def index_exists(uri: str) -> bool:
@@ -59,6 +66,24 @@ def _postgres() -> type[PostgresStore]:
     from routerretriever.index.postgres.store import PostgresStore
 
     return PostgresStore
+
+
+def adopt_store(
+    uri: str, model: Encoder, columns: Mapping[str, str], *, collection: str, place: str
+) -> tuple[Store, Adopted]:
+    """Make an index of a table that is there; see :meth:`routerretriever.Index.adopt`."""
+    if not is_postgres(uri):
+        raise VectorIndexError(
+            f"{uri} is not in PostgreSQL. Only a table there can be adopted: postgresql://…?table=NAME"
+        )
+    wrong = sorted(columns.keys() - ROLES)
+    missing = sorted(NEEDED_ROLES - columns.keys())
+    if wrong or missing:
+        raise VectorIndexError(
+            f"Columns are named by what they hold: {', '.join(sorted(ROLES))}. "
+            f"Missing: {', '.join(missing) or 'none'}; unknown: {', '.join(wrong) or 'none'}."
+        )
+    return _postgres().adopt(uri, model, columns, collection=collection, place=place)
 
 
 def check_fingerprint(store: Store, fingerprint: str) -> None:

@@ -82,6 +82,27 @@ class Flushed(Report):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted(Report):
+    """A table that was there, and has become an index.
+
+    Attributes:
+        documents: with a text and a vector.
+        incomplete: rows without one of them, which no search by vectors finds.
+        checked: documents that were encoded again, for comparison.
+        agreement: mean cosine, -1..1, of their vectors and those in the table.
+        replaces: whether documents can be written: something keeps their ids unique.
+        left_alone: columns of types that no field has, such as jsonb.
+    """
+
+    documents: int
+    incomplete: int
+    checked: int
+    agreement: float
+    replaces: bool
+    left_alone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexInfo(Report):
     """An index at a glance.
 

@@ -6,7 +6,7 @@ reranking are done above them, once for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -73,6 +73,15 @@ class Store(Protocol):
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
         """Return vectors (d,) of documents, or of their first passages, by (collection, id)."""
+
+    def scan(self, collection: str | None) -> Iterator[tuple[list[Document], Vectors | None]]:
+        """Yield all documents, of one state, in blocks, and their vectors (n, d).
+
+        Documents that are several rows come last, without vectors.
+
+        Args:
+            collection: that they belong to; ``None`` for any.
+        """
 
     # -- writing -----------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from routerretriever.data.document import Document
 from routerretriever.index.encoder import Vectors
+from routerretriever.index.fields import is_missing
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.passages.passage import Place
 
@@ -32,6 +34,23 @@ class Record:
     text: str
     metadata: Mapping[str, Any]
     passage: Place | None = None
+
+
+def document_of(records: Sequence[Record]) -> Document:
+    """Return all records of a document as the document that was written."""
+    first = records[0]
+    text = first.text
+    if first.passage is not None:
+        text = ""
+        for record in sorted(records, key=_start):
+            # Passages overlap, or leave out white space between them.
+            text = text.ljust(_start(record))[: _start(record)] + record.text
+    fields = {name: value for name, value in first.metadata.items() if not is_missing(value)}
+    return Document(first.id, text, first.title or "", fields)
+
+
+def _start(record: Record) -> int:
+    return 0 if record.passage is None else record.passage.start
 
 
 class View(Protocol):

@@ -5,6 +5,5 @@ from routerretriever.errors import MissingExtraError
 try:
     import pgvector.psycopg  # noqa: F401
     import psycopg  # noqa: F401
-    import psycopg_pool  # noqa: F401
 except ImportError as error:
     raise MissingExtraError("postgres", error.name or "psycopg") from error

@@ -10,15 +10,14 @@ from typing import Any
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import ConnectionPool
+from psycopg.pq import TransactionStatus
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.postgres_uri import PostgresUri
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_MOST_CONNECTIONS = 16
-_WAIT_SECONDS = 10.0
+_MOST_IDLE = 16
 _PATIENCE: Mapping[str, int | str] = {
     "connect_timeout": 10,
     # A server whose network is cut is noticed after half a minute, also in the middle of a query.
@@ -31,9 +30,10 @@ _PATIENCE: Mapping[str, int | str] = {
 
 
 class Database:
-    """A pool of connections, which are opened when they are needed.
+    """Connections, which are opened when they are needed and kept for the next call.
 
-    A connection that the server has closed is replaced by the next call.
+    One that the server has closed is replaced. There is no pool of psycopg's, because it waits for a
+    server that is gone, and does not say why.
 
     Raises:
         StorageError: the server cannot be reached.
@@ -45,20 +45,11 @@ class Database:
         with self.errors():
             given = conninfo_to_dict(uri.connection)
             conninfo = make_conninfo(uri.connection, **{k: v for k, v in _PATIENCE.items() if k not in given})
-            # The pool would only say that it has waited; this says why.
             with psycopg.connect(conninfo, autocommit=True) as connection:
                 _require_pgvector(connection, uri)
-        self._pool = ConnectionPool(
-            conninfo,
-            min_size=0,
-            max_size=_MOST_CONNECTIONS,
-            timeout=_WAIT_SECONDS,
-            configure=register_vector,
-            check=ConnectionPool.check_connection,
-            kwargs={"autocommit": True},
-            open=True,
-        )
-        weakref.finalize(self, self._pool.close)
+        self._conninfo = conninfo
+        self._idle: list[Connection] = []
+        weakref.finalize(self, _close, self._idle)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -81,8 +72,40 @@ class Database:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        with self.errors(), self._pool.connection() as connection:
-            yield connection
+        with self.errors():
+            connection = self._alive() or self._connect()
+            try:
+                yield connection
+            finally:
+                if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+                    connection.close()
+                elif len(self._idle) < _MOST_IDLE:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+
+    def _alive(self) -> Connection | None:
+        """Return an idle connection that still answers, and close those that do not."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            try:
+                connection.execute("SELECT 1")
+            except psycopg.OperationalError:
+                connection.close()
+            else:
+                return connection
+
+    def _connect(self) -> Connection:
+        connection = psycopg.connect(self._conninfo, autocommit=True)
+        try:
+            register_vector(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -105,6 +128,11 @@ class Database:
             ) from error
         except psycopg.Error as error:
             raise VectorIndexError(f"PostgreSQL at {self.uri.shown}: {_reason(error)}") from error
+
+
+def _close(connections: list[Connection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _require_pgvector(connection: Connection, uri: PostgresUri) -> None:

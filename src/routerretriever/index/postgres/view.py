@@ -118,26 +118,8 @@ class PostgresView:
         return np.stack([vector.to_numpy() for (vector,) in found])
 
     def records(self, rows: RowIds) -> Sequence[Record]:
-        columns = self.table.info.columns
-        shown = [
-            sql.SQL("{}::text").format(self.table.column("id")),
-            sql.SQL("coalesce({}, '')").format(self.table.column("text")),
-            sql.SQL("NULL") if columns.title is None else self.table.column("title"),
-            sql.SQL("NULL") if columns.collection is None else self.table.column("collection"),
-            *map(sql.Identifier, self.layout.fields),
-        ]
-        records = []
-        for document_id, text, title, collection, *metadata in self._by_address(rows, shown):
-            records.append(
-                Record(
-                    collection=self.table.info.collection if collection is None else collection,
-                    id=document_id,
-                    title=title,
-                    text=text,
-                    metadata=dict(zip(self.layout.fields, metadata, strict=True)),
-                )
-            )
-        return records
+        shown = shown_columns(self.table, self.layout)
+        return [record_of(row, self.table, self.layout) for row in self._by_address(rows, shown)]
 
     # -- SQL ---------------------------------------------------------------------------------
 
@@ -173,6 +155,30 @@ class PostgresView:
         for address, *values in self.connection.execute(query, [addresses], binary=True):
             found[_number(address)] = values
         return [found[row] for row in numbers]
+
+
+def shown_columns(table: PostgresTable, layout: Layout) -> list[sql.Composable]:
+    """Return the columns that :func:`record_of` reads."""
+    columns = table.info.columns
+    return [
+        sql.SQL("{}::text").format(table.column("id")),
+        sql.SQL("coalesce({}, '')").format(table.column("text")),
+        sql.SQL("NULL") if columns.title is None else table.column("title"),
+        sql.SQL("NULL") if columns.collection is None else table.column("collection"),
+        *map(sql.Identifier, layout.fields),
+    ]
+
+
+def record_of(row: Sequence[Any], table: PostgresTable, layout: Layout) -> Record:
+    """Return a row of :func:`shown_columns` as it is shown."""
+    document_id, text, title, collection, *metadata = row
+    return Record(
+        collection=table.info.collection if collection is None else collection,
+        id=document_id,
+        title=title,
+        text=text,
+        metadata=dict(zip(layout.fields, metadata, strict=True)),
+    )
 
 
 def how_to_search(k: int, parameters: SearchParameters | None, *, filtered: bool) -> dict[str, str]:

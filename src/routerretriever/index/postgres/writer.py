@@ -72,7 +72,8 @@ class PostgresWriter:
         """Return what tells which documents the table can hold."""
         if self._table.info.adopted:
             hint = "Add a column to the table first, or leave the field out."
-            return PostgresCheck(layout.fields, hint)
+            written = {name: kind for name, kind in layout.fields.items() if name not in layout.computed}
+            return PostgresCheck(written, hint)
         return PostgresCheck({**layout.fields, **fields})
 
     def write(
