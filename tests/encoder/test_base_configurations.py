@@ -73,7 +73,6 @@ def edited(folder, name, **settings):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("tokenizer_config.json", {"padding_side": "left"}, "pads on the left"),
         ("sentence_bert_config.json", {"max_seq_length": 500}, "asks for 500 tokens .* has places for 80"),
         ("sentence_bert_config.json", {"unheard_of": 1}, "could not be loaded .*unheard_of"),
         ("config.json", {"hidden_size": 64}, "could not be loaded"),

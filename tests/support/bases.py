@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import (
+    BoW,
+    Dense,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
 from tiny import WORDS, make_checkpoint
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModel
@@ -18,6 +25,7 @@ SIZES = {
     "intermediate_size": 48,
     "max_position_embeddings": 80,
 }
+DECODER = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}
 ARCHITECTURES = {
     "distilbert": {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 80},
     "electra": {**SIZES, "embedding_size": 32},
@@ -30,6 +38,14 @@ ARCHITECTURES = {
         "decoder_start_token_id": 1,
     },
     "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 80},
+    "qwen3": {**DECODER},
+    "llama": {**DECODER},
+    "mistral": {**DECODER, "sliding_window": 6},
+    "gemma3_text": {
+        **DECODER,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
     "deberta-v2": {**SIZES, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
 }
 
@@ -44,6 +60,22 @@ def make_transformer(folder: Path, architecture: str, **options) -> Path:
     torch.manual_seed(0)
     AutoModel.from_config(config).eval().save_pretrained(folder)
     return folder
+
+
+def make_decoder(folder: Path, architecture: str, *, side="left", pooling="lasttoken", **options) -> Path:
+    """A random decoder as embedders of its family are published: padded on the left, its last token pooled."""
+    make_transformer(folder, architecture, **options)
+    edit(folder / "tokenizer_config.json", padding_side=side)
+    modules = [Transformer(str(folder)), Pooling(32, pooling), Normalize()]
+    prompts = {"query": "word90 word91 ", "document": ""}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save_pretrained(str(folder))
+    return folder
+
+
+def edit(path: Path, **settings) -> None:
+    """Change settings in a file; ``...`` removes one."""
+    content = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
 
 
 def word_tokenizer() -> Tokenizer:

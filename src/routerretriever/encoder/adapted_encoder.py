@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from routerretriever.encoder.base_encoder import BaseEncoder
 from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layered_pass import LayeredPass
-from routerretriever.encoder.layers import chosen_layers, find_layers, install_adapters, is_tested
+from routerretriever.encoder.layers import chosen_layers, find_layers, install_adapters, is_causal, is_tested
 from routerretriever.encoder.pass_state import DeferredLayers
 from routerretriever.encoder.probes import PROBES, refuse_silent, silent_experts
 from routerretriever.encoder.row_groups import FusedPlans, mixed_plan
@@ -82,9 +82,11 @@ class AdaptedEncoder(BaseEncoder):
         if not self.num_layers:
             return
         layered.branch_layer = self.branch_layer
+        layered.evens_tokens = is_causal(self.body)
         if is_tested(self.body):
             layered.install(lambda: self.body(self.tokenized(["probe"])))
-            attention.install(self.body.model.config)
+            if not is_causal(self.body):
+                attention.install(self.body.model.config)
         elif not self._runs_by_layers():
             layered.uninstall()
             self._open(branch_layer, route_layer)

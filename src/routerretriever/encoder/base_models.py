@@ -82,19 +82,13 @@ def _check_settings(plain: SentenceTransformer, base: str) -> None:
     """Refuse what would make vectors that an index cannot be searched by.
 
     Raises:
-        ModelError: vectors are cut, depend on the batch, or are of more tokens than the
-            base has places for.
+        ModelError: vectors are cut, or are of more tokens than the base has places for.
     """
     if plain.truncate_dim is not None:
         raise ModelError(
             f"The base '{base}' cuts its vectors to {plain.truncate_dim} numbers (truncate_dim), which experts "
             "and indexes do not. To use the whole vectors, remove truncate_dim from a copy's "
             "config_sentence_transformers.json."
-        )
-    if getattr(plain.tokenizer, "padding_side", "right") != "right":
-        raise ModelError(
-            f"The tokenizer of '{base}' pads on the left, so that a text's vector depends on the others in its "
-            "batch. Set padding_side to right in a copy's tokenizer_config.json."
         )
     places = getattr(getattr(plain[0], "config", None), "max_position_embeddings", None)
     if places and plain.max_seq_length and plain.max_seq_length > places:

@@ -32,13 +32,15 @@ class LayeredPass:
         current: what this thread's pass is doing.
         fused: the plans with fused weights that were used last.
         int8: copies of the layers in 8 bits.
+        returns_tuple: whether a layer answers with a tuple.
+        evens_tokens: whether the router reads all tokens of a text at one length.
     """
 
     def __init__(self, layers: nn.ModuleList, branch_layer: int) -> None:
         self.layers, self.branch_layer = layers, branch_layer
         self.selection, self.current = Selection(), PassState()
         self.fused, self.int8 = FusedPlans(), Int8Layers()
-        self.returns_tuple = False
+        self.returns_tuple, self.evens_tokens = False, False
 
     def install(self, run: Any) -> None:
         """Take the place of every layer's ``forward``.
@@ -121,10 +123,20 @@ class LayeredPass:
             return (hidden,)
         return hidden
 
+    def read(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return what the router reads of hidden states (n, tokens, d): unit vectors (n, d).
+
+        The first token of a decoder collects attention that nobody needs, and its state can be a
+        hundred times as long as the others' (arXiv 2402.17762): their mean would be that token's.
+        """
+        if self.evens_tokens:
+            hidden = F.normalize(hidden.float(), dim=-1)
+        return mean_pool(hidden, mask)
+
     def _run_upper(self, deferred: DeferredLayers, hidden: Tensor) -> Tensor:
         """Route the rows of ``hidden`` (n, tokens, d), then run the deferred layers by groups."""
         if deferred.route_embeddings is None:
-            deferred.route_embeddings = mean_pool(hidden, deferred.attention_mask)
+            deferred.route_embeddings = self.read(hidden, deferred.attention_mask)
         if deferred.decide is None:
             deferred.hidden = hidden
             return hidden

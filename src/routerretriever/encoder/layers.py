@@ -13,7 +13,17 @@ from torch import nn
 from routerretriever.errors import ModelError
 from routerretriever.lora.layers import LoraLinear, Selection
 
-TESTED = ("bert", "roberta", "xlm-roberta", "mpnet", "modernbert")
+TESTED = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "mpnet",
+    "modernbert",
+    "qwen3",
+    "llama",
+    "mistral",
+    "gemma3_text",
+)
 """Architectures whose layers are known to run one by one; others are tried on texts first."""
 
 
@@ -38,6 +48,11 @@ def is_tested(body: Any) -> bool:
     """Return whether a transformer is of an architecture whose layers are known to run one by one."""
     config: Any = body.model.config
     return config.model_type in TESTED
+
+
+def is_causal(body: Any) -> bool:
+    """Return whether a token of the transformer attends to those before it alone."""
+    return any(getattr(module, "is_causal", False) for module in body.model.modules())
 
 
 def chosen_layers(branch_layer: int | None, route_layer: int | None, count: int) -> tuple[int, int]:

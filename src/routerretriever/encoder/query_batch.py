@@ -109,7 +109,8 @@ class EncodedQueries:
             states = self.hidden
             if states is None:
                 states = [self.encoder.hidden_at_branch(self.batch([row])[0])[0] for row in range(len(self))]
-            found = torch.stack([state.float().mean(dim=0) for state in states]).cpu()
+            read = self.encoder.layered.read
+            found = torch.cat([read(state[None], state.new_ones(1, len(state))) for state in states]).cpu()
         result: Vectors = F.normalize(found, dim=-1).numpy()
         return result
 

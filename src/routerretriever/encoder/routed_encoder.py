@@ -192,7 +192,8 @@ class RoutedEncoder(AdaptedEncoder):
         if not kwargs.get("safe_serialization", True):
             raise ModelError("Models are saved as safetensors only. Leave out safe_serialization=False.")
         root = Path(output_path)
-        modules = save_base_modules(self.body, self.head, root, opened=self.is_opened)
+        with self.text.own_settings():
+            modules = save_base_modules(self.body, self.head, root, opened=self.is_opened)
         write_state(root, self.parts(), modules)
 
     @classmethod

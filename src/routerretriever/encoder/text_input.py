@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from sentence_transformers.base.modules import InputModule, Transformer
@@ -13,6 +14,7 @@ from routerretriever.encoder.token_ids import TokenIds, ids_of, prompt_length
 from routerretriever.encoder.tokens import TOKENISING, beginning, token_counts
 from routerretriever.errors import ModelError
 
+_SIDE = "right"
 _CHARACTERS_PER_TOKEN = 4
 """Of most languages and tokenisers, where a base does not say how it counts."""
 
@@ -37,12 +39,52 @@ class TextInput(Protocol):
     def probe_ids(self) -> Any:
         """Return what is read of the probe texts, as plain data."""
 
+    def own_settings(self) -> AbstractContextManager[None]:
+        """Within the block, files of the base can be written with its own settings."""
+
 
 class TransformerInput:
     """Tokenises for a transformer."""
 
     def __init__(self, transformer: Transformer) -> None:
+        """Let a transformer pad on the right, whatever its own side is.
+
+        A text's vector is then the one that it has alone: its tokens are counted from the first, and
+        a causal mask hides the padding after them.
+
+        Raises:
+            ModelError: the tokeniser has no token to pad with, and the base names none.
+        """
         self._transformer = transformer
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise ModelError("The base has no tokeniser. Use a text encoder.")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = self._stated_pad_token()
+        self._own_side = tokenizer.padding_side
+        tokenizer.padding_side = _SIDE
+
+    def _stated_pad_token(self) -> str:
+        """Return the token that the base's own configuration pads with: often the one that ends a text."""
+        number = getattr(self._transformer.model.config, "pad_token_id", None)
+        if number is None:
+            raise ModelError(
+                "The base's tokeniser has no pad token, and its config.json names no pad_token_id, so texts "
+                "cannot share a batch. Set pad_token in a copy's tokenizer_config.json, for example to its "
+                "eos_token."
+            )
+        token: str = self.tokenizer.convert_ids_to_tokens(number)
+        return token
+
+    @contextmanager
+    def own_settings(self) -> Iterator[None]:
+        """Give the tokeniser its own padding side back, so that files are those of the base."""
+        with TOKENISING:
+            self.tokenizer.padding_side = self._own_side
+            try:
+                yield
+            finally:
+                self.tokenizer.padding_side = _SIDE
 
     @property
     def tokenizer(self) -> Any:
@@ -102,6 +144,9 @@ class ModuleInput:
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         return [1 + len(text) // _CHARACTERS_PER_TOKEN for text in texts]
+
+    def own_settings(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def probe_ids(self) -> Any:
         read = self._module.preprocess(list(PROBES))

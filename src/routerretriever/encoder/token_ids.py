@@ -33,7 +33,9 @@ def ids_of(item: str | TokenIds, tokenizer: Any, length: int | None, prompt: str
     if prompt:
         own = [*tokenizer(prompt, add_special_tokens=False)["input_ids"], *own]
     if length is not None:
-        own = own[: max(0, length - len(before) - len(after))]
+        room = max(0, length - len(before) - len(after))
+        reads_end = getattr(tokenizer, "truncation_side", "right") == "left"
+        own = own[max(0, len(own) - room) :] if reads_end else own[:room]
     return [*before, *own, *after]
 
 

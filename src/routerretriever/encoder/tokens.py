@@ -29,7 +29,7 @@ def beginning(text: str, tokenizer: Any, length: int | None) -> str:
     A tokeniser would go through ten megabytes for 512 tokens. Words are tokenised one by one, so a
     text that is cut between two words has the tokens of the whole text up to there.
     """
-    if length is None:
+    if length is None or getattr(tokenizer, "truncation_side", "right") != "right":
         return text
     end = CHARACTERS_PER_TOKEN * length
     while end < len(text):

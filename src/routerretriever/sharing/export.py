@@ -67,7 +67,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
         truncate_dim=model.truncate_dim,
     )
     plain.card = export_card(encoder, name, licence)
-    with replacing(target) as staging:
+    with replacing(target) as staging, encoder.text.own_settings():
         plain.save(str(staging))
         # The live model is not touched, so it may go on encoding: only what is written has the delta in it.
         if encoder.is_opened:

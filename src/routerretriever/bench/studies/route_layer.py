@@ -15,7 +15,6 @@ from routerretriever.bench.query_set import QuerySet
 from routerretriever.bench.runner import Bench
 from routerretriever.bench.studies.study import Point, StudyResult, mean_figures
 from routerretriever.bench.study_settings import StudySettings
-from routerretriever.encoder.layered_pass import mean_pool
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.kernels.vectors import Vectors
 
@@ -64,7 +63,7 @@ def _pooled_by_layer(encoder: RoutedEncoder, features: dict[str, Any]) -> list[T
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        entering.append(mean_pool(hidden, features["attention_mask"]))
+        entering.append(encoder.layered.read(hidden, features["attention_mask"]))
 
     layers = encoder.layered.layers
     handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
