@@ -23,8 +23,8 @@ from routerretriever import Collection, RouterRetriever, __version__, evaluate, 
 from routerretriever.bench.suite import Suite
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.base_models import load_base
-from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.progress import Bars
+from routerretriever.storage.cache_directory import cache_directory
 
 REAL = Suite.load(Path(__file__).parents[1] / "suites" / "real.yaml")
 """Names the real collections with an expert, and those without one."""
@@ -130,7 +130,7 @@ def throughput(model: RouterRetriever, data: Path, rounds: int = 9, batch: int =
 
 def main(data: Path, out: Path) -> None:
     """Run everything and write the JSON."""
-    model, timing = trained(data, default_directory() / "benchmarks" / "core-model")
+    model, timing = trained(data, cache_directory() / "benchmarks" / "core-model")
     seen, unseen = quality(model, data, SEEN), quality(model, data, UNSEEN)
     speed = throughput(model, data)
     routed, oracle = mean(seen, "routed"), mean(seen, "dataset_oracle")

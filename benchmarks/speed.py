@@ -20,7 +20,7 @@ import torch
 from speed_setting import Setting, write_part
 
 from routerretriever.cli.common import quiet_libraries
-from routerretriever.encoder.embedding_cache import default_directory
+from routerretriever.storage.cache_directory import cache_directory
 
 PARTS = ("queries", "maps", "documents", "experts", "routing", "search", "library", "training")
 
@@ -29,7 +29,7 @@ def trained_model(data: Path) -> Path:
     """The model whose quality benchmarks/core.json reports."""
     from core import trained
 
-    path = default_directory() / "benchmarks" / "core-model"
+    path = cache_directory() / "benchmarks" / "core-model"
     trained(data, path)
     return path
 

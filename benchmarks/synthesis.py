@@ -21,9 +21,9 @@ from core import REAL, surroundings
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, evaluate, train_expert
 from routerretriever.cli.common import quiet_libraries
-from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.progress import Bars
+from routerretriever.storage.cache_directory import cache_directory
 from routerretriever.synthesis import SynthesisConfig, synthesize
 
 METHODS = ("true", "crops", "titles", "mixture")
@@ -39,7 +39,7 @@ def measured(
     made: dict[str, Any] = {}
     source = true
     if method != "true":
-        folder = default_directory() / "benchmarks" / "synthesis" / f"{name}-{method}"
+        folder = cache_directory() / "benchmarks" / "synthesis" / f"{name}-{method}"
         report = synthesize(
             data / name,
             folder,

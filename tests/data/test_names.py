@@ -8,7 +8,9 @@ from tiny import write_beir
 from routerretriever.data.collection import Collection
 from routerretriever.data.names import collection_name, data_suffix, file_name_of
 from routerretriever.errors import CollectionError
-from routerretriever.index.build.chunks import list_chunks, listing_of
+from routerretriever.index.build.chunks import list_chunks
+from routerretriever.index.build.settings import BuildSettings
+from routerretriever.index.build.sources import listing_of
 from routerretriever.synthesis.passages import load_documents
 
 
@@ -84,7 +86,7 @@ def test_control_characters_in_a_name_are_refused_at_every_door(tmp_path, name):
     with pytest.raises(CollectionError, match="control character"):
         Collection.load(folder, name=name)
     with pytest.raises(CollectionError, match="control character"):
-        listing_of(folder, name)
+        listing_of(folder, name, BuildSettings())
 
 
 def test_kinds_of_files():

@@ -8,13 +8,13 @@ from models import with_experts
 from training import QUICK
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, merge_experts, train_expert
-from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.errors import ExpertError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts import held_out
 from routerretriever.experts.kinds import best_kind
 from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter, Kind
+from routerretriever.storage.cache_directory import cache_directory
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_both_begins_with_what_lora_learned(model, collection, few, monkeypatch)
 @pytest.mark.parametrize("kind", TrainedKinds)
 def test_a_finished_training_leaves_no_checkpoint(model, collection, kind):
     train_expert(model, collection, config=replace(QUICK, kind=kind), force=True)
-    assert not list((default_directory() / "training").iterdir())
+    assert not list((cache_directory() / "training").iterdir())
 
 
 def test_auto_keeps_the_kind_that_held_out_queries_prefer(model, collection):

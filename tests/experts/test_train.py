@@ -232,9 +232,9 @@ def test_an_expert_without_gain_is_refused_and_reported(model, make_collection):
 
 
 def model_cache():
-    from routerretriever.encoder.embedding_cache import default_directory
+    from routerretriever.storage.cache_directory import cache_directory
 
-    return default_directory()
+    return cache_directory()
 
 
 def test_an_expert_that_is_kept_in_spite_of_all_has_its_own_scores(model, make_collection, monkeypatch):

@@ -23,7 +23,7 @@ from routerretriever.cli.common import (
 )
 from routerretriever.cli.formatting import err, print_json, say, show_table
 from routerretriever.errors import BuildError, VectorIndexError
-from routerretriever.index.build.settings import BuildSettings, OnError
+from routerretriever.index.build.settings import BuildSettings, OnError, ReadAs
 from routerretriever.index.postgres_uri import shown_uri
 from routerretriever.progress import Bars
 
@@ -41,8 +41,9 @@ _SHOWN_PROBLEMS = 5
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="COLLECTION|SHARDS",
-        help="A collection, or documents: a file, folder or URI of .jsonl, .jsonl.gz, .jsonl.zst or .parquet.",
+        metavar="COLLECTION|SHARDS|FOLDER",
+        help="A collection; documents: a file, folder or URI of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; or "
+        "a folder of files: Markdown, text, HTML, PDF, DOCX, PPTX, CSV, e-mail.",
         show_default=False,
     ),
 ]
@@ -57,6 +58,19 @@ AtErrors = Annotated[
         help="At a document that cannot be indexed: stop, skip it, or quarantine it, which "
         "also keeps its line in a file next to the index.",
     ),
+]
+Ignored = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore",
+        metavar="PATTERN",
+        help="Leave out files of a folder, as in .gitignore; may be repeated. A file .routerretrieverignore "
+        "in the folder holds such patterns too.",
+    ),
+]
+Kinds = Annotated[
+    ReadAs,
+    typer.Option("--as", help="What a folder holds: shards of documents, or files of one document each."),
 ]
 Prune = Annotated[
     bool,
@@ -128,6 +142,8 @@ def add(
     collection: CollectionName = None,
     on_error: AtErrors = "stop",
     prune: Prune = False,
+    read_as: Kinds = "auto",
+    ignore: Ignored = None,
     resume: Resume = False,
     cluster: Cluster = None,
     workers: Workers = None,
@@ -154,7 +170,9 @@ def add(
     report = opened.add(
         source,
         collection=collection,
-        settings=BuildSettings(on_error=on_error, resume=resume, prune=prune),
+        settings=BuildSettings(
+            on_error=on_error, resume=resume, prune=prune, read_as=read_as, ignore=tuple(ignore or ())
+        ),
         strict=not lenient,
         precision=precision,
         runner=runner,
@@ -199,6 +217,9 @@ def _show_report(report: BuildReport, total: str) -> None:
     if report.left_out:
         names = ", ".join(report.left_out)
         say(f"Fields left out, since they hold lists or the like: {names}.", err)
+    if report.other_files:
+        kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(report.other_files.items()))
+        say(f"Files of kinds that are not read: {kinds}.", err)
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         say(f"Left out: {problem}", err)
     if report.problems:

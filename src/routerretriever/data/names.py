@@ -11,6 +11,12 @@ from routerretriever.errors import CollectionError
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 DATA_SUFFIXES = (*JSONL_SUFFIXES, ".json", ".csv", ".tsv", ".parquet")
+FILE_SUFFIXES = (
+    *(".md", ".markdown", ".txt", ".text", ".rst", ".html", ".htm", ".xhtml"),
+    *(".pdf", ".docx", ".pptx", ".csv", ".eml"),
+)
+"""Files of one document each, which the extra ``files`` reads."""
+
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 COMPRESSED_SUFFIXES = tuple(_COMPRESSIONS)
 

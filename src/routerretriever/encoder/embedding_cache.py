@@ -8,7 +8,6 @@ processes share the file.
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 from routerretriever.errors import StorageError
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
+from routerretriever.storage.cache_directory import cache_directory
 
 Encode = Callable[[list[str]], Vectors]
 """Texts → float32 vectors (n, d)."""
@@ -27,13 +27,6 @@ ReportingEncode = Callable[[list[str], Callable[[int], None]], Vectors]
 
 _WRITE_BLOCK = 512  # texts encoded between two commits: what a kill can cost
 _READ_BLOCK = 500  # below SQLite's oldest limit on the number of parameters
-
-
-def default_directory() -> Path:
-    """Return ``$ROUTERRETRIEVER_CACHE``, or ``routerretriever`` in the user's cache folder."""
-    if configured := os.environ.get("ROUTERRETRIEVER_CACHE"):
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "routerretriever"
 
 
 def encoded_blocks(texts: Iterable[str], encode: Encode) -> Iterator[tuple[list[str], Vectors]]:
@@ -55,14 +48,14 @@ class EmbeddingCache:
     Args:
         fingerprint: of the base; another base has another file, so vectors never mix.
         dimension: length of the vectors.
-        directory: where the files live; default :func:`default_directory`.
+        directory: where the files live; default :func:`cache_directory`.
 
     Raises:
         StorageError: the directory cannot be written or the disk is full.
     """
 
     def __init__(self, fingerprint: str, dimension: int, directory: Path | None = None) -> None:
-        self.path = (directory or default_directory()) / f"{fingerprint}.sqlite"
+        self.path = (directory or cache_directory()) / f"{fingerprint}.sqlite"
         self.dimension = dimension
 
     @contextmanager

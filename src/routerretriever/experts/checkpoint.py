@@ -14,11 +14,11 @@ import torch
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
-from routerretriever.encoder.embedding_cache import default_directory
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.experts.held_out import HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.lora.adapter import Adapter
+from routerretriever.storage.cache_directory import cache_directory
 
 _FORMAT = 4  # of the file; part of the key, so that another format is never read
 
@@ -75,7 +75,7 @@ class Checkpoint:
             key: what :func:`training_key` returns.
             n_choices: parts of the held-out queries that each choose an adapter.
         """
-        return cls(default_directory() / "training" / f"{key}-{n_choices}.pt")
+        return cls(cache_directory() / "training" / f"{key}-{n_choices}.pt")
 
     def save(self, state: TrainingState) -> None:
         """Write the state."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from routerretriever.data.document import Document
 from routerretriever.index.answer import Answer, Searcher, SearchOptions
-from routerretriever.index.build.chunks import listing_of
 from routerretriever.index.build.report import BuildReport
 from routerretriever.index.build.settings import BuildSettings
+from routerretriever.index.build.sources import listing_of
 from routerretriever.index.build.worker import Runner
 from routerretriever.index.connection import located
 from routerretriever.index.encoder import Encoder, Vectors
@@ -216,7 +216,8 @@ class Index(MaintainedIndex):
 
         Args:
             source: a file, folder or URI of shards (JSONL, also ``.gz`` and ``.zst``, or
-                Parquet), a BEIR folder, anything :meth:`Collection.load` reads, or documents.
+                Parquet), a folder of files such as PDF, a BEIR folder, anything
+                :meth:`Collection.load` reads, or documents.
             collection: its name; default the source's.
             settings: what to do about documents that cannot be indexed, about an unfinished
                 build, and about documents that are gone from the source.
@@ -231,11 +232,12 @@ class Index(MaintainedIndex):
             BuildError: another build of this index has not finished, or the cluster does not fit.
             StorageError: the disk is full or cannot be written; what is recorded is kept.
         """
-        listing = listing_of(source, collection, strict=strict)
+        settings = settings or BuildSettings()
+        listing = listing_of(source, collection, settings, strict=strict, progress=progress)
         precision = self.model.document_precision(precision)
         report = self._store.build(
             listing,
-            settings or BuildSettings(),
+            settings,
             model=self.model,
             precision=precision,
             runner=runner,

@@ -275,7 +275,7 @@ class Build:
     # -- the report --------------------------------------------------------------------------
 
     def _report(self, results: ChunkResults, replaced: RowsToReplace) -> BuildReport:
-        problems = list(self.listing.problems)
+        problems = [*self.listing.problems, *self.listing.unread]
         documents = encoded = 0
         left_out = set(self.listing.left_out)
         for _, result, _ in results:
@@ -295,6 +295,7 @@ class Build:
             problems=tuple(problems),
             quarantine=self._quarantined(problems),
             left_out=tuple(sorted(left_out)),
+            other_files=self.listing.other_files,
             chunks=len(results.chunks),
         )
 

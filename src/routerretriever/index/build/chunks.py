@@ -8,8 +8,8 @@ memory, cut the same way.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.document import Document, content_hash
-from routerretriever.data.names import JSONL_SUFFIXES, check_collection_name, collection_name, compression_of
+from routerretriever.data.names import FILE_SUFFIXES, JSONL_SUFFIXES, collection_name, compression_of
 from routerretriever.errors import CollectionError
 from routerretriever.index.build.paths import below, open_path, suffix_of
 from routerretriever.index.check import check_fields
@@ -26,7 +26,8 @@ from routerretriever.index.check import check_fields
 CHUNK_ROWS = 8192
 """Rows of a chunk: what a lost worker costs, and what one has in memory."""
 
-_SHARDS = (*JSONL_SUFFIXES, ".parquet")
+SHARD_SUFFIXES = (*JSONL_SUFFIXES, ".parquet")
+"""Files of many documents."""
 _READ_BYTES = 1 << 16
 
 Cut = tuple[int, int, int]
@@ -91,6 +92,8 @@ class Listing:
         name: of the collection.
         chunks: all of its documents.
         problems: shards that cannot be read to their end.
+        unread: files that cannot be read; they are reported, and never stop the others.
+        other_files: suffix → files of kinds that are not read.
         left_out: fields that were not kept when the source was read, because they hold
             lists or the like; chunks that are still files name theirs later.
     """
@@ -98,6 +101,8 @@ class Listing:
     name: str
     chunks: tuple[Chunk, ...]
     problems: tuple[Problem, ...] = ()
+    unread: tuple[Problem, ...] = ()
+    other_files: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
@@ -127,27 +132,6 @@ def list_chunks(source: str | Path, *, strict: bool = True) -> Listing:
             f"{source} holds no documents. Give a file with one JSON object a line, or Parquet."
         )
     return Listing(collection_name(source), tuple(cut), tuple(problems))
-
-
-def listing_of(
-    source: str | Path | Iterable[Document], collection: str | None, *, strict: bool = True
-) -> Listing:
-    """Cut a source, or documents in memory, into chunks of a collection.
-
-    Args:
-        source: as for :func:`list_chunks`, or documents.
-        collection: its name; default the source's.
-        strict: as for :meth:`Collection.load`.
-
-    Raises:
-        CollectionError: the source cannot be read, or a document or the name cannot be
-            stored.
-    """
-    if isinstance(source, str | Path):
-        listing = list_chunks(source, strict=strict)
-    else:
-        listing = Listing("documents", tuple(chunks_of(source)))
-    return replace(listing, name=check_collection_name(collection or listing.name))
 
 
 def chunks_of(documents: Iterable[Document]) -> Iterator[Chunk]:
@@ -187,7 +171,7 @@ def _shards(source: str) -> list[str] | None:
 
     is_uri = "://" in source
     if info.type == fs.FileType.File:
-        if suffix_of(source) not in _SHARDS:
+        if suffix_of(source) not in SHARD_SUFFIXES:
             return None
         return [source if is_uri else path]
     if info.type == fs.FileType.Directory:
@@ -202,7 +186,7 @@ def _shards_below(system: fs.FileSystem, folder: str, source: str) -> list[str]:
     """Return the corpus of a BEIR folder, or else all shards that are not hidden, as paths in the folder."""
     corpus, others = [], []
     for item in system.get_file_info(fs.FileSelector(folder, recursive=True)):
-        if not item.is_file or suffix_of(item.path) not in _SHARDS:
+        if not item.is_file or suffix_of(item.path) not in SHARD_SUFFIXES:
             continue
         inside = item.path.removeprefix(folder).lstrip("/")
         if inside.startswith("corpus."):
@@ -210,7 +194,8 @@ def _shards_below(system: fs.FileSystem, folder: str, source: str) -> list[str]:
         elif not any(part.startswith((".", "_")) for part in inside.split("/")):
             others.append(inside)
     if not corpus and not others:
-        raise CollectionError(f"{source} holds no shards. Documents are in files named {', '.join(_SHARDS)}.")
+        names = ", ".join((*SHARD_SUFFIXES, *FILE_SUFFIXES))
+        raise CollectionError(f"{source} holds no documents. They are in files named {names}.")
     return sorted(corpus or others)
 
 

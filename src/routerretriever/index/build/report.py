@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from routerretriever.index.build.chunks import Problem
@@ -25,6 +26,7 @@ class BuildReport:
         quarantine: file with the lines left out; empty if they were not kept.
         left_out: fields that were not stored, because they hold lists or other values that
             nothing can be filtered by.
+        other_files: suffix → files of kinds that are not read.
         chunks: that the source was cut into.
         seconds: that it took.
     """
@@ -40,6 +42,7 @@ class BuildReport:
     problems: tuple[Problem, ...] = ()
     quarantine: str = ""
     left_out: tuple[str, ...] = ()
+    other_files: Mapping[str, int] = field(default_factory=dict)
     chunks: int = 0
     seconds: float = 0.0
 

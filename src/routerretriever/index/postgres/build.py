@@ -96,7 +96,7 @@ class _Build:
     def run(self, progress: Progress) -> BuildReport:
         """Do all chunks, then look for what is gone from the source."""
         start = time.perf_counter()
-        self._problems += self.listing.problems
+        self._problems += [*self.listing.problems, *self.listing.unread]
         self._left_out.update(self.listing.left_out)
         self.writer.check_collection(self.listing.name)
         self._add_columns()
@@ -116,6 +116,7 @@ class _Build:
             pruned=self.settings.prune,
             problems=tuple(self._problems),
             left_out=tuple(sorted(self._left_out)),
+            other_files=self.listing.other_files,
             chunks=len(self.listing.chunks),
             seconds=round(time.perf_counter() - start, 3),
         )
