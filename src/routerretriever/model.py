@@ -63,23 +63,27 @@ class RouterRetriever(RoutedSentenceModel):
         route_layer: int | None = None,
         similarity: str | None = None,
         device: str | None = None,
+        endpoint: str | None = None,
     ) -> Self:
         """Create a model without experts.
 
         Args:
             base: hub id or path of a Sentence Transformers or transformers encoder. ``all-MiniLM-L6-v2``
-                means the weights of the ``minilm`` extra where it is installed.
+                means the weights of the ``minilm`` extra where it is installed; ``openai:MODEL`` a
+                model behind an OpenAI-compatible endpoint.
             branch_layer: first layer that experts may change; default the upper half.
             route_layer: where the router reads; default the branch layer, which costs no second pass.
                 ``-1`` means the final embedding, at the price of a second pass.
             similarity: ``cosine`` or ``dot``; default what the base says, else cosine.
             device: torch device; default the best one present.
+            endpoint: address that ends in /v1, of an ``openai:`` base; default ``$OPENAI_BASE_URL``,
+                else OpenAI's own. The key is read from ``$OPENAI_API_KEY`` and never saved.
 
         Raises:
             ModelError: the base cannot be loaded, is not a supported encoder, has another
                 similarity, or cuts its vectors.
         """
-        plain = load_base(base, device)
+        plain = load_base(base, device, endpoint)
         chosen = similarity or str(plain.similarity_fn_name)
         if chosen not in SIMILARITIES:
             raise ModelError(

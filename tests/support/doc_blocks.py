@@ -104,7 +104,8 @@ class Session:
     def _command(self, command: str) -> None:
         words = shlex.split(command, comments=True) if "\n" not in command else []
         if words[:1] == ["routerretriever"]:
-            result = CliRunner().invoke(app, words[1:], env={"COLUMNS": "100"})
+            given = [self._addressed(word) for word in words[1:]]
+            result = CliRunner().invoke(app, given, env={"COLUMNS": "100"})
             if result.exit_code:
                 raise AssertionError(f"{command}\n{result.output}") from result.exception
         elif words[:2] == ["python", "demo/make_collections.py"]:

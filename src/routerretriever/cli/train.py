@@ -40,7 +40,16 @@ Name = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option(help="Base encoder of a new MODEL: hub id or path.", show_default=_DEFAULT_BASE),
+    typer.Option(
+        help="Base encoder of a new MODEL: hub id, path, or openai:MODEL.", show_default=_DEFAULT_BASE
+    ),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of an OpenAI-compatible API, for --base openai:MODEL; the key is read from OPENAI_API_KEY.",
+        show_default="$OPENAI_BASE_URL, else OpenAI's",
+    ),
 ]
 Preset = Annotated[
     str, typer.Option(help="Settings to start from: default, or paper for those of arXiv 2409.02685.")
@@ -77,6 +86,7 @@ def train(
     collections: Sources,
     name: Name = None,
     base: Base = None,
+    endpoint: Endpoint = None,
     preset: Preset = "default",
     kind: Kind = None,
     epochs: Epochs = None,
@@ -108,7 +118,7 @@ def train(
     config = _training_config(preset, kind=kind, **given)
     own_folder(model, new=True)
     loaded = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
-    router = _open_or_create(model, base, preset, device)
+    router = _open_or_create(model, base, endpoint, preset, device)
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
@@ -143,12 +153,18 @@ def _training_config(preset: str, **given: Any) -> TrainingConfig:
     return replace(PRESETS[Preset(preset)], **changes)
 
 
-def _open_or_create(path: Path, base: str | None, preset: str, device: str | None) -> RouterRetriever:
+def _open_or_create(
+    path: Path, base: str | None, endpoint: str | None, preset: str, device: str | None
+) -> RouterRetriever:
     from routerretriever.encoder.base_models import base_info
     from routerretriever.model import RouterRetriever
 
     if path.is_dir() and any(path.iterdir()):
         router = load_model(path, device)
+        if endpoint is not None:
+            raise ExpertError(
+                f"{path} exists, and a saved model knows its endpoint. Leave out --endpoint, or choose a new folder."
+            )
         if base is not None and base_info(base).id != router.encoder.base.id:
             raise ExpertError(
                 f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
@@ -163,9 +179,11 @@ def _open_or_create(path: Path, base: str | None, preset: str, device: str | Non
         return router
 
     base = base or _DEFAULT_BASE
-    if preset == "paper":
+    if preset == "paper" and endpoint is None:
         return RouterRetriever.create_like_paper(base, device=device)
-    return RouterRetriever.create(base, device=device)
+    if preset == "paper":
+        raise ExpertError("--preset paper changes layers, which a remote base does not let anyone do.")
+    return RouterRetriever.create(base, device=device, endpoint=endpoint)
 
 
 def _show_training(report: TrainingReport, expert: str, model: Path, collections: Sequence[str]) -> None:

@@ -105,6 +105,11 @@ class BaseEncoder(InputModule):
         return torch.device("cpu") if first is None else first.device
 
     @property
+    def keeps_vectors(self) -> bool:
+        """Whether the base keeps its vectors on disk by itself."""
+        return bool(getattr(self.body, "keeps_vectors", False))
+
+    @property
     def fingerprint(self) -> str:
         """A hash of everything that decides the base's vectors: weights, tokeniser, pooling."""
         if self._fingerprint is None:

@@ -10,10 +10,13 @@ from sentence_transformers.base.modules import InputModule, Transformer
 from sentence_transformers.util import import_from_string
 from torch import nn
 
+from routerretriever.encoder.remote_embedding import RemoteEmbedding
 from routerretriever.errors import FormatError, ModelError
 from routerretriever.storage.model_folder import BODY, HEAD, MODEL_INFO
 
-_TRUSTED = "sentence_transformers."  # the only package whose classes a model's files may name
+_TRUSTED = "sentence_transformers."  # the only other package whose classes a model's files may name
+_OWN: dict[str, Any] = {"routerretriever.RemoteEmbedding": RemoteEmbedding}
+"""What saved models name → our own first modules; the names never change."""
 
 
 def save_base_modules(
@@ -65,7 +68,7 @@ def check_types(modules: Iterable[nn.Module]) -> None:
         ModelError: names a class that is not one of Sentence Transformers' own.
     """
     for module in modules:
-        if not _type(module).startswith(_TRUSTED):
+        if not _is_known(_type(module)):
             raise ModelError(
                 f"The base has a module of its own making, {_type(module)}, which a saved model cannot load "
                 "without running code from its folder. Use a base of Sentence Transformers' own modules."
@@ -73,7 +76,14 @@ def check_types(modules: Iterable[nn.Module]) -> None:
 
 
 def _type(module: nn.Module) -> str:
+    for name, own in _OWN.items():
+        if type(module) is own:
+            return name
     return f"{type(module).__module__}.{type(module).__name__}"
+
+
+def _is_known(name: str) -> bool:
+    return name in _OWN or name.startswith(_TRUSTED)
 
 
 def _saved(module: Any, root: Path, number: int) -> dict[str, str]:
@@ -84,9 +94,9 @@ def _saved(module: Any, root: Path, number: int) -> dict[str, str]:
 
 
 def _loaded(root: Path, part: Mapping[str, str]) -> Any:
-    if not part["type"].startswith(_TRUSTED):
+    if not _is_known(part["type"]):
         raise FormatError(
             f"{root / MODEL_INFO} names the module {part['type']}, which is not loaded. Restore the file."
         )
-    kind: Any = import_from_string(part["type"])
+    kind: Any = _OWN.get(part["type"]) or import_from_string(part["type"])
     return kind.load(str(root / part["path"]))

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
+from routerretriever.encoder.remote_embedding import PREFIX, RemoteEmbedding
 from routerretriever.errors import ModelError
 from routerretriever.lora.expert_info import BaseInfo
 
@@ -36,12 +37,26 @@ def _source(base: str) -> str:
     return base
 
 
-def load_base(base: str, device: str | None = None) -> SentenceTransformer:
+def load_base(base: str, device: str | None = None, endpoint: str | None = None) -> SentenceTransformer:
     """Load a plain encoder.
 
+    Args:
+        base: hub id, path, or ``openai:MODEL``.
+        device: torch device; default the best one present.
+        endpoint: of a remote base.
+
     Raises:
-        ModelError: nothing usable is there, or the hub cannot be reached.
+        ModelError: nothing usable is there, or hub or endpoint cannot be reached.
     """
+    if base.startswith(PREFIX):
+        return SentenceTransformer(
+            modules=[RemoteEmbedding.create(base, endpoint), Normalize()], device="cpu"
+        )
+    if endpoint is not None:
+        raise ModelError(
+            f"An endpoint is for a remote base, and '{base}' is none. Name it {PREFIX}MODEL, or leave out the "
+            "endpoint (--endpoint)."
+        )
     try:
         loaded = _loaded(_source(base), device)
     except Exception as error:  # files of others' make: the libraries raise many kinds
@@ -115,6 +130,8 @@ def base_info(base: str) -> BaseInfo:
 
 def stated_licence(base: str) -> str | None:
     """Return the licence that the base's own card states, as hubs abbreviate it; ``None`` without a card."""
+    if base.startswith(PREFIX):
+        return None
     source = _source(base)
     card: str | Path = source
     if Path(source).is_dir():

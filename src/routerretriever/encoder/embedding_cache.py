@@ -94,7 +94,7 @@ class EmbeddingCache:
                     for text, vector in zip(block, fresh, strict=True):
                         rows.append((missing[text], vector.tobytes()))
                     with connection:
-                        connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                        _write(connection, rows)
                     found.update(rows)
         if not keys:
             return np.empty((0, self.dimension), np.float32)
@@ -109,6 +109,12 @@ class EmbeddingCache:
         with self._connection() as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
 
+    def put(self, texts: Sequence[str], vectors: Vectors) -> None:
+        """Store vectors (n, d) of texts that were encoded elsewhere."""
+        rows = [(_key(text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
+        with self._connection() as connection, connection:
+            _write(connection, rows)
+
     def _read(self, connection: sqlite3.Connection, keys: set[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         pending = list(keys)
@@ -118,6 +124,10 @@ class EmbeddingCache:
             query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"  # noqa: S608 - only marks
             found.update(connection.execute(query, block))
         return {key: vector for key, vector in found.items() if len(vector) == 4 * self.dimension}
+
+
+def _write(connection: sqlite3.Connection, rows: list[tuple[bytes, bytes]]) -> None:
+    connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
 
 def _key(text: str) -> bytes:

@@ -23,7 +23,7 @@ from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.passages.cutter import Cutter
 from routerretriever.passages.passage import Passage
-from routerretriever.progress import Progress
+from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -153,6 +153,9 @@ class RoutedSentenceModel(SentenceTransformer):
             progress: where to report.
         """
         precision = self.document_precision(precision)
+        if self.encoder.keeps_vectors:
+            with (progress or Silent()).task("embed documents", len(texts)) as task:
+                return encode_documents(self, texts, precision=precision, done=task.advance)
         name = self.fingerprint if precision == "fp32" else f"{self.fingerprint}-{precision}"
         cache = EmbeddingCache(name, self.encoder.dimension)
         return cache.vectors(

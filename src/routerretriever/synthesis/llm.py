@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from routerretriever.endpoint import FaultError
 from routerretriever.errors import PausedError, SynthesisError
 from routerretriever.progress import Progress, Silent, Task
 from routerretriever.synthesis.answers import queries_in
 from routerretriever.synthesis.budget import Budget, Totals
 from routerretriever.synthesis.chat_requests import chat_request, most_tokens
 from routerretriever.synthesis.config import LlmConfig
-from routerretriever.synthesis.endpoint import Endpoint, FaultError, Pace, Reply
+from routerretriever.synthesis.endpoint import Endpoint, Pace, Reply
 from routerretriever.synthesis.journal import Answer, Journal, Lost
 from routerretriever.synthesis.passages import Passage
 
