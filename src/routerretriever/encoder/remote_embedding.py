@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sentence_transformers.base.modules import InputModule
 
-from routerretriever.encoder.embedding_cache import EmbeddingCache, default_directory
+from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.probes import PROBES
 from routerretriever.encoder.remote_requests import EmbeddingRequests
 from routerretriever.errors import FingerprintError, FormatError, ModelError
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.storage.cache_directory import cache_directory
 
 PREFIX = "openai:"
 """What the name of a remote base begins with."""
@@ -77,7 +78,7 @@ class RemoteEmbedding(InputModule):
         probes = EmbeddingRequests(address, model).vectors(PROBES)
 
         # Two models of one provider have the same fingerprint in spite of noise in its vectors.
-        path = default_directory() / "remote" / f"{_digest(address, model)}.safetensors"
+        path = cache_directory() / "remote" / f"{_digest(address, model)}.safetensors"
         known = _read_probes(path)
         if known is not None and known.shape == probes.shape and _least_cosine(known, probes) >= SAME:
             probes = known
