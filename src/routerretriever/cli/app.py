@@ -19,6 +19,7 @@ from routerretriever.cli.serve import mcp, serve
 from routerretriever.cli.share import export, pull, push
 from routerretriever.cli.synthesize import synthesize
 from routerretriever.cli.train import train
+from routerretriever.cli.up import up
 from routerretriever.version import __version__
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ def _add(function: Callable[..., None], kind: type[TyperCommand] = TyperCommand)
 
 
 # The order in which --help lists them.
+_add(up)
 _add(train)
 _add(library)
 app.add_typer(experts.app, name="experts")

@@ -182,7 +182,7 @@ def add(
         print_json({"index": shown_uri(index), **report.to_dict(), "total": len(opened)})
         return
     search = "approximate" if opened.is_approximate else "exact"
-    _show_report(report, f"{shown_uri(index)} now holds {len(opened)} ({search} search).")
+    show_report(report, f"{shown_uri(index)} now holds {len(opened)} ({search} search).")
 
 
 def _check_workers(cluster: str | None, workers: int | None) -> None:
@@ -205,7 +205,8 @@ def _builder(cluster: str, workers: int | None) -> Builder:
     return build_index_on(cluster, workers=workers)
 
 
-def _show_report(report: BuildReport, total: str) -> None:
+def show_report(report: BuildReport, total: str) -> None:
+    """Say what became of a build, and what the index holds in ``total``."""
     before = f", {report.recorded} of them before" if report.recorded else ""
     say(
         f"{report.documents} documents of '{report.collection}': "

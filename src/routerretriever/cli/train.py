@@ -118,7 +118,7 @@ def train(
     config = _training_config(preset, kind=kind, **given)
     own_folder(model, new=True)
     loaded = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
-    router = _open_or_create(model, base, endpoint, preset, device)
+    router = open_or_create(model, base, endpoint, preset, device)
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
@@ -153,9 +153,14 @@ def _training_config(preset: str, **given: Any) -> TrainingConfig:
     return replace(PRESETS[Preset(preset)], **changes)
 
 
-def _open_or_create(
+def open_or_create(
     path: Path, base: str | None, endpoint: str | None, preset: str, device: str | None
 ) -> RouterRetriever:
+    """Return the model saved at a path, or a new one.
+
+    Raises:
+        ExpertError: the saved one has another base, or another setting than the preset.
+    """
     from routerretriever.encoder.base_models import base_info
     from routerretriever.model import RouterRetriever
 

@@ -70,7 +70,10 @@ class TokenCounter:
 
 
 def cutter_of(tokenizer: Any, length: int | None, prompt: str) -> Cutter:
-    """Return what cuts documents into passages of ``length`` tokens, special ones and prompt included."""
+    """Return what cuts documents into passages of ``length`` tokens, special ones and prompt included.
+
+    Without a tokeniser, as behind an API, nobody can count, and documents are not cut.
+    """
     own = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(own, Tokenizer):
         with TOKENISING:
@@ -78,7 +81,7 @@ def cutter_of(tokenizer: Any, length: int | None, prompt: str) -> Cutter:
         own.no_truncation()
         own.no_padding()
     count = TokenCounter(own if isinstance(own, Tokenizer) else tokenizer)
-    if length is None:
+    if length is None or tokenizer is None:
         return Cutter(count, None)
     special = tokenizer.num_special_tokens_to_add(pair=False)
     return Cutter(count, max(1, length - special - count(prompt)))

@@ -57,6 +57,7 @@ function summary(answer) {
 export function showExperts(answer) {
   $("summary").textContent = summary(answer);
   $("summary").title = answer.base;
+  $("no-documents").hidden = answer.documents !== 0;
   $("no-experts").hidden = answer.experts.length > 0;
   const rows = answer.experts.map((expert) => expertRow(expert, answer.collections));
   const others = Object.entries(answer.others_last_hour).map(otherRow);

@@ -69,13 +69,20 @@ function relevanceTag(hit) {
   return el("span", { class: "relevance soft", title }, `${Math.round(100 * hit.relevance)}% relevant`);
 }
 
+/** Where a passage is in its document: its page and the headings above it. */
+function placeOf(hit) {
+  if (!hit.passage) return [];
+  const { page, heading, start, stop } = hit.passage;
+  return [page ? `page ${page}` : "", heading || (page ? "" : `characters ${start}–${stop}`)];
+}
+
 function item(hit, place, stems, before, mode) {
   const text = el("p", { class: "text" }, ...marked(hit.text, stems));
   const name = el("h3", {}, ...(hit.title ? marked(hit.title, stems) : [hit.id]));
   const head = el("div", { class: "head" }, el("span", { class: "rank" }, `${place + 1}`), name);
   if (before) head.append(movedTag(place, before.get(keyOf(hit))));
   head.append(el("span", { class: "score", title: scoreTitle(mode) }, hit.score.toFixed(3)));
-  const source = el("p", { class: "source" }, [hit.collection, hit.id].filter(Boolean).join(" · "));
+  const source = el("p", { class: "source" }, [hit.collection, hit.id, ...placeOf(hit)].filter(Boolean).join(" · "));
   const foot = el("div", { class: "foot" }, source, relevanceTag(hit), moreButton(text));
   return el("li", { "data-id": hit.id, "data-collection": hit.collection }, head, text, foot);
 }

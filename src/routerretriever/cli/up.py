@@ -1,0 +1,105 @@
+"""``routerretriever up``: from a folder of files to a page that answers, in one go."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from routerretriever.cli.common import AsJson, Device
+from routerretriever.cli.formatting import print_json, say
+from routerretriever.cli.index import Ignored, show_report
+from routerretriever.cli.serve import Host, Port, serve
+from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from routerretriever.index.build.report import BuildReport
+    from routerretriever.index.index import Index
+    from routerretriever.model import RouterRetriever
+
+STATE_FOLDER = ".routerretriever"
+"""Folder inside the one that is searched, where model and index are kept; hidden files are not read."""
+
+_DEFAULT_BASE = "all-MiniLM-L6-v2"
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", help="Folder of files, with all folders in it.", show_default=False),
+]
+State = Annotated[
+    Path | None,
+    typer.Option("--state", help="Folder for model and index.", show_default=f"FOLDER/{STATE_FOLDER}"),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Base encoder of a new model: hub id or path.", show_default=_DEFAULT_BASE),
+]
+Serve = Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the page when the index is ready.")]
+
+
+def up(
+    folder: Folder,
+    state: State = None,
+    base: Base = None,
+    ignore: Ignored = None,
+    serve_page: Serve = True,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Index the files of FOLDER, and serve a page that searches them.
+
+    Run again, it takes up what changed: new and changed files are encoded, those that are gone are removed.
+    After a kill it ends in the same state.
+    """
+    kept = (state or folder / STATE_FOLDER).expanduser().absolute()
+    opened, report, unlisted = _indexed(folder.expanduser(), kept, base, tuple(ignore or ()), device)
+    if as_json:
+        print_json({"index": str(kept / "index"), **report.to_dict(), "total": len(opened)})
+    else:
+        show_report(report, f"{len(opened)} documents of {folder} can be searched.")
+        if unlisted:
+            say(f"Nothing was removed, since '{unlisted[0]}' cannot be listed.")
+    if serve_page:
+        index = str(kept / "index")
+        serve(str(kept / "model"), index=index, host=host, port=port, device=device, as_json=as_json)
+    elif not as_json:
+        say(f'Search: routerretriever search {kept / "index"} "your query"')
+
+
+def _indexed(
+    folder: Path, kept: Path, base: str | None, ignore: tuple[str, ...], device: str | None
+) -> tuple[Index, BuildReport, list[str]]:
+    from routerretriever.files.scan import scan
+    from routerretriever.index.build.settings import BuildSettings
+    from routerretriever.index.index import Index
+
+    # Before the model is made, which takes seconds.
+    unlisted = scan(folder, ignore).unlisted
+    model = _model(kept / "model", base, device)
+    _remove_unfinished(kept / "index")
+    opened = Index.create(kept / "index", model, model_path=kept / "model")
+    settings = BuildSettings(on_error="skip", resume=True, prune=not unlisted, read_as="files", ignore=ignore)
+    report = opened.add(folder, settings=settings, precision="auto", progress=Bars())
+    return opened, report, unlisted
+
+
+def _model(path: Path, base: str | None, device: str | None) -> RouterRetriever:
+    from routerretriever.cli.train import open_or_create
+
+    is_new = not (path.is_dir() and any(path.iterdir()))
+    model = open_or_create(path, base, None, "default", device)
+    if is_new:
+        model.save_pretrained(path)
+    return model
+
+
+def _remove_unfinished(index: Path) -> None:
+    """Remove what a kill left of an index that was being created: it holds no documents yet."""
+    from routerretriever.index.connection import exists
+
+    if index.is_dir() and not exists(str(index)):
+        shutil.rmtree(index)

@@ -1,0 +1,121 @@
+"""One command from a folder of files to a page that answers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import lance
+import pytest
+from commands import run, run_json
+from office_files import pdf, word
+
+import routerretriever.server
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROUTERRETRIEVER_CACHE", str(tmp_path / "cache"))
+    made = tmp_path / "notes"
+    (made / "sub").mkdir(parents=True)
+    (made / "a.md").write_text("# One\n\nword1 word2")
+    (made / "sub" / "b.pdf").write_bytes(pdf("word3 zap"))
+    (made / "c.docx").write_bytes(word(("Heading 1", "Costs"), ("Normal", "word7 tide")))
+    (made / "broken.pdf").write_bytes(b"%PDF-1.4")
+    return made
+
+
+def found(folder, query):
+    answer = run_json("search", folder / ".routerretriever" / "index", query, "--mode", "text")
+    return [hit["id"] for hit in answer["hits"]]
+
+
+def test_it_makes_everything_and_takes_up_what_changed(folder, checkpoint):
+    first = run_json("up", folder, "--base", checkpoint, "--no-serve")
+    assert (first["documents"], first["encoded"], first["total"]) == (3, 3, 3)
+    assert [problem["where"] for problem in first["problems"]] == ["broken.pdf"]
+    assert found(folder, "zap") == ["sub/b.pdf"]
+
+    (folder / "a.md").write_text("# One\n\ncord")
+    (folder / "c.docx").unlink()
+    (folder / "new.txt").write_text("lamp")
+    again = run_json("up", folder, "--no-serve")
+    assert (again["encoded"], again["gone"], again["total"]) == (2, 1, 3)
+    assert [found(folder, word) for word in ("cord", "lamp", "tide")] == [["a.md"], ["new.txt"], []]
+    assert "Search: routerretriever search" in run("up", folder, "--no-serve").output
+
+
+def test_an_empty_folder_is_an_empty_index(tmp_path, checkpoint):
+    (tmp_path / "empty").mkdir()
+    assert run_json("up", tmp_path / "empty", "--base", checkpoint, "--no-serve")["total"] == 0
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    result = run("up", tmp_path / "nothing", "--no-serve", code=1)
+    assert "cannot be listed" in result.output
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_it_serves_what_it_made(folder, checkpoint, monkeypatch):
+    served = []
+    monkeypatch.setattr(routerretriever.server, "serve", served.append)
+    output = run("up", folder, "--base", checkpoint, "--port", "8123").output
+    assert "The page: http://127.0.0.1:8123" in output
+    assert served[0].index == str(folder / ".routerretriever" / "index")
+
+
+def state(folder):
+    table = lance.dataset(f"{folder}/.routerretriever/index/documents.lance").to_table()
+    return sorted(str(row) for row in table.to_pylist())
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_run_ends_as_an_undisturbed_one(folder, checkpoint, tmp_path):
+    for number in range(20):
+        (folder / f"more{number}.md").write_text(f"# More {number}\n\nword{number}")
+
+    def command(kept, *more):
+        line = [sys.executable, "-m", "routerretriever", "up", str(folder), "--base", str(checkpoint), *more]
+        environment = {**os.environ, "ROUTERRETRIEVER_CACHE": str(tmp_path / kept / "cache")}
+        return subprocess.Popen(
+            [*line, "--state", str(tmp_path / kept / ".routerretriever")],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    start = time.monotonic()
+    whole = command("whole", "--no-serve")
+    assert whole.wait(300) == 0, whole.stderr.read()
+    took = time.monotonic() - start
+    started = [whole]
+    for share in (0.6, 0.8, 0.95):
+        process = command("killed", "--no-serve")
+        started.append(process)
+        time.sleep(share * took)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    started.append(command("killed", "--port", "8199"))  # the last serves what it made
+    try:
+        deadline = time.monotonic() + 10 * took + 60
+        hits = []
+        while not hits and time.monotonic() < deadline:
+            time.sleep(0.5)
+            try:
+                answer = httpx.post(
+                    "http://127.0.0.1:8199/v1/search", json={"queries": ["zap"], "mode": "text"}
+                )
+                hits = answer.json()["results"][0]["hits"] if answer.status_code == 200 else []
+            except httpx.TransportError:
+                continue
+        assert [hit["id"] for hit in hits] == ["sub/b.pdf"]
+    finally:
+        os.killpg(started[-1].pid, signal.SIGTERM)
+        for process in started:
+            process.wait(60)
+            process.stderr.close()
+    assert state(tmp_path / "killed") == state(tmp_path / "whole")
