@@ -25,6 +25,7 @@ REASONS = {
     "needs a key of yours",
     "needs a model from the hub",
     "needs an endpoint",
+    "needs a server of yours",
     "needs files of yours",
     "needs an object store",
     "needs Docker",

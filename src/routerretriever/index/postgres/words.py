@@ -17,7 +17,7 @@ from psycopg import sql
 from routerretriever.index.postgres.database import Connection
 from routerretriever.index.postgres.table import WORDS, PostgresTable
 
-CANDIDATES = 2000
+CANDIDATES = 500
 """Documents that are scored at least, if so many have a word of the query: those with its rarest words."""
 
 K1, B = 1.2, 0.75
