@@ -200,6 +200,16 @@ def test_addresses_that_are_none_are_refused(name, url, message):
     assert "secret" not in str(error.value)
 
 
+def test_a_remote_base_is_not_exported_but_has_a_card(endpoint, tmp_path):
+    model = with_maps(create(endpoint()))
+    with pytest.raises(ModelError, match="behind an endpoint"):
+        model.export_expert("e1", tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+    model.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "`openai:tiny`" in card and "base_model:" not in card and "None tokens" not in card
+
+
 def test_damaged_files_are_named(endpoint, tmp_path):
     create(endpoint()).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "0_RemoteEmbedding" / "probes.safetensors").write_bytes(b"no")

@@ -42,7 +42,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
 
     Raises:
         ExpertError: there is no such expert, or it is the base, which needs no export.
-        ModelError: ``path`` is not empty.
+        ModelError: ``path`` is not empty, or the base is behind an endpoint.
         StorageError: the disk is full or the folder is not writable; nothing is left in it.
     """
     target, encoder = Path(path).expanduser().resolve(), model.encoder
@@ -55,6 +55,11 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
         raise ExpertError(
             f"'{name}' is the base itself, so there is nothing to export. Use {encoder.base.id}, or export one of: "
             f"{exportable}."
+        )
+    if encoder.keeps_vectors:
+        raise ModelError(
+            f"The base {encoder.base.id} is behind an endpoint, so its weights cannot be written. Serve the model "
+            "instead: routerretriever serve MODEL."
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not empty, and an export never replaces files. Choose another folder.")

@@ -123,7 +123,7 @@ def _metadata(
 ) -> list[str]:
     datasets = [part for info in experts.values() for part in info.collection.split(", ") if part]
     data = ModelCardData(
-        base_model=parts.base.id,
+        base_model=None if ":" in parts.base.id else parts.base.id,  # hubs know no other names
         base_model_relation="adapter",
         datasets=list(dict.fromkeys(datasets)) or None,
         library_name=loaders[0],
