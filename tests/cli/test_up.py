@@ -106,9 +106,7 @@ def test_killed_at_any_moment_the_next_run_ends_as_an_undisturbed_one(folder, ch
         while not hits and time.monotonic() < deadline:
             time.sleep(0.5)
             try:
-                answer = httpx.post(
-                    "http://127.0.0.1:8199/v1/search", json={"queries": ["zap"], "mode": "text"}
-                )
+                answer = httpx.post("http://127.0.0.1:8199/v1/search", json={"query": "zap", "mode": "text"})
                 hits = answer.json()["results"][0]["hits"] if answer.status_code == 200 else []
             except httpx.TransportError:
                 continue
