@@ -9,9 +9,9 @@ from pathlib import Path
 PACKAGE = "routerretriever"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 WITHOUT_TORCH = ("routing", "index")  # folders that are to answer queries in an install without it
-# (module, imported): a search by words alone must not pay for loading torch.
+# (module, imported): a model with a compiled engine is opened without torch.
 LATE = {
-    ("index.recorded_model", "model"),
+    ("opening", "model"),
     ("index.open_store", "index.postgres.store"),
     ("index.build.sources", "files.reading"),
     ("index.build.sources", "files.scan"),

@@ -24,7 +24,7 @@ def floors(root):
     """package → the lowest version that the project allows."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     lowest = {}
-    for requirement in project["dependencies"]:
+    for requirement in (*project["dependencies"], *project["optional-dependencies"]["train"]):
         name, version = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,.*)?", requirement).groups()
         assert name not in lowest, f"{name} is listed twice"
         lowest[name] = version

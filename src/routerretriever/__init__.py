@@ -5,10 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from routerretriever.extras import of_training
 from routerretriever.version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever import cluster, integrations, server
+    from routerretriever.compiling import compile_model
     from routerretriever.data.collection import Collection
     from routerretriever.data.document import Document
     from routerretriever.doctor import diagnose
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from routerretriever.index.parameters import SearchParameters
     from routerretriever.index.search import Hit
     from routerretriever.model import RouterRetriever
+    from routerretriever.opening import open_model
     from routerretriever.reranking.reranker import Reranker
     from routerretriever.routing.explain import Route
     from routerretriever.sharing.hub_upload import pull, push_expert, push_model
@@ -56,6 +59,8 @@ _MODULE_OF = {
     "synthesize": "synthesis",
     "SynthesisConfig": "synthesis",
     "apply_feedback": "feedback",
+    "compile_model": "compiling",
+    "open_model": "opening",
     "RouterRetrieverError": "errors",
 }
 _SUBPACKAGES = ("cluster", "integrations", "server")
@@ -79,11 +84,13 @@ __all__ = [
     "apply_feedback",
     "check_expert",
     "cluster",
+    "compile_model",
     "diagnose",
     "diff_experts",
     "evaluate",
     "integrations",
     "merge_experts",
+    "open_model",
     "pull",
     "push_expert",
     "push_model",
@@ -99,7 +106,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"routerretriever.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'routerretriever' has no attribute '{name}'")
-    return getattr(import_module(f"routerretriever.{_MODULE_OF[name]}"), name)
+    with of_training():
+        return getattr(import_module(f"routerretriever.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

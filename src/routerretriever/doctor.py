@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import HistoryError, RouterRetrieverError
@@ -18,7 +17,8 @@ from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.arithmetic import cosines
 from routerretriever.lora.expert_files import load_expert
 from routerretriever.lora.expert_info import check_expert_name
-from routerretriever.lora.layers import check_fits
+from routerretriever.lora.fits import check_fits
+from routerretriever.lora.layers import shapes
 from routerretriever.routing.form_pilots import stale_experts
 from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_pilots
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -186,7 +186,7 @@ def _adapters(
         try:
             check_expert_name(name)
             adapter = load_expert(folder, encoder.lora_layers)
-            check_fits(adapter, encoder.adapted_layers, "It")
+            check_fits(adapter, shapes(encoder.adapted_layers), "It")
             read_expert_info(folder)
         except (RouterRetrieverError, RuntimeError) as error:
             yield Finding(
@@ -209,7 +209,7 @@ def _silent(
 ) -> Iterator[Finding]:
     for name in encoder.silent_experts(experts):
         factors = experts[name].parameters()
-        broken = not all(bool(torch.isfinite(factor).all()) for factor in factors)
+        broken = not all(bool(np.isfinite(factor).all()) for factor in factors)
         message = "It changes no query vector: its LoRA delta is zero."
         if broken:
             message = "Its weights are not finite."

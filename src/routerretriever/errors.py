@@ -4,7 +4,8 @@
     ├── CollectionError        a collection cannot be read, or contradicts itself
     ├── ModelError             a model folder or base encoder cannot be used
     │   ├── FormatError        not a model, incomplete, or written by a newer version
-    │   └── FingerprintError   made with another base encoder
+    │   ├── FingerprintError   made with another base encoder
+    │   └── EngineError        a compiled engine is missing, stale or damaged, or cannot be made
     ├── ExpertError            an expert is missing, has a wrong name, or does not fit the base
     │   ├── SilentExpertError  an adapter changes no query vector
     │   ├── NoGainError        a trained expert's gain is not significant
@@ -49,6 +50,10 @@ class FormatError(ModelError):
 
 class FingerprintError(ModelError):
     """An index, expert or library was made with another base encoder."""
+
+
+class EngineError(ModelError):
+    """A compiled engine is missing, stale or damaged, or the base cannot be compiled."""
 
 
 class ExpertError(RouterRetrieverError):

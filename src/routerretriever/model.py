@@ -5,41 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 from torch import nn
 
 from routerretriever.data.collection import Collection
-from routerretriever.data.text import check_queries
 from routerretriever.encoder.base_files import check_types
 from routerretriever.encoder.base_models import base_info, load_base, stated_licence
+from routerretriever.encoder.expert_methods import ExpertMethods
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.sentence_model import RoutedSentenceModel
-from routerretriever.errors import FormatError, LibraryError, ModelError
+from routerretriever.engine.choose import opened_engine
+from routerretriever.engine.compiled_model import CompiledModel
+from routerretriever.errors import LibraryError, ModelError
 from routerretriever.evaluation.gains import build_library
 from routerretriever.kernels.exact_search import SIMILARITIES
-from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.progress import Progress
-from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.routers import ROUTERS, make_router
 from routerretriever.sharing.export import export_expert
 from routerretriever.sharing.model_card import model_card
+from routerretriever.sharing.save_parts import save_parts
 from routerretriever.storage.history import recording
 from routerretriever.storage.hub_download import read_folder
 from routerretriever.storage.model_folder import (
     ENCODER_CLASS,
-    check_fingerprint,
     check_modules,
-    described_modules,
     read_model_info,
-    write_state,
 )
 
 
-class RouterRetriever(RoutedSentenceModel):
+class RouterRetriever(ExpertMethods, RoutedSentenceModel):
     """One frozen base encoder, any number of experts on the query side, and a router between them.
 
     ``encode_document`` is the base's, whatever happens to the experts. ``encode_query`` routes every
@@ -115,12 +112,32 @@ class RouterRetriever(RoutedSentenceModel):
         own = (encoder.branch_layer, encoder.route_layer, self.similarity_fn_name)
         return own == (0, encoder.num_layers, "dot")
 
+    @overload
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | None = None, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        engine: Literal["torch"] = "torch",
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, engine: str, device: str | None = None, **kwargs: Any
+    ) -> Self | CompiledModel: ...
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, engine: str = "torch", device: str | None = None, **kwargs: Any
+    ) -> Self | CompiledModel:
         """Load a saved model from a directory, or ``user/name`` from the hub, there also of a ``revision``.
 
         Args:
             path: a folder, or ``user/name`` or ``user/name@revision`` where there is no folder of that name.
+            engine: ``torch``; ``onnx`` or ``auto`` return what :func:`routerretriever.opening.open_model` does.
             device: torch device; default the best one present.
             kwargs: ``revision``, and what Sentence Transformers takes.
 
@@ -131,10 +148,9 @@ class RouterRetriever(RoutedSentenceModel):
             SilentExpertError: an expert changes nothing.
         """
         source = read_folder(path, revision=kwargs.pop("revision", None))
-        if not source.is_dir():
-            raise FormatError(
-                f"There is no model at {path}. Create one with: routerretriever train {path} COLLECTION"
-            )
+        compiled = opened_engine(source, path, engine=engine, device=device)
+        if compiled is not None:
+            return compiled
         read_model_info(source)
         check_modules(source)
         return cls(str(source), device=device, **kwargs)
@@ -168,13 +184,7 @@ class RouterRetriever(RoutedSentenceModel):
             FingerprintError: it has another base.
             StorageError: it could not be written; what was there is unchanged.
         """
-        target = Path(path).expanduser()
-        info = read_model_info(target)
-        check_fingerprint(self.encoder.fingerprint, info["base"]["fingerprint"], f"The files in {target}")
-        parts = self.encoder.parts()
-        with recording(target, parts) as staging:
-            write_state(staging, parts, described_modules(info))
-            self._create_model_card(str(staging))
+        save_parts(self.encoder.parts(), self.encoder.max_seq_length, path)
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         Path(path, "README.md").write_text(
@@ -182,51 +192,6 @@ class RouterRetriever(RoutedSentenceModel):
         )
 
     # -- experts -----------------------------------------------------------------------------------
-
-    @property
-    def experts(self) -> dict[str, ExpertInfo]:
-        """Expert name → what is known of it, in the order they were added."""
-        return dict(self.state.infos)
-
-    def add_expert(
-        self,
-        name: str,
-        adapter: Adapter,
-        info: ExpertInfo | None = None,
-        *,
-        replace: bool = False,
-    ) -> None:
-        """Add an expert; the library gets a column that is not measured yet.
-
-        Args:
-            name: of the expert.
-            adapter: its LoRA factors.
-            info: what is known of it.
-            replace: take the place of an expert of the same name, whose gains are forgotten.
-
-        Raises:
-            ExpertError: the name is taken or cannot be used.
-            SilentExpertError: the adapter changes no query vector. The model is as before.
-        """
-        changed = self.state.with_expert(name, adapter, info, replacing=replace)
-        self.encoder.check_not_silent({name: adapter})
-        self.state = changed
-
-    def remove_expert(self, name: str) -> None:
-        """Remove an expert and its column of gains.
-
-        Raises:
-            ExpertError: there is no such expert.
-        """
-        self.state = self.state.without_expert(name)
-
-    def rename_expert(self, old: str, new: str) -> None:
-        """Give an expert another name; its weights, gains and place stay as they are.
-
-        Raises:
-            ExpertError: there is no such expert, or the new name is taken or cannot be used.
-        """
-        self.state = self.state.with_renamed(old, new)
 
     def export_expert(self, name: str, path: str | Path, *, licence: str | None = None) -> Path:
         """Write one expert, or ``merged``, as a plain query encoder.
@@ -241,11 +206,6 @@ class RouterRetriever(RoutedSentenceModel):
         return export_expert(self, name, path, licence=licence)
 
     # -- library and routing -----------------------------------------------------------------------
-
-    @property
-    def library(self) -> PilotLibrary | None:
-        """The pilot library, if it was built."""
-        return self.state.library
 
     def build_library(
         self,
@@ -279,77 +239,3 @@ class RouterRetriever(RoutedSentenceModel):
             changed = replace_fields(policy, router=make_router(router, built))
         self.state = self.state.with_policy(changed)
         return built
-
-    def set_policy(
-        self,
-        *,
-        margin: float | None = None,
-        mix: int | None = None,
-        mix_temperature: float | None = None,
-        partial_weight: float | None = None,
-        fallback_weight: float | None = None,
-        abstain: bool | None = None,
-    ) -> None:
-        """Change how the predicted gains become a choice; ``None`` keeps the present value.
-
-        Args:
-            margin: an expert is chosen only if its predicted gain exceeds this (nDCG@10, 0 to 1).
-            mix: number of candidates whose LoRA deltas are averaged; 1 chooses a single one.
-            mix_temperature: softmax temperature of the mixing weights, in nDCG@10.
-            partial_weight: weight of the expert for a query between the reject and the trust threshold.
-            fallback_weight: weight of the merged expert for a query below the reject threshold.
-            abstain: use the two thresholds; otherwise every query counts as in domain.
-
-        Raises:
-            LibraryError: there is no library, a value is out of its range, or the router ignores the setting.
-        """
-        given = {
-            "margin": margin,
-            "mix": mix,
-            "mix_temperature": mix_temperature,
-            "partial_weight": partial_weight,
-            "fallback_weight": fallback_weight,
-            "abstain": abstain,
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        self.state = self.state.with_policy(self.state.required_policy().with_settings(changes))
-
-    def set_gains(self, name: str, gains: Mapping[str, float | Sequence[float]]) -> None:
-        """Fill an expert's column of the pilot library with gains that were measured elsewhere.
-
-        Args:
-            name: of the expert.
-            gains: collection → mean gain (nDCG@10 over base), or one gain for each of its measured pilots.
-
-        Raises:
-            ExpertError: there is no such expert; base and merged have no gains of their own.
-            LibraryError: there is no library, or the gains do not fit it.
-        """
-        adapter = self.state.expert(name)
-        filled = self.state.required_policy().library.with_gains(name, gains)
-        versions = {**filled.versions, name: adapter.fingerprint}
-        self.state = self.state.with_library(replace_fields(filled, versions=versions))
-
-    def set_library(self, library: PilotLibrary) -> None:
-        """Route by another pilot library with the rule that is in force.
-
-        Raises:
-            LibraryError: the model has no library yet, so there is no rule; see
-                :meth:`build_library`.
-        """
-        self.state.required_policy()
-        self.state = self.state.with_library(library)
-
-    def route(self, queries: str | Sequence[str], *, n_pilots: int = 5) -> list[Route]:
-        """Return where each query goes and why, without encoding it to the end.
-
-        Raises:
-            LibraryError: the pilot library has not been built.
-            QueryError: a query is empty.
-        """
-        texts = [queries] if isinstance(queries, str) else list(queries)
-        check_queries(texts)
-        policy = self.state.required_policy()
-        if not texts:
-            return []
-        return explain_routes(policy, texts, self.route_embeddings(texts), n_pilots)

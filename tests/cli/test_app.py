@@ -348,6 +348,7 @@ def test_every_option_is_explained():
 
     group = typer.main.get_command(app)
     assert set(group.commands) == {
+        "compile",
         "synthesize",
         "train",
         "library",

@@ -10,7 +10,8 @@ import torch
 from tiny import needs_int8, random_adapter
 
 from routerretriever import RouterRetriever
-from routerretriever.encoder.bulk_documents import batches, encode_documents, resolved_precision
+from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
+from routerretriever.encoder.token_batches import batches
 from routerretriever.errors import ModelError
 
 LONG, SHORT = " ".join(f"word{n % 90}" for n in range(60)), "word1 word2"

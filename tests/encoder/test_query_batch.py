@@ -8,8 +8,7 @@ from tiny import random_adapter
 from routerretriever import RouterRetriever
 from routerretriever.encoder.query_batch import EncodedQueries
 from routerretriever.encoder.token_ids import TokenIds
-from routerretriever.lora.adapter import Adapter
-from routerretriever.lora.layers import TrainingPlan
+from routerretriever.lora.layers import TrainingPlan, initial_adapter
 
 TEXTS = [f"word{n} word{n + 1} " * (1 + n % 4) for n in range(20)]
 PROMPT = "word90 word91 word92 "
@@ -33,7 +32,7 @@ def prompted(checkpoint, tmp_path_factory):
 
 def test_cached_hidden_states_do_not_change_the_vectors(model):
     queries = EncodedQueries.of(model.encoder, TEXTS, None)
-    plan = TrainingPlan(Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0)))
+    plan = TrainingPlan(initial_adapter(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0)))
     with torch.no_grad():
         features, hidden = queries.batch(range(20))
         resumed = model.encoder.finish(plan, features, hidden)

@@ -29,8 +29,8 @@ def model(checkpoint):
 def dense(adapter, name):
     if name not in adapter.factors:
         return 0.0
-    a, b = adapter.factors[name]
-    return adapter.scaling * b.double() @ a.double()
+    a, b = (torch.as_tensor(factor).double() for factor in adapter.factors[name])
+    return adapter.scaling * b @ a
 
 
 def flat(adapter):

@@ -201,10 +201,9 @@ def test_paper_preset_adapts_query_and_value_of_all_layers(checkpoint, make_coll
 
 def test_half_precision_learns_nearly_the_same(model, make_collection):
     from routerretriever.encoder.query_batch import EncodedQueries
-    from routerretriever.lora.adapter import Adapter
-    from routerretriever.lora.layers import TrainingPlan
+    from routerretriever.lora.layers import TrainingPlan, initial_adapter
 
-    adapter = Adapter.initial(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0))
+    adapter = initial_adapter(model.encoder.lora_layers, 4, 8.0, torch.Generator().manual_seed(0))
     queries = EncodedQueries.of(model.encoder, [f"word{n} word{2 * n}" for n in range(20)], None)
     gradients = []
     for half in (False, True):

@@ -177,7 +177,7 @@ def test_only_what_changed_is_new_and_two_versions_are_never_mixed(own, adapter_
     reader = RouterRetriever.from_pretrained(own.model, device="cpu")
     writer = RouterRetriever.from_pretrained(own.model, device="cpu")
     writer.save_experts(own.model)
-    assert read_saved(own.model, reader.encoder).fresh == ()
+    assert read_saved(own.model, reader).fresh == ()
     stop = threading.Event()
 
     def come_and_go():
@@ -194,7 +194,7 @@ def test_only_what_changed_is_new_and_two_versions_are_never_mixed(own, adapter_
         deadline = time.monotonic() + 120
         while (reads < 60 or len(seen) < 2) and time.monotonic() < deadline:
             reads += 1
-            saved = read_saved(own.model, reader.encoder)
+            saved = read_saved(own.model, reader)
             assert saved.state.library.experts == tuple(saved.state.experts) == tuple(saved.state.infos)
             assert saved.fresh == tuple(name for name in saved.state.experts if name == "delta")
             assert saved.state.experts["alpha"] is reader.state.experts["alpha"]

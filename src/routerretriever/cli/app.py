@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from routerretriever.cli import experts, index, index_exchange
 from routerretriever.cli.common import QueryCommand, guarded
+from routerretriever.cli.compile import compile_model
 from routerretriever.cli.doctor import doctor
 from routerretriever.cli.evaluate import bench, evaluate
 from routerretriever.cli.feedback import feedback
@@ -40,8 +41,10 @@ def main(version: Version = False) -> None:
         raise typer.Exit
 
 
-def _add(function: Callable[..., None], kind: type[TyperCommand] = TyperCommand) -> None:
-    app.command(name=function.__name__, cls=kind)(guarded(function))
+def _add(
+    function: Callable[..., None], kind: type[TyperCommand] = TyperCommand, name: str | None = None
+) -> None:
+    app.command(name=name or function.__name__, cls=kind)(guarded(function))
 
 
 # The order in which --help lists them.
@@ -54,6 +57,7 @@ index.command(index_exchange.adopt)
 index.command(index_exchange.export)
 app.add_typer(index.app, name="index")
 _add(search, QueryCommand)
+_add(compile_model, name="compile")
 _add(serve)
 _add(mcp)
 _add(export)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,10 +16,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from routerretriever.cli.formatting import err, say, show_error
 from routerretriever.errors import RouterRetrieverError
+from routerretriever.extras import of_training
 
 if TYPE_CHECKING:
     from routerretriever.data.collection import Collection
     from routerretriever.model import RouterRetriever
+    from routerretriever.opening import OpenedModel
 
 Model = Annotated[
     str,
@@ -77,6 +82,26 @@ OptionalIndex = Annotated[
 ]
 
 
+_PROGRESS_BARS = {
+    "huggingface_hub.utils.tqdm": "disable_progress_bars",
+    "transformers.utils.logging": "disable_progress_bar",
+}
+
+
+class EngineName(StrEnum):
+    """What computes vectors."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+Engine = Annotated[
+    EngineName,
+    typer.Option(help="What computes: onnx is a compiled engine; auto takes it where there is one."),
+]
+
+
 class DefaultGroup(TyperGroup):
     """A group of commands whose default one runs if the first word names no command."""
 
@@ -109,7 +134,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         quiet_libraries()
         try:
-            function(*args, **kwargs)
+            with of_training():
+                function(*args, **kwargs)
         except RouterRetrieverError as error:
             show_error(error, as_json=kwargs.get("as_json", False))
             raise typer.Exit(1) from None
@@ -122,18 +148,25 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 def quiet_libraries() -> None:
     """Turn off the progress bars of model loaders, which are drawn even without a terminal."""
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bars()
-    transformers_logging.disable_progress_bar()
+    # Read when the libraries are imported, which many commands do without.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name, disable in _PROGRESS_BARS.items():
+        if name in sys.modules:
+            getattr(sys.modules[name], disable)()
 
 
 def load_model(source: str | Path, device: str | None) -> RouterRetriever:
-    """Load the model in a folder, or of a name on the hub."""
+    """Load the model in a folder, or of a name on the hub, for anything that a model can do."""
     from routerretriever.model import RouterRetriever
 
     return RouterRetriever.from_pretrained(source, device=device)
+
+
+def open_model(source: str | Path, device: str | None, engine: EngineName) -> OpenedModel:
+    """Open the model in a folder, or of a name on the hub, for queries and documents."""
+    from routerretriever.opening import open_model as opened
+
+    return opened(source, engine=engine, device=device)
 
 
 def load_collections(

@@ -14,12 +14,15 @@ from routerretriever.cli.common import (
     Cluster,
     DefaultGroup,
     Device,
+    Engine,
+    EngineName,
     IndexUri,
     Lenient,
     Model,
     Workers,
     guarded,
     load_model,
+    open_model,
 )
 from routerretriever.cli.formatting import err, print_json, say, show_table
 from routerretriever.errors import BuildError, VectorIndexError
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from routerretriever.index.reports import Report
     from routerretriever.index.texts import TextIndex
     from routerretriever.model import RouterRetriever
+    from routerretriever.opening import OpenedModel
 
 _SHOWN_PROBLEMS = 5
 
@@ -150,6 +154,7 @@ def add(
     precision: Precision = "fp32",
     lenient: Lenient = False,
     device: Device = None,
+    engine: Engine = EngineName.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Encode new and changed documents into INDEX, as one new version.
@@ -164,8 +169,15 @@ def add(
         raise BuildError(
             "Workers of a cluster take the device their node has. Leave out --device, or --cluster."
         )
-    loaded = load_model(model, device)
-    runner = None if cluster is None else _runner(cluster, loaded, workers)
+    runner: Runner | None = None
+    loaded: OpenedModel
+    if cluster is not None:
+        loaded = load_model(model, device)
+        runner = _runner(cluster, loaded, workers)
+    else:
+        if engine == EngineName.AUTO and precision in ("bf16", "int8"):
+            engine = EngineName.TORCH
+        loaded = open_model(model, device, engine)
     opened = Index.create(index, loaded, model_path=model)
     report = opened.add(
         source,

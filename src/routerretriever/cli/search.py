@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from routerretriever.cli.common import AsJson, Device, IndexUri, Model, load_model
+from routerretriever.cli.common import AsJson, Device, Engine, EngineName, IndexUri, Model, open_model
 from routerretriever.cli.formatting import points, print_json, say, show_table
 from routerretriever.data.text import check_queries
 from routerretriever.words.highlight import matched_words, window
@@ -85,11 +85,12 @@ def route(
     queries: Queries,
     pilots: Pilots = 3,
     device: Device = None,
+    engine: Engine = EngineName.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Say which expert each query goes to, and why."""
     check_queries(queries)
-    routes = load_model(model, device).route(queries, n_pilots=pilots)
+    routes = open_model(model, device, engine).route(queries, n_pilots=pilots)
     if as_json:
         print_json({"routes": [route.to_dict() for route in routes]})
         return
@@ -110,18 +111,18 @@ def search(
     passages: Passages = False,
     model: OtherModel = None,
     device: Device = None,
+    engine: Engine = EngineName.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Search INDEX with a query that the model routes."""
     from routerretriever.index.index import Index
     from routerretriever.index.search import check_mode
 
-    # Before the model is loaded, which takes seconds.
+    # Before the model is loaded, which may take seconds.
     if mode is not None:
         check_mode(mode)
     check_queries([query])
-    loaded = None if model is None else load_model(model, device)
-    opened = Index.open(index, loaded)
+    opened = Index.open(index, None if model is None else open_model(model, device, engine), engine=engine)
     found = opened.answer(
         [query],
         k,

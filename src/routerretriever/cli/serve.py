@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routerretriever.cli.common import AsJson, Device, Model, OptionalIndex, load_model
+from routerretriever.cli.common import (
+    AsJson,
+    Device,
+    Engine,
+    EngineName,
+    Model,
+    OptionalIndex,
+    open_model,
+)
 from routerretriever.cli.formatting import print_json, say
 from routerretriever.errors import MissingExtraError, ServerError
 from routerretriever.index.postgres_uri import shown_uri
@@ -72,6 +80,7 @@ def serve(
     cluster: ServeCluster = None,
     replicas: ReplicaCount = None,
     device: Device = None,
+    engine: Engine = EngineName.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Serve MODEL: an OpenAI-compatible API under /v1, search, and a page that shows the routing."""
@@ -88,6 +97,7 @@ def serve(
         port=port,
         api_keys=read_api,
         admin_keys=read_admin,
+        engine=engine,
         device=device,
         rerank=rerank,
         log_queries=log_queries,
@@ -120,6 +130,7 @@ def mcp(
     model: Model,
     index: OptionalIndex = None,
     device: Device = None,
+    engine: Engine = EngineName.AUTO,
 ) -> None:
     """Serve search and routing with MODEL to agents (MCP, over standard input and output)."""
     from contextlib import redirect_stdout
@@ -129,7 +140,7 @@ def mcp(
 
     # A library that prints a greeting would break the protocol.
     with redirect_stdout(sys.stderr):
-        loaded = load_model(model, device)
+        loaded = open_model(model, device, engine)
         opened: Index | None = None
         if index is not None:
             opened = Index.open(index, loaded)

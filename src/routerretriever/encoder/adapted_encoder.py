@@ -18,13 +18,15 @@ from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layered_pass import LayeredPass
 from routerretriever.encoder.layers import chosen_layers, find_layers, install_adapters, is_causal, is_tested
 from routerretriever.encoder.pass_state import DeferredLayers
-from routerretriever.encoder.probes import PROBES, refuse_silent, silent_experts
+from routerretriever.encoder.probes import silent_experts
 from routerretriever.encoder.row_groups import FusedPlans, mixed_plan
+from routerretriever.encoder.silent import PROBES, refuse_silent
 from routerretriever.encoder.vector_map import VectorMap
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels import attention
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
-from routerretriever.lora.layers import FusedPlan, GatheredPlan, LoraLinear, Plan, check_fits
+from routerretriever.lora.fits import check_fits
+from routerretriever.lora.layers import FusedPlan, GatheredPlan, LoraLinear, Plan, placed, shapes
 
 
 class AdaptedEncoder(BaseEncoder):
@@ -144,13 +146,13 @@ class AdaptedEncoder(BaseEncoder):
 
     def _on_device(self, state: ExpertState) -> ExpertState:
         # Placing thousands of factors takes long, so those that are in place already stay.
-        placed = {id(adapter) for adapter in self._state.experts.values()}
+        present = {id(adapter) for adapter in self._state.experts.values()}
         layers = self.adapted_layers
         experts: dict[str, Adapter] = {}
         for name, adapter in state.experts.items():
-            if id(adapter) not in placed:
-                check_fits(adapter, layers, f"The expert '{name}'")
-                adapter = adapter.placed({name: layer.weight for name, layer in layers.items()})
+            if id(adapter) not in present:
+                check_fits(adapter, shapes(layers), f"The expert '{name}'")
+                adapter = placed(adapter, {name: layer.weight for name, layer in layers.items()})
             experts[name] = adapter
         return replace(state, experts=experts)
 

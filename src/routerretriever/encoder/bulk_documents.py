@@ -7,7 +7,7 @@ each do neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.encoder.token_batches import batches
 from routerretriever.errors import ModelError
 from routerretriever.kernels.quantization import has_bfloat16
 from routerretriever.kernels.vectors import Vectors
@@ -97,24 +98,6 @@ def encode_documents(
             if done is not None:
                 done(len(rows))
     return vectors
-
-
-def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Yield row numbers in batches of similar length, longest first.
-
-    Args:
-        lengths: of each row, in tokens.
-        tokens: most tokens of a batch, padding included; a longer row is a batch by
-            itself.
-    """
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def _computing_in(precision: str, model: DocumentEncoder) -> AbstractContextManager[object]:

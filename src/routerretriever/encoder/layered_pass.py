@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layers import returns_tuple
 from routerretriever.encoder.pass_state import DeferredLayers, PassState, RouteDecision
-from routerretriever.encoder.row_groups import FusedPlans, RowGroup, row_groups, take_rows, without_experts
+from routerretriever.encoder.row_groups import FusedPlans, RowGroup, row_groups, take_rows
+from routerretriever.encoder.row_weights import without_experts
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels import attention
 from routerretriever.kernels.threads import one_blas_thread

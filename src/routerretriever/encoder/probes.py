@@ -10,12 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from routerretriever.errors import SilentExpertError
+from routerretriever.encoder.silent import FIRST_PROBE, PROBES
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import GatheredPlan, Plan
 
-PROBES = ("how do I untar a directory", "aspirin reduces the risk of stroke", "§ 4.2 café 東京")
-_FIRST_PROBE = "a"  # usually shows at once that an expert is not silent
 _EXPERTS_AT_ONCE = 64
 
 
@@ -57,20 +55,6 @@ def base_fingerprint(
     return digest.hexdigest()
 
 
-def document_fingerprint(base: str, prompts: Mapping[str, str | None]) -> str:
-    """Return a hash of everything that decides document vectors.
-
-    Args:
-        base: fingerprint of the base.
-        prompts: name → prompt; that of queries does not count.
-    """
-    counting = {name: prompt for name, prompt in prompts.items() if name != "query" and prompt}
-    if not counting:
-        return base
-    content = json.dumps(counting, sort_keys=True).encode()
-    return f"{base}-{hashlib.blake2b(content, digest_size=8).hexdigest()}"
-
-
 def silent_experts(
     encoder: ProbedEncoder, experts: Mapping[str, Adapter], tolerance: float = 1e-6
 ) -> list[str]:
@@ -82,7 +66,7 @@ def silent_experts(
         tolerance: largest difference of any component.
     """
     silent = list(experts)
-    for probe in (_FIRST_PROBE, *PROBES):
+    for probe in (FIRST_PROBE, *PROBES):
         remaining = silent
         silent = []
         for start in range(0, len(remaining), _EXPERTS_AT_ONCE):
@@ -93,25 +77,6 @@ def silent_experts(
                 if not change > tolerance:  # true of NaN as well
                     silent.append(name)
     return silent
-
-
-def refuse_silent(silent: Sequence[str], where: str) -> None:
-    """Raise an error that names the experts, if there are any.
-
-    Args:
-        silent: of :func:`silent_experts`.
-        where: they are, as the end of "The expert 'NAME'".
-    """
-    if len(silent) == 1:
-        raise SilentExpertError(
-            f"The expert '{silent[0]}'{where} changes no query vector: its weights are zero or "
-            "not finite. Train or export it again."
-        )
-    if silent:
-        raise SilentExpertError(
-            f"The experts {', '.join(silent)}{where} change no query vector: their weights are "
-            "zero or not finite. Train or export them again."
-        )
 
 
 @torch.inference_mode()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from routerretriever.data.collection import Collection
-from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
 from routerretriever.progress import Progress
 from routerretriever.routing.explain import Route
 from routerretriever.routing.pilot_library import PilotLibrary
+
+if TYPE_CHECKING:  # what asks for a model may do without torch
+    import torch
+
+    from routerretriever.encoder.routed_encoder import RoutedEncoder
 
 
 class RoutedModel(Protocol):
@@ -31,6 +33,14 @@ class RoutedModel(Protocol):
     @property
     def encoder(self) -> RoutedEncoder:
         """The base encoder with the experts."""
+
+    @property
+    def base(self) -> BaseInfo:
+        """The base's public name."""
+
+    @property
+    def layer_shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Name → shape (out, in) of the weight of each layer that experts may change."""
 
     @property
     def experts(self) -> Mapping[str, ExpertInfo]:

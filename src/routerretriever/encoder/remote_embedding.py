@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers.base.modules import InputModule
 
 from routerretriever.encoder.embedding_cache import EmbeddingCache
-from routerretriever.encoder.probes import PROBES
 from routerretriever.encoder.remote_requests import EmbeddingRequests
+from routerretriever.encoder.silent import PROBES
 from routerretriever.errors import FingerprintError, FormatError, ModelError
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.storage.cache_directory import cache_directory

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from routerretriever.encoder.row_weights import BASE_COLUMN, MERGED_COLUMN, SHARED, leading_columns
 from routerretriever.expert_state import ExpertState
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import FusedPlan, GatheredPlan, Plan, SlicedPlan
@@ -26,9 +27,6 @@ factors for every row."""
 
 MAX_FUSED_PLANS = 16
 """Plans whose fused weights are kept at a time."""
-
-_BASE, _MERGED = 0, 1  # columns of the fixed candidates
-_SHARED = -1  # stands for rows in which several experts, or a part of one, take part
 
 
 class RowGroup(NamedTuple):
@@ -61,9 +59,9 @@ class FusedPlans:
 
     def candidate(self, state: ExpertState, column: int, weight: float = 1.0) -> FusedPlan | None:
         """Return the plan of a routing candidate; ``None`` for the base."""
-        if column == _BASE or not state.experts:
+        if column == BASE_COLUMN or not state.experts:
             return None
-        if column == _MERGED:
+        if column == MERGED_COLUMN:
             return self.mean(tuple(state.experts.values()), weight)
         return self.mean((state.experts[state.candidates[column]],), weight)
 
@@ -99,11 +97,11 @@ def row_groups(
         plans: where fused weights are kept.
         device: of the rows in the groups.
     """
-    columns = _leading_columns(weights)
+    columns = leading_columns(weights)
     on_device = partial(torch.as_tensor, device=device)
 
-    first = int(columns[0]) if len(columns) else _BASE
-    if first not in (_SHARED, _MERGED) and (columns == first).all():
+    first = int(columns[0]) if len(columns) else BASE_COLUMN
+    if first not in (SHARED, MERGED_COLUMN) and (columns == first).all():
         everything = np.arange(len(columns))
         return [RowGroup(on_device(everything), plans.candidate(state, first))]
 
@@ -112,14 +110,14 @@ def row_groups(
     gathered: list[NDArray[Any]] = []
     for column in np.unique(columns).tolist():
         rows = np.flatnonzero(columns == column)
-        if column == _MERGED:
-            applied = weights[rows, _MERGED]
+        if column == MERGED_COLUMN:
+            applied = weights[rows, MERGED_COLUMN]
             for weight in np.unique(applied).tolist():
-                plan = plans.candidate(state, _MERGED, weight)
+                plan = plans.candidate(state, MERGED_COLUMN, weight)
                 groups.append(RowGroup(on_device(rows[applied == weight]), plan))
-        elif column == _SHARED:
+        elif column == SHARED:
             gathered.append(rows)
-        elif column == _BASE or len(rows) * tokens >= MIN_FUSED_TOKENS:
+        elif column == BASE_COLUMN or len(rows) * tokens >= MIN_FUSED_TOKENS:
             groups.append(RowGroup(on_device(rows), plans.candidate(state, column)))
         else:
             small[column] = rows
@@ -134,36 +132,10 @@ def row_groups(
     if gathered:
         in_order = np.sort(np.concatenate(gathered))
         mixed = weights[in_order]
-        each = mixed[:, _MERGED : _MERGED + 1] / max(1, len(state.experts))
+        each = mixed[:, MERGED_COLUMN : MERGED_COLUMN + 1] / max(1, len(state.experts))
         of_experts = on_device(mixed[:, 2:] + each)
         groups.append(RowGroup(on_device(in_order), mixed_plan(state, of_experts)))
     return groups
-
-
-def without_experts(weights: NDArray[np.float32], left_out: Sequence[bool]) -> NDArray[np.float32]:
-    """Return weights (n, 2 + E) in which the base has those of some experts: they change nothing here.
-
-    Args:
-        weights: of each candidate for each row (n, 2 + E).
-        left_out: one for each expert.
-    """
-    if not any(left_out):
-        return weights
-    columns = 2 + np.flatnonzero(left_out)
-    kept = weights.copy()
-    kept[:, _BASE] += kept[:, columns].sum(axis=1)
-    kept[:, columns] = 0.0
-    if all(left_out):
-        kept[:, _BASE] += kept[:, _MERGED]
-        kept[:, _MERGED] = 0.0
-    return kept
-
-
-def _leading_columns(weights: NDArray[Any]) -> NDArray[Any]:
-    """Return the column that has a row (n, 2 + E) to itself, else :data:`_SHARED`."""
-    no_expert = ~(weights[:, 2:] > 0).any(axis=1)
-    whole = np.where(weights.max(axis=1) >= 1.0, weights.argmax(axis=1), _SHARED)
-    return np.where(no_expert, weights[:, _MERGED] > 0, whole)
 
 
 def take_rows(value: Any, rows: Tensor | None, n_rows: int) -> Any:

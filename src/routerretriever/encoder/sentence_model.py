@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.document import Document
 from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
+from routerretriever.encoder.document_fingerprint import document_fingerprint
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.encode_routed import encode_routed
-from routerretriever.encoder.probes import document_fingerprint
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
-from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.encoder.token_ids import TokenIds, read_counts
 from routerretriever.encoder.tokens import cutter_of
 from routerretriever.errors import ModelError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import BaseInfo
+from routerretriever.lora.layers import shapes
 from routerretriever.passages.cutter import Cutter
 from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress, Silent
@@ -47,6 +51,26 @@ class RoutedSentenceModel(SentenceTransformer):
     def fingerprint(self) -> str:
         """A hash of everything that decides document vectors, prompts included."""
         return document_fingerprint(self.encoder.fingerprint, self.prompts)
+
+    @property
+    def base(self) -> BaseInfo:
+        """The base's public name."""
+        return self.encoder.base
+
+    @property
+    def base_fingerprint(self) -> str:
+        """A hash of everything that decides the base's vectors."""
+        return self.encoder.fingerprint
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """Where experts begin and where the router reads."""
+        return self.encoder.get_config_dict()
+
+    @property
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Name → shape (out, in) of the weight of each layer that experts may change."""
+        return shapes(self.encoder.adapted_layers)
 
     @property
     def query_prompt(self) -> str | None:
@@ -83,8 +107,6 @@ class RoutedSentenceModel(SentenceTransformer):
         usual = usual and self.truncate_dim is None and self._distributed_inference is None
         if not usual or not _is_one_batch(texts, kwargs.get("batch_size", 32)):
             return super().encode_query(inputs, *args, **kwargs)
-        if self.training:
-            self.eval()
         vectors = self.encode_routed(texts).vectors
         return vectors[0] if single else vectors
 
@@ -100,15 +122,17 @@ class RoutedSentenceModel(SentenceTransformer):
         Raises:
             ExpertError: there is no such candidate.
         """
+        if self.training:
+            self.eval()
         return encode_routed(self.encoder, queries, experts, self.query_prompt)
 
-    def check_candidate(self, name: str) -> None:
-        """Refuse a name that is neither ``base``, ``merged`` nor an expert.
+    def check_not_silent(self, experts: Mapping[str, Adapter], where: str = "") -> None:
+        """Refuse experts that change no query vector; see :meth:`RoutedEncoder.check_not_silent`.
 
         Raises:
-            ExpertError: there is no such candidate.
+            SilentExpertError: names them.
         """
-        self.state.column(name)
+        self.encoder.check_not_silent(experts, where)
 
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:
         """Return what the router reads (n, d): unit vectors."""
@@ -116,6 +140,40 @@ class RoutedSentenceModel(SentenceTransformer):
             return np.empty((0, self.encoder.route_dimension), np.float32)
         vectors: Vectors = self.encode_query(list(queries), route_only=True, batch_size=64)
         return vectors
+
+    # -- for servers ---------------------------------------------------------------------------------
+
+    @property
+    def cores(self) -> int:
+        """How many threads compute at a time on a processor; 1 where an accelerator does."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def use_threads(self, number: int) -> None:
+        """Let what this thread encodes use at most so many threads."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(number)
+
+    def token_counts(self, texts: Sequence[str | TokenIds]) -> list[int]:
+        """Return how many tokens are read of each text or of its ids, without a prompt."""
+        only_texts = [text for text in texts if isinstance(text, str)]
+        if len(only_texts) == len(texts):
+            return self.encoder.token_counts(only_texts)
+        return read_counts(texts, self.encoder.tokenizer, self.encoder.max_seq_length)
+
+    def encode_documents(self, documents: Sequence[str | TokenIds]) -> Vectors:
+        """Return vectors (n, d) of one batch of documents: texts or token ids."""
+        if all(isinstance(text, str) for text in documents):
+            vectors: Vectors = self.encode_document(list(documents), batch_size=len(documents))
+            return vectors
+        with torch.inference_mode():
+            features = self.encoder.tokenized(documents, self.document_prompt)
+            found = self.encoder.encode_plainly(features)["sentence_embedding"]
+        encoded: Vectors = found.float().cpu().numpy()
+        return encoded
+
+    def encode_in_bulk(self, texts: Sequence[str]) -> Vectors:
+        """Return vectors of any number of documents (n, d), in fp32."""
+        return encode_documents(self, texts)
 
     # -- documents ---------------------------------------------------------------------------------
 

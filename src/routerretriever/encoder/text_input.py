@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sentence_transformers.base.modules import InputModule, Transformer
 from torch import Tensor
 
-from routerretriever.encoder.probes import PROBES
+from routerretriever.encoder.silent import PROBES
 from routerretriever.encoder.token_ids import TokenIds, ids_of, prompt_length
 from routerretriever.encoder.tokens import TOKENISING, beginning, token_counts
 from routerretriever.errors import ModelError

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from routerretriever.encoder.tokens import TOKENISING, token_counts
 
 
 class TokenIds(tuple[int, ...]):
@@ -37,6 +40,19 @@ def ids_of(item: str | TokenIds, tokenizer: Any, length: int | None, prompt: str
         reads_end = getattr(tokenizer, "truncation_side", "right") == "left"
         own = own[max(0, len(own) - room) :] if reads_end else own[:room]
     return [*before, *own, *after]
+
+
+def read_counts(items: Sequence[str | TokenIds], tokenizer: Any, length: int | None) -> list[int]:
+    """Return how many tokens are read of each text or of its ids, without a prompt."""
+    of_texts = iter(token_counts([item for item in items if isinstance(item, str)], tokenizer, length))
+    counts: list[int] = []
+    for item in items:
+        if isinstance(item, str):
+            counts.append(next(of_texts))
+            continue
+        with TOKENISING:
+            counts.append(len(ids_of(item, tokenizer, length, "")))
+    return counts
 
 
 def prompt_length(prompt: str, tokenizer: Any) -> int:

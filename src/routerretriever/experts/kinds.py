@@ -19,7 +19,7 @@ from routerretriever.experts.training_config import TrainedKinds, TrainingConfig
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.arithmetic import combine_adapters
-from routerretriever.lora.layers import LoraLinear, TrainingPlan
+from routerretriever.lora.layers import LoraLinear, TrainingPlan, initial_adapter
 from routerretriever.progress import Progress
 
 _MAP_RANKS = (1 / 12, 1 / 6, 1 / 3, 1 / 2)
@@ -86,7 +86,7 @@ class KindTraining:
     def _lora(self) -> TrainedKind:
         layers = target_layers(self.model.encoder.eval().lora_layers, self.config.targets)
         generator = torch.Generator().manual_seed(self.config.seed)
-        adapter = Adapter.initial(layers, self.config.rank, self.config.alpha, generator)
+        adapter = initial_adapter(layers, self.config.rank, self.config.alpha, generator)
         trainer = Trainer(
             data=self.data,
             config=self.config,

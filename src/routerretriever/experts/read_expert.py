@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import ExpertError, FingerprintError
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_files import base_of, load_expert
-from routerretriever.lora.expert_info import ExpertInfo
-from routerretriever.lora.layers import check_fits
+from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
+from routerretriever.lora.fits import check_fits
 from routerretriever.storage.hub_download import is_hub_name, read_folder, repository
 from routerretriever.storage.model_folder import EXPERTS, MODEL_INFO, read_expert_info, read_model_info
+
+
+class ExpertsFit(Protocol):
+    """A model, as far as it says which experts fit it."""
+
+    @property
+    def base(self) -> BaseInfo:
+        """The base's public name."""
+
+    @property
+    def layer_shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Name → shape (out, in) of the weight of each layer that experts may change."""
 
 
 class NamedExpert(NamedTuple):
@@ -46,7 +59,7 @@ def read_expert(
     return NamedExpert(_name(source, folder), adapter, read_expert_info(folder))
 
 
-def read_adapter(model: RoutedModel, folder: Path, *, trust_base: bool = False) -> Adapter:
+def read_adapter(model: ExpertsFit, folder: Path, *, trust_base: bool = False) -> Adapter:
     """Read an adapter that PEFT wrote, and check that it fits a model's base.
 
     Args:
@@ -57,15 +70,14 @@ def read_adapter(model: RoutedModel, folder: Path, *, trust_base: bool = False) 
     Raises:
         ExpertError: the files are missing or damaged, or the adapter belongs to another base.
     """
-    encoder = model.encoder
     named = base_of(folder)
-    if not trust_base and Path(named).name != Path(encoder.base.id).name:
+    if not trust_base and Path(named).name != Path(model.base.id).name:
         raise ExpertError(
             f"The adapter in {folder} was trained for the base '{named}', this model's base is "
-            f"'{encoder.base.id}'. If they are the same weights, pass trust_base=True (--trust-base)."
+            f"'{model.base.id}'. If they are the same weights, pass trust_base=True (--trust-base)."
         )
-    adapter = load_expert(folder, encoder.lora_layers)
-    check_fits(adapter, encoder.adapted_layers, f"The adapter in {folder}")
+    adapter = load_expert(folder, model.layer_shapes)
+    check_fits(adapter, model.layer_shapes, f"The adapter in {folder}")
     return adapter
 
 

@@ -48,9 +48,9 @@ class Index(MaintainedIndex):
     Use :meth:`create` or :meth:`open`.
     """
 
-    def __init__(self, store: Store, model: Encoder | None) -> None:
+    def __init__(self, store: Store, model: Encoder | None, engine: str = "auto") -> None:
         super().__init__(store)
-        self._model = model
+        self._model, self._engine = model, engine
         self._searcher = Searcher(store)
 
     @classmethod
@@ -74,8 +74,8 @@ class Index(MaintainedIndex):
         return cls(create_store(uri, model, place), model)
 
     @classmethod
-    def open(cls, uri: str | Path, model: Encoder | None = None) -> Self:
-        """Open an index; without ``model`` the one it was made with is loaded when first needed.
+    def open(cls, uri: str | Path, model: Encoder | None = None, *, engine: str = "auto") -> Self:
+        """Open an index; without ``model`` its own is opened when first needed, by an ``engine`` of ``open_model``.
 
         Raises:
             VectorIndexError: there is no index, or it was written by a newer version.
@@ -84,7 +84,7 @@ class Index(MaintainedIndex):
         store = open_store(located(uri))
         if model is not None:
             check_fingerprint(store, model.fingerprint)
-        return cls(store, model)
+        return cls(store, model, engine)
 
     @classmethod
     def adopt(
@@ -125,7 +125,7 @@ class Index(MaintainedIndex):
     def model(self) -> Encoder:
         """The model that encodes queries and documents."""
         if self._model is None:
-            model = load_recorded_model(self._store.info["model"], self.uri)
+            model = load_recorded_model(self._store.info["model"], self.uri, self._engine)
             check_fingerprint(self._store, model.fingerprint)
             self._model = model
         return self._model

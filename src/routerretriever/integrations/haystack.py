@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import MissingExtraError, ModelError
 from routerretriever.index.index import Index
 from routerretriever.index.search import Mode
@@ -19,7 +20,6 @@ from routerretriever.integrations.shared import (
     opened_model,
     query_vector,
 )
-from routerretriever.model import RouterRetriever
 
 try:
     from haystack import Document, component, default_to_dict
@@ -30,7 +30,7 @@ except ImportError as error:
 class _WithModel:
     """A component that loads its model when it is first needed."""
 
-    model: str | Path | RouterRetriever
+    model: str | Path | ServedModel
     device: str | None
 
     def warm_up(self) -> None:
@@ -41,7 +41,7 @@ class _WithModel:
         """
         self._loaded()
 
-    def _loaded(self) -> RouterRetriever:
+    def _loaded(self) -> ServedModel:
         if not hasattr(self, "_model"):
             self._model = opened_model(self.model, self.device)
         return self._model
@@ -58,7 +58,7 @@ class RouterRetrieverTextEmbedder(_WithModel):
     """
 
     def __init__(
-        self, model: str | Path | RouterRetriever, *, expert: str | None = None, device: str | None = None
+        self, model: str | Path | ServedModel, *, expert: str | None = None, device: str | None = None
     ) -> None:
         self.model = model
         self.expert = expert
@@ -93,7 +93,7 @@ class RouterRetrieverDocumentEmbedder(_WithModel):
 
     def __init__(
         self,
-        model: str | Path | RouterRetriever,
+        model: str | Path | ServedModel,
         *,
         meta_fields_to_embed: Sequence[str] = (),
         embedding_separator: str = "\n",
@@ -151,7 +151,7 @@ class RoutedRetriever:
         self,
         index: str | Path | Index,
         *,
-        model: str | Path | RouterRetriever | None = None,
+        model: str | Path | ServedModel | None = None,
         top_k: int = 10,
         filters: dict[str, Any] | None = None,
         expert: str | None = None,
@@ -235,8 +235,8 @@ class RoutedRetriever:
         )
 
 
-def _named(model: str | Path | RouterRetriever) -> str:
-    if isinstance(model, RouterRetriever):
+def _named(model: str | Path | ServedModel) -> str:
+    if not isinstance(model, str | Path):
         raise ModelError(
             "A model in memory cannot be written into a pipeline's file. Save it and give its path."
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import field_validator
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import MissingExtraError
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
@@ -19,7 +20,6 @@ from routerretriever.integrations.shared import (
     pinned,
     query_vector,
 )
-from routerretriever.model import RouterRetriever
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -45,7 +45,7 @@ class RouterRetrieverEmbeddings(Embeddings):
     """
 
     def __init__(
-        self, model: RouterRetriever | str | Path, *, expert: str | None = None, device: str | None = None
+        self, model: ServedModel | str | Path, *, expert: str | None = None, device: str | None = None
     ) -> None:
         self.model = opened_model(model, device)
         self.expert = pinned(self.model, expert)

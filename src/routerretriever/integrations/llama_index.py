@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import MissingExtraError
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
@@ -18,7 +19,6 @@ from routerretriever.integrations.shared import (
     pinned,
     query_vector,
 )
-from routerretriever.model import RouterRetriever
 
 try:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -47,18 +47,18 @@ class RouterRetrieverEmbedding(BaseEmbedding):
 
     expert: str | None = None
     device: str | None = None
-    _model: RouterRetriever = PrivateAttr()
+    _model: ServedModel = PrivateAttr()
 
     def __init__(
         self,
-        model_name: RouterRetriever | str | Path,
+        model_name: ServedModel | str | Path,
         *,
         expert: str | None = None,
         device: str | None = None,
         **options: Any,
     ) -> None:
         model = opened_model(model_name, device)
-        name = model.encoder.base.id if isinstance(model_name, RouterRetriever) else str(model_name)
+        name = model.base.id if not isinstance(model_name, str | Path) else str(model_name)
         settings: dict[str, Any] = {"expert": pinned(model, expert), "device": device, **options}
         super().__init__(model_name=name, **settings)
         self._model = model

@@ -3,14 +3,15 @@
 Without postponed annotations, because the tools' schemas are made from them and name this model's experts.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
 from routerretriever.errors import MissingExtraError, RouterRetrieverError
+from routerretriever.expert_state import ExpertState
 from routerretriever.index.index import Index
 from routerretriever.index.search import Mode
-from routerretriever.model import RouterRetriever
+from routerretriever.routing.explain import Route
 from routerretriever.version import __version__
 
 try:
@@ -29,7 +30,18 @@ Query = Annotated[
 ]
 
 
-def make_server(model: RouterRetriever, index: Index | None = None) -> MCPServer:
+class Routes(Protocol):
+    """What the tools need of a model."""
+
+    @property
+    def state(self) -> ExpertState:
+        """Its experts."""
+
+    def route(self, queries: str, *, n_pilots: int = 5) -> list[Route]:
+        """Return where a query goes and why."""
+
+
+def make_server(model: Routes, index: Index | None = None) -> MCPServer:
     """Return a server with the tools ``search`` (if there is an index) and ``route``; ``run()`` serves standard input.
 
     Both only read. A mistake of the caller is answered with the message of our error.

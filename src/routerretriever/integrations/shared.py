@@ -7,26 +7,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from routerretriever.encoder.bulk_documents import encode_documents
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.index import Index
 from routerretriever.index.search import Hit
-from routerretriever.model import RouterRetriever
+from routerretriever.opening import open_model
 from routerretriever.routing.candidates import ROUTED
 
 
-def opened_model(model: RouterRetriever | str | Path, device: str | None = None) -> RouterRetriever:
+def opened_model(model: ServedModel | str | Path, device: str | None = None) -> ServedModel:
     """Return a model, or load the one saved at a path or on the hub.
 
     Raises:
         FormatError: there is none.
     """
-    if isinstance(model, RouterRetriever):
-        return model
-    return RouterRetriever.from_pretrained(model, device=device)
+    if isinstance(model, str | Path):
+        return open_model(model, device=device)
+    return model
 
 
-def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path | None = None) -> Index:
+def opened_index(index: Index | str | Path, model: ServedModel | str | Path | None = None) -> Index:
     """Return an index, or open the one in a folder; without ``model`` it loads the one it was made with.
 
     Raises:
@@ -44,7 +44,7 @@ def opened_index(index: Index | str | Path, model: RouterRetriever | str | Path 
     return Index.open(index, opened_model(model))
 
 
-def pinned(model: RouterRetriever, expert: str | None) -> str | None:
+def pinned(model: ServedModel, expert: str | None) -> str | None:
     """Return the candidate to pin, or ``None`` to route.
 
     Raises:
@@ -56,15 +56,15 @@ def pinned(model: RouterRetriever, expert: str | None) -> str | None:
     return expert
 
 
-def query_vector(model: RouterRetriever, query: str, expert: str | None) -> tuple[list[float], str]:
+def query_vector(model: ServedModel, query: str, expert: str | None) -> tuple[list[float], str]:
     """Return a query's vector (d,) as plain numbers, and what encoded it."""
-    encoded = model.eval().encode_routed([query], [pinned(model, expert)])
+    encoded = model.encode_routed([query], [pinned(model, expert)])
     return encoded.vectors[0].tolist(), encoded.experts[0]
 
 
-def document_vectors(model: RouterRetriever, texts: Sequence[str]) -> list[list[float]]:
+def document_vectors(model: ServedModel, texts: Sequence[str]) -> list[list[float]]:
     """Return the base's vectors (n, d) of texts as plain numbers."""
-    vectors: list[list[float]] = encode_documents(model, list(texts)).tolist()
+    vectors: list[list[float]] = model.encode_in_bulk(list(texts)).tolist()
     return vectors
 
 

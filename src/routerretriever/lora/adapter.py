@@ -7,14 +7,17 @@ is one more layer: ``q' = q + B A q`` is LoRA on the identity.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # reading and routing do without torch
+    from torch import Tensor
 
 VECTOR_MAP = "vector_map"
 """Name of the layer that changes the finished vector."""
@@ -37,7 +40,8 @@ class Adapter:
 
     Attributes:
         factors: module name → (A, B), shapes (r, in_features) and (out_features, r);
-            :data:`VECTOR_MAP` is the name of the map.
+            :data:`VECTOR_MAP` is the name of the map. Tensors, or arrays where they come
+            from files or belong to a model without torch.
         scaling: the factor applied to every ``B @ A`` (PEFT's ``lora_alpha / r``).
     """
 
@@ -83,7 +87,7 @@ class Adapter:
         for name, (a, b) in sorted(self.factors.items()):
             digest.update(f"{name} {tuple(a.shape)} {tuple(b.shape)}".encode())
             for factor in (a, b * self.scaling):
-                digest.update(factor.detach().float().cpu().contiguous().numpy().tobytes())
+                digest.update(as_array(factor).tobytes())
         return digest.hexdigest()
 
     def parameters(self) -> list[Tensor]:
@@ -98,18 +102,6 @@ class Adapter:
         """The same factors with a smaller or larger update."""
         return Adapter(self.factors, self.scaling * strength)
 
-    def placed(self, weights: Mapping[str, Tensor]) -> Adapter:
-        """The factors where the layers' own weights are, and in their precision.
-
-        Args:
-            weights: name → weight of each layer.
-        """
-        factors: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, (a, b) in self.factors.items():
-            like = weights[name].detach()
-            factors[name] = (a.to(like), b.to(like))
-        return Adapter(factors, self.scaling)
-
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Adapter:
         """The factors after something was done to each."""
         factors: dict[str, tuple[Tensor, Tensor]] = {}
@@ -117,36 +109,9 @@ class Adapter:
             factors[name] = (change(a), change(b))
         return Adapter(factors, self.scaling)
 
-    def pair(self, name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        """Return A and B for a layer, padded with zeros to a rank.
 
-        Args:
-            name: of the layer.
-            weight: its own weight (out_features, in_features).
-            rank: at least the adapter's own.
-
-        Returns:
-            A (rank, in_features) and B (out_features, rank); all zeros where the adapter leaves the layer alone.
-        """
-        if name not in self.factors:
-            out_features, in_features = weight.shape
-            return weight.new_zeros(rank, in_features), weight.new_zeros(out_features, rank)
-        a, b = self.factors[name]
-        missing = rank - a.shape[0]
-        if not missing:
-            return a, b
-        return F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
-
-    @classmethod
-    def initial(
-        cls, layers: Mapping[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator
-    ) -> Adapter:
-        """PEFT's initialisation: A Kaiming-uniform, B zero, so that training starts at the base."""
-        factors: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, layer in layers.items():
-            a = torch.empty(rank, layer.in_features)
-            nn.init.kaiming_uniform_(a, a=5**0.5, generator=generator)
-            b = torch.zeros(layer.out_features, rank)
-            device = layer.weight.device
-            factors[name] = (a.to(device).requires_grad_(), b.to(device).requires_grad_())
-        return cls(factors, alpha / rank)
+def as_array(factor: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a factor as a contiguous float32 array."""
+    if not isinstance(factor, np.ndarray):
+        factor = factor.detach().float().cpu().numpy()
+    return np.ascontiguousarray(factor, np.float32)

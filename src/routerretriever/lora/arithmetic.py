@@ -126,9 +126,14 @@ def _stacked(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -
     for adapter, weight in zip(adapters, weights, strict=True):
         if name in adapter.factors:
             a, b = adapter.factors[name]
-            of_a.append(a.detach().cpu().double())
-            of_b.append(b.detach().cpu().double() * (weight * adapter.scaling))
+            of_a.append(_double(a))
+            of_b.append(_double(b) * (weight * adapter.scaling))
     return torch.cat(of_b, dim=1), torch.cat(of_a)
+
+
+def _double(factor: Tensor) -> Tensor:
+    """Return a factor, which may be an array, in double precision."""
+    return torch.as_tensor(factor).detach().cpu().double()
 
 
 def layer_diff(first: Adapter, second: Adapter, name: str) -> LayerDiff:
@@ -153,7 +158,7 @@ def _only_layer(adapter: Adapter, name: str) -> Adapter:
 def _input_directions(adapter: Adapter, name: str) -> Tensor:
     """Return an orthonormal basis (in, r) of the input directions that an adapter reads in a layer."""
     a, _ = adapter.factors[name]
-    basis: Tensor = torch.linalg.qr(a.detach().cpu().double().T)[0]
+    basis: Tensor = torch.linalg.qr(_double(a).T)[0]
     return basis
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from routerretriever.errors import ExpertError
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter, Kind
@@ -22,7 +21,7 @@ def save_expert(adapter: Adapter, directory: Path, *, base: str, revision: str |
 
 
 def load_expert(directory: Path, layers: Iterable[str]) -> Adapter:
-    """Read an adapter.
+    """Read an adapter, whose factors are arrays.
 
     Args:
         directory: holds PEFT's files, those of a map, or both.
@@ -31,7 +30,7 @@ def load_expert(directory: Path, layers: Iterable[str]) -> Adapter:
     Raises:
         ExpertError: the files are missing or damaged, or do not fit the layers.
     """
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    factors: dict[str, Any] = {}
     if has_map(directory):
         factors[VECTOR_MAP] = load_map(directory)
     if not factors or (directory / ADAPTER_CONFIG).exists():

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from routerretriever.errors import ExpertError
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 
 
@@ -91,39 +90,52 @@ class LoraLinear(nn.Linear):
         return plan(self, input)
 
 
-def check_fits(adapter: Adapter, layers: Mapping[str, LoraLinear], what: str) -> None:
-    """Refuse an adapter whose factors are not for these layers.
+def shapes(layers: Mapping[str, nn.Linear]) -> dict[str, tuple[int, int]]:
+    """Return the shape (out, in) of each layer's weight."""
+    return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+
+
+def placed(adapter: Adapter, weights: Mapping[str, Tensor]) -> Adapter:
+    """Return the factors as tensors where the layers' own weights are, and in their precision.
 
     Args:
-        adapter: to be used with the layers.
-        layers: name → each layer that experts may change.
-        what: the adapter, for the error.
-
-    Raises:
-        ExpertError: names the layer.
+        adapter: of tensors or arrays.
+        weights: name → weight of each layer.
     """
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
     for name, (a, b) in adapter.factors.items():
-        if name not in layers and set(layers) == {VECTOR_MAP}:
-            raise ExpertError(
-                f"{what} changes layers of the base, which cannot be opened here. Train a map instead "
-                "(kind='map', --kind map)."
-            )
-        if name not in layers:
-            raise ExpertError(
-                f"{what} changes '{name}', which experts of this model may not change. Create the model "
-                "with a lower branch layer (branch_layer=0 allows all)."
-            )
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            raise ExpertError(
-                f"{what} has factors of the shapes {tuple(a.shape)} and {tuple(b.shape)} for the "
-                f"layer '{name}', which have no product. Export the adapter again."
-            )
-        weight = layers[name].weight
-        if (b.shape[0], a.shape[1]) != tuple(weight.shape):
-            raise ExpertError(
-                f"{what} does not fit layer '{name}': it is made for a weight of "
-                f"{b.shape[0]}×{a.shape[1]}, this base has {weight.shape[0]}×{weight.shape[1]}."
-            )
+        like = weights[name].detach()
+        factors[name] = torch.as_tensor(a).to(like), torch.as_tensor(b).to(like)
+    return Adapter(factors, adapter.scaling)
+
+
+def initial_adapter(
+    layers: Mapping[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator
+) -> Adapter:
+    """Return PEFT's initialisation: A Kaiming-uniform, B zero, so that training starts at the base."""
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in layers.items():
+        a = torch.empty(rank, layer.in_features)
+        nn.init.kaiming_uniform_(a, a=5**0.5, generator=generator)
+        b = torch.zeros(layer.out_features, rank)
+        device = layer.weight.device
+        factors[name] = (a.to(device).requires_grad_(), b.to(device).requires_grad_())
+    return Adapter(factors, alpha / rank)
+
+
+def _padded_pair(adapter: Adapter, name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return A (rank, in) and B (out, rank) for a layer, padded with zeros to a rank.
+
+    All zeros where the adapter leaves the layer alone.
+    """
+    if name not in adapter.factors:
+        out_features, in_features = weight.shape
+        return weight.new_zeros(rank, in_features), weight.new_zeros(out_features, rank)
+    a, b = adapter.factors[name]
+    missing = rank - a.shape[0]
+    if not missing:
+        return a, b
+    return F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
 
 
 class _HalfProduct(torch.autograd.Function):
@@ -234,7 +246,7 @@ class GatheredPlan(_OfSeveral):
         of_a: list[Tensor] = []
         of_b: list[Tensor] = []
         for adapter in self.adapters:
-            pair = adapter.pair(layer.name, layer.weight, rank)
+            pair = _padded_pair(adapter, layer.name, layer.weight, rank)
             of_a.append(pair[0])
             of_b.append(pair[1])
         a = torch.stack(of_a).view(n, k * rank, -1)

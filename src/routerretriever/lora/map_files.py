@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from routerretriever.errors import ExpertError
-from routerretriever.lora.adapter import VECTOR_MAP, Adapter
-from routerretriever.lora.peft_files import read_tensors
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter, as_array
+from routerretriever.lora.tensor_files import read_tensors
 
 MAP_INFO = "map.json"
 MAP_WEIGHTS = "map.safetensors"
@@ -23,11 +24,8 @@ def save_map(adapter: Adapter, directory: Path, *, base: str, revision: str | No
     """Write the map of an adapter, its scaling multiplied into B; the same map gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     a, b = adapter.factors[VECTOR_MAP]
-    tensors = {
-        _A: a.detach().cpu().contiguous(),
-        _B: (b.detach() * adapter.scaling).cpu().contiguous(),
-    }
-    save_file(tensors, str(directory / MAP_WEIGHTS), metadata={"format": "pt"})
+    tensors = {_A: as_array(a), _B: as_array(b * adapter.scaling)}
+    save_file(tensors, directory / MAP_WEIGHTS, metadata={"format": "pt"})
     info = {
         "format_version": MAP_FORMAT,
         "formula": "q' = q + B A q",
@@ -60,7 +58,7 @@ def read_map_info(directory: Path) -> dict[str, Any]:
     return info
 
 
-def load_map(directory: Path) -> tuple[Tensor, Tensor]:
+def load_map(directory: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the factors of a map: A (r, d) and B (d, r), in fp32.
 
     Raises:
@@ -70,7 +68,7 @@ def load_map(directory: Path) -> tuple[Tensor, Tensor]:
     tensors = read_tensors(path, if_missing="Copy the expert again.", if_damaged="Copy the expert again.")
     if set(tensors) != {_A, _B}:
         raise ExpertError(f"{path} holds {', '.join(sorted(tensors))} instead of the factors A and B.")
-    a, b = tensors[_A].float(), tensors[_B].float()
+    a, b = as_array(tensors[_A]), as_array(tensors[_B])
     rank, dimension = info.get("rank"), info.get("dimension")
     if tuple(a.shape) != (rank, dimension) or tuple(b.shape) != (dimension, rank):
         raise ExpertError(

@@ -7,19 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, TaskType
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from routerretriever.errors import ExpertError
-from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.adapter import Adapter, as_array
 from routerretriever.lora.peft_options import PeftOptions, check_options
+from routerretriever.lora.tensor_files import read_tensors
 
 PEFT_PREFIX = "base_model.model."
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _OTHER_FACTOR = {"lora_A": "lora_B", "lora_B": "lora_A"}
+_USUAL = {
+    "peft_type": "LORA",
+    "task_type": "FEATURE_EXTRACTION",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "init_lora_weights": True,
+    "lora_dropout": 0.0,
+    "use_rslora": False,
+}
+"""What PEFT writes for plain LoRA; it has defaults for what is not named."""
 
 
 def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str | None) -> None:
@@ -32,28 +43,22 @@ def save_adapter(adapter: Adapter, directory: Path, *, base: str, revision: str 
     for name, (a, _) in sorted(adapter.factors.items()):
         if a.shape[0] != adapter.rank:
             smaller[name] = a.shape[0]
-    config = LoraConfig(
-        base_model_name_or_path=base,
-        revision=revision,
-        task_type=TaskType.FEATURE_EXTRACTION,
-        inference_mode=True,
-        r=adapter.rank,
-        lora_alpha=adapter.rank,  # a scaling of 1: the adapter's own goes into B, as it does when it is read
-        rank_pattern=smaller,
-        alpha_pattern=smaller,
-        target_modules=sorted(adapter.factors),
-    )
-    config.save_pretrained(str(directory))
-    written = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    written["target_modules"] = sorted(
-        adapter.factors
-    )  # PEFT keeps a set, whose order changes with the process
-    (directory / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
-    tensors: dict[str, Tensor] = {}
+    config = {
+        **_USUAL,
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "r": adapter.rank,
+        "lora_alpha": adapter.rank,  # a scaling of 1: the adapter's own goes into B, as it does when it is read
+        "rank_pattern": smaller,
+        "alpha_pattern": smaller,
+        "target_modules": sorted(adapter.factors),
+    }
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    tensors: dict[str, NDArray[np.float32]] = {}
     for name, (a, b) in adapter.factors.items():
-        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
-        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (b.detach() * adapter.scaling).cpu().contiguous()
-    save_file(tensors, str(directory / ADAPTER_WEIGHTS), metadata={"format": "pt"})
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = as_array(a)
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = as_array(b * adapter.scaling)
+    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
 
 
 def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
-    """Read a PEFT LoRA adapter and match its tensors to the layers of this base.
+    """Read a PEFT LoRA adapter, as arrays, and match its tensors to the layers of this base.
 
     Args:
         directory: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
@@ -96,13 +101,13 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
         if_damaged="Copy the adapter again.",
     )
     known = sorted(layers, key=len, reverse=True)
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    factors: dict[str, Any] = {}
     for module in _modules(tensors, path):
         name = _match_layer(module, known, directory)
         if name in factors:
             raise ExpertError(f"{path} changes the layer '{name}' twice. Export the adapter again.")
-        a = tensors[f"{module}.lora_A.weight"].float()
-        b = tensors[f"{module}.lora_B.weight"].float()
+        a = as_array(tensors[f"{module}.lora_A.weight"])
+        b = as_array(tensors[f"{module}.lora_B.weight"])
         scaling = options.scaling(module.removeprefix(PEFT_PREFIX), a.shape[0])
         if scaling != 1.0:
             b = b * scaling
@@ -113,27 +118,7 @@ def load_adapter(directory: Path, layers: Iterable[str]) -> Adapter:
     return Adapter(factors, 1.0)
 
 
-def read_tensors(path: Path, *, if_missing: str, if_damaged: str) -> dict[str, Tensor]:
-    """Return the tensors of a file of weights.
-
-    Args:
-        path: of the file.
-        if_missing, if_damaged: what to do then, for the error.
-
-    Raises:
-        ExpertError: the file is missing or damaged.
-    """
-    try:
-        # A mapped file would stay in memory beside the factors.
-        tensors: dict[str, Tensor] = load_file(str(path), backend="pread")
-    except FileNotFoundError as error:
-        raise ExpertError(f"{path.parent} has no {path.name}. {if_missing}") from error
-    except (SafetensorError, OSError) as error:
-        raise ExpertError(f"{path} is damaged ({error}). {if_damaged}") from error
-    return tensors
-
-
-def _modules(tensors: Mapping[str, Tensor], path: Path) -> list[str]:
+def _modules(tensors: Mapping[str, NDArray[Any]], path: Path) -> list[str]:
     """Return the modules that have factors; every tensor must be one of a pair."""
     modules: list[str] = []
     for key, tensor in tensors.items():
@@ -144,9 +129,9 @@ def _modules(tensors: Mapping[str, Tensor], path: Path) -> list[str]:
                 "linear layers alone, not embeddings, biases or whole modules: train the adapter as "
                 "plain LoRA."
             )
-        if tensor.ndim != 2 or not tensor.is_floating_point():
+        if tensor.ndim != 2 or not np.issubdtype(tensor.dtype, np.floating):
             raise ExpertError(
-                f"{path}: '{key}' is of type {tensor.dtype} and shape {tuple(tensor.shape)}. A LoRA factor is a "
+                f"{path}: '{key}' is of type {tensor.dtype} and shape {tensor.shape}. A LoRA factor is a "
                 "matrix of floating-point numbers: export the adapter again."
             )
         other = f"{module}.{_OTHER_FACTOR[factor]}.weight"

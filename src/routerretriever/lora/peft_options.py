@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routerretriever.errors import ExpertError
+from routerretriever.extras import of_training
 from routerretriever.validation import first_fault
 
 
@@ -82,10 +80,10 @@ class PeftOptions:
             raise ExpertError(
                 f"{path}: {option}={given} cannot be used ({reason}). Export the adapter again."
             ) from error
-        try:
-            self._config = LoraConfig(**applied.model_dump(exclude_none=True))
-        except (TypeError, ValueError) as error:
-            raise ExpertError(f"{path} cannot be used by PEFT: {error}") from error
+        self._options = applied
+        self._is_listed = _targets_are_listed(applied)
+        if not self._is_listed:
+            self._peft = _peft_config(applied, path)
 
     def scaling(self, module: str, rank: int) -> float:
         """Return what PEFT multiplies the delta of a module by.
@@ -97,19 +95,16 @@ class PeftOptions:
         Raises:
             ExpertError: the options do not say that the module has factors of this rank.
         """
-        config = self._config
-        ranks: dict[str, int] = config.rank_pattern or {}
-        alphas: dict[str, int] = config.alpha_pattern or {}
+        options = self._options
         try:
             targeted = self._is_targeted(module)
-            rank_key = get_pattern_key(list(ranks), module)
-            alpha_key = get_pattern_key(list(alphas), module)
+            expected = _by_pattern(options.rank_pattern, module, options.r)
+            alpha = _by_pattern(options.alpha_pattern, module, options.lora_alpha)
         except re.error as error:
             raise ExpertError(
                 f"{self._path} has a pattern that is no regular expression ({error})."
             ) from error
 
-        expected = ranks.get(rank_key, config.r)
         if not targeted or rank != expected:
             wanted = "that it has none"
             if targeted:
@@ -118,16 +113,46 @@ class PeftOptions:
                 f"The adapter has factors of rank {rank} for '{module}', but {self._path} says "
                 f"{wanted}. Export the adapter again."
             )
-        alpha = float(alphas.get(alpha_key, config.lora_alpha))
-        if config.use_rslora:
-            return alpha / math.sqrt(rank)
-        return alpha / rank
+        if options.use_rslora:
+            return float(alpha) / math.sqrt(rank)
+        return float(alpha) / rank
 
     def _is_targeted(self, module: str) -> bool:
+        targets = self._options.target_modules
         # PEFT looks up what these two mean in the model, and then saves the names themselves.
-        if self._config.target_modules in (None, "all-linear"):
+        if targets in (None, "all-linear"):
             return True
-        return bool(check_target_module_exists(self._config, module))
+        if not self._is_listed:
+            from peft.tuners.tuners_utils import check_target_module_exists
+
+            return bool(check_target_module_exists(self._peft, module))
+        assert targets is not None
+        return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def _targets_are_listed(options: _Applied) -> bool:
+    """Return whether the modules are given by names alone, which needs none of PEFT's rules."""
+    if options.exclude_modules or options.layers_to_transform is not None or options.layers_pattern:
+        return False
+    return not isinstance(options.target_modules, str) or options.target_modules == "all-linear"
+
+
+def _peft_config(options: _Applied, path: Path) -> Any:
+    """Return PEFT's own configuration."""
+    with of_training():
+        from peft import LoraConfig
+    try:
+        return LoraConfig(**options.model_dump(exclude_none=True))
+    except (TypeError, ValueError) as error:
+        raise ExpertError(f"{path} cannot be used by PEFT: {error}") from error
+
+
+def _by_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """Return the value of the first pattern that ends a module's name, as PEFT looks it up."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
 
 
 def check_options(config: Mapping[str, Any], path: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sentence_transformers import CrossEncoder
-from torch import nn
-from transformers import AutoConfig
 
 from routerretriever.errors import ModelError
+from routerretriever.extras import of_training
 from routerretriever.storage.hub_download import read_folder
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 _BATCH = 32
 _SCORING = "ForSequenceClassification"
@@ -45,6 +46,9 @@ class Reranker:
         if not (folder / "config.json").is_file():
             raise ModelError(f"There is no cross-encoder at {source}: it has no config.json.")
         _check(folder, str(source))
+        with of_training():
+            from sentence_transformers import CrossEncoder
+
         return cls(CrossEncoder(str(folder), device=device), str(source))
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
@@ -57,6 +61,8 @@ class Reranker:
         """
         if not pairs:
             return np.empty(0, np.float32)
+        from torch import nn  # there is no reranker without it
+
         scores = self._model.predict(
             list(pairs),
             batch_size=_BATCH,
@@ -73,6 +79,9 @@ def _check(folder: Path, source: str) -> None:
     Raises:
         ModelError: it is such a model.
     """
+    with of_training():
+        from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(str(folder))
     except (OSError, ValueError) as error:

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf
 
+from routerretriever.extras import of_training
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.folds import contiguous_folds, group_numbers, leave_one_group_out
 from routerretriever.routing.nearest_pilots import Similarities, by_dimension, largest
@@ -204,6 +204,9 @@ def _whitening(residuals: Vectors) -> Vectors:
         residuals = residuals[np.random.default_rng(0).choice(len(residuals), _MAX_ROWS, replace=False)]
     if not residuals.any():  # one pilot per collection says nothing about the spread within it
         return np.eye(residuals.shape[1], dtype=np.float32)
+    with of_training():  # routing itself does without
+        from sklearn.covariance import ledoit_wolf
+
     covariance, _ = ledoit_wolf(residuals.astype(np.float64), assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
     scale = values.clip(1e-6 * values.max()) ** -0.5

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import ExpertError
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.search_plan import DEFAULT_PLAN, SearchPlan
@@ -49,15 +46,14 @@ class BatchEncoder:
         metrics: are told what encoded the queries.
     """
 
-    def __init__(self, model: RouterRetriever, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, metrics: Metrics) -> None:
         self._model = model
         self._metrics = metrics
-        self._document_prompt = model.document_prompt
-        self.cores = torch.get_num_threads()
+        self.cores = model.cores
 
     def __call__(self, rows: Sequence[Row], parallel: int) -> Sequence[Any]:
         """Return an :class:`Encoded`, or what went wrong, for every row."""
-        torch.set_num_threads(max(1, self.cores // parallel))  # of this thread
+        self._model.use_threads(max(1, self.cores // parallel))
         results: list[Any] = [None] * len(rows)
         for kind, encode in (("query", self._encode_queries), ("document", self._encode_documents)):
             members = [number for number, row in enumerate(rows) if row.kind == kind]
@@ -104,23 +100,10 @@ class BatchEncoder:
 
     def _encode_documents(self, rows: Sequence[Row]) -> list[Encoded]:
         contents = [row.content for row in rows]
-        texts = [content for content in contents if isinstance(content, str)]
-        if len(texts) == len(contents):
-            vectors = self._model.encode_document(texts, batch_size=len(texts))
-            counts = self._model.encoder.token_counts(texts)
-        else:
-            vectors, counts = self._encode_token_ids(contents)
+        vectors = self._model.encode_documents(contents)
+        counts = self._model.token_counts(contents)
         self._metrics.documents.inc(len(rows))
         return [
             Encoded(vector=vector, expert=BASE, tokens=tokens)
             for vector, tokens in zip(vectors, counts, strict=True)
         ]
-
-    def _encode_token_ids(self, contents: Sequence[str | TokenIds]) -> tuple[Vectors, list[int]]:
-        """Return vectors (n, d) of documents of which some are token ids, and how many were read."""
-        encoder = self._model.encoder
-        with torch.inference_mode():
-            features = encoder.tokenized(contents, self._document_prompt)
-            counts = features["attention_mask"].sum(dim=1).tolist()
-            vectors = encoder.encode_plainly(features)["sentence_embedding"]
-        return vectors.float().cpu().numpy(), counts

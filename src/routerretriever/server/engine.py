@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 
+from routerretriever.engine.sessions import available_threads
 from routerretriever.index.index import Index
 from routerretriever.reranking.reranker import Reranker
 from routerretriever.server.batching import Batcher
@@ -38,19 +39,24 @@ class Engine:
         self.loaded_at = int(time.time())
         self.ready = False
         self.failure = ""
+        self._workers = settings.batching.workers or min(_MOST_WORKERS, available_threads())
 
     def load(self) -> None:
         """Read model and index and encode once, so that the first client does not wait; blocks."""
         settings = self.settings
-        self.model, version = load_model(settings.model, settings.device)
-        self.model.eval()
+        self.model, version = load_model(
+            settings.model,
+            engine=settings.engine,
+            device=settings.device,
+            threads=max(1, available_threads() // self._workers),
+        )
         self.fingerprint = self.model.fingerprint
         index = None if settings.index is None else Index.open(settings.index, self.model)
         reranker = None
         if settings.rerank is not None:
             reranker = Reranker.load(settings.rerank, device=settings.device)
         self.model.encode_routed(["warm up"])
-        self.model.encode_document(["warm up"])
+        self.model.encode_documents(["warm up"])
 
         self.batcher = self._make_batcher()
         self.shared = SharedModel(
@@ -68,14 +74,11 @@ class Engine:
         self.ready = True
 
     def _make_batcher(self) -> Batcher:
-        encode = BatchEncoder(self.model, self.metrics)
-        on_processor = self.model.device.type == "cpu"
-        workers = min(_MOST_WORKERS, encode.cores) if on_processor else 1
         return Batcher(
-            encode,
+            BatchEncoder(self.model, self.metrics),
             batching=self.settings.batching,
             limits=self.settings.limits,
-            workers=self.settings.batching.workers or workers,
+            workers=self.settings.batching.workers or min(_MOST_WORKERS, self.model.cores),
             observe=self.metrics.batch,
         )
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import ExpertError
 from routerretriever.experts.read_expert import read_adapter
 from routerretriever.lora.adapter import Adapter
-from routerretriever.model import RouterRetriever
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.problems import ApiError
 from routerretriever.server.shared_model import SharedModel
@@ -28,7 +28,7 @@ class ExpertService:
         metrics: forget an expert that is removed.
     """
 
-    def __init__(self, *, model: RouterRetriever, shared: SharedModel, metrics: Metrics) -> None:
+    def __init__(self, *, model: ServedModel, shared: SharedModel, metrics: Metrics) -> None:
         self._model = model
         self._shared = shared
         self._metrics = metrics

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.nearest_pilots import largest
@@ -84,12 +83,23 @@ def _sample(sources: NDArray[np.str_], measured: NDArray[np.bool_]) -> NDArray[n
 
 
 def _layout(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    few = len(vectors) < _LEAST_FOR_TSNE
-    method = (
-        PCA(min(2, *vectors.shape)) if few else TSNE(metric="cosine", init="pca", random_state=0, n_jobs=1)
-    )
     places = np.zeros((len(vectors), 2))
-    found = method.fit_transform(vectors)
+    # An install without the training extra has no t-SNE; the main directions show less, but not nothing.
+    if len(vectors) < _LEAST_FOR_TSNE or find_spec("sklearn") is None:
+        found = _principal_components(vectors)
+    else:
+        from sklearn.manifold import TSNE
+
+        method = TSNE(metric="cosine", init="pca", random_state=0, n_jobs=1)
+        found = method.fit_transform(vectors)
     places[:, : found.shape[1]] = found
     places -= (places.max(axis=0) + places.min(axis=0)) / 2
     return np.asarray(places / max(float(np.abs(places).max()), 1e-9))
+
+
+def _principal_components(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the coordinates of vectors (n, d) along their first two main directions, or the one there is."""
+    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    found: NDArray[np.float64] = centred @ directions.T
+    return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.index.answer import Answer
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
@@ -14,7 +15,6 @@ from routerretriever.index.querying import EncodedQueries, by_words_alone
 from routerretriever.index.rerank import Reranks
 from routerretriever.index.search import Mode
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.model import RouterRetriever
 from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.server.encode_batch import Encoded
@@ -52,7 +52,7 @@ class QueryService:
     def __init__(
         self,
         *,
-        model: RouterRetriever,
+        model: ServedModel,
         index: Index | None,
         encoder: TextEncoder,
         reranker: Reranks | None,

@@ -6,13 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import ModelError, RouterRetrieverError, StorageError
 from routerretriever.expert_state import ExpertState
-from routerretriever.lora.adapter import Adapter
-from routerretriever.model import RouterRetriever
+from routerretriever.lora.adapter import Adapter, as_array
+from routerretriever.opening import open_model
 from routerretriever.storage.atomic import remove_leftovers
 from routerretriever.storage.hub_download import is_download
 from routerretriever.storage.locks import changing
@@ -41,8 +41,16 @@ class Saved:
     fresh: tuple[str, ...]
 
 
-def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, SavedVersion | None]:
+def load_model(
+    folder: Path, *, engine: str, device: str | None, threads: int
+) -> tuple[ServedModel, SavedVersion | None]:
     """Load a model.
+
+    Args:
+        folder: of the model.
+        engine: ``auto``, ``torch`` or ``onnx``.
+        device: torch device; default the best one present.
+        threads: that one batch of a compiled engine uses.
 
     Returns:
         The model, and a version that is not newer than what was read.
@@ -56,7 +64,7 @@ def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Saved
     for _ in range(_ATTEMPTS):
         version = SavedVersion.of(folder)
         try:
-            return RouterRetriever.from_pretrained(folder, device=device), version
+            return open_model(folder, engine=engine, device=device, threads=threads), version
         except (RouterRetrieverError, OSError):
             if SavedVersion.of(folder) == version:
                 raise
@@ -65,7 +73,7 @@ def load_model(folder: Path, device: str | None) -> tuple[RouterRetriever, Saved
     )
 
 
-def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
+def read_saved(folder: Path, model: ServedModel) -> Saved:
     """Read experts and pilots of one version of a saved model.
 
     Raises:
@@ -75,7 +83,7 @@ def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
     for _ in range(_ATTEMPTS):
         version = SavedVersion.of(folder)
         try:
-            saved = _read(folder, encoder, version) if version is not None else None
+            saved = _read(folder, model, version) if version is not None else None
         except (RouterRetrieverError, OSError):
             if SavedVersion.of(folder) == version:
                 raise
@@ -87,14 +95,14 @@ def read_saved(folder: Path, encoder: RoutedEncoder) -> Saved:
     )
 
 
-def _read(folder: Path, encoder: RoutedEncoder, version: SavedVersion) -> Saved:
+def _read(folder: Path, model: ServedModel, version: SavedVersion) -> Saved:
     info = read_model_info(folder)
-    check_fingerprint(encoder.fingerprint, info["base"]["fingerprint"], f"The files in {folder}")
-    layers = encoder.get_config_dict()
-    if {key: info[key] for key in layers} != layers:
+    check_fingerprint(model.base_fingerprint, info["base"]["fingerprint"], f"The files in {folder}")
+    layout = dict(model.layout)
+    if {key: info[key] for key in layout} != layout:
         raise ModelError(f"The model in {folder} has other layers for its experts now. Restart the server.")
-    state = read_state(folder, info, encoder.lora_layers, encoder.fingerprint)
-    at_hand = encoder.state.experts
+    state = read_state(folder, info, model.layer_shapes, model.base_fingerprint)
+    at_hand = model.state.experts
     experts: dict[str, Adapter] = {}
     fresh: list[str] = []
     for name, adapter in state.experts.items():
@@ -111,9 +119,9 @@ def _same(read: Adapter, present: Adapter) -> bool:
     if read.factors.keys() != present.factors.keys():
         return False
     for name, (a, b) in read.factors.items():
-        other_a, other_b = (factor.float().cpu() for factor in present.factors[name])
-        if a.shape != other_a.shape or not torch.equal(a, other_a):
+        other_a, other_b = (as_array(factor) for factor in present.factors[name])
+        if not np.array_equal(a, other_a):
             return False
-        if not torch.allclose(b * read.scaling, other_b * present.scaling, rtol=1e-6, atol=0.0):
+        if not np.allclose(b * read.scaling, other_b * present.scaling, rtol=1e-6, atol=0.0):
             return False
     return True

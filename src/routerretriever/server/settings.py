@@ -64,6 +64,7 @@ class Settings:
         host, port: where it listens.
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
+        engine: what computes: ``onnx`` is the model's compiled engine, ``torch``, or ``auto``.
         device: torch device; default the best one present.
         rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
         log_queries: whether query texts are written to the log.
@@ -79,6 +80,7 @@ class Settings:
     port: int = 8080
     api_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
+    engine: str = "auto"
     device: str | None = None
     rerank: str | None = None
     log_queries: bool = False

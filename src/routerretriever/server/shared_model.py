@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import RouterRetrieverError
-from routerretriever.model import RouterRetriever
 from routerretriever.server.batching import Closed
 from routerretriever.server.read_saved import Saved, read_saved
 from routerretriever.storage.locks import changing_async
@@ -39,7 +39,7 @@ class SharedModel:
 
     def __init__(
         self,
-        model: RouterRetriever,
+        model: ServedModel,
         folder: Path,
         *,
         version: SavedVersion | None,
@@ -83,7 +83,7 @@ class SharedModel:
     async def _catch_up(self) -> None:
         if SavedVersion.of(self._folder) in (None, self._version):
             return
-        saved = await asyncio.to_thread(read_saved, self._folder, self._model.encoder)
+        saved = await asyncio.to_thread(read_saved, self._folder, self._model)
         gone = self._model.state.experts.keys() - saved.state.experts.keys()
         await self._run(lambda: self._take(saved))
         self._version = saved.version
@@ -93,7 +93,7 @@ class SharedModel:
 
     def _take(self, saved: Saved) -> None:
         fresh = {name: saved.state.experts[name] for name in saved.fresh}
-        self._model.encoder.check_not_silent(fresh, f" in {self._folder}")
+        self._model.check_not_silent(fresh, f" in {self._folder}")
         self._model.state = saved.state
 
     # -- own changes -------------------------------------------------------------------------------

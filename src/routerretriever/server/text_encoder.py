@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from routerretriever.encoder.served_model import ServedModel
 from routerretriever.encoder.token_ids import TokenIds
-from routerretriever.model import RouterRetriever
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.batching.rows import RowKind
@@ -33,7 +33,7 @@ class TextEncoder:
     """
 
     def __init__(
-        self, *, model: RouterRetriever, shared: SharedModel, batcher: Batcher, settings: Settings
+        self, *, model: ServedModel, shared: SharedModel, batcher: Batcher, settings: Settings
     ) -> None:
         self._model = model
         self._shared = shared
@@ -69,7 +69,7 @@ class TextEncoder:
     async def _encode(
         self, texts: Sequence[str | TokenIds], kind: RowKind, expert: str | None
     ) -> list[Encoded]:
-        longest = self._model.encoder.max_seq_length or _USUAL_LENGTH
+        longest = self._model.max_seq_length or _USUAL_LENGTH
         rows = [
             Row(content=text, kind=kind, expert=expert, cost=min(longest, _estimated_tokens(text)))
             for text in texts

@@ -36,9 +36,9 @@ router = APIRouter(prefix="/v1", tags=["embeddings"])
 async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """Encode texts. `model` says what encodes queries; documents are always encoded by the base."""
     engine: Engine = request.app.state.engine
-    texts = _texts(body.input, engine.model.encoder.tokenizer)
+    texts = _texts(body.input, engine.model.tokenizer)
     await engine.encoder.checked_candidate(body.model)
-    most = engine.model.encoder.dimension
+    most = engine.model.dimension
     if body.dimensions is not None and body.dimensions > most:
         raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
     engine.encoder.check_texts(texts)

@@ -119,7 +119,7 @@ async def _listing(engine: Engine) -> ExpertsAnswer:
         for name, info in state.infos.items()
     ]
     return ExpertsAnswer(
-        base=engine.model.encoder.base.id,
+        base=engine.model.base.id,
         experts=entries,
         others_last_hour={name: served[name] for name in (BASE, MERGED)},
         documents=await engine.documents.count(),

@@ -1,0 +1,30 @@
+"""``routerretriever compile``: a model that answers without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from routerretriever.cli.common import AsJson, OwnModel
+from routerretriever.cli.formatting import print_json, say
+
+Again = Annotated[bool, typer.Option("--again", help="Export the base even if the engine fits the model.")]
+
+
+def compile_model(model: OwnModel, again: Again = False, as_json: AsJson = False) -> None:
+    """Write an engine beside MODEL, so that search, route and serve need no torch and start at once.
+
+    Experts and pilots may change afterwards; compile again only if the base changed.
+    """
+    from routerretriever.compiling import compile_model as write_engine
+
+    done = write_engine(model, again=again)
+    if as_json:
+        print_json(done.to_dict())
+        return
+    size = done.bytes / 2**20
+    if done.written:
+        say(f"{done.folder}: {size:.0f} MB, compiled in {done.seconds:.1f} s.")
+    else:
+        say(f"{done.folder} fits the model already ({size:.0f} MB).")

@@ -1,0 +1,80 @@
+"""Compile a saved model: write the engine that answers queries without torch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from routerretriever.engine.engine_info import ENGINE, check_fresh, has_engine, read_engine_info
+from routerretriever.engine.export import export_engine
+from routerretriever.errors import EngineError
+from routerretriever.model import RouterRetriever
+from routerretriever.storage.hub_download import own_folder
+from routerretriever.storage.locks import changing
+from routerretriever.storage.model_folder import read_model_info
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledEngine:
+    """A compiled engine.
+
+    Attributes:
+        folder: where it is.
+        written: whether it was written now; ``False`` if it fitted already.
+        bytes: of its files.
+        seconds: that it took.
+    """
+
+    folder: str
+    written: bool
+    bytes: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def compile_model(path: str | Path, *, again: bool = False) -> CompiledEngine:
+    """Write the engine of a saved model beside it; one that fits the base already is left as it is.
+
+    Experts and pilots may change afterwards: the engine reads them from the model's own files.
+
+    Args:
+        path: folder of the model.
+        again: export even if the engine fits.
+
+    Raises:
+        EngineError: the base cannot be exported.
+        LockedError: another process is changing the model.
+        ModelError: the model cannot be loaded, or is not a folder of one's own.
+        StorageError: the engine could not be written.
+    """
+    started = time.perf_counter()
+    folder = own_folder(path)
+    read_model_info(folder)
+    with changing(folder):
+        written = again or not _fits(folder)
+        if written:
+            model = RouterRetriever.from_pretrained(folder, device="cpu")
+            prompts = {prompt for prompt in (model.query_prompt, model.document_prompt) if prompt}
+            export_engine(model.encoder, sorted(prompts), folder)
+    info = read_engine_info(folder)
+    return CompiledEngine(
+        folder=str(folder / ENGINE),
+        written=written,
+        bytes=sum(info.sizes.values()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _fits(folder: Path) -> bool:
+    if not has_engine(folder):
+        return False
+    try:
+        check_fresh(read_engine_info(folder), folder, read_model_info(folder))
+    except EngineError:
+        return False
+    return True

@@ -1,0 +1,387 @@
+"""A saved model, opened without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from routerretriever.data.collection import Collection
+from routerretriever.data.document import Document
+from routerretriever.encoder.batch_routing import BatchRouting
+from routerretriever.encoder.document_fingerprint import document_fingerprint
+from routerretriever.encoder.embedding_cache import EmbeddingCache
+from routerretriever.encoder.expert_methods import ExpertMethods
+from routerretriever.encoder.routed_vectors import RoutedVectors
+from routerretriever.encoder.silent import FIRST_PROBE, PROBES, refuse_silent
+from routerretriever.encoder.token_batches import batches
+from routerretriever.encoder.token_ids import TokenIds, read_counts
+from routerretriever.encoder.tokens import cutter_of
+from routerretriever.engine.engine_info import ENGINE, TOKENIZER, EngineInfo, check_fresh, read_engine_info
+from routerretriever.engine.experts import EngineExperts
+from routerretriever.engine.routed_pass import RoutedPass
+from routerretriever.engine.sessions import available_threads
+from routerretriever.engine.tokenizer import EngineTokenizer
+from routerretriever.errors import EngineError, FormatError
+from routerretriever.expert_state import ExpertState
+from routerretriever.kernels.vectors import Vectors
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter
+from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
+from routerretriever.lora.fits import check_fits
+from routerretriever.passages.cutter import Cutter
+from routerretriever.passages.passage import Passage
+from routerretriever.progress import Progress
+from routerretriever.routing.candidates import ROUTED
+from routerretriever.sharing.save_parts import save_parts
+from routerretriever.storage.model_folder import ModelParts, read_model_info, read_state
+
+_SETTINGS = "config_sentence_transformers.json"
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_BATCH_TOKENS = 1024
+"""Tokens of a batch of documents, padding included."""
+_AT_ONCE = 64
+"""Queries of a batch."""
+
+
+class CompiledModel(ExpertMethods):
+    """Encodes queries by their experts and documents by the base, with the engine beside a saved model.
+
+    It answers as :class:`routerretriever.RouterRetriever` does: the same routes, and vectors that differ
+    in the seventh digit. It cannot train or measure.
+
+    Args:
+        folder: of the model.
+        info: of its engine.
+        base: its name.
+        state: experts, infos and policy.
+        settings: prompts and similarity, as Sentence Transformers saves them.
+        threads: that one batch uses; default one a core.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        info: EngineInfo,
+        base: BaseInfo,
+        state: ExpertState,
+        settings: Mapping[str, Any],
+        threads: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.info = info
+        self.base = base
+        self.prompts: dict[str, str] = dict(settings.get("prompts") or {})
+        self.similarity_fn_name = str(settings.get("similarity_fn_name") or "cosine")
+        self._engine = folder / ENGINE
+        self._tokenizer = EngineTokenizer(self._engine / TOKENIZER, info.tokenizer)
+        self._pass = RoutedPass(info, self._engine, threads)
+        self.state = state
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int | None = None) -> Self:
+        """Open a saved model that has a compiled engine.
+
+        Raises:
+            EngineError: there is no engine, or it is stale, damaged or of another version.
+            FormatError: the model is missing or damaged.
+            SilentExpertError: an expert changes nothing.
+        """
+        model_info = read_model_info(folder)
+        info = read_engine_info(folder)
+        check_fresh(info, folder, model_info)
+        base = model_info["base"]
+        model = cls(
+            folder=folder,
+            info=info,
+            base=BaseInfo(base["id"], base["revision"], base.get("licence")),
+            state=read_state(folder, model_info, info.layers, info.fingerprint),
+            settings=_settings(folder),
+            threads=threads,
+        )
+        model.check_not_silent(model.state.experts, f" in {folder}")
+        return model
+
+    # -- what it is --------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ExpertState:
+        """Experts, infos and policy as one value that never changes; assigning another swaps all three."""
+        return self._experts.state
+
+    @state.setter
+    def state(self, state: ExpertState) -> None:
+        self._experts = self._fitting(state)
+
+    def _fitting(self, state: ExpertState) -> EngineExperts:
+        for name, adapter in state.experts.items():
+            check_fits(adapter, self.layer_shapes, f"The expert '{name}'")
+        return EngineExperts(state, self.info, self._engine)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides document vectors, prompts included."""
+        return document_fingerprint(self.info.fingerprint, self.prompts)
+
+    @property
+    def base_fingerprint(self) -> str:
+        """A hash of everything that decides the base's vectors."""
+        return self.info.fingerprint
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """Where experts begin and where the router reads."""
+        return {"branch_layer": self.info.branch_layer, "route_layer": self.info.route_layer}
+
+    @property
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Name → shape (out, in) of the weight of each layer that experts may change."""
+        shapes = {name: (layer.outputs, layer.inputs) for name, layer in self.info.layers.items()}
+        return {**shapes, VECTOR_MAP: (self.info.dimension, self.info.dimension)}
+
+    @property
+    def tokenizer(self) -> EngineTokenizer:
+        """The base's tokeniser."""
+        return self._tokenizer
+
+    @property
+    def cores(self) -> int:
+        """How many threads compute at a time, all batches together."""
+        return available_threads()
+
+    def use_threads(self, number: int) -> None:
+        """Do nothing: threads belong to the graphs, and are chosen when the model is opened."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self.info.dimension
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest input in tokens; the rest of a text is cut off."""
+        return self.info.tokenizer.max_seq_length
+
+    @property
+    def query_prompt(self) -> str | None:
+        """The prompt put before queries, if the base has one."""
+        return self.prompts.get("query") or None
+
+    @property
+    def document_prompt(self) -> str | None:
+        """The prompt put before documents: of the first of its names, if not empty."""
+        for name in _DOCUMENT_PROMPTS:
+            if name in self.prompts:
+                return self.prompts[name] or None
+        return None
+
+    # -- queries -----------------------------------------------------------------------------------
+
+    def encode_query(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        expert: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+    ) -> Vectors:
+        """Return vectors of queries (n, d), or (d,) of one: each by the expert it needs, or by ``expert``.
+
+        Args:
+            inputs: one query or several.
+            expert: pins ``base``, ``merged`` or an expert; ``routed`` or ``None`` routes.
+            batch_size: queries of a batch.
+            show_progress_bar: has no effect; it is there because models of Sentence Transformers take it.
+        """
+        if isinstance(inputs, str):
+            only: Vectors = self.encode_query([inputs], expert=expert)[0]
+            return only
+        pinned = None if expert == ROUTED else expert
+
+        def encode(texts: Sequence[str]) -> Vectors:
+            return self.encode_routed(texts, [pinned] * len(texts)).vectors
+
+        return self._by_length(inputs, batch_size, encode, self.info.dimension)
+
+    def encode_routed(
+        self, queries: Sequence[str | TokenIds], experts: Sequence[str | None] | None = None
+    ) -> RoutedVectors:
+        """Encode a batch of queries in one pass, and say what encoded each.
+
+        Args:
+            queries: one batch of texts or token ids; those of very different length are better given apart.
+            experts: one entry a query: a candidate that is pinned, or ``None`` to route it; default all routed.
+
+        Raises:
+            ExpertError: there is no such candidate.
+        """
+        present = self._experts
+        routing = BatchRouting(present.state, len(queries), experts)
+        tokens = self._tokenizer.batch(queries, self.query_prompt)
+        vectors, weights = self._pass.routed(tokens, self.query_prompt, routing, present)
+        return routing.result(vectors, weights, tokens.mask.sum(axis=1))
+
+    def route_embeddings(self, queries: Sequence[str]) -> Vectors:
+        """Return what the router reads (n, d): unit vectors."""
+
+        def encode(texts: Sequence[str]) -> Vectors:
+            tokens = self._tokenizer.batch(texts, self.query_prompt)
+            return self._pass.route_embeddings(tokens, self.query_prompt)
+
+        return self._by_length(queries, _AT_ONCE, encode, self.info.route_dimension)
+
+    def check_not_silent(self, experts: Mapping[str, Adapter], where: str = "") -> None:
+        """Refuse experts that change no query vector.
+
+        Args:
+            experts: name → adapter, not necessarily the model's.
+            where: they are, as the end of "The expert 'NAME'".
+
+        Raises:
+            ExpertError: one does not fit the base.
+            SilentExpertError: names them.
+        """
+        state = ExpertState(experts=experts, infos={name: ExpertInfo() for name in experts})
+        refuse_silent(self._silent(self._fitting(state), list(experts)), where)
+
+    def _silent(self, experts: EngineExperts, names: list[str], tolerance: float = 1e-6) -> list[str]:
+        for probe in (FIRST_PROBE, *PROBES):
+            remaining, names = names, []
+            base = self._pass.base(self._tokenizer.batch([probe], None), None)
+            for start in range(0, len(remaining), _AT_ONCE):
+                block = remaining[start : start + _AT_ONCE]
+                tokens = self._tokenizer.batch([probe] * len(block), None)
+                routing = BatchRouting(experts.state, len(block), block)
+                vectors, _ = self._pass.routed(tokens, None, routing, experts)
+                changes = np.abs(vectors - base).max(axis=1)
+                # NaN changes nothing, either.
+                names += [name for name, change in zip(block, changes, strict=True) if not change > tolerance]
+        return names
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def parts(self) -> ModelParts:
+        """Return what a model's folder holds besides the base's own files."""
+        return ModelParts(
+            state=self.state,
+            base=self.base,
+            fingerprint=self.info.fingerprint,
+            layout=self.layout,
+            layers=tuple(self.info.layers),
+        )
+
+    def save_experts(self, path: str | Path) -> None:
+        """Write experts and pilots into a saved model of the same base, whose other files stay as they are.
+
+        Raises:
+            FormatError: there is no model at ``path``.
+            FingerprintError: it has another base.
+            StorageError: it could not be written; what was there is unchanged.
+        """
+        save_parts(self.parts(), self.max_seq_length, path)
+
+    # -- documents ---------------------------------------------------------------------------------
+
+    def encode_document(
+        self, inputs: str | Sequence[str], *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> Vectors:
+        """Return vectors of documents (n, d), or (d,) of one, by the base.
+
+        Args:
+            inputs: one document or several.
+            batch_size: documents of a batch.
+            show_progress_bar: has no effect; it is there because models of Sentence Transformers take it.
+        """
+        if isinstance(inputs, str):
+            only: Vectors = self.encode_document([inputs])[0]
+            return only
+        return self._by_length(inputs, batch_size, self.encode_documents, self.info.dimension)
+
+    def encode_documents(self, documents: Sequence[str | TokenIds]) -> Vectors:
+        """Return vectors (n, d) of one batch of documents: texts or token ids."""
+        return self._pass.base(self._tokenizer.batch(documents, self.document_prompt), self.document_prompt)
+
+    def token_counts(self, texts: Sequence[str | TokenIds]) -> list[int]:
+        """Return how many tokens are read of each text or of its ids, without a prompt."""
+        return read_counts(texts, self._tokenizer, self.max_seq_length)
+
+    def cut(self, document: Document) -> list[Passage]:
+        """Return the passages of a document that the base reads whole: one if it reads all of it."""
+        return self._cutter.cut(document)
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return cutter_of(self._tokenizer, self.max_seq_length, self.document_prompt or "")
+
+    def document_precision(self, precision: str) -> str:
+        """Return the precision that documents are encoded in: engines have one.
+
+        Raises:
+            EngineError: another one is asked for.
+        """
+        if precision not in ("fp32", "auto"):
+            raise EngineError(
+                f"A compiled engine encodes documents in fp32, not in {precision}. Choose fp32 or auto, or "
+                "use torch: engine='torch'."
+            )
+        return "fp32"
+
+    def embed_texts(
+        self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
+    ) -> Vectors:
+        """Return document vectors (n, d) from the cache, encoding only what is new.
+
+        Args:
+            texts: any number of them.
+            precision: ``fp32`` or ``auto``.
+            progress: where to report.
+        """
+        self.document_precision(precision)
+        cache = EmbeddingCache(self.fingerprint, self.info.dimension)
+        return cache.vectors(texts, self.encode_in_bulk, progress=progress)
+
+    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
+        """Return the vectors of a collection's documents (m, d), in their order."""
+        return self.embed_texts(collection.contents, progress=progress)
+
+    def encode_in_bulk(self, texts: Sequence[str], done: Callable[[int], None] | None = None) -> Vectors:
+        """Return vectors of any number of documents (n, d).
+
+        Args:
+            texts: in any order.
+            done: is told after each batch how many texts it had.
+        """
+        vectors = np.empty((len(texts), self.info.dimension), np.float32)
+        for rows in batches(self.token_counts(texts), _BATCH_TOKENS):
+            vectors[rows] = self.encode_documents([texts[row] for row in rows])
+            if done is not None:
+                done(len(rows))
+        return vectors
+
+    def _by_length(
+        self, texts: Sequence[str], size: int, encode: Callable[[Sequence[str]], Vectors], dimension: int
+    ) -> Vectors:
+        """Encode texts in batches of similar length."""
+        vectors = np.empty((len(texts), dimension), np.float32)
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            vectors[rows] = encode([texts[row] for row in rows])
+        return vectors
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / _SETTINGS
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} is damaged ({error}). Restore it from a copy.") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path} is damaged: expected a JSON object. Restore it from a copy.")
+    return content

@@ -1,0 +1,176 @@
+"""What is known of a compiled engine: ``MODEL/engine/engine.json``.
+
+    MODEL/engine/
+      engine.json          this description
+      tokenizer.json       the base's tokeniser
+      lower.onnx, .bin     tokens → hidden states at the branch layer, and what the router reads
+      upper.onnx, .bin     hidden states → vectors, by the base
+      adapted.onnx, .bin   the same with the factors of experts as inputs
+
+The graphs are of the base alone. Experts and pilots are read from the model's own files, so a change of
+either leaves the engine as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from routerretriever.errors import EngineError
+from routerretriever.validation import first_fault
+
+ENGINE, ENGINE_INFO, TOKENIZER = "engine", "engine.json", "tokenizer.json"
+LOWER, UPPER, ADAPTED = "lower.onnx", "upper.onnx", "adapted.onnx"
+UPPER_WEIGHTS = "upper.bin"
+ENGINE_FORMAT = 1
+COMPILE_AGAIN = "Compile it again: routerretriever compile MODEL"
+
+
+class LayerInfo(BaseModel):
+    """A linear layer that experts may change.
+
+    Attributes:
+        outputs, inputs: shape of its weight.
+        initializer: name of the weight in the upper graph.
+        transposed: whether it is stored as (inputs, outputs).
+        offset: where it begins in the file of that graph's weights, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    outputs: int
+    inputs: int
+    initializer: str
+    transposed: bool
+    offset: int
+
+
+class TokenizerInfo(BaseModel):
+    """How the base reads texts, beyond what its tokeniser's file says.
+
+    Attributes:
+        pad_id: put after shorter texts of a batch.
+        special_ids: ids of special tokens, without that of unknown words.
+        max_seq_length: tokens that are read of a text; ``None`` for all.
+        truncation_side: where a longer text is cut: ``right`` or ``left``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pad_id: int
+    special_ids: tuple[int, ...]
+    max_seq_length: int | None
+    truncation_side: str
+
+
+class EngineInfo(BaseModel):
+    """Content of ``engine.json``.
+
+    Attributes:
+        format_version: of the folder.
+        fingerprint: of the base that the graphs compute.
+        branch_layer, route_layer: where experts begin and where the router reads.
+        num_layers: of the base.
+        dimension, route_dimension: lengths of vectors and route embeddings.
+        to_unit_length: whether the base's vectors have unit length.
+        prompt_lengths: prompt → tokens that the base leaves out of its pooling; empty if it leaves out none.
+        tokenizer: how texts are read.
+        layers: name → each layer that experts may change.
+        onnxruntime: version that wrote the graphs.
+        sizes: file → bytes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int
+    fingerprint: str
+    branch_layer: int
+    route_layer: int
+    num_layers: int
+    dimension: int
+    route_dimension: int
+    to_unit_length: bool
+    prompt_lengths: Mapping[str, int]
+    tokenizer: TokenizerInfo
+    layers: Mapping[str, LayerInfo]
+    onnxruntime: str
+    sizes: Mapping[str, int]
+
+    @property
+    def routes_by_final_vector(self) -> bool:
+        """Whether the router reads the finished vector, which costs a second pass."""
+        return self.route_layer == self.num_layers
+
+
+def read_engine_info(model: Path) -> EngineInfo:
+    """Return the description of a model's engine.
+
+    Args:
+        model: folder of the model.
+
+    Raises:
+        EngineError: there is no engine, or it is damaged or of another version.
+    """
+    folder = model / ENGINE
+    path = folder / ENGINE_INFO
+    if not path.exists():
+        raise EngineError(
+            f"The model in {model} has no compiled engine, which is needed without torch. Where torch is installed "
+            f"(pip install 'routerretriever[train]'), it can be used as it is, and compiled: routerretriever compile "
+            f"{model}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path} is damaged ({error}). {COMPILE_AGAIN}") from error
+    if version != ENGINE_FORMAT:
+        raise EngineError(
+            f"{path} has format {version}; this version reads format {ENGINE_FORMAT}. {COMPILE_AGAIN}"
+        )
+    try:
+        info = EngineInfo.model_validate(content)
+    except ValidationError as error:
+        name, given, reason = first_fault(error)
+        raise EngineError(f"{path} is damaged: '{name}' is {given} ({reason}). {COMPILE_AGAIN}") from error
+    _check_sizes(folder, info)
+    return info
+
+
+def _check_sizes(folder: Path, info: EngineInfo) -> None:
+    for name, size in info.sizes.items():
+        path = folder / name
+        if not path.exists():
+            raise EngineError(f"The engine in {folder} has no {name}. {COMPILE_AGAIN}")
+        found = path.stat().st_size
+        if found != size:
+            raise EngineError(f"{path} was cut short: it has {found} bytes of {size}. {COMPILE_AGAIN}")
+
+
+def has_engine(model: Path) -> bool:
+    """Return whether a model's folder holds an engine, fresh or not."""
+    return (model / ENGINE / ENGINE_INFO).exists()
+
+
+def check_fresh(info: EngineInfo, model: Path, model_info: Mapping[str, object]) -> None:
+    """Check that an engine is of the base that a model has.
+
+    Args:
+        info: of the engine.
+        model: folder of the model.
+        model_info: content of its ``routerretriever.json``.
+
+    Raises:
+        EngineError: the base or its layers are others.
+    """
+    base = model_info["base"]
+    assert isinstance(base, Mapping)
+    wanted = (base["fingerprint"], model_info["branch_layer"], model_info["route_layer"])
+    if wanted != (info.fingerprint, info.branch_layer, info.route_layer):
+        raise EngineError(
+            f"The engine in {model / ENGINE} is stale: it was compiled from another base, or with other layers for "
+            f"experts, than the model has now. {COMPILE_AGAIN}"
+        )

@@ -1,0 +1,106 @@
+"""The routed forward pass through an engine's graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routerretriever.encoder.row_weights import (
+    BASE_COLUMN,
+    MERGED_COLUMN,
+    leading_columns,
+    without_experts,
+)
+from routerretriever.engine.engine_info import EngineInfo
+from routerretriever.engine.experts import EngineExperts
+from routerretriever.engine.sessions import Graph, Sessions
+from routerretriever.engine.tokenizer import TokenBatch
+from routerretriever.kernels.vectors import Vectors, unit_rows
+
+
+class _Group(NamedTuple):
+    """Rows of a batch (n,), the graph that they run through, and what it needs besides."""
+
+    rows: NDArray[np.int64]
+    graph: Graph
+    factors: dict[str, NDArray[np.float32]]
+
+
+Decide = Callable[[Vectors], Vectors]
+"""Route embeddings (n, d) → weights (n, 2 + E) of base, merged and each expert; rows sum to 1."""
+
+
+class RoutedPass:
+    """Runs the lower graph, lets somebody decide, and runs the upper graphs for groups of rows.
+
+    Args:
+        info: of the engine.
+        folder: of the engine.
+        threads: of each graph; default one a core.
+    """
+
+    def __init__(self, info: EngineInfo, folder: Path, threads: int | None = None) -> None:
+        self._info = info
+        self._sessions = Sessions(folder, threads)
+
+    def base(self, tokens: TokenBatch, prompt: str | None) -> Vectors:
+        """Return vectors (n, d) of the base."""
+        return self._by_base(self._hidden(tokens, prompt)[0])
+
+    def route_embeddings(self, tokens: TokenBatch, prompt: str | None) -> Vectors:
+        """Return what the router reads (n, d): unit vectors."""
+        return self._hidden(tokens, prompt)[1]
+
+    def routed(
+        self, tokens: TokenBatch, prompt: str | None, decide: Decide, experts: EngineExperts
+    ) -> tuple[Vectors, Vectors]:
+        """Return vectors (n, d) and the weights (n, 2 + E) that were decided."""
+        hidden, embeddings = self._hidden(tokens, prompt)
+        weights = decide(embeddings)
+
+        count = len(tokens.ids)
+        vectors = np.empty((count, self._info.dimension), np.float32)
+        for rows, graph, factors in self._groups(without_experts(weights, experts.only_mapped), experts):
+            inputs = hidden if len(rows) == count else {name: hidden[name][rows] for name in hidden}
+            vectors[rows] = graph({**inputs, **factors})[0]
+        return experts.mapped(vectors, weights), weights
+
+    def _groups(self, weights: NDArray[np.float32], experts: EngineExperts) -> list[_Group]:
+        """Divide rows: base and merged have graphs of their own, all that need factors run together."""
+        columns = leading_columns(weights)
+        groups: list[_Group] = []
+        rows = np.flatnonzero(columns == BASE_COLUMN)
+        if rows.size:
+            groups.append(_Group(rows, self._sessions.upper, {}))
+
+        is_merged = columns == MERGED_COLUMN
+        for weight in np.unique(weights[is_merged, MERGED_COLUMN]).tolist():
+            rows = np.flatnonzero(is_merged & (weights[:, MERGED_COLUMN] == np.float32(weight)))
+            groups.append(_Group(rows, experts.merged(self._sessions, weight), {}))
+
+        rows = np.flatnonzero((columns != BASE_COLUMN) & ~is_merged)
+        if rows.size:
+            factors = experts.factors.stacked([experts.parts(weights[row]) for row in rows.tolist()])
+            groups.append(_Group(rows, self._sessions.adapted, factors))
+        return groups
+
+    def _hidden(self, tokens: TokenBatch, prompt: str | None) -> tuple[dict[str, NDArray[Any]], Vectors]:
+        """Return the inputs of the upper graphs, and what the router reads (n, d)."""
+        hidden, embeddings = self._sessions.lower({"input_ids": tokens.ids, "attention_mask": tokens.mask})
+        pooled = tokens.mask
+        left_out = self._info.prompt_lengths.get(prompt or "", 0)
+        if left_out:
+            pooled = pooled.copy()
+            pooled[:, :left_out] = 0
+        inputs = {"hidden": hidden, "attention_mask": tokens.mask, "pooled_mask": pooled}
+        if self._info.routes_by_final_vector:
+            embeddings = unit_rows(self._by_base(inputs))
+        return inputs, embeddings
+
+    def _by_base(self, inputs: dict[str, NDArray[Any]]) -> Vectors:
+        vectors: Vectors = self._sessions.upper(inputs)[0]
+        return vectors

@@ -1,0 +1,81 @@
+"""Compare a freshly exported engine with the base that it was exported from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from routerretriever.encoder.batch_routing import BatchRouting
+from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.encoder.silent import PROBES
+from routerretriever.engine.engine_info import TOKENIZER, EngineInfo
+from routerretriever.engine.experts import EngineExperts
+from routerretriever.engine.routed_pass import RoutedPass
+from routerretriever.engine.tokenizer import EngineTokenizer
+from routerretriever.errors import EngineError
+from routerretriever.expert_state import ExpertState
+from routerretriever.kernels.vectors import Vectors
+from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.layers import FusedPlan
+
+TORCH_WOULD_DO = "With torch the model can be used as it is: engine='torch'."
+TOLERANCE = 1e-4
+_TEXTS = (*PROBES, "a", " ".join(["several words"] * 20), " ".join(["more than is read"] * 400))
+
+
+def check_same(encoder: RoutedEncoder, info: EngineInfo, folder: Path) -> None:
+    """Check that an engine reads the same tokens, and computes the same vectors and route embeddings.
+
+    Args:
+        encoder: the base.
+        info: of the engine.
+        folder: of the engine.
+
+    Raises:
+        EngineError: something differs by more than :data:`TOLERANCE`, at unit length.
+    """
+    tokens = EngineTokenizer(folder / TOKENIZER, info.tokenizer).batch(_TEXTS, None)
+    features = encoder.tokenized(_TEXTS)
+    ids = features["input_ids"] * features["attention_mask"]
+    if not np.array_equal(ids.numpy(), tokens.ids * tokens.mask):
+        raise EngineError(f"The tokeniser does something that its file does not say. {TORCH_WOULD_DO}")
+
+    adapter = _any_adapter(info)
+    state = ExpertState(experts={"any": adapter}, infos={"any": ExpertInfo()})
+    engine = RoutedPass(info, folder)
+    everything = BatchRouting(state, len(_TEXTS), ["any"] * len(_TEXTS))
+    adapted, _ = engine.routed(tokens, None, everything, EngineExperts(state, info, folder))
+    with torch.inference_mode():
+        base = encoder.encode_plainly(dict(features))["sentence_embedding"].numpy()
+        routed = encoder.forward_by(dict(features), None)["route_embedding"].numpy()
+        changed = encoder.finish(FusedPlan((_as_tensors(adapter),)), features, None).numpy()
+    _compare("vectors", base, engine.base(tokens, None))
+    _compare("route embeddings", routed, engine.route_embeddings(tokens, None))
+    _compare("vectors of an expert", changed, adapted)
+
+
+def _any_adapter(info: EngineInfo) -> Adapter:
+    """Return factors that change every layer a little."""
+    rng = np.random.default_rng(0)
+    factors = {}
+    for name, layer in info.layers.items():
+        a = rng.normal(size=(2, layer.inputs)) / layer.inputs**0.5
+        b = rng.normal(size=(layer.outputs, 2)) / layer.outputs**0.5
+        factors[name] = a.astype(np.float32), b.astype(np.float32)
+    return Adapter(factors, 0.1)
+
+
+def _as_tensors(adapter: Adapter) -> Adapter:
+    return adapter.mapped(torch.as_tensor)
+
+
+def _compare(what: str, wanted: Vectors, found: Vectors) -> None:
+    scale = float(np.linalg.norm(wanted, axis=1).max())
+    difference = float(np.abs(wanted - found).max()) / max(scale, 1e-12)
+    if not difference < TOLERANCE:
+        raise EngineError(
+            f"The exported graph computes other {what} than the base (difference {difference:.1e}). {TORCH_WOULD_DO}"
+        )
