@@ -5,9 +5,11 @@ ENV PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
+# With EXTRAS=server the image has no torch, and serves models that were compiled (docs/engine.md).
+ARG EXTRAS=minilm,server
 # torch's CPU build is gigabytes smaller: give the index that has it with --build-arg PIP_EXTRA_INDEX_URL=…
 ARG PIP_EXTRA_INDEX_URL=
-RUN pip install --no-cache-dir --constraint constraints.txt '.[minilm,server]' \
+RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" \
     && useradd --create-home --uid 10001 router \
     && mkdir /data && chown router /data
 USER router
