@@ -40,7 +40,6 @@ NAMES = (
     "obliqa",
     "climate_fever",
 )
-BLOCK = 4096
 
 
 def documents(data: Path, count: int) -> Iterator[Document]:
@@ -56,8 +55,11 @@ def documents(data: Path, count: int) -> Iterator[Document]:
 def filled(folder: Path, data: Path, model: RouterRetriever, vectors: Vectors) -> Index:
     """Return an index with these vectors and real texts."""
     index = Index.create(folder / "index", model)
-    blocks = iter(np.split(vectors, range(BLOCK, len(vectors), BLOCK)))
-    index.upsert(documents(data, len(vectors)), encode=lambda texts: next(blocks))
+    # Long documents are several passages, so that there are more texts than documents.
+    following = itertools.cycle(vectors)
+    index.upsert(
+        documents(data, len(vectors)), encode=lambda texts: np.stack([next(following) for _ in texts])
+    )
     index.refresh()
     return index
 
