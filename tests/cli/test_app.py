@@ -358,6 +358,7 @@ def test_every_option_is_explained():
         "index",
         "search",
         "serve",
+        "up",
         "feedback",
         "mcp",
         "export",
