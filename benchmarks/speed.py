@@ -22,7 +22,7 @@ from speed_setting import Setting, write_part
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.storage.cache_directory import cache_directory
 
-PARTS = ("queries", "maps", "documents", "experts", "routing", "search", "library", "training")
+PARTS = ("queries", "maps", "engine", "documents", "experts", "routing", "search", "library", "training")
 
 
 def trained_model(data: Path) -> Path:

@@ -368,7 +368,16 @@ def test_every_option_is_explained():
         "bench",
     }
     index = group.commands["index"]
-    assert set(index.commands) == {"add", "build", "compact", "refresh", "clean", "info"}
+    assert set(index.commands) == {
+        "add",
+        "adopt",
+        "build",
+        "clean",
+        "compact",
+        "export",
+        "info",
+        "refresh",
+    }
     experts = group.commands["experts"]
     assert set(experts.commands) == {
         "list",

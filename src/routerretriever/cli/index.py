@@ -317,7 +317,7 @@ def refresh(index: IndexUri, as_json: AsJson = False) -> None:
     done = Index.open(index).refresh()
     rebuilt = ", which was built again" if done.rebuilt else ""
     text = (
-        f"{shown_uri(index)}: {done.vectors} documents taken into the vector index{rebuilt}, "
+        f"{shown_uri(index)}: {done.vectors} documents or passages taken into the vector index{rebuilt}, "
         f"{done.texts} into the text index, in {done.seconds:.1f} s."
     )
     show(index, done, text, as_json)
