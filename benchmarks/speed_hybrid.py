@@ -2,10 +2,10 @@
 
     python benchmarks/speed_hybrid.py DATA [--documents N] [--out FILE]
 
-The texts are those of DATA's collections, repeated with other words at their end until there are N documents; the
-vectors lie around a few thousand centres, and so do those of the queries, whose texts are real. Nothing is encoded, so
-that only the index is measured: by vectors alone, by vectors and words as in domain, and by both with neighbours, as
-out of domain.
+The texts are the beginnings of those of DATA's collections, repeated with other words at their end until there are N
+documents; the vectors lie around a few thousand centres, and so do those of the queries, whose texts are real. Nothing
+is encoded, so that only the index is measured: by vectors alone, by vectors and words as in domain, and by both with
+neighbours, as out of domain.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ NAMES = (
     "obliqa",
     "climate_fever",
 )
+LENGTH = 600
+"""Characters of a text: few enough for the base to read it whole, so that it is one passage."""
 
 
 def documents(data: Path, count: int) -> Iterator[Document]:
     """Yield documents of all collections, again and again, each time with another word at the end."""
     texts = []
     for name in NAMES:
-        texts += [document.content for document in Collection.load(data / name).documents]
+        texts += [document.content[:LENGTH] for document in Collection.load(data / name).documents]
     for number in range(count):
         again, row = divmod(number, len(texts))
         yield Document(str(number), f"{texts[row]} copy{again}" if again else texts[row])
@@ -55,7 +57,6 @@ def documents(data: Path, count: int) -> Iterator[Document]:
 def filled(folder: Path, data: Path, model: RouterRetriever, vectors: Vectors) -> Index:
     """Return an index with these vectors and real texts."""
     index = Index.create(folder / "index", model)
-    # Long documents are several passages, so that there are more texts than documents.
     following = itertools.cycle(vectors)
     index.upsert(
         documents(data, len(vectors)), encode=lambda texts: np.stack([next(following) for _ in texts])
