@@ -66,6 +66,8 @@ class PlainBase:
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
+        # Threads that spin after a run would take the processor from whoever is measured next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.tokenizer = base.tokenizer
 

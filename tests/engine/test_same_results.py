@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 from models import TEXTS, with_experts, with_library
 from tiny import ARCHITECTURES, make_checkpoint
@@ -145,3 +146,12 @@ def test_documents_in_any_order_and_number(checkpoint, tmp_path):
     assert by_engine.encode_document([]).shape == (0, 32)
     assert np.array_equal(by_engine.encode_document(texts[3]).shape, (32,))
     assert by_engine.token_counts(texts) == by_torch.encoder.token_counts(texts)
+
+
+def test_an_engine_leaves_other_graphs_of_the_process_alone(checkpoint, tmp_path):
+    for name in ("one", "other"):
+        with_experts(checkpoint, n=2).save_pretrained(tmp_path / name)
+        compile_model(tmp_path / name)  # the second time, an engine has answered before
+        open_model(tmp_path / name, engine="onnx").encode_query(["a query"])
+    graph = tmp_path / "one" / "engine" / "lower.onnx"
+    assert onnxruntime.InferenceSession(str(graph)).get_inputs()

@@ -6,7 +6,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,6 @@ def available_threads() -> int:
     return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
 
 
-@cache
-def _has_shared_pool() -> bool:
-    """Start the threads that sessions share: those of one would otherwise wait in the way of another's."""
-    threads = available_threads()
-    if threads == 1:
-        return False
-    onnxruntime.set_global_thread_pool_sizes(threads, 1)
-    return True
-
-
 class Graph:
     """A graph that is ready to run, from any thread."""
 
@@ -61,7 +50,7 @@ class Sessions:
 
     Args:
         folder: of the engine.
-        threads: of each session; default those of :func:`available_threads`, which all sessions share.
+        threads: of each session; default those of :func:`available_threads`.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
@@ -117,10 +106,9 @@ class Sessions:
 
     def _session(self, name: str, replaced: Arrays) -> Graph:
         options = onnxruntime.SessionOptions()
-        if self._threads is None and _has_shared_pool():
-            options.use_per_session_threads = False
-        else:
-            options.intra_op_num_threads = self._threads or available_threads()
+        options.intra_op_num_threads = self._threads or available_threads()
+        # Threads of one graph that spin until there is work stand in the way of the next graph's.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if replaced:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in replaced.values()]
