@@ -43,6 +43,9 @@ class PostgresMaintenance:
     def _changing(self) -> Iterator[Connection]:
         try:
             with self._database.writing() as connection:
+                # Of two that change the columns, the second waits here, before it has read anything.
+                name = f"routerretriever columns of {self.table.schema}.{self.table.name}"
+                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
                 yield connection
         finally:
             self._expire()
