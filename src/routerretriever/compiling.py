@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from routerretriever.engine.engine_info import ENGINE, check_fresh, has_engine, read_engine_info
+from routerretriever.engine.engine_info import ENGINE, fresh_engine_info, has_engine
 from routerretriever.engine.export import export_engine
 from routerretriever.errors import EngineError
 from routerretriever.model import RouterRetriever
@@ -54,14 +54,14 @@ def compile_model(path: str | Path, *, again: bool = False) -> CompiledEngine:
     """
     started = time.perf_counter()
     folder = own_folder(path)
-    read_model_info(folder)
+    read_model_info(folder)  # before the lock: what is no model is refused at once
     with changing(folder):
         written = again or not _fits(folder)
         if written:
             model = RouterRetriever.from_pretrained(folder, device="cpu")
             prompts = {prompt for prompt in (model.query_prompt, model.document_prompt) if prompt}
             export_engine(model.encoder, sorted(prompts), folder)
-    info = read_engine_info(folder)
+    info = fresh_engine_info(folder, read_model_info(folder))
     return CompiledEngine(
         folder=str(folder / ENGINE),
         written=written,
@@ -74,7 +74,7 @@ def _fits(folder: Path) -> bool:
     if not has_engine(folder):
         return False
     try:
-        check_fresh(read_engine_info(folder), folder, read_model_info(folder))
+        fresh_engine_info(folder, read_model_info(folder))
     except EngineError:
         return False
     return True

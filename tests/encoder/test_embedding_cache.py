@@ -114,3 +114,13 @@ def test_damaged_file_and_full_disk_are_named(tmp_path):
 def test_unwritable_directory_is_named():
     with pytest.raises(StorageError, match="ROUTERRETRIEVER_CACHE"):
         EmbeddingCache("a", 2, Path("/dev/full/x")).vectors(["x"], embed)
+
+
+def test_vectors_from_elsewhere_replace_what_is_there_or_leave_it(tmp_path):
+    cache = EmbeddingCache("a", 2, tmp_path)
+    first, second = np.ones((1, 2), np.float32), np.full((2, 2), 2.0)
+    cache.put(["x"], first)
+    cache.put(["x", "y"], second, replacing=False)
+    np.testing.assert_array_equal(cache.vectors(["x", "y"], embed), [[1, 1], [2, 2]])
+    cache.put(["x"], second[:1])
+    np.testing.assert_array_equal(cache.vectors(["x"], embed), [[2, 2]])

@@ -118,7 +118,7 @@ def train(
     config = _training_config(preset, kind=kind, **given)
     own_folder(model, new=True)
     loaded = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
-    router = open_or_create(model, base, endpoint, preset, device)
+    router = open_or_create(model, base, endpoint=endpoint, preset=preset, device=device)
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
@@ -154,9 +154,21 @@ def _training_config(preset: str, **given: Any) -> TrainingConfig:
 
 
 def open_or_create(
-    path: Path, base: str | None, endpoint: str | None, preset: str, device: str | None
+    path: Path,
+    base: str | None,
+    *,
+    endpoint: str | None = None,
+    preset: str = "default",
+    device: str | None = None,
 ) -> RouterRetriever:
     """Return the model saved at a path, or a new one.
+
+    Args:
+        path: folder of the model.
+        base: hub id or path of its base; default all-MiniLM-L6-v2.
+        endpoint: address of a remote base.
+        preset: ``default`` or ``paper``.
+        device: torch device; default the best one present.
 
     Raises:
         ExpertError: the saved one has another base, or another setting than the preset.

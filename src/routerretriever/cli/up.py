@@ -91,7 +91,7 @@ def _model(path: Path, base: str | None, device: str | None) -> RouterRetriever:
     from routerretriever.cli.train import open_or_create
 
     is_new = not (path.is_dir() and any(path.iterdir()))
-    model = open_or_create(path, base, None, "default", device)
+    model = open_or_create(path, base, device=device)
     if is_new:
         model.save_pretrained(path)
     return model

@@ -18,7 +18,7 @@ from routerretriever.encoder.int8_layers import Int8Layers
 from routerretriever.encoder.layered_pass import LayeredPass
 from routerretriever.encoder.layers import chosen_layers, find_layers, install_adapters, is_causal, is_tested
 from routerretriever.encoder.pass_state import DeferredLayers
-from routerretriever.encoder.probes import silent_experts
+from routerretriever.encoder.probes import silent_of
 from routerretriever.encoder.row_groups import FusedPlans, mixed_plan
 from routerretriever.encoder.silent import PROBES, refuse_silent
 from routerretriever.encoder.vector_map import VectorMap
@@ -166,15 +166,15 @@ class AdaptedEncoder(BaseEncoder):
         return self
 
     def silent_experts(self, experts: Mapping[str, Adapter] | None = None) -> list[str]:
-        """Return the experts that change no query vector; see :func:`probes.silent_experts`.
+        """Return the experts that change no query vector; see :func:`silent.silent_experts`.
 
         Args:
             experts: name → adapter, not necessarily the model's; default all of the model's.
         """
         if experts is None:
-            return silent_experts(self, self.state.experts)
+            return silent_of(self, self.state.experts)
         candidates = self._on_device(ExpertState(experts=experts))
-        return silent_experts(self, candidates.experts)
+        return silent_of(self, candidates.experts)
 
     def check_not_silent(self, experts: Mapping[str, Adapter], where: str = "") -> None:
         """Refuse experts that change no query vector.

@@ -26,6 +26,8 @@ ReportingEncode = Callable[[list[str], Callable[[int], None]], Vectors]
 """The same, told what to call with the number of texts that are done."""
 
 _WRITE_BLOCK = 512  # texts encoded between two commits: what a kill can cost
+_REPLACE = "INSERT OR REPLACE INTO vectors VALUES (?, ?)"
+_KEEP = "INSERT OR IGNORE INTO vectors VALUES (?, ?)"
 _READ_BLOCK = 500  # below SQLite's oldest limit on the number of parameters
 
 
@@ -101,19 +103,19 @@ class EmbeddingCache:
         joined = bytearray().join(found[key] for key in keys)
         return np.frombuffer(joined, np.float32).reshape(len(keys), -1)
 
-    def keep(self, texts: Sequence[str], vectors: Vectors) -> None:
-        """Store vectors (n, d) that came from elsewhere, except of texts that are there already."""
+    def put(self, texts: Sequence[str], vectors: Vectors, *, replacing: bool = True) -> None:
+        """Store vectors of texts that were encoded elsewhere.
+
+        Args:
+            texts: any number of them.
+            vectors: their vectors (n, d).
+            replacing: take the place of vectors that are there already; else those stay.
+        """
         rows: list[tuple[bytes, bytes]] = []
         for text, vector in zip(texts, vectors, strict=True):
             rows.append((_key(text), vector.astype(np.float32, copy=False).tobytes()))
         with self._connection() as connection, connection:
-            connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
-
-    def put(self, texts: Sequence[str], vectors: Vectors) -> None:
-        """Store vectors (n, d) of texts that were encoded elsewhere."""
-        rows = [(_key(text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
-        with self._connection() as connection, connection:
-            _write(connection, rows)
+            _write(connection, rows, replacing=replacing)
 
     def _read(self, connection: sqlite3.Connection, keys: set[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -126,8 +128,11 @@ class EmbeddingCache:
         return {key: vector for key, vector in found.items() if len(vector) == 4 * self.dimension}
 
 
-def _write(connection: sqlite3.Connection, rows: list[tuple[bytes, bytes]]) -> None:
-    connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+def _write(
+    connection: sqlite3.Connection, rows: list[tuple[bytes, bytes]], *, replacing: bool = True
+) -> None:
+    statement = _REPLACE if replacing else _KEEP
+    connection.executemany(statement, rows)
 
 
 def _key(text: str) -> bytes:

@@ -10,11 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from routerretriever.encoder.silent import FIRST_PROBE, PROBES
+from routerretriever.encoder.silent import silent_experts
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import GatheredPlan, Plan
-
-_EXPERTS_AT_ONCE = 64
 
 
 class ProbedEncoder(Protocol):
@@ -41,7 +39,7 @@ def base_fingerprint(
     Args:
         weights: name → tensor of the whole base.
         head: the modules after the transformer.
-        probe_ids: token ids of :data:`PROBES`.
+        probe_ids: token ids of :data:`silent.PROBES`.
         max_seq_length: longest input in tokens.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -55,28 +53,18 @@ def base_fingerprint(
     return digest.hexdigest()
 
 
-def silent_experts(
-    encoder: ProbedEncoder, experts: Mapping[str, Adapter], tolerance: float = 1e-6
-) -> list[str]:
-    """Return the experts that change no probe's vector by more than ``tolerance``, or make it NaN.
+def silent_of(encoder: ProbedEncoder, experts: Mapping[str, Adapter]) -> list[str]:
+    """Return the experts that change no probe's vector; see :func:`silent.silent_experts`.
 
     Args:
         encoder: encodes the probes.
         experts: name → adapter on the encoder's device; they need not belong to the model yet.
-        tolerance: largest difference of any component.
     """
-    silent = list(experts)
-    for probe in (FIRST_PROBE, *PROBES):
-        remaining = silent
-        silent = []
-        for start in range(0, len(remaining), _EXPERTS_AT_ONCE):
-            names = remaining[start : start + _EXPERTS_AT_ONCE]
-            adapters = [experts[name] for name in names]
-            changes = _largest_changes(encoder, adapters, probe)
-            for name, change in zip(names, changes, strict=True):
-                if not change > tolerance:  # true of NaN as well
-                    silent.append(name)
-    return silent
+
+    def largest_changes(names: Sequence[str], probe: str) -> list[float]:
+        return _largest_changes(encoder, [experts[name] for name in names], probe)
+
+    return silent_experts(list(experts), largest_changes)
 
 
 @torch.inference_mode()

@@ -9,35 +9,25 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from routerretriever.data.collection import Collection
-from routerretriever.data.document import Document
 from routerretriever.encoder.bulk_documents import encode_documents, resolved_precision
-from routerretriever.encoder.document_fingerprint import document_fingerprint
+from routerretriever.encoder.document_methods import DocumentMethods
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.encode_routed import encode_routed
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds, read_counts
-from routerretriever.encoder.tokens import cutter_of
 from routerretriever.errors import ModelError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import BaseInfo
 from routerretriever.lora.layers import shapes
-from routerretriever.passages.cutter import Cutter
-from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
 
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Where Sentence Transformers looks for the prompt of documents, in this order."""
 
-
-class RoutedSentenceModel(SentenceTransformer):
+class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
     """Encodes every query by the expert it needs, and documents always by the base."""
-
-    _cutter: tuple[object, Cutter] | None = None  # and what it was made for
 
     @property
     def encoder(self) -> RoutedEncoder:
@@ -46,11 +36,6 @@ class RoutedSentenceModel(SentenceTransformer):
         if not isinstance(module, RoutedEncoder):
             raise ModelError("This is a plain encoder. Wrap it with RouterRetriever.create(base).")
         return module
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that decides document vectors, prompts included."""
-        return document_fingerprint(self.encoder.fingerprint, self.prompts)
 
     @property
     def base(self) -> BaseInfo:
@@ -71,19 +56,6 @@ class RoutedSentenceModel(SentenceTransformer):
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
         """Name → shape (out, in) of the weight of each layer that experts may change."""
         return shapes(self.encoder.adapted_layers)
-
-    @property
-    def query_prompt(self) -> str | None:
-        """The prompt put before queries, if the base has one."""
-        return self.prompts.get("query") or None
-
-    @property
-    def document_prompt(self) -> str | None:
-        """The prompt that ``encode_document`` puts before documents: of the first of these names, if not empty."""
-        for name in _DOCUMENT_PROMPTS:
-            if name in self.prompts:
-                return self.prompts[name] or None
-        return None
 
     @property
     def state(self) -> ExpertState:
@@ -190,15 +162,6 @@ class RoutedSentenceModel(SentenceTransformer):
         """
         return resolved_precision(precision, self.device, is_opened=self.encoder.is_opened)
 
-    def cut(self, document: Document) -> list[Passage]:
-        """Return the passages of a document that the base reads whole: one if it reads all of it."""
-        prompt = self.document_prompt or ""
-        key = (id(self.encoder.tokenizer), self.encoder.max_seq_length, prompt)
-        if self._cutter is None or self._cutter[0] != key:
-            cutter = cutter_of(self.encoder.tokenizer, self.encoder.max_seq_length, prompt)
-            self._cutter = (key, cutter)
-        return self._cutter[1].cut(document)
-
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
     ) -> Vectors:
@@ -224,11 +187,7 @@ class RoutedSentenceModel(SentenceTransformer):
 
     def keep_vectors(self, texts: Sequence[str], vectors: Vectors) -> None:
         """Put document vectors (n, d) of this base into the cache, so that nothing encodes the texts again."""
-        EmbeddingCache(self.fingerprint, self.encoder.dimension).keep(texts, vectors)
-
-    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
-        """Return the vectors of a collection's documents (m, d), in their order."""
-        return self.embed_texts(collection.contents, progress=progress)
+        EmbeddingCache(self.fingerprint, self.encoder.dimension).put(texts, vectors, replacing=False)
 
 
 def _is_one_batch(texts: Any, size: int) -> bool:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from routerretriever.engine.compiled_model import CompiledModel
-from routerretriever.engine.engine_info import check_fresh, has_engine, read_engine_info
+from routerretriever.engine.engine_info import fresh_engine_info, has_engine
 from routerretriever.errors import EngineError, FormatError, ModelError
 from routerretriever.storage.model_folder import read_model_info
 
@@ -59,7 +59,7 @@ def _is_usable(folder: Path, device: str | None) -> bool:
     if not has_engine(folder):
         return False
     try:
-        check_fresh(read_engine_info(folder), folder, read_model_info(folder))
+        fresh_engine_info(folder, read_model_info(folder))
     except EngineError as error:
         logger.warning("%s Until then torch is used.", error)
         return False

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from routerretriever.data.collection import Collection
-from routerretriever.data.document import Document
 from routerretriever.encoder.batch_routing import BatchRouting
-from routerretriever.encoder.document_fingerprint import document_fingerprint
+from routerretriever.encoder.document_methods import DocumentMethods
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.expert_methods import ExpertMethods
 from routerretriever.encoder.routed_vectors import RoutedVectors
-from routerretriever.encoder.silent import FIRST_PROBE, PROBES, refuse_silent
+from routerretriever.encoder.silent import EXPERTS_AT_ONCE, refuse_silent, silent_experts
 from routerretriever.encoder.token_batches import batches
 from routerretriever.encoder.token_ids import TokenIds, read_counts
-from routerretriever.encoder.tokens import cutter_of
-from routerretriever.engine.engine_info import ENGINE, TOKENIZER, EngineInfo, check_fresh, read_engine_info
+from routerretriever.engine.engine_info import ENGINE, TOKENIZER, EngineInfo, fresh_engine_info
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.routed_pass import RoutedPass
 from routerretriever.engine.sessions import available_threads
 from routerretriever.engine.tokenizer import EngineTokenizer
-from routerretriever.errors import EngineError, FormatError
+from routerretriever.errors import EngineError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
 from routerretriever.lora.fits import check_fits
-from routerretriever.passages.cutter import Cutter
-from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.sharing.save_parts import save_parts
-from routerretriever.storage.model_folder import ModelParts, read_model_info, read_state
+from routerretriever.storage.model_folder import ModelParts, read_json, read_model_info, read_state
 
 _SETTINGS = "config_sentence_transformers.json"
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _BATCH_TOKENS = 1024
 """Tokens of a batch of documents, padding included."""
-_AT_ONCE = 64
-"""Queries of a batch."""
 
 
-class CompiledModel(ExpertMethods):
+class CompiledModel(ExpertMethods, DocumentMethods):
     """Encodes queries by their experts and documents by the base, with the engine beside a saved model.
 
     It answers as :class:`routerretriever.RouterRetriever` does: the same routes, and vectors that differ
@@ -92,15 +82,14 @@ class CompiledModel(ExpertMethods):
             SilentExpertError: an expert changes nothing.
         """
         model_info = read_model_info(folder)
-        info = read_engine_info(folder)
-        check_fresh(info, folder, model_info)
+        info = fresh_engine_info(folder, model_info)
         base = model_info["base"]
         model = cls(
             folder=folder,
             info=info,
             base=BaseInfo(base["id"], base["revision"], base.get("licence")),
             state=read_state(folder, model_info, info.layers, info.fingerprint),
-            settings=_settings(folder),
+            settings=read_json(folder / _SETTINGS) if (folder / _SETTINGS).exists() else {},
             threads=threads,
         )
         model.check_not_silent(model.state.experts, f" in {folder}")
@@ -121,11 +110,6 @@ class CompiledModel(ExpertMethods):
         for name, adapter in state.experts.items():
             check_fits(adapter, self.layer_shapes, f"The expert '{name}'")
         return EngineExperts(state, self.info, self._engine)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that decides document vectors, prompts included."""
-        return document_fingerprint(self.info.fingerprint, self.prompts)
 
     @property
     def base_fingerprint(self) -> str:
@@ -165,19 +149,6 @@ class CompiledModel(ExpertMethods):
     def max_seq_length(self) -> int | None:
         """Longest input in tokens; the rest of a text is cut off."""
         return self.info.tokenizer.max_seq_length
-
-    @property
-    def query_prompt(self) -> str | None:
-        """The prompt put before queries, if the base has one."""
-        return self.prompts.get("query") or None
-
-    @property
-    def document_prompt(self) -> str | None:
-        """The prompt put before documents: of the first of its names, if not empty."""
-        for name in _DOCUMENT_PROMPTS:
-            if name in self.prompts:
-                return self.prompts[name] or None
-        return None
 
     # -- queries -----------------------------------------------------------------------------------
 
@@ -232,7 +203,7 @@ class CompiledModel(ExpertMethods):
             tokens = self._tokenizer.batch(texts, self.query_prompt)
             return self._pass.route_embeddings(tokens, self.query_prompt)
 
-        return self._by_length(queries, _AT_ONCE, encode, self.info.route_dimension)
+        return self._by_length(queries, EXPERTS_AT_ONCE, encode, self.info.route_dimension)
 
     def check_not_silent(self, experts: Mapping[str, Adapter], where: str = "") -> None:
         """Refuse experts that change no query vector.
@@ -246,21 +217,17 @@ class CompiledModel(ExpertMethods):
             SilentExpertError: names them.
         """
         state = ExpertState(experts=experts, infos={name: ExpertInfo() for name in experts})
-        refuse_silent(self._silent(self._fitting(state), list(experts)), where)
+        fitting = self._fitting(state)
 
-    def _silent(self, experts: EngineExperts, names: list[str], tolerance: float = 1e-6) -> list[str]:
-        for probe in (FIRST_PROBE, *PROBES):
-            remaining, names = names, []
+        def largest_changes(names: Sequence[str], probe: str) -> Sequence[float]:
             base = self._pass.base(self._tokenizer.batch([probe], None), None)
-            for start in range(0, len(remaining), _AT_ONCE):
-                block = remaining[start : start + _AT_ONCE]
-                tokens = self._tokenizer.batch([probe] * len(block), None)
-                routing = BatchRouting(experts.state, len(block), block)
-                vectors, _ = self._pass.routed(tokens, None, routing, experts)
-                changes = np.abs(vectors - base).max(axis=1)
-                # NaN changes nothing, either.
-                names += [name for name, change in zip(block, changes, strict=True) if not change > tolerance]
-        return names
+            tokens = self._tokenizer.batch([probe] * len(names), None)
+            routing = BatchRouting(fitting.state, len(names), names)
+            vectors, _ = self._pass.routed(tokens, None, routing, fitting)
+            changes: list[float] = np.abs(vectors - base).max(axis=1).tolist()
+            return changes
+
+        refuse_silent(silent_experts(list(experts), largest_changes), where)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -309,14 +276,6 @@ class CompiledModel(ExpertMethods):
         """Return how many tokens are read of each text or of its ids, without a prompt."""
         return read_counts(texts, self._tokenizer, self.max_seq_length)
 
-    def cut(self, document: Document) -> list[Passage]:
-        """Return the passages of a document that the base reads whole: one if it reads all of it."""
-        return self._cutter.cut(document)
-
-    @cached_property
-    def _cutter(self) -> Cutter:
-        return cutter_of(self._tokenizer, self.max_seq_length, self.document_prompt or "")
-
     def document_precision(self, precision: str) -> str:
         """Return the precision that documents are encoded in: engines have one.
 
@@ -344,10 +303,6 @@ class CompiledModel(ExpertMethods):
         cache = EmbeddingCache(self.fingerprint, self.info.dimension)
         return cache.vectors(texts, self.encode_in_bulk, progress=progress)
 
-    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
-        """Return the vectors of a collection's documents (m, d), in their order."""
-        return self.embed_texts(collection.contents, progress=progress)
-
     def encode_in_bulk(self, texts: Sequence[str], done: Callable[[int], None] | None = None) -> Vectors:
         """Return vectors of any number of documents (n, d).
 
@@ -372,16 +327,3 @@ class CompiledModel(ExpertMethods):
             rows = order[start : start + size]
             vectors[rows] = encode([texts[row] for row in rows])
         return vectors
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / _SETTINGS
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path} is damaged ({error}). Restore it from a copy.") from error
-    if not isinstance(content, dict):
-        raise FormatError(f"{path} is damaged: expected a JSON object. Restore it from a copy.")
-    return content

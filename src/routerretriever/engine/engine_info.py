@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -105,15 +106,32 @@ class EngineInfo(BaseModel):
         return self.route_layer == self.num_layers
 
 
-def read_engine_info(model: Path) -> EngineInfo:
-    """Return the description of a model's engine.
+def fresh_engine_info(model: Path, model_info: Mapping[str, Any]) -> EngineInfo:
+    """Return the description of a model's engine, of the base that the model has.
 
     Args:
         model: folder of the model.
+        model_info: content of its ``routerretriever.json``.
 
     Raises:
-        EngineError: there is no engine, or it is damaged or of another version.
+        EngineError: there is no engine, or it is damaged, of another version, or of another base or layers.
     """
+    info = _read(model)
+    wanted = (model_info["base"]["fingerprint"], model_info["branch_layer"], model_info["route_layer"])
+    if wanted != (info.fingerprint, info.branch_layer, info.route_layer):
+        raise EngineError(
+            f"The engine in {model / ENGINE} is stale: it was compiled from another base, or with other layers for "
+            f"experts, than the model has now. {COMPILE_AGAIN}"
+        )
+    return info
+
+
+def has_engine(model: Path) -> bool:
+    """Return whether a model's folder holds an engine, fresh or not."""
+    return (model / ENGINE / ENGINE_INFO).exists()
+
+
+def _read(model: Path) -> EngineInfo:
     folder = model / ENGINE
     path = folder / ENGINE_INFO
     if not path.exists():
@@ -148,29 +166,3 @@ def _check_sizes(folder: Path, info: EngineInfo) -> None:
         found = path.stat().st_size
         if found != size:
             raise EngineError(f"{path} was cut short: it has {found} bytes of {size}. {COMPILE_AGAIN}")
-
-
-def has_engine(model: Path) -> bool:
-    """Return whether a model's folder holds an engine, fresh or not."""
-    return (model / ENGINE / ENGINE_INFO).exists()
-
-
-def check_fresh(info: EngineInfo, model: Path, model_info: Mapping[str, object]) -> None:
-    """Check that an engine is of the base that a model has.
-
-    Args:
-        info: of the engine.
-        model: folder of the model.
-        model_info: content of its ``routerretriever.json``.
-
-    Raises:
-        EngineError: the base or its layers are others.
-    """
-    base = model_info["base"]
-    assert isinstance(base, Mapping)
-    wanted = (base["fingerprint"], model_info["branch_layer"], model_info["route_layer"])
-    if wanted != (info.fingerprint, info.branch_layer, info.route_layer):
-        raise EngineError(
-            f"The engine in {model / ENGINE} is stale: it was compiled from another base, or with other layers for "
-            f"experts, than the model has now. {COMPILE_AGAIN}"
-        )

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from routerretriever.engine.engine_info import UPPER_WEIGHTS, LayerInfo
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter, as_array
 
-Factors = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Layer → A (r, in) and B (out, r) of a delta; a layer that it leaves alone is missing."""
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""A (r, in) and B (out, r) of a delta."""
+Factors = dict[str, Pair]
+"""Layer → factors of its delta; a layer that is left alone is missing."""
 Parts = tuple[tuple[int, float], ...]
 """Numbers of experts, each with the weight of its delta."""
 _MAX_KEPT = 64
@@ -33,7 +35,7 @@ class ExpertFactors:
         self._layers = layers
         self._weights = folder / UPPER_WEIGHTS
         self._own: list[Factors] = []
-        self.maps: list[tuple[NDArray[np.float32], NDArray[np.float32]] | None] = []
+        self.maps: list[Pair | None] = []
         for adapter in adapters:
             pairs = {name: _pair(adapter, name) for name in adapter.factors}
             self.maps.append(pairs.pop(VECTOR_MAP, None))
@@ -64,14 +66,12 @@ class ExpertFactors:
         everything: Parts = tuple((number, weight / len(self._own)) for number in range(len(self._own)))
         found: dict[str, NDArray[np.float32]] = {}
         for name, layer in self._layers.items():
-            pairs = [(self._own[n][name], share) for n, share in everything if name in self._own[n]]
-            if not pairs:
+            pair = self._joined(name, everything)
+            if pair is None:
                 continue
-            a = np.concatenate([pair[0] for pair, _ in pairs])
-            b = np.concatenate([pair[1] * np.float32(share) for pair, share in pairs], axis=1)
             shape = (layer.inputs, layer.outputs) if layer.transposed else (layer.outputs, layer.inputs)
             stored = np.memmap(self._weights, np.float32, "r", layer.offset, shape)
-            delta = b @ a
+            delta = pair[1] @ pair[0]
             found[layer.initializer] = stored + (delta.T if layer.transposed else delta)
         return found
 
@@ -85,28 +85,33 @@ class ExpertFactors:
                 return self._sums[parts]
         made: Factors = {}
         for name in self._layers:
-            pairs = [(self._own[n][name], share) for n, share in parts if name in self._own[n]]
-            if pairs:
-                a = np.concatenate([pair[0] for pair, _ in pairs])
-                b = np.concatenate([pair[1] * np.float32(share) for pair, share in pairs], axis=1)
-                made[name] = a, b
+            pair = self._joined(name, parts)
+            if pair is not None:
+                made[name] = pair
         with self._lock:
             self._sums[parts] = made
             if len(self._sums) > _MAX_KEPT:
                 self._sums.popitem(last=False)
         return made
 
+    def _joined(self, name: str, parts: Parts) -> Pair | None:
+        """Return factors of the sum of some deltas of a layer, or ``None`` if it is left alone."""
+        pairs = [(self._own[number][name], share) for number, share in parts if name in self._own[number]]
+        if not pairs:
+            return None
+        a = np.concatenate([pair[0] for pair, _ in pairs])
+        b = np.concatenate([pair[1] * np.float32(share) for pair, share in pairs], axis=1)
+        return a, b
 
-def _pair(adapter: Adapter, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+
+def _pair(adapter: Adapter, name: str) -> Pair:
     a, b = adapter.factors[name]
     if adapter.scaling != 1.0:
         b = b * adapter.scaling
     return as_array(a), as_array(b)
 
 
-def _stack(
-    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]] | None], layer: LayerInfo
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _stack(pairs: Sequence[Pair | None], layer: LayerInfo) -> Pair:
     """Return A (m, r, in) and B (m, out, r); zeros fill up smaller ranks."""
     ranks = {0 if pair is None else len(pair[0]) for pair in pairs}
     if len(ranks) == 1 and 0 not in ranks:

@@ -171,7 +171,7 @@ def read_model_info(root: Path) -> dict[str, Any]:
             f"{root} is not a RouterRetriever model (it has no {MODEL_INFO}). Create one with: "
             f"routerretriever train {root} COLLECTION"
         )
-    info = _read_json(path)
+    info = read_json(path)
     version = info.get("format_version")
     if not isinstance(version, int) or version > MODEL_FORMAT:
         raise FormatError(
@@ -219,7 +219,7 @@ def read_expert_info(directory: Path) -> ExpertInfo:
     if not path.exists():
         return ExpertInfo()
     known = set(ExpertInfo.__dataclass_fields__)
-    fields = {key: value for key, value in _read_json(path).items() if key in known}
+    fields = {key: value for key, value in read_json(path).items() if key in known}
     try:
         return _EXPERT_INFO.validate_python(fields)
     except ValidationError as error:
@@ -246,7 +246,12 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a model.
+
+    Raises:
+        FormatError: the file is missing or damaged, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

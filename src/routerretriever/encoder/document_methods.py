@@ -1,0 +1,88 @@
+"""What any model says of its documents, whatever computes their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from routerretriever.data.collection import Collection
+from routerretriever.data.document import Document
+from routerretriever.encoder.document_fingerprint import document_fingerprint
+from routerretriever.encoder.tokens import cutter_of
+from routerretriever.kernels.vectors import Vectors
+from routerretriever.passages.cutter import Cutter
+from routerretriever.passages.passage import Passage
+from routerretriever.progress import Progress
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Where Sentence Transformers looks for the prompt of documents, in this order."""
+
+
+class WithDocuments(Protocol):
+    """What :class:`DocumentMethods` needs of a model."""
+
+    _cutter: tuple[object, Cutter] | None
+
+    @property
+    def prompts(self) -> Mapping[str, str | None]:
+        """Name → prompt, as Sentence Transformers keeps them."""
+
+    @property
+    def base_fingerprint(self) -> str:
+        """A hash of everything that decides the base's vectors."""
+
+    @property
+    def document_prompt(self) -> str | None:
+        """The prompt put before documents."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's tokeniser."""
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest input in tokens."""
+
+    def embed_texts(
+        self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
+    ) -> Vectors:
+        """Return document vectors (n, d) from the cache, encoding only what is new."""
+
+
+class DocumentMethods:
+    """Prompts, passages and collections; every model encodes documents by the base."""
+
+    _cutter: tuple[object, Cutter] | None = None
+    """What cuts documents, after what it was made for."""
+
+    @property
+    def fingerprint(self: WithDocuments) -> str:
+        """A hash of everything that decides document vectors, prompts included."""
+        return document_fingerprint(self.base_fingerprint, self.prompts)
+
+    @property
+    def query_prompt(self: WithDocuments) -> str | None:
+        """The prompt put before queries, if the base has one."""
+        return self.prompts.get("query") or None
+
+    @property
+    def document_prompt(self: WithDocuments) -> str | None:
+        """The prompt put before documents: of the first of its names, if not empty."""
+        for name in _DOCUMENT_PROMPTS:
+            if name in self.prompts:
+                return self.prompts[name] or None
+        return None
+
+    def cut(self: WithDocuments, document: Document) -> list[Passage]:
+        """Return the passages of a document that the base reads whole: one if it reads all of it."""
+        prompt = self.document_prompt or ""
+        key = (id(self.tokenizer), self.max_seq_length, prompt)
+        if self._cutter is None or self._cutter[0] != key:
+            self._cutter = (key, cutter_of(self.tokenizer, self.max_seq_length, prompt))
+        return self._cutter[1].cut(document)
+
+    def embed_collection(
+        self: WithDocuments, collection: Collection, *, progress: Progress | None = None
+    ) -> Vectors:
+        """Return the vectors of a collection's documents (m, d), in their order."""
+        return self.embed_texts(collection.contents, progress=progress)
