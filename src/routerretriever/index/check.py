@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from routerretriever.data.document import Document, check_document
 from routerretriever.data.text import is_text
 from routerretriever.errors import CollectionError
-from routerretriever.index.fields import fits, is_missing, name_fault, value_type
+from routerretriever.index.fields import fits, is_missing, name_fault, new_fields, value_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,31 @@ def check_fields(document: Document, where: str) -> None:
             fault = f"the field '{name}' holds {type(value).__name__}. Use a text, a number, true or false."
         if fault is not None:
             raise CollectionError(f"{where}: {fault}")
+
+
+def checked_fields(
+    documents: Sequence[Document],
+    present: Mapping[str, pa.DataType],
+    check_of: Callable[[Mapping[str, pa.DataType]], DocumentCheck],
+) -> dict[str, pa.DataType]:
+    """Check all documents of a call, and return the columns that they need beside those present.
+
+    Args:
+        documents: in the order in which errors number them.
+        present: metadata columns that there are.
+        check_of: returns the check of the store, given the new columns.
+
+    Raises:
+        CollectionError: a document cannot be stored, or two have the same id.
+    """
+    for number, document in enumerate(documents, start=1):
+        check_fields(document, f"Document {number}")
+    check_ids(documents)
+    fields = new_fields(documents, present)
+    check = check_of(fields)
+    for number, document in enumerate(documents, start=1):
+        check.check(document, f"Document {number}")
+    return fields
 
 
 def checked_ids(ids: Iterable[str]) -> list[str]:

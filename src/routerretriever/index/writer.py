@@ -13,7 +13,7 @@ from routerretriever.data.document import Document
 from routerretriever.data.names import check_collection_name
 from routerretriever.errors import StorageError
 from routerretriever.index.blocks import blocks
-from routerretriever.index.check import DocumentCheck, check_fields, check_ids, checked_ids
+from routerretriever.index.check import DocumentCheck, checked_fields, checked_ids
 from routerretriever.index.columns import add_missing_columns, drop_added_columns
 from routerretriever.index.commit import (
     commit_rows,
@@ -23,7 +23,6 @@ from routerretriever.index.commit import (
 )
 from routerretriever.index.conflicts import retrying_conflicts
 from routerretriever.index.encoder import Vectors
-from routerretriever.index.fields import new_fields
 from routerretriever.index.rows import Part, check_vectors, document_rows
 from routerretriever.index.schema import document_key, key_condition, metadata_types
 from routerretriever.index.table import IndexTable
@@ -49,15 +48,8 @@ class DocumentWriter:
                 two documents have the same id.
         """
         check_collection_name(collection)
-        for number, document in enumerate(documents, start=1):
-            check_fields(document, f"Document {number}")
-        check_ids(documents)
         present = metadata_types(self._table.schema)
-        fields = new_fields(documents, present)
-        check = DocumentCheck({**present, **fields})
-        for number, document in enumerate(documents, start=1):
-            check.check(document, f"Document {number}")
-        return fields
+        return checked_fields(documents, present, lambda new: DocumentCheck({**present, **new}))
 
     def write(
         self,

@@ -146,13 +146,8 @@ def _counts(connection: Connection, table: PostgresTable) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _key(table: PostgresTable) -> list[str]:
-    columns = table.info.columns
-    return [name for name in (columns.collection, columns.id) if name is not None]
-
-
 def _refuse_repeated_ids(connection: Connection, table: PostgresTable) -> None:
-    key = sql.SQL(", ").join(map(sql.Identifier, _key(table)))
+    key = sql.SQL(", ").join(map(sql.Identifier, table.info.columns.key()))
     query = sql.SQL("SELECT {}::text FROM {} GROUP BY {} HAVING count(*) > 1 OR bool_or({} IS NULL) LIMIT 1")
     found = connection.execute(
         query.format(table.column("id"), table.identifier, key, table.column("id"))
@@ -173,7 +168,7 @@ def _keeps_ids_unique(connection: Connection, table: PostgresTable) -> bool:
         "GROUP BY i.indexrelid",
         [table.identifier.as_string(connection)],
     ).fetchall()
-    return any(names == sorted(_key(table)) for (names,) in rows)
+    return any(names == sorted(table.info.columns.key()) for (names,) in rows)
 
 
 def _length(dimension: int) -> str:

@@ -125,7 +125,7 @@ class _Build:
         if self.table.info.adopted:
             return
         with self.table.database.writing() as connection:
-            self.table.expire()
+            self.table.lock_structure(connection)
             present = self.table.layout(connection).fields
             fields = new_fields(sampled_documents(self.listing.chunks), present)
             add_columns(connection, self.table, fields)

@@ -43,12 +43,15 @@ class PostgresMaintenance:
     def _changing(self) -> Iterator[Connection]:
         try:
             with self._database.writing() as connection:
-                # Of two that change the columns, the second waits here, before it has read anything.
-                name = f"routerretriever columns of {self.table.schema}.{self.table.name}"
-                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
                 yield connection
         finally:
             self._expire()
+
+    @contextmanager
+    def _restructuring(self) -> Iterator[Connection]:
+        with self._changing() as connection:
+            self.table.lock_structure(connection)
+            yield connection
 
     def _expire(self) -> None:
         self.table.expire()
@@ -74,7 +77,7 @@ class PostgresMaintenance:
     def build_index(self, kind: str, builder: Builder | None) -> IndexKind:
         if builder is not None:
             raise BuildError("A cluster builds indexes of LanceDB, not of PostgreSQL. Leave out --cluster.")
-        with self._changing() as connection:
+        with self._restructuring() as connection:
             layout = self.table.layout(connection)
             return vector_index.build(connection, self.table, layout, kind)
 
@@ -84,7 +87,7 @@ class PostgresMaintenance:
                 f"PostgreSQL splits words itself: there is no tokenizer '{settings.tokenizer}'. Use simple."
             )
         start = time.perf_counter()
-        with self._changing() as connection:
+        with self._restructuring() as connection:
             simple = TextSettings(tokenizer=Tokenizer.SIMPLE, language=settings.language)
             chosen = simple.chosen_for(self._sample(connection))
             add_words(connection, self.table, chosen.language)
@@ -94,7 +97,7 @@ class PostgresMaintenance:
         return TextIndex(tokenizer=chosen.tokenizer, language=chosen.language, seconds=seconds)
 
     def drop_text_index(self) -> None:
-        with self._changing() as connection:
+        with self._restructuring() as connection:
             drop_words(connection, self.table)
             self.table.record(connection, language=None, keeps_words=False)
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from psycopg import errors, sql
+from psycopg import sql
 
 from routerretriever.data.document import Document
-from routerretriever.errors import BuildError, StorageError, VectorIndexError
+from routerretriever.errors import BuildError, VectorIndexError
 from routerretriever.index.build.chunks import Listing
 from routerretriever.index.build.report import BuildReport
 from routerretriever.index.build.settings import BuildSettings
@@ -41,9 +41,6 @@ from routerretriever.index.rows import Part
 from routerretriever.index.view import Metric, document_of
 from routerretriever.index.writer import BLOCK_ROWS
 from routerretriever.progress import Progress
-
-_ATTEMPTS = 5
-"""Of a transaction that PostgreSQL ended because of a deadlock."""
 
 
 class PostgresStore(PostgresMaintenance):
@@ -222,16 +219,8 @@ class PostgresStore(PostgresMaintenance):
         fields: Mapping[str, pa.DataType],
     ) -> None:
         documents = [part.document for part in parts]
-        for attempt in range(_ATTEMPTS):
-            try:
-                with self._changing() as connection:
-                    self._writer.write(connection, documents, vectors, collection, fields)
-                return
-            except StorageError as error:
-                # Two writers that add columns can wait for each other; PostgreSQL ends one of them.
-                is_deadlock = isinstance(error.__cause__, errors.DeadlockDetected)
-                if not is_deadlock or attempt == _ATTEMPTS - 1:
-                    raise
+        with self._changing() as connection:
+            self._writer.write(connection, documents, vectors, collection, fields)
 
     def delete(self, ids: Iterable[str], collection: str) -> None:
         with self._changing() as connection:

@@ -58,6 +58,10 @@ class Columns:
     title: str | None = "title"
     collection: str | None = "collection"
 
+    def key(self) -> list[str]:
+        """Return the columns that together say which document a row is."""
+        return [name for name in (self.collection, self.id) if name is not None]
+
     def used(self) -> dict[str, str]:
         """Return the columns there are, by what they hold."""
         return {role: name for role, name in asdict(self).items() if name is not None}
@@ -145,6 +149,16 @@ class PostgresTable:
     def column(self, role: str) -> sql.Identifier:
         """Return the column for ``id``, ``text`` and so on in SQL."""
         return sql.Identifier(self.info.columns.used()[role])
+
+    def lock_structure(self, connection: Connection) -> None:
+        """Let no other transaction change columns or indexes until this one ends.
+
+        Call it before anything of the table is read: of two that hold the table while they wait for
+        each other, PostgreSQL ends one.
+        """
+        name = f"routerretriever structure of {self.schema}.{self.name}"
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+        self.expire()
 
     def layout(self, connection: Connection) -> Layout:
         """Return the columns; those that another process adds are seen two seconds later."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +12,8 @@ from psycopg import errors, sql
 from routerretriever.data.document import Document
 from routerretriever.data.names import check_collection_name
 from routerretriever.errors import CollectionError, VectorIndexError
-from routerretriever.index.check import DocumentCheck, check_fields, check_ids, checked_ids
+from routerretriever.index.check import DocumentCheck, checked_fields, checked_ids
 from routerretriever.index.encoder import Vectors
-from routerretriever.index.fields import new_fields
 from routerretriever.index.postgres.database import Connection
 from routerretriever.index.postgres.table import WORDS, Layout, PostgresTable
 from routerretriever.index.postgres_uri import check_identifier
@@ -45,13 +45,7 @@ class PostgresWriter:
             CollectionError: a document or the collection's name cannot be stored.
         """
         self.check_collection(collection)
-        for number, document in enumerate(documents, start=1):
-            check_fields(document, f"Document {number}")
-        check_ids(documents)
-        fields = new_fields(documents, layout.fields)
-        check = self.document_check(layout, fields)
-        for number, document in enumerate(documents, start=1):
-            check.check(document, f"Document {number}")
+        fields = checked_fields(documents, layout.fields, partial(self.document_check, layout))
         return {} if self._table.info.adopted else fields
 
     def check_collection(self, collection: str) -> None:
@@ -115,9 +109,10 @@ class PostgresWriter:
             with connection.cursor() as cursor:
                 cursor.executemany(self._upsert(columns), rows)
         except errors.InvalidColumnReference as error:
+            key = ", ".join(self._table.info.columns.key())
             raise VectorIndexError(
                 f"Documents of '{self._table.name}' cannot be replaced, because nothing keeps their ids "
-                f"unique. Run: CREATE UNIQUE INDEX ON {self._table.name} ({', '.join(self._key())})"
+                f"unique. Run: CREATE UNIQUE INDEX ON {self._table.name} ({key})"
             ) from error
 
     def delete(self, connection: Connection, ids: Iterable[str], collection: str) -> None:
@@ -145,12 +140,8 @@ class PostgresWriter:
         brought = {name for document in documents for name in document.metadata}
         return names + [name for name in layout.fields if name in brought]
 
-    def _key(self) -> list[str]:
-        columns = self._table.info.columns
-        return [name for name in (columns.collection, columns.id) if name is not None]
-
     def _upsert(self, columns: Sequence[str]) -> sql.Composed:
-        key = self._key()
+        key = self._table.info.columns.key()
         renewed = [name for name in columns if name not in key]
         return sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO UPDATE SET {}").format(
             self._table.identifier,
@@ -189,11 +180,15 @@ class PostgresCheck(DocumentCheck):
 
 
 def add_columns(connection: Connection, table: PostgresTable, fields: Mapping[str, pa.DataType]) -> None:
-    """Add columns for metadata fields; another process may add the same meanwhile.
+    """Add those columns for metadata fields that are missing; another process may have added the same.
 
     Raises:
         CollectionError: a field has a name that no column can have.
     """
+    if not fields:
+        return
+    table.lock_structure(connection)
+    present = table.layout(connection).types
     for name, kind in fields.items():
         try:
             check_identifier(name)
@@ -201,10 +196,11 @@ def add_columns(connection: Connection, table: PostgresTable, fields: Mapping[st
             raise CollectionError(f"The field {name!r:.80}: {error}") from error
         if name == WORDS:
             raise CollectionError(f"The index needs the name of the field '{name}' itself. Rename the field.")
+        if name in present:
+            continue
         connection.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
+            sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
                 table.identifier, sql.Identifier(name), sql.SQL(_SQL_TYPES[kind])
             )
         )
-    if fields:
-        table.expire()
+    table.expire()
