@@ -279,7 +279,8 @@ class Index(MaintainedIndex):
             rerank: reads the best fifty documents and orders them by relevance; see
                 :class:`routerretriever.Reranker`.
             min_relevance: leaves out hits that are less probably relevant, 0..1.
-            passages: returns passages instead of documents, each with its best passage.
+            passages: every hit is a passage, and several may be of one document; otherwise every
+                hit is a document, ranked and shown by its best passage.
 
         Raises:
             ExpertError: there is no such expert.

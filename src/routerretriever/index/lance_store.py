@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from routerretriever.data.document import Document
-from routerretriever.index import kinds
 from routerretriever.index.blocks import blocks
 from routerretriever.index.build.build import build
 from routerretriever.index.build.chunks import Listing
@@ -21,24 +19,19 @@ from routerretriever.index.build.worker import Runner, run_here
 from routerretriever.index.check import checked_ids
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition, as_sql
-from routerretriever.index.flush import Flusher
-from routerretriever.index.kinds import IndexKind
 from routerretriever.index.lance_view import LanceView, record_of
-from routerretriever.index.maintenance import Builder, Maintenance
-from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.maintenance import Maintenance
 from routerretriever.index.rows import Part
 from routerretriever.index.schema import FIRST_ROWS, PLACE_COLUMNS, SHOWN_COLUMNS, quoted
 from routerretriever.index.table import IndexTable
-from routerretriever.index.texts import TextIndex
 from routerretriever.index.view import Metric, Record, document_of
 from routerretriever.index.writer import DocumentWriter
 from routerretriever.progress import Progress
-from routerretriever.words.text_index import TextSettings
 
 _LOOKUP_BLOCK = 4096
 
 
-class LanceStore:
+class LanceStore(Maintenance):
     """See :class:`routerretriever.index.store.Store`.
 
     Attributes:
@@ -46,10 +39,8 @@ class LanceStore:
     """
 
     def __init__(self, table: IndexTable) -> None:
-        self.table = table
+        super().__init__(table)
         self._writer = DocumentWriter(table)
-        self._flusher = Flusher(table.uri)
-        self._maintenance = Maintenance(table, self._flusher)
 
     @property
     def uri(self) -> str:
@@ -70,10 +61,6 @@ class LanceStore:
     @property
     def holds_passages(self) -> bool:
         return self.table.holds_passages
-
-    @property
-    def kind(self) -> IndexKind:
-        return kinds.present(self.table.lancedb)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -154,37 +141,8 @@ class LanceStore:
             settings,
             fingerprint=model.fingerprint,
             precision=precision,
-            flush=self._flusher.flush,
+            flush=self.flush,
             progress=progress,
         )
         self.table.refresh()
         return report
-
-    # -- maintenance -------------------------------------------------------------------------
-
-    def after_write(self, progress: Progress) -> None:
-        self._maintenance.after_write(progress)
-
-    def build_index(self, kind: str, builder: Builder | None) -> IndexKind:
-        return self._maintenance.build_index(kind, builder)
-
-    def build_text_index(self, settings: TextSettings) -> TextIndex:
-        return self._maintenance.build_text_index(settings)
-
-    def drop_text_index(self) -> None:
-        self._maintenance.drop_text_index()
-
-    def compact(self) -> Compacted:
-        return self._maintenance.compact()
-
-    def refresh(self) -> Refreshed:
-        return self._maintenance.refresh()
-
-    def clean(self, older_than: timedelta) -> Cleaned:
-        return self._maintenance.clean(older_than)
-
-    def flush(self) -> Flushed:
-        return self._flusher.flush()
-
-    def describe(self) -> IndexInfo:
-        return self._maintenance.describe()

@@ -34,7 +34,7 @@ class LanceView:
     snapshot: Snapshot
     metric: Metric
     where: str | None
-    _keys: dict[int, str] = field(default_factory=dict)
+    _keys: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def has_passages(self) -> bool:
@@ -58,14 +58,23 @@ class LanceView:
         return int(self.snapshot.dataset.count_rows(self.where))
 
     def documents(self, rows: RowIds) -> NDArray[np.intp]:
-        # Both sides of a search and their union are asked about, and each look takes milliseconds.
-        new = np.array([row for row in rows.tolist() if row not in self._keys], np.uint64)
-        if len(new):
-            keys = rows_by_id(self.snapshot.dataset, new, ["key"])["key"].to_pylist()
-            self._keys.update(zip(new.tolist(), keys, strict=True))
-        numbers: dict[str, int] = {}
-        keys = [self._keys[row] for row in rows.tolist()]
-        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.intp)
+        self._read_keys(rows)
+        numbers: dict[str, int] = {}  # key of a document → its number
+        found = []
+        for row in rows.tolist():
+            key = self._keys[row]
+            found.append(numbers.setdefault(key, len(numbers)))
+        return np.array(found, np.intp)
+
+    def _read_keys(self, rows: RowIds) -> None:
+        """Read the keys of rows that were not asked about before.
+
+        Both sides of a search and their union are asked about, and each look takes milliseconds.
+        """
+        new = [row for row in rows.tolist() if row not in self._keys]
+        if new:
+            read = rows_by_id(self.snapshot.dataset, np.array(new, np.uint64), ["key"])
+            self._keys.update(zip(new, read["key"].to_pylist(), strict=True))
 
     def vectors(self, rows: RowIds) -> Vectors:
         column = rows_by_id(self.snapshot.dataset, rows, ["vector"])["vector"].combine_chunks()

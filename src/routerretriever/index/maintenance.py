@@ -24,7 +24,7 @@ from routerretriever.index.conflicts import retrying_conflicts
 from routerretriever.index.connection import bytes_on_disk
 from routerretriever.index.flush import Flusher
 from routerretriever.index.kinds import IndexKind
-from routerretriever.index.reports import Cleaned, Compacted, IndexInfo, Refreshed
+from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
 from routerretriever.index.schema import FIRST_ROWS
 from routerretriever.index.table import IndexTable
 from routerretriever.index.texts import TextIndex, build_text, drop_text, wants_text
@@ -56,24 +56,32 @@ _SLACK = 1 << 20  # bytes of manifests and footers
 
 
 class Maintenance:
-    """Keeps one index in shape."""
+    """Builds and describes the indexes of a table, and keeps it in shape.
 
-    def __init__(self, table: IndexTable, flusher: Flusher) -> None:
-        self._table = table
-        self._flusher = flusher
+    Attributes:
+        table: what is stored.
+    """
+
+    def __init__(self, table: IndexTable) -> None:
+        self.table = table
+        self._flusher = Flusher(table.uri)
+
+    @property
+    def kind(self) -> IndexKind:
+        return kinds.present(self.table.lancedb)
 
     def build_index(self, kind: str, builder: Builder | None) -> IndexKind:
         """Build the vector index again, here or by a builder; see :meth:`Index.build_index`."""
         make = None
         if builder is not None:
             self._check_buildable(kind)
-            make = partial(builder, self._table)
-        built = kinds.build(self._table.lancedb, kind, self._table.metric, make)
-        self._table.latest.expire()
+            make = partial(builder, self.table)
+        built = kinds.build(self.table.lancedb, kind, self.table.metric, make)
+        self.table.latest.expire()
         return built
 
     def _check_buildable(self, kind: str) -> None:
-        chosen = kinds.choose(self._table.rows)[0] if kind == "auto" else kind
+        chosen = kinds.choose(self.table.rows)[0] if kind == "auto" else kind
         if chosen != "flat":
             return
         if kind == "flat":
@@ -85,14 +93,14 @@ class Maintenance:
 
     def build_text_index(self, settings: TextSettings) -> TextIndex:
         """Build the full-text index again; see :meth:`Index.build_text_index`."""
-        built = build_text(self._table.lancedb, settings)
-        self._table.latest.expire()
+        built = build_text(self.table.lancedb, settings)
+        self.table.latest.expire()
         return built
 
     def drop_text_index(self) -> None:
         """Drop the full-text index; see :meth:`Index.drop_text_index`."""
-        drop_text(self._table.lancedb)
-        self._table.latest.expire()
+        drop_text(self.table.lancedb)
+        self.table.latest.expire()
 
     def compact(self) -> Compacted:
         """Merge fragments; see :meth:`Index.compact`."""
@@ -101,7 +109,7 @@ class Maintenance:
 
         # Fragments in different segments of the vector index cannot be merged: it is built again.
         if self._segments() > 1:
-            kinds.rebuild(self._table.lancedb, self._table.metric)
+            kinds.rebuild(self.table.lancedb, self.table.metric)
         self._optimize()
 
         return Compacted(
@@ -120,7 +128,7 @@ class Maintenance:
 
         rebuilt = vectors > 0 and self._segments() >= SEGMENT_LIMIT
         if rebuilt:
-            kinds.rebuild(self._table.lancedb, self._table.metric)
+            kinds.rebuild(self.table.lancedb, self.table.metric)
         self._optimize()
 
         return Refreshed(
@@ -150,21 +158,25 @@ class Maintenance:
             seconds=_seconds_since(start),
         )
 
+    def flush(self) -> Flushed:
+        """Write what is new through to the disk; see :meth:`Index.flush`."""
+        return self._flusher.flush()
+
     def describe(self) -> IndexInfo:
         """Return the index at a glance; see :meth:`Index.describe`."""
         counts: Counter[str] = Counter()
-        collections = self._table.lancedb.search().select(["collection"])
-        if self._table.holds_passages:
+        collections = self.table.lancedb.search().select(["collection"])
+        if self.table.holds_passages:
             collections = collections.where(FIRST_ROWS)
         for batch in collections.to_batches(65_536):
             for entry in batch.column("collection").value_counts().to_pylist():
                 counts[entry["values"]] += entry["counts"]
         return IndexInfo(
             documents=sum(counts.values()),
-            passages=self._table.rows,
+            passages=self.table.rows,
             collections=dict(sorted(counts.items())),
-            kind=kinds.present(self._table.lancedb),
-            text=present_settings(self._table.lancedb),
+            kind=self.kind,
+            text=present_settings(self.table.lancedb),
             unindexed=self._unindexed("vector"),
             fragments=self._fragments(),
             versions=self._versions(),
@@ -184,7 +196,7 @@ class Maintenance:
             with progress.task("refresh the index", 1) as task:
                 self.refresh()
                 task.advance()
-        if wants_text(self._table.lancedb):
+        if wants_text(self.table.lancedb):
             with progress.task("index words", 1) as task:
                 self.build_text_index(TextSettings())
                 task.advance()
@@ -196,9 +208,9 @@ class Maintenance:
                 self._optimize()
 
     def _wants_first_index(self) -> bool:
-        if kinds.vector_indices(self._table.lancedb) or self._table.rows <= kinds.EXACT_LIMIT:
+        if kinds.vector_indices(self.table.lancedb) or self.table.rows <= kinds.EXACT_LIMIT:
             return False
-        return kinds.chosen_by_size(self._table.lancedb)
+        return kinds.chosen_by_size(self.table.lancedb)
 
     def _is_due(self) -> bool:
         behind = max(self._unindexed("vector"), self._unindexed("text"))
@@ -213,20 +225,20 @@ class Maintenance:
         power cut.
         """
         try:
-            retrying_conflicts(lambda: self._table.lancedb.optimize(cleanup_older_than=_NEVER))
-            self._table.latest.expire()
-            self._flusher.flush()
-            dataset = lance.dataset(self._table.dataset_uri)
+            retrying_conflicts(lambda: self.table.lancedb.optimize(cleanup_older_than=_NEVER))
+            self.table.latest.expire()
+            self.flush()
+            dataset = lance.dataset(self.table.dataset_uri)
             dataset.cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
         except (OSError, RuntimeError) as error:
-            raise StorageError(f"The index {self._table.uri} could not be written: {error}") from error
-        self._table.refresh()
+            raise StorageError(f"The index {self.table.uri} could not be written: {error}") from error
+        self.table.refresh()
 
     def _bytes(self) -> int | None:
-        return bytes_on_disk(self._table.uri)
+        return bytes_on_disk(self.table.uri)
 
     def _versions(self) -> int:
-        return len(self._table.lancedb.list_versions())
+        return len(self.table.lancedb.list_versions())
 
     def _fragments(self) -> int:
         return int(self._fragment_stats()["num_fragments"])
@@ -235,14 +247,14 @@ class Maintenance:
         return int(self._fragment_stats()["num_small_fragments"])
 
     def _fragment_stats(self) -> Any:
-        return self._table.lancedb.stats()["fragment_stats"]
+        return self.table.lancedb.stats()["fragment_stats"]
 
     def _segments(self) -> int:
-        indices = kinds.vector_indices(self._table.lancedb)
+        indices = kinds.vector_indices(self.table.lancedb)
         return max((index.num_segments for index in indices), default=0)
 
     def _unindexed(self, column: str) -> int:
-        indices = [i for i in self._table.lancedb.list_indices() if column in i.columns]
+        indices = [i for i in self.table.lancedb.list_indices() if column in i.columns]
         return max((index.num_unindexed_rows for index in indices), default=0)
 
 

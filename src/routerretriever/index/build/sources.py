@@ -106,7 +106,7 @@ def _files_of(path: Path, settings: BuildSettings, progress: Progress | None) ->
     if settings.prune:
         check_can_prune(found)
     read = read_files(found, progress=progress)
-    problems = tuple(Problem(name, f"{reason}") for name, reason in sorted(read.unread.items()))
+    problems = tuple(Problem(name, reason) for name, reason in sorted(read.unread.items()))
     return Listing(
         collection_name(path),
         tuple(chunks_of(read.documents)),
