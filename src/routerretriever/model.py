@@ -65,9 +65,9 @@ class RouterRetriever(ExpertMethods, RoutedSentenceModel):
         """Create a model without experts.
 
         Args:
-            base: hub id or path of a Sentence Transformers or transformers encoder. ``all-MiniLM-L6-v2``
-                means the weights of the ``minilm`` extra where it is installed; ``openai:MODEL`` a
-                model behind an OpenAI-compatible endpoint.
+            base: hub id or path of a Sentence Transformers or transformers encoder, or an ONNX file with
+                its tokeniser beside it. ``all-MiniLM-L6-v2`` means the weights of the ``minilm`` extra
+                where it is installed; ``openai:MODEL`` a model behind an OpenAI-compatible endpoint.
             branch_layer: first layer that experts may change; default the upper half.
             route_layer: where the router reads; default the branch layer, which costs no second pass.
                 ``-1`` means the final embedding, at the price of a second pass.

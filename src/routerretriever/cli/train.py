@@ -41,7 +41,8 @@ Name = Annotated[
 Base = Annotated[
     str | None,
     typer.Option(
-        help="Base encoder of a new MODEL: hub id, path, or openai:MODEL.", show_default=_DEFAULT_BASE
+        help="Base encoder of a new MODEL: hub id, folder, .onnx file, or openai:MODEL.",
+        show_default=_DEFAULT_BASE,
     ),
 ]
 Endpoint = Annotated[

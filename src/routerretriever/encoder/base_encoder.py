@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import InputModule, Transformer
 from torch import Tensor, nn
 
 from routerretriever.encoder.probes import base_fingerprint
-from routerretriever.encoder.text_input import ModuleInput, TextInput, TransformerInput
+from routerretriever.encoder.text_input import TextInput, input_of
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.errors import ModelError
 
@@ -34,7 +34,7 @@ class BaseEncoder(InputModule):
         super().__init__()  # type: ignore[no-untyped-call]
         self.body = body.requires_grad_(False)
         self.head = nn.ModuleList(head).requires_grad_(False)
-        self.text: TextInput = TransformerInput(body) if isinstance(body, Transformer) else ModuleInput(body)
+        self.text: TextInput = input_of(body)
         self._fingerprint: str | None = None
         self._dimension: int | None = None
 

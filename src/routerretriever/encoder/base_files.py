@@ -10,12 +10,17 @@ from sentence_transformers.base.modules import InputModule, Router, Transformer
 from sentence_transformers.util import import_from_string
 from torch import nn
 
+from routerretriever.encoder.onnx_encoder import OnnxEncoder
 from routerretriever.encoder.remote_embedding import RemoteEmbedding
 from routerretriever.errors import FormatError, ModelError
 from routerretriever.storage.model_folder import BODY, HEAD, MODEL_INFO
 
-_TRUSTED = "sentence_transformers."  # the only other package whose classes a model's files may name
-_OWN: dict[str, Any] = {"routerretriever.RemoteEmbedding": RemoteEmbedding}
+TRUSTED = "sentence_transformers."
+"""The only other package whose classes a model's files may name."""
+_OWN: dict[str, Any] = {
+    "routerretriever.RemoteEmbedding": RemoteEmbedding,
+    "routerretriever.OnnxEncoder": OnnxEncoder,
+}
 """What saved models name → our own first modules; the names never change."""
 
 
@@ -80,6 +85,11 @@ def check_types(modules: Iterable[nn.Module]) -> None:
             )
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Return whether Sentence Transformers can load a module without this package."""
+    return _type(module).startswith(TRUSTED)
+
+
 def _type(module: nn.Module) -> str:
     for name, own in _OWN.items():
         if type(module) is own:
@@ -88,7 +98,7 @@ def _type(module: nn.Module) -> str:
 
 
 def _is_known(name: str) -> bool:
-    return name in _OWN or name.startswith(_TRUSTED)
+    return name in _OWN or name.startswith(TRUSTED)
 
 
 def _saved(module: Any, root: Path, number: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
+from routerretriever.encoder.onnx_folder import load_onnx, onnx_file, onnx_root
 from routerretriever.encoder.remote_embedding import PREFIX, RemoteEmbedding
 from routerretriever.errors import ModelError
 from routerretriever.lora.expert_info import BaseInfo
@@ -41,7 +42,7 @@ def load_base(base: str, device: str | None = None, endpoint: str | None = None)
     """Load a plain encoder.
 
     Args:
-        base: hub id, path, or ``openai:MODEL``.
+        base: hub id, path, also of an ``.onnx`` file, or ``openai:MODEL``.
         device: torch device; default the best one present.
         endpoint: of a remote base.
 
@@ -57,6 +58,11 @@ def load_base(base: str, device: str | None = None, endpoint: str | None = None)
             f"An endpoint is for a remote base, and '{base}' is none. Name it {PREFIX}MODEL, or leave out the "
             "endpoint (--endpoint)."
         )
+    graph = onnx_file(base)
+    if graph is not None:
+        loaded = load_onnx(graph)
+        _check_settings(loaded, base)
+        return loaded
     try:
         loaded = _loaded(_source(base), device)
     except Exception as error:  # files of others' make: the libraries raise many kinds
@@ -113,12 +119,21 @@ def _check_settings(plain: SentenceTransformer, base: str) -> None:
         )
 
 
+def _folder(base: str) -> Path | None:
+    """Return the folder that describes a local base; ``None`` for a name."""
+    graph = onnx_file(base)
+    if graph is not None:
+        return onnx_root(graph)
+    path = Path(base).expanduser()
+    return path if path.is_dir() else None
+
+
 def base_info(base: str) -> BaseInfo:
     """Return the public name of a base: its hub id, or for a local folder the name it gives itself."""
     if base in _MINILM_NAMES:
         return BaseInfo(MINILM)
-    path = Path(base).expanduser()
-    if not path.is_dir():
+    path = _folder(base)
+    if path is None:
         return BaseInfo(base)
     try:
         named = str(_json(path / "config.json").get("_name_or_path") or "")
@@ -134,8 +149,9 @@ def stated_licence(base: str) -> str | None:
         return None
     source = _source(base)
     card: str | Path = source
-    if Path(source).is_dir():
-        card = Path(source) / "README.md"
+    folder = _folder(source)
+    if folder is not None:
+        card = folder / "README.md"
         if not card.is_file():
             return None
     try:

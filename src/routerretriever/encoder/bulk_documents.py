@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "bf16", "int8", "auto")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 """Tokens of one batch, padding included."""
 WHOLE_BATCH_TOKENS = 65_536
-"""The same for a base that is used as a whole: it has no padding to save, or batches of its own."""
+"""The same for a base without a tokeniser: it has no padding to save, or batches of its own."""
 
 
 class DocumentEncoder(Protocol):
@@ -86,7 +86,7 @@ def encode_documents(
     vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
     lengths = model.encoder.token_counts(texts)
     tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-    if not model.encoder.is_opened:
+    if model.encoder.tokenizer is None:
         tokens = WHOLE_BATCH_TOKENS
     resolved = resolved_precision(precision, model.device, is_opened=model.encoder.is_opened)
     with _computing_in(resolved, model):

@@ -43,10 +43,12 @@ class FinishedQueries:
             prompt: put before each query.
         """
         found = torch.empty(len(texts), encoder.dimension, device=encoder.device)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # for bases that pad
         with torch.no_grad():
-            for start in range(0, len(texts), BATCH):
-                features = encoder.tokenized_queries(texts[start : start + BATCH], prompt)
-                found[start : start + BATCH] = encoder.encode_plainly(features)["sentence_embedding"].float()
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                features = encoder.tokenized_queries([texts[row] for row in rows], prompt)
+                found[rows] = encoder.encode_plainly(features)["sentence_embedding"].float()
         return cls(encoder=encoder, unmapped=found)
 
     def route_embeddings(self) -> Vectors:

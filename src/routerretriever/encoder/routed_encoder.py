@@ -120,7 +120,7 @@ class RoutedEncoder(AdaptedEncoder):
             finished = self.encode_plainly(dict(features))
             read = F.normalize(finished["sentence_embedding"].float(), dim=-1)
             if decide is None:
-                return {**finished, "route_embedding": read}
+                return {**finished, "route_embedding": read, "sentence_embedding": read}
             if not state.changes_layers:
                 return self._mapped(finished, read, decided(decide, read), state)
 

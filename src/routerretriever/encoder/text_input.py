@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from sentence_transformers.base.modules import InputModule, Transformer
 from torch import Tensor
 
+from routerretriever.encoder.onnx_encoder import OnnxEncoder
 from routerretriever.encoder.silent import PROBES
+from routerretriever.encoder.text_tokenizer import TextTokenizer
 from routerretriever.encoder.token_ids import TokenIds, ids_of, prompt_length
 from routerretriever.encoder.tokens import TOKENISING, beginning, token_counts
 from routerretriever.errors import ModelError
@@ -121,8 +123,35 @@ class TransformerInput:
         return self._transformer.preprocess(list(PROBES))["input_ids"].tolist()
 
 
+class GraphInput:
+    """Tokenises for an ONNX graph."""
+
+    def __init__(self, module: OnnxEncoder) -> None:
+        self._module = module
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self._module.text_tokenizer
+
+    @property
+    def max_seq_length(self) -> int | None:
+        return self._module.max_seq_length
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> dict[str, Any]:
+        return self._module.preprocess(inputs, prompt)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return token_counts(texts, self.tokenizer, self.max_seq_length)
+
+    def own_settings(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def probe_ids(self) -> Any:
+        return self._module.preprocess(PROBES)["input_ids"].tolist()
+
+
 class ModuleInput:
-    """Lets a module read texts that is no transformer: static embeddings, or a base on another machine."""
+    """Lets another module read texts: static embeddings, or a base on another machine."""
 
     tokenizer = None
 
@@ -153,3 +182,12 @@ class ModuleInput:
         return {
             key: value.tolist() if isinstance(value, Tensor) else value for key, value in sorted(read.items())
         }
+
+
+def input_of(body: InputModule) -> TextInput:
+    """Return how texts come into the first module of a base."""
+    if isinstance(body, Transformer):
+        return TransformerInput(body)
+    if isinstance(body, OnnxEncoder):
+        return GraphInput(body)
+    return ModuleInput(body)

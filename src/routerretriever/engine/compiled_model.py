@@ -12,16 +12,16 @@ from routerretriever.encoder.batch_routing import BatchRouting
 from routerretriever.encoder.document_methods import DocumentMethods
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.expert_methods import ExpertMethods
+from routerretriever.encoder.graph import available_threads
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.silent import EXPERTS_AT_ONCE, refuse_silent, silent_experts
+from routerretriever.encoder.text_tokenizer import TextTokenizer
 from routerretriever.encoder.token_batches import batches
 from routerretriever.encoder.token_ids import TokenIds, read_counts
-from routerretriever.engine.engine_info import ENGINE, TOKENIZER, EngineInfo, fresh_engine_info
+from routerretriever.engine.engine_info import COMPILE_AGAIN, ENGINE, TOKENIZER, EngineInfo, fresh_engine_info
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.routed_pass import RoutedPass
-from routerretriever.engine.sessions import available_threads
-from routerretriever.engine.tokenizer import EngineTokenizer
-from routerretriever.errors import EngineError
+from routerretriever.errors import EngineError, FormatError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
@@ -68,7 +68,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         self.prompts: dict[str, str] = dict(settings.get("prompts") or {})
         self.similarity_fn_name = str(settings.get("similarity_fn_name") or "cosine")
         self._engine = folder / ENGINE
-        self._tokenizer = EngineTokenizer(self._engine / TOKENIZER, info.tokenizer)
+        self._tokenizer = _tokenizer(self._engine, info)
         self._pass = RoutedPass(info, self._engine, threads)
         self.state = state
 
@@ -128,7 +128,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         return {**shapes, VECTOR_MAP: (self.info.dimension, self.info.dimension)}
 
     @property
-    def tokenizer(self) -> EngineTokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """The base's tokeniser."""
         return self._tokenizer
 
@@ -327,3 +327,10 @@ class CompiledModel(ExpertMethods, DocumentMethods):
             rows = order[start : start + size]
             vectors[rows] = encode([texts[row] for row in rows])
         return vectors
+
+
+def _tokenizer(engine: Path, info: EngineInfo) -> TextTokenizer:
+    try:
+        return TextTokenizer(engine / TOKENIZER, info.tokenizer)
+    except FormatError as error:
+        raise EngineError(f"{error} {COMPILE_AGAIN}") from error

@@ -7,6 +7,9 @@
       upper.onnx, .bin     hidden states → vectors, by the base
       adapted.onnx, .bin   the same with the factors of experts as inputs
 
+Of a base that is an ONNX file itself, that file is the lower graph, and ``upper.onnx`` is what comes after it:
+pooling, for example. There are no others.
+
 The graphs are of the base alone. Experts and pilots are read from the model's own files, so a change of
 either leaves the engine as it is.
 """
@@ -20,6 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from routerretriever.encoder.text_tokenizer import TokenizerInfo
 from routerretriever.errors import EngineError
 from routerretriever.validation import first_fault
 
@@ -49,24 +53,6 @@ class LayerInfo(BaseModel):
     offset: int
 
 
-class TokenizerInfo(BaseModel):
-    """How the base reads texts, beyond what its tokeniser's file says.
-
-    Attributes:
-        pad_id: put after shorter texts of a batch.
-        special_ids: ids of special tokens, without that of unknown words.
-        max_seq_length: tokens that are read of a text; ``None`` for all.
-        truncation_side: where a longer text is cut: ``right`` or ``left``.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    pad_id: int
-    special_ids: tuple[int, ...]
-    max_seq_length: int | None
-    truncation_side: str
-
-
 class EngineInfo(BaseModel):
     """Content of ``engine.json``.
 
@@ -74,7 +60,7 @@ class EngineInfo(BaseModel):
         format_version: of the folder.
         fingerprint: of the base that the graphs compute.
         branch_layer, route_layer: where experts begin and where the router reads.
-        num_layers: of the base.
+        num_layers: of the base; 0 if it is an ONNX file, which cannot be opened.
         dimension, route_dimension: lengths of vectors and route embeddings.
         to_unit_length: whether the base's vectors have unit length.
         prompt_lengths: prompt → tokens that the base leaves out of its pooling; empty if it leaves out none.
@@ -104,6 +90,11 @@ class EngineInfo(BaseModel):
     def routes_by_final_vector(self) -> bool:
         """Whether the router reads the finished vector, which costs a second pass."""
         return self.route_layer == self.num_layers
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the lower graph is the base's own file."""
+        return self.num_layers == 0
 
 
 def fresh_engine_info(model: Path, model_info: Mapping[str, Any]) -> EngineInfo:

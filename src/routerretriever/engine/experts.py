@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from routerretriever.encoder.graph import Graph
 from routerretriever.encoder.row_weights import FIRST_EXPERT, MERGED_COLUMN
 from routerretriever.engine.engine_info import EngineInfo
 from routerretriever.engine.factors import ExpertFactors, Parts
-from routerretriever.engine.sessions import Graph, Sessions
+from routerretriever.engine.sessions import Sessions
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors, unit_rows
 from routerretriever.lora.adapter import Kind

@@ -22,8 +22,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from routerretriever.encoder.onnx_encoder import OnnxEncoder
 from routerretriever.encoder.pass_state import DeferredLayers
 from routerretriever.encoder.routed_encoder import RoutedEncoder
+from routerretriever.encoder.silent import PROBES
+from routerretriever.encoder.text_tokenizer import TokenizerInfo
 from routerretriever.engine.engine_info import (
     ADAPTED,
     ENGINE,
@@ -34,7 +37,6 @@ from routerretriever.engine.engine_info import (
     UPPER,
     EngineInfo,
     LayerInfo,
-    TokenizerInfo,
 )
 from routerretriever.engine.same_results import TORCH_WOULD_DO, check_same
 from routerretriever.errors import EngineError
@@ -93,14 +95,28 @@ class _Upper(nn.Module):
         layered = self.encoder.layered
         with layered.resuming(hidden), layered.selection.use(plan):
             output = self.encoder.body.model(inputs_embeds=hidden, attention_mask=attention_mask)
-        features: dict[str, Any] = {
-            "token_embeddings": output.last_hidden_state,
-            "attention_mask": pooled_mask,
-        }
-        for module in self.encoder.head:
-            features = module(features)
-        vectors: Tensor = features["sentence_embedding"]
-        return vectors
+        return _after_layers(self.encoder, output.last_hidden_state, pooled_mask)
+
+
+class _Head(nn.Module):
+    """What the graph of an ONNX base gives → vectors."""
+
+    def __init__(self, encoder: RoutedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, hidden: Tensor, pooled_mask: Tensor) -> Tensor:
+        return _after_layers(self.encoder, hidden, pooled_mask)
+
+
+def _after_layers(encoder: RoutedEncoder, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return vectors (n, d) of what the body gives: for each token (n, t, d), or for each text (n, d)."""
+    name = "token_embeddings" if hidden.ndim == 3 else "sentence_embedding"
+    features: dict[str, Any] = {name: hidden, "attention_mask": mask}
+    for module in encoder.head:
+        features = module(features)
+    vectors: Tensor = features["sentence_embedding"]
+    return vectors
 
 
 def export_engine(encoder: RoutedEncoder, prompts: Sequence[str], model: Path) -> EngineInfo:
@@ -118,12 +134,15 @@ def export_engine(encoder: RoutedEncoder, prompts: Sequence[str], model: Path) -
     _check_exportable(encoder)
     with tempfile.TemporaryDirectory() as scratch, replacing(model / ENGINE) as folder:
         try:
-            with _traceable(encoder):
-                _write_graphs(encoder, Path(scratch), folder)
+            if isinstance(encoder.body, OnnxEncoder):
+                _write_head(encoder, Path(scratch), folder)
+            else:
+                with _traceable(encoder):
+                    _write_graphs(encoder, Path(scratch), folder)
         except EngineError:
             raise
         except Exception as error:  # the exporter raises whatever the architecture provokes
-            kind = type(encoder.body.model).__name__
+            kind = type(getattr(encoder.body, "model", encoder.body)).__name__
             raise EngineError(
                 f"The base ({kind}) cannot be exported as a graph ({type(error).__name__}: {error}). "
                 f"{TORCH_WOULD_DO}"
@@ -137,6 +156,8 @@ def export_engine(encoder: RoutedEncoder, prompts: Sequence[str], model: Path) -
 
 
 def _check_exportable(encoder: RoutedEncoder) -> None:
+    if isinstance(encoder.body, OnnxEncoder):
+        return
     if not encoder.is_opened:
         raise EngineError(f"The base has no layers that can be run one by one. {TORCH_WOULD_DO}")
     kinds = {parameter.dtype for parameter in encoder.body.parameters()}
@@ -163,13 +184,20 @@ def _traceable(encoder: RoutedEncoder) -> Iterator[None]:
     config._attn_implementation = "eager"
     encoder.eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the tracer, about every shape that Python looks at
+        with torch.no_grad(), _quietly():
             yield
     finally:
         config._attn_implementation = before
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide what the tracer says about every shape that Python looks at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -217,6 +245,20 @@ def _write_graphs(encoder: RoutedEncoder, scratch: Path, folder: Path) -> None:
         )
 
 
+def _write_head(encoder: RoutedEncoder, scratch: Path, folder: Path) -> None:
+    """Write what comes after the graph of an ONNX base."""
+    with torch.no_grad(), _quietly():
+        features = encoder.body(encoder.body.preprocess([*PROBES][:_ROWS]))
+        hidden = features.get("token_embeddings", features.get("sentence_embedding"))
+        mask = features["attention_mask"]
+        inputs = {"hidden": hidden, "pooled_mask": mask}
+        texts = {0: "n", 1: "t"}
+        axes = {"hidden": texts if hidden.ndim == 3 else {0: "n"}, "pooled_mask": texts, "vectors": {0: "n"}}
+        _Graph(module=_Head(encoder), inputs=inputs, axes=axes, outputs=("vectors",)).write(
+            folder / UPPER, scratch
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Graph:
     """A part of the base that is traced with example inputs.
@@ -261,8 +303,6 @@ class _Graph:
 
 
 def _describe(encoder: RoutedEncoder, prompts: Sequence[str], folder: Path) -> EngineInfo:
-    tokenizer = encoder.tokenizer
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     left_out: dict[str, int] = {}
     if any(isinstance(module, Pooling) and not module.include_prompt for module in encoder.head):
         for prompt in prompts:
@@ -277,15 +317,23 @@ def _describe(encoder: RoutedEncoder, prompts: Sequence[str], folder: Path) -> E
         route_dimension=encoder.route_dimension,
         to_unit_length=encoder.vector_map.to_unit_length,
         prompt_lengths=left_out,
-        tokenizer=TokenizerInfo(
-            pad_id=tokenizer.pad_token_id,
-            special_ids=tuple(sorted(special)),
-            max_seq_length=encoder.max_seq_length,
-            truncation_side=getattr(tokenizer, "truncation_side", "right"),
-        ),
+        tokenizer=_reading(encoder),
         layers=_layers(encoder, folder),
         onnxruntime=onnxruntime.__version__,
         sizes={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+    )
+
+
+def _reading(encoder: RoutedEncoder) -> TokenizerInfo:
+    if isinstance(encoder.body, OnnxEncoder):
+        return encoder.body.info.tokenizer
+    tokenizer = encoder.tokenizer
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return TokenizerInfo(
+        pad_id=tokenizer.pad_token_id,
+        special_ids=tuple(sorted(special)),
+        max_seq_length=encoder.max_seq_length,
+        truncation_side=getattr(tokenizer, "truncation_side", "right"),
     )
 
 

@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from routerretriever.encoder.graph import Graph
 from routerretriever.encoder.row_weights import (
     BASE_COLUMN,
     MERGED_COLUMN,
     leading_columns,
     without_experts,
 )
+from routerretriever.encoder.text_tokenizer import TokenBatch
+from routerretriever.encoder.token_graph import own_graph
 from routerretriever.engine.engine_info import EngineInfo
 from routerretriever.engine.experts import EngineExperts
-from routerretriever.engine.sessions import Graph, Sessions
-from routerretriever.engine.tokenizer import TokenBatch
+from routerretriever.engine.sessions import Sessions
 from routerretriever.kernels.vectors import Vectors, unit_rows
 
 
@@ -45,7 +47,8 @@ class RoutedPass:
 
     def __init__(self, info: EngineInfo, folder: Path, threads: int | None = None) -> None:
         self._info = info
-        self._sessions = Sessions(folder, threads)
+        own = own_graph(folder.parent, threads) if info.is_whole else None
+        self._sessions = Sessions(folder, own, threads)
 
     def base(self, tokens: TokenBatch, prompt: str | None) -> Vectors:
         """Return vectors (n, d) of the base."""
@@ -90,16 +93,20 @@ class RoutedPass:
 
     def _hidden(self, tokens: TokenBatch, prompt: str | None) -> tuple[dict[str, NDArray[Any]], Vectors]:
         """Return the inputs of the upper graphs, and what the router reads (n, d)."""
-        hidden, embeddings = self._sessions.lower({"input_ids": tokens.ids, "attention_mask": tokens.mask})
+        own = self._sessions.own_graph
+        if own is None:
+            found = self._sessions.lower({"input_ids": tokens.ids, "attention_mask": tokens.mask})
+        else:
+            found = [own(tokens)]
         pooled = tokens.mask
         left_out = self._info.prompt_lengths.get(prompt or "", 0)
         if left_out:
             pooled = pooled.copy()
             pooled[:, :left_out] = 0
-        inputs = {"hidden": hidden, "attention_mask": tokens.mask, "pooled_mask": pooled}
+        inputs = {"hidden": found[0], "attention_mask": tokens.mask, "pooled_mask": pooled}
         if self._info.routes_by_final_vector:
-            embeddings = unit_rows(self._by_base(inputs))
-        return inputs, embeddings
+            return inputs, unit_rows(self._by_base(inputs))
+        return inputs, found[1]
 
     def _by_base(self, inputs: dict[str, NDArray[Any]]) -> Vectors:
         vectors: Vectors = self._sessions.upper(inputs)[0]

@@ -10,14 +10,14 @@ import torch
 from routerretriever.encoder.batch_routing import BatchRouting
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.silent import PROBES
+from routerretriever.encoder.text_tokenizer import TextTokenizer
 from routerretriever.engine.engine_info import TOKENIZER, EngineInfo
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.routed_pass import RoutedPass
-from routerretriever.engine.tokenizer import EngineTokenizer
 from routerretriever.errors import EngineError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.lora.adapter import Adapter
+from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.layers import FusedPlan
 
@@ -37,7 +37,7 @@ def check_same(encoder: RoutedEncoder, info: EngineInfo, folder: Path) -> None:
     Raises:
         EngineError: something differs by more than :data:`TOLERANCE`, at unit length.
     """
-    tokens = EngineTokenizer(folder / TOKENIZER, info.tokenizer).batch(_TEXTS, None)
+    tokens = TextTokenizer(folder / TOKENIZER, info.tokenizer).batch(_TEXTS, None)
     features = encoder.tokenized(_TEXTS)
     ids = features["input_ids"] * features["attention_mask"]
     if not np.array_equal(ids.numpy(), tokens.ids * tokens.mask):
@@ -58,12 +58,15 @@ def check_same(encoder: RoutedEncoder, info: EngineInfo, folder: Path) -> None:
 
 
 def _any_adapter(info: EngineInfo) -> Adapter:
-    """Return factors that change every layer a little."""
+    """Return factors that change every layer a little, or the finished vector where there is none."""
     rng = np.random.default_rng(0)
     factors = {}
-    for name, layer in info.layers.items():
-        a = rng.normal(size=(2, layer.inputs)) / layer.inputs**0.5
-        b = rng.normal(size=(layer.outputs, 2)) / layer.outputs**0.5
+    shapes = {name: (layer.outputs, layer.inputs) for name, layer in info.layers.items()}
+    if info.is_whole:
+        shapes = {VECTOR_MAP: (info.dimension, info.dimension)}
+    for name, (outputs, inputs) in shapes.items():
+        a = rng.normal(size=(2, inputs)) / inputs**0.5
+        b = rng.normal(size=(outputs, 2)) / outputs**0.5
         factors[name] = a.astype(np.float32), b.astype(np.float32)
     return Adapter(factors, 0.1)
 

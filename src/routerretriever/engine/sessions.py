@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
-from numpy.typing import NDArray
-
+from routerretriever.encoder.graph import Arrays, Graph, open_graph
+from routerretriever.encoder.token_graph import TokenGraph
 from routerretriever.engine.engine_info import ADAPTED, COMPILE_AGAIN, LOWER, UPPER
-from routerretriever.errors import EngineError
+from routerretriever.errors import EngineError, FormatError
 
-Arrays = Mapping[str, NDArray[Any]]
 MAX_FUSED = 4
 """Sessions with weights of their own that are kept at a time."""
-
-
-def available_threads() -> int:
-    """Return how many threads a session uses: one a core, or fewer if ``OMP_NUM_THREADS`` says so."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        cores = os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
-
-
-class Graph:
-    """A graph that is ready to run, from any thread."""
-
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._inputs = {node.name for node in session.get_inputs()}
-
-    def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Return all outputs."""
-        given = {name: value for name, value in inputs.items() if name in self._inputs}
-        outputs: list[NDArray[Any]] = self._session.run(self._outputs, given)
-        return outputs
 
 
 class Sessions:
@@ -50,11 +21,13 @@ class Sessions:
 
     Args:
         folder: of the engine.
-        threads: of each session; default those of :func:`available_threads`.
+        own_graph: the base's own, which takes the place of the lower one; ``None`` if it is no ONNX file.
+        threads: of each session; default one a core.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, own_graph: TokenGraph | None, threads: int | None = None) -> None:
         self._folder = folder
+        self.own_graph = own_graph
         self._threads = threads
         self._lock = threading.Lock()
         self._opened: dict[str, Graph] = {}
@@ -105,19 +78,7 @@ class Sessions:
             return self._opened[name]
 
     def _session(self, name: str, replaced: Arrays) -> Graph:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads or available_threads()
-        # Threads of one graph that spin until there is work stand in the way of the next graph's.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        if replaced:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in replaced.values()]
-            options.add_external_initializers(list(replaced), values)
-        path = self._folder / name
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's own kinds are many, and none of them is public
-            raise EngineError(
-                f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__} ({error}). {COMPILE_AGAIN}"
-            ) from error
-        return Graph(session)
+            return open_graph(self._folder / name, self._threads, replaced)
+        except FormatError as error:
+            raise EngineError(f"{error} {COMPILE_AGAIN}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 
-from routerretriever.engine.sessions import available_threads
+from routerretriever.encoder.graph import available_threads
 from routerretriever.index.index import Index
 from routerretriever.reranking.reranker import Reranker
 from routerretriever.server.batching import Batcher

@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import Tensor, nn
 
+from routerretriever.encoder.base_files import is_plain
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.errors import ExpertError, ModelError
@@ -42,7 +43,7 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
 
     Raises:
         ExpertError: there is no such expert, or it is the base, which needs no export.
-        ModelError: ``path`` is not empty, or the base is behind an endpoint.
+        ModelError: ``path`` is not empty, or the base is behind an endpoint or an ONNX file.
         StorageError: the disk is full or the folder is not writable; nothing is left in it.
     """
     target, encoder = Path(path).expanduser().resolve(), model.encoder
@@ -56,10 +57,10 @@ def export_expert(model: RoutedModel, name: str, path: str | Path, *, licence: s
             f"'{name}' is the base itself, so there is nothing to export. Use {encoder.base.id}, or export one of: "
             f"{exportable}."
         )
-    if encoder.keeps_vectors:
+    if not is_plain(encoder.body):
         raise ModelError(
-            f"The base {encoder.base.id} is behind an endpoint, so its weights cannot be written. Serve the model "
-            "instead: routerretriever serve MODEL."
+            f"The base {encoder.base.id} is behind an endpoint or an ONNX file, which Sentence Transformers does not "
+            "load as a part of a model. Serve the model instead: routerretriever serve MODEL."
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not empty, and an export never replaces files. Choose another folder.")

@@ -8,12 +8,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
 from routerretriever.encoder.token_ids import TokenIds, ids_of
 from routerretriever.encoder.tokens import beginning
-from routerretriever.engine.engine_info import COMPILE_AGAIN, TokenizerInfo
-from routerretriever.errors import EngineError
+from routerretriever.errors import FormatError
+
+
+class TokenizerInfo(BaseModel):
+    """How the base reads texts, beyond what its tokeniser's file says.
+
+    Attributes:
+        pad_id: put after shorter texts of a batch.
+        special_ids: ids of special tokens, without that of unknown words.
+        max_seq_length: tokens that are read of a text; ``None`` for all.
+        truncation_side: where a longer text is cut: ``right`` or ``left``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pad_id: int
+    special_ids: tuple[int, ...]
+    max_seq_length: int | None
+    truncation_side: str
 
 
 class TokenBatch(NamedTuple):
@@ -23,7 +41,7 @@ class TokenBatch(NamedTuple):
     mask: NDArray[np.int64]
 
 
-class EngineTokenizer:
+class TextTokenizer:
     """Turns texts into token ids as the base's own tokeniser does; safe to use from several threads.
 
     Args:
@@ -31,7 +49,7 @@ class EngineTokenizer:
         info: what that file does not say.
 
     Raises:
-        EngineError: the file cannot be read.
+        FormatError: the file cannot be read.
     """
 
     unk_token_id = None
@@ -103,8 +121,6 @@ def _load(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower kind
-        raise EngineError(
-            f"The engine's tokeniser {path} cannot be read ({error}). {COMPILE_AGAIN}"
-        ) from error
+        raise FormatError(f"The tokeniser {path} cannot be read ({error}).") from error
     tokenizer.no_padding()
     return tokenizer
