@@ -44,7 +44,7 @@ def trained(data: Path, path: Path) -> tuple[RouterRetriever, dict[str, Any]]:
     for name in SEEN:
         if name in model.experts:
             continue
-        collection = Collection.load(data / name)
+        collection = Collection.load(data / name, cut_off=True)
         model.embed_collection(collection, progress=Bars())
         report = train_expert(model, collection, progress=Bars())
         model.save_pretrained(path)
@@ -57,7 +57,7 @@ def trained(data: Path, path: Path) -> tuple[RouterRetriever, dict[str, Any]]:
         }
         timing_file.write_text(json.dumps(timing, indent=2))
         print(name, timing[name], flush=True)
-    model.build_library([Collection.load(data / name) for name in SEEN], progress=Bars())
+    model.build_library([Collection.load(data / name, cut_off=True) for name in SEEN], progress=Bars())
     model.save_pretrained(path)
     return model, timing
 
@@ -68,7 +68,7 @@ def quality(model: RouterRetriever, data: Path, names: tuple[str, ...]) -> dict[
     for name in names:
         limit = None if name in WHOLE else LIMIT
         one = evaluate(
-            model, [Collection.load(data / name)], limit=limit, seed=SEED, progress=Bars()
+            model, [Collection.load(data / name, cut_off=True)], limit=limit, seed=SEED, progress=Bars()
         ).to_dict()
         result[name] = one["collections"][name]
         systems = result[name]["systems"]
@@ -86,7 +86,9 @@ def mixed_queries(data: Path, count: int = 768) -> list[str]:
     """Test queries of all collections with an expert, mixed."""
     queries: list[str] = []
     for name in SEEN:
-        queries += list(Collection.load(data / name).split("test").sample(110, 1).queries.values())
+        queries += list(
+            Collection.load(data / name, cut_off=True).split("test").sample(110, 1).queries.values()
+        )
     return [queries[(number * 97) % len(queries)] for number in range(count)]
 
 

@@ -225,19 +225,23 @@ def main() -> None:
         model = RouterRetriever.from_pretrained(given.keep)
     for name in given.experts:
         if name not in experts or name not in model.experts:
-            _, experts[name] = train(model, Collection.load(given.data / name))
+            _, experts[name] = train(model, Collection.load(given.data / name, cut_off=True))
             model.save_pretrained(given.keep)
             figures_file.write_text(json.dumps(experts, indent=2))
         print(name, experts[name], flush=True)
 
-    measurements = [measure_gains(model, Collection.load(given.data / name)) for name in given.experts]
+    measurements = [
+        measure_gains(model, Collection.load(given.data / name, cut_off=True)) for name in given.experts
+    ]
     by_rule = libraries(model, measurements)
     held_out = routed_on_held_out(by_rule)
     print("routed gain on held-out queries that chose nothing:", held_out, flush=True)
     model.state = model.state.with_policy(RoutingPolicy(make_router("gain", by_rule["new"])))
     model.save_pretrained(given.keep)
     names = [*given.experts, *given.unseen]
-    routed = routed_on_test(model, by_rule, [Collection.load(given.data / name) for name in names])
+    routed = routed_on_test(
+        model, by_rule, [Collection.load(given.data / name, cut_off=True) for name in names]
+    )
     document = {
         "command": f"python benchmarks/honest_gains.py DATA --keep MODEL --experts {' '.join(given.experts)}",
         "seed": SEED,

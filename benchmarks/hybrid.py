@@ -29,6 +29,7 @@ from routerretriever.bench.with_words import reciprocal_rank_fusion
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.data.splits import Split
 from routerretriever.encoder import query_batch
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.evaluation.hybrid_runs import HybridRanker, settings_of, words_of
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.index.querying import EncodedQueries, encode_queries
@@ -52,7 +53,7 @@ class Measured:
 
 def measured(model: RouterRetriever, data: Path, name: str, foreign: Sequence[str]) -> Measured:
     """Measure the systems on one collection's test queries."""
-    collection = Collection.load(data / name)
+    collection = Collection.load(data / name, cut_off=True)
     split = collection.split("test").sample(LIMIT)
     documents = model.embed_collection(collection)
     texts = tuple(split.queries.values())
@@ -91,14 +92,14 @@ def measured(model: RouterRetriever, data: Path, name: str, foreign: Sequence[st
 
 
 def _told_nothing(
-    model: RouterRetriever, collection: Collection, documents: NDArray[np.float32], queries: Sequence[str]
+    model: RouterRetriever, collection: Collection, documents: DocumentVectors, queries: Sequence[str]
 ) -> float:
     """Return the share of queries without an answer here that are told "nothing relevant"."""
     split = Split("foreign", {str(n): query for n, query in enumerate(queries)}, {})
     encoded = encode_queries(model, list(queries), None)
     ranker = HybridRanker.of(
         _vectors(encoded),
-        words_of(collection, split),
+        words_of(collection, split, documents),
         split,
         documents,
         collection,
@@ -190,7 +191,7 @@ def main() -> None:
     names = [name for name in (*REAL.experts, *REAL.unseen) if not args.only or name in args.only]
     rows: dict[str, Measured] = {}
     for place, name in enumerate(names):
-        other = Collection.load(args.data / names[place - 1])
+        other = Collection.load(args.data / names[place - 1], cut_off=True)
         foreign = list(other.split("test").sample(100).queries.values())
         rows[name] = measured(model, args.data, name, foreign)
         print(name, json.dumps(_row(rows[name])), flush=True)

@@ -85,7 +85,7 @@ def main() -> None:
     model = RouterRetriever.from_pretrained(args.model)
     rows = {}
     for name in args.only or model.experts:
-        rows[name] = measured(model, Collection.load(args.data / name))
+        rows[name] = measured(model, Collection.load(args.data / name, cut_off=True))
         print(name, json.dumps(rows[name]), flush=True)
     means = {
         kind: float(np.mean([row["test_gain"][kind] for row in rows.values()]))

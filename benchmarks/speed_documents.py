@@ -15,6 +15,7 @@ from speed_timing import Machine, encoder_flops, paired, summary, using_threads
 
 from routerretriever import RouterRetriever
 from routerretriever.encoder.bulk_documents import encode_documents
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.kernels.quantization import has_bfloat16
 
@@ -106,7 +107,8 @@ def _quality(setting: Setting, model: RouterRetriever, name: str) -> dict[str, A
     queries = {e: model.encode_query(texts, expert=e) for e in ("base", name) if e in model.state.candidates}
     result: dict[str, Any] = {"collection": name, "queries": len(split)}
     for precision in precisions(model):
-        documents = model.embed_texts(collection.contents, precision=precision)
+        encoded = model.embed_texts(collection.contents, precision=precision)
+        documents = DocumentVectors.whole(collection.documents, encoded)
         for expert, vectors in queries.items():
             score = ndcg_at_10(vectors, split, documents, collection).mean()
             result[f"{'base' if expert == 'base' else 'expert'}, {precision}"] = round(100 * float(score), 2)

@@ -52,7 +52,7 @@ class Setting:
 
     def collection(self, name: str) -> Collection:
         """One of the collections."""
-        return Collection.load(self.data / name)
+        return Collection.load(self.data / name, cut_off=True)
 
     def machine(self, threads: int) -> Machine:
         """What this machine does at best."""

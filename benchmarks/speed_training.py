@@ -24,6 +24,7 @@ from speed_setting import Setting, said
 from transformers import TrainerCallback
 
 from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.training_config import TrainingConfig
 
@@ -140,7 +141,8 @@ class _Peer(TrainerCallback):
 
     def _held_out(self) -> float:
         self.model.eval()
-        documents = np.asarray(self.model.encode_document(list(self.collection.contents)), np.float32)
+        vectors = np.asarray(self.model.encode_document(list(self.collection.contents)), np.float32)
+        documents = DocumentVectors.whole(self.collection.documents, vectors)
         queries = np.asarray(self.model.encode_query(list(self.held_out.queries.values())), np.float32)
         self.model.train()
         return float(ndcg_at_10(queries, self.held_out, documents, self.collection).mean())

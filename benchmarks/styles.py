@@ -44,12 +44,12 @@ def with_share(true: Collection, generated: Collection, share: float) -> Collect
 
 def measured(data: Path, name: str, shares: list[float], kind: TrainedKinds) -> dict[str, Any]:
     """Return the gains of one collection's experts, by share and adapter weight."""
-    model, true = RouterRetriever.create(), Collection.load(data / name)
+    model, true = RouterRetriever.create(), Collection.load(data / name, cut_off=True)
     documents = model.embed_collection(true)
     with tempfile.TemporaryDirectory() as folder:
         config = SynthesisConfig(method="titles", queries=GENERATED, seed=SEED)
         synthesize(data / name, Path(folder) / name, model=model, config=config)
-        generated = replace(Collection.load(Path(folder) / name), name=name)
+        generated = replace(Collection.load(Path(folder) / name, cut_off=True), name=name)
     asked = {
         "true": true.split("test").sample(LIMIT, SEED),
         "generated": generated.train_and_held_out()[1].sample(LIMIT, SEED),

@@ -34,7 +34,7 @@ def measured(
     data: Path, name: str, method: Any, queries: int, config: TrainingConfig, limit: int
 ) -> dict[str, Any]:
     """One cell: make queries, train, build the library, test."""
-    true = Collection.load(data / name)
+    true = Collection.load(data / name, cut_off=True)
     model = RouterRetriever.create()
     made: dict[str, Any] = {}
     source = true
@@ -49,7 +49,7 @@ def measured(
             progress=Bars(),
         )
         made = {"made": report.generated, "kept": report.kept, "dropped": dict(report.dropped)}
-        source = replace(Collection.load(folder), name=name)
+        source = replace(Collection.load(folder, cut_off=True), name=name)
     trained = train_expert(model, source, name=name, config=config, force=True, progress=Bars())
     model.build_library([source], progress=Bars())
     tested = _tested(model, true, limit)

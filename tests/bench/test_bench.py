@@ -139,8 +139,9 @@ def test_rankings_in_the_cache_are_those_of_the_same_data(prepared, change):
         "ignore_identical_ids": lambda: (replace(known, ignore_identical_ids=True), split),
         "qrels": lambda: (known, replace(split, qrels={q: {"d0": 1} for q in split.qrels})),
     }
-    assert queries_digest(known, split) == queries_digest(known, split)
-    assert queries_digest(known, split) != queries_digest(*changes[change]())
+    found = bench.documents(known)
+    assert queries_digest(known, split, found) == queries_digest(known, split, found)
+    assert queries_digest(known, split, found) != queries_digest(*changes[change](), found)
 
 
 def test_routers_do_not_see_test_judgements(prepared, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from documents import whole_passages
 from sentence_transformers import SentenceTransformer
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, evaluate, train_expert
@@ -18,7 +19,7 @@ from routerretriever.errors import SynthesisError
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.language import knows_language
 from routerretriever.synthesis.notes import UNKNOWN_LANGUAGE
-from routerretriever.synthesis.passages import Passages, load_documents
+from routerretriever.synthesis.passages import load_documents
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
 from make_collections import UNSEEN, write_all
@@ -222,9 +223,9 @@ def test_a_language_that_the_base_does_not_know_is_told(base, tmp_path, method):
     except SynthesisError as error:
         assert "a base that knows the language" in str(error)
     for written in (source, tmp_path / "greek.jsonl"):
-        assert not knows_language(base.encoder.tokenizer, Passages.of(load_documents(written)[1]).items)
+        assert not knows_language(base.encoder.tokenizer, whole_passages(load_documents(written)[1]).items)
 
 
 def test_languages_that_the_base_knows_are_not_doubted(base, collections):
     for collection in collections.values():
-        assert knows_language(base.encoder.tokenizer, Passages.of(collection.documents).items)
+        assert knows_language(base.encoder.tokenizer, whole_passages(collection.documents).items)

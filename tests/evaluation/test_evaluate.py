@@ -6,6 +6,7 @@ import pytest
 from routerretriever import Collection, RouterRetriever, evaluate
 from routerretriever.data.document import Document
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.evaluate import SystemScores, oracles
 from routerretriever.evaluation.report import evaluation_table, report_content, write_report
@@ -46,11 +47,12 @@ def test_identical_ids_are_ignored_only_where_asked():
     documents = (Document("q1", "same text"), Document("d2", "other"))
     split = Split("test", {"q1": "same text"}, {"q1": {"d2": 1}})
     vectors = np.array([[1, 0], [0.8, 0.6]], np.float32)
+    found = DocumentVectors.whole(documents, vectors)
     for ignore, wanted in ((False, ["q1"]), (True, ["d2"])):
         collection = Collection(
             name="c", documents=documents, splits={"test": split}, ignore_identical_ids=ignore
         )
-        assert list(search_run(vectors[:1], split, vectors, collection, depth=1)["q1"]) == wanted
+        assert list(search_run(vectors[:1], split, found, collection, depth=1)["q1"]) == wanted
 
 
 def scores(values):

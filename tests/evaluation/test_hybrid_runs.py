@@ -20,7 +20,9 @@ def searched(checkpoint, tmp_path_factory):
     split = collection.split("test")
     documents = model.embed_collection(collection)
     encoded = encode_queries(model, list(split.queries.values()), None)
-    ranker = HybridRanker.of(encoded.vectors, words_of(collection, split), split, documents, collection)
+    ranker = HybridRanker.of(
+        encoded.vectors, words_of(collection, split, documents), split, documents, collection
+    )
     index = Index.create(folder / "index", model)
     index.upsert(collection.documents)
     return index, split, ranker, encoded

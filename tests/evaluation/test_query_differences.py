@@ -28,7 +28,8 @@ def evaluation():
         "hybrid": system([0.2, 0.5, 0.9, 0.3], "wrong"),
         "routed-hybrid": system([1.0, 0.6, 0.0, 0.3], "right"),
     }
-    return Evaluation((CollectionResult("law", Split("test", QUERIES, QRELS), systems, {}),))
+    split = Split("test", QUERIES, QRELS)
+    return Evaluation((CollectionResult(name="law", split=split, systems=systems, chosen={}),))
 
 
 def test_the_largest_differences_come_first_and_equal_ones_not_at_all(evaluation):

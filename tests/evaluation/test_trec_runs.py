@@ -45,7 +45,9 @@ def test_a_run_of_any_collection_has_a_file(tmp_path, name):
     scores = SystemScores(values, {"q": {"d": 1.0}})
     split = Split("test", {"q": "one"}, {"q": {"d": 1}})
     systems = {"base": scores, "expert:x": scores}
-    results = [CollectionResult(part, split, systems, {}) for part in (name, "other")]
+    results = [
+        CollectionResult(name=part, split=split, systems=systems, chosen={}) for part in (name, "other")
+    ]
     write_runs(Evaluation(tuple(results)), tmp_path / "out" / "runs")
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 4
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]

@@ -8,6 +8,9 @@ import numpy as np
 import pyarrow as pa
 from tiny import WORDS
 
+from routerretriever.passages.passage import Passage
+from routerretriever.synthesis.passages import Passages
+
 
 def texts(count=80, words=12, seed=0):
     rng = np.random.default_rng(seed)
@@ -18,6 +21,11 @@ def write_documents(path, contents, **fields):
     lines = [json.dumps({"_id": f"d{n}", "text": text, **fields}) for n, text in enumerate(contents)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def whole_passages(documents):
+    """What queries are made of, where all documents are short."""
+    return Passages.of((document, [Passage.whole(document)]) for document in documents)
 
 
 def record(k, text=None, **more):

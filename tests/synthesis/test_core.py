@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from documents import texts, write_documents
+from documents import texts, whole_passages, write_documents
 
 from routerretriever import Collection, TrainingConfig, train_expert
 from routerretriever.errors import CollectionError, ExpertError, SynthesisError
@@ -14,7 +14,7 @@ from routerretriever.sharing.model_card import model_card
 from routerretriever.storage.model_folder import read_expert_info
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.filters import MERGED
-from routerretriever.synthesis.passages import READ_CHARACTERS, Passages
+from routerretriever.synthesis.passages import READ_CHARACTERS
 
 
 @pytest.mark.parametrize("method", ["crops", "titles", "mixture"])
@@ -147,7 +147,7 @@ def test_an_expert_of_a_model_can_look_for_the_passages(model, bare, make_collec
 
 @pytest.mark.parametrize("method", ["crops", "titles"])
 def test_huge_and_empty_texts_are_stated(method, model, tmp_path, monkeypatch):
-    """Ten megabytes, of which neither queries nor vectors need more than the beginning."""
+    """Ten megabytes, of which only the first hundred pages are cut into passages."""
     tokenise, longest = model.encoder.body.preprocess, []
 
     def watched(inputs, **kwargs):
@@ -162,11 +162,13 @@ def test_huge_and_empty_texts_are_stated(method, model, tmp_path, monkeypatch):
     report = synthesize(source, tmp_path / "out", model=model, config=SynthesisConfig(method=method, k=40))
     assert time.monotonic() - started < 60  # minutes, where the whole was tokenised
     assert max(longest) < 10_000
-    assert report.set_aside == {"without a text": 1}
-    assert "Only the beginning of 1 long documents was read" in report.notes[0]
+    assert report.set_aside["without a text"] == 1
+    assert report.set_aside["boilerplate, the same in many"] > 500  # the same words over and over
+    assert "Only the beginning of 1 long texts was read" in report.notes[0]
+    assert report.in_passages == 1
     collection = Collection.load(tmp_path / "out")
     assert [len(d.text) for d in collection.documents[-2:]] == [len(huge), 0]
-    assert len(Passages.of(collection.documents).items[0].text) <= READ_CHARACTERS
+    assert len(whole_passages(collection.documents).items[0].text) <= READ_CHARACTERS
 
 
 def test_a_base_that_finds_nothing_is_named(model, tmp_path):
@@ -216,3 +218,18 @@ def test_ids_that_no_tsv_can_hold_are_refused(model, tmp_path):
         synthesize(
             tmp_path / "c.jsonl", tmp_path / "out", model=model, config=SynthesisConfig(method="crops", k=40)
         )
+
+
+def test_queries_of_long_documents_are_made_from_all_their_passages(model, tmp_path):
+    """And the passage that each was made from is noted."""
+    parts = texts(120, words=40)
+    source = write_documents(tmp_path / "c.jsonl", [". ".join(parts[n : n + 4]) for n in range(0, 120, 4)])
+    config = SynthesisConfig(method="crops", k=30)
+    report = synthesize(source, tmp_path / "out", model=model, config=config)
+    assert (report.documents, report.in_passages) == (30, 30)
+    assert report.passages > 80
+    numbers = set()
+    for line in (tmp_path / "out" / "queries.jsonl").read_text(encoding="utf-8").splitlines():
+        numbers.update(json.loads(line)["metadata"]["passages"].values())
+    assert numbers >= {0, 1, 2}
+    assert len(Collection.load(tmp_path / "out").generated) == report.kept

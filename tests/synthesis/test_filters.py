@@ -1,6 +1,6 @@
 """Which queries are kept, and which are held out."""
 
-from documents import texts
+from documents import texts, whole_passages
 
 from routerretriever import Collection
 from routerretriever.data.document import Document
@@ -8,13 +8,13 @@ from routerretriever.data.text import text_key
 from routerretriever.synthesis import SynthesisConfig, synthesize
 from routerretriever.synthesis.filters import MERGED, Dropped, distinct
 from routerretriever.synthesis.held_out import held_out_ids
-from routerretriever.synthesis.passages import MIN_PASSAGES, Passages
+from routerretriever.synthesis.passages import MIN_PASSAGES
 from routerretriever.synthesis.queries import Generated
 
 
 def passages_of(*contents):
     filler = [f"filler{n} text{n} of{n}" for n in range(MIN_PASSAGES)]
-    found = Passages.of([Document(f"d{n}", text) for n, text in enumerate([*contents, *filler])])
+    found = whole_passages([Document(f"d{n}", text) for n, text in enumerate([*contents, *filler])])
     by_content = {passage.content: passage for passage in found.items}
     return [by_content[" ".join(text.split())] for text in contents], found.items
 
@@ -60,7 +60,7 @@ def test_only_queries_whose_passage_is_found_are_kept(model, bare, tmp_path):
     collection = Collection.load(tmp_path / "few")
     queries = {**collection.split("train").queries, **collection.split("dev").queries}
     found = model.similarity(
-        model.encode_query(list(queries.values()), expert="base"), model.embed_collection(collection)
+        model.encode_query(list(queries.values()), expert="base"), model.embed_collection(collection).vectors
     ).argmax(dim=1)
     judged = {**collection.split("train").qrels, **collection.split("dev").qrels}
     for query, column in zip(queries, found.tolist(), strict=True):
@@ -80,7 +80,7 @@ def test_all_queries_of_a_passage_are_on_one_side(model, bare, tmp_path):
 
 
 def test_passages_that_share_a_query_stay_together():
-    items = Passages.of([Document(str(n), text) for n, text in enumerate(texts(30))]).items
+    items = whole_passages([Document(str(n), text) for n, text in enumerate(texts(30))]).items
     shared = [Generated(p, "shared words", "crops") for p in items[:3]]
     own = [Generated(p, f"own words {n}", "crops") for n, p in enumerate(items)]
     queries = distinct([*shared, *own], Dropped())

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from documents import texts
+from documents import texts, whole_passages
 
 from routerretriever.data.document import Document
 from routerretriever.synthesis.crops import LONGEST, crops
-from routerretriever.synthesis.passages import MIN_PASSAGES, Passages
+from routerretriever.synthesis.passages import MIN_PASSAGES
 from routerretriever.synthesis.titles import titles
 from routerretriever.synthesis.word_statistics import Statistics, words_of
 
@@ -24,7 +24,7 @@ Wooden nest boxes attract breeding pairs, and readLogFile counts them in nest_bo
 
 def passages_of(*contents):
     filler = [f"filler{n} text{n} of{n}" for n in range(MIN_PASSAGES)]
-    found = Passages.of([Document(f"d{n}", text) for n, text in enumerate([*contents, *filler])])
+    found = whole_passages([Document(f"d{n}", text) for n, text in enumerate([*contents, *filler])])
     by_content = {passage.content: passage for passage in found.items}
     return [by_content[" ".join(text.split())] for text in contents], found.items
 
@@ -52,7 +52,7 @@ def test_titles_are_headings_sentences_phrases_and_keywords():
 
 def test_the_title_of_a_document_is_a_heading():
     documents = [Document(f"d{n}", f"text{n} body{n} here{n}", title=f"Name {n}") for n in range(12)]
-    items = Passages.of(documents).items
+    items = whole_passages(documents).items
     made = [item.text for item in titles(items, 3, 0)]
     assert sum(bool(re.fullmatch(r"Name \d+", text)) for text in made) > 4
 
@@ -63,7 +63,7 @@ def test_identifiers_are_words():
 
 def test_common_words_are_no_keywords_in_any_language():
     contents = [f"der die wort{n} ding{n}" for n in range(40)]
-    items = Passages.of([Document(str(n), text) for n, text in enumerate(contents)]).items
+    items = whole_passages([Document(str(n), text) for n, text in enumerate(contents)]).items
     assert {"der", "die"} <= Statistics.of(items).common
     assert "wort1" not in Statistics.of(items).common
 
@@ -73,7 +73,7 @@ def test_methods_are_decided_by_seed_and_content_alone(method):
     documents = [Document(f"d{n}", text) for n, text in enumerate(texts())]
 
     def made(order, seed=0):
-        items = Passages.of(order).items
+        items = whole_passages(order).items
         return {
             (g.passage.key, g.text)
             for g in (crops(items, 2, seed) if method == "crops" else titles(items, 2, seed))

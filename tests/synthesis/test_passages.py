@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from documents import texts, write_documents
+from documents import texts, whole_passages, write_documents
 
 from routerretriever.data.document import Document
 from routerretriever.errors import CollectionError, SynthesisError
 from routerretriever.synthesis import synthesize
-from routerretriever.synthesis.passages import MIN_PASSAGES, Passages, load_documents
+from routerretriever.synthesis.passages import MIN_PASSAGES, load_documents
 
 
 def test_passages_group_equal_texts_and_set_the_rest_aside():
@@ -16,7 +16,7 @@ def test_passages_group_equal_texts_and_set_the_rest_aside():
     documents = [Document(f"a{n}", text) for n, text in enumerate(contents)]
     documents += [Document("b0", contents[0]), Document("empty", " ... ")]
     documents += [Document(f"c{n}", "intentionally left blank") for n in range(5)]
-    found = Passages.of(documents)
+    found = whole_passages(documents)
     assert (len(found.items), found.empty, found.copies, found.boilerplate, found.shortened) == (
         12,
         1,
@@ -25,15 +25,15 @@ def test_passages_group_equal_texts_and_set_the_rest_aside():
         0,
     )
     assert next(p for p in found.items if p.text == contents[0]).documents == ("a0", "b0")
-    assert Passages.of(reversed(documents)) == found
+    assert whole_passages(reversed(documents)) == found
 
 
 def test_sample_is_independent_of_order_and_decided_by_the_seed():
     documents = [Document(f"d{n}", text) for n, text in enumerate(texts())]
-    one = Passages.of(documents).sample(20, 0)
+    one = whole_passages(documents).sample(20, 0)
     random.Random(1).shuffle(documents)
-    assert Passages.of(documents).sample(20, 0) == one
-    assert Passages.of(documents).sample(20, 1) != one
+    assert whole_passages(documents).sample(20, 0) == one
+    assert whole_passages(documents).sample(20, 1) != one
 
 
 def test_sources(bare, make_collection, tmp_path):
@@ -56,7 +56,7 @@ def test_sources(bare, make_collection, tmp_path):
         (["alone in the world"], "There are 1 different texts"),
         (["the same"] * 50, r"There are 0 different texts \(0 empty documents, 50 with a text"),
         (["", "  ", "..."] * 10, r"There are 0 different texts \(30 empty"),
-        (texts(MIN_PASSAGES - 1), "split long ones into passages"),
+        (texts(MIN_PASSAGES - 1), "Add documents"),
     ],
 )
 def test_corpora_that_teach_nothing_are_refused(model, tmp_path, contents, message):

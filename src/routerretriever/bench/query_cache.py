@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from routerretriever.bench.query_set import FALLBACK, Blender, Candidate, Queries, QuerySet
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.query_batch import PreparedQueries
 from routerretriever.evaluation.runs import MEASURES
-from routerretriever.kernels.vectors import Vectors
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress
 from routerretriever.routing.candidates import BASE, MERGED
@@ -30,7 +30,7 @@ def prepare_query_set(
     rivals: Mapping[str, RouterRetriever],
     collection: Collection,
     split: Split,
-    documents: Vectors,
+    documents: DocumentVectors,
     encoded: PreparedQueries,
     folder: Path,
     progress: Progress,
@@ -45,7 +45,7 @@ def prepare_query_set(
             rank).
         collection: whose documents are searched.
         split: of the queries.
-        documents: vectors of the collection's documents (m, d).
+        documents: of the collection.
         encoded: the queries at the branch layer.
         folder: of the cache; a file is named by a hash of all that decides its content.
         progress: shows each candidate.
@@ -61,7 +61,7 @@ def prepare_query_set(
     )
     owners = dict.fromkeys((BASE, MERGED, FALLBACK, *model.experts), model) | dict(rivals)
     deltas = {BASE: (), MERGED: tuple(experts), FALLBACK: tuple(experts)}
-    asked = queries_digest(collection, split)
+    asked = queries_digest(collection, split, documents)
     with progress.task(f"{collection.name} ({split.name})", len(owners)) as task:
         for name, owner in owners.items():
             involved = deltas.get(name, (name,))
@@ -78,12 +78,15 @@ def prepare_query_set(
     return result
 
 
-def queries_digest(collection: Collection, split: Split) -> str:
-    """Return a hash of queries, judgements and documents."""
+def queries_digest(collection: Collection, split: Split, documents: DocumentVectors) -> str:
+    """Return a hash of queries, judgements and documents, and of the passages that these were cut into."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{collection.ignore_identical_ids}".encode())
     for document in collection.documents:
         digest.update(f"{document.id}\0{document.content}\0".encode())
+    if documents.in_passages:
+        for passage in documents.passages:
+            digest.update(f"{passage.content}\0".encode())
     for query_id, text in split.queries.items():
         judgements = sorted(split.qrels[query_id].items())
         digest.update(f"{query_id}\0{text}\0{judgements}".encode())

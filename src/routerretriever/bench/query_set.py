@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.query_batch import PreparedQueries
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.evaluation.hybrid_runs import HybridRanker, Neighbours, Weights, words_of
@@ -121,7 +122,7 @@ class QuerySet:
 
     collection: Collection
     split: Split
-    documents: Vectors
+    documents: DocumentVectors
     similarity: str
     queries: Queries
     candidates: dict[str, Candidate]
@@ -149,9 +150,9 @@ class QuerySet:
         return Candidate(vectors, ranking, measure_run(run, self.split))
 
     def words(self) -> list[Found]:
-        """Return what each query finds by its words; they are searched once."""
+        """Return the passages that each query finds by its words; they are searched once."""
         if not self._words:
-            self._words.extend(words_of(self.collection, self.split))
+            self._words.extend(words_of(self.collection, self.split, self.documents))
         return self._words
 
     def by_words(self) -> Candidate:
@@ -159,7 +160,9 @@ class QuerySet:
         rows = np.full((len(self.queries), 100), -1, np.int32)
         own = own_documents(self.split, self.collection)
         for number, (found, _) in enumerate(self.words()):
-            others = found[found != own[number]][:100]
+            ranked = self.documents.owners[found]
+            first = np.sort(np.unique(ranked, return_index=True)[1])
+            others = ranked[first][ranked[first] != own[number]][:100]
             rows[number, : len(others)] = others
         return self.measure(rows)
 

@@ -193,7 +193,7 @@ def _collections(
                 chosen[candidate] = chosen.get(candidate, 0.0) + count / len(seeds)
         described[name] = {
             "group": "seen" if seen else "unseen",
-            "documents": len(collection.documents),
+            **bench.documents(collection).counts.to_dict(),
             "queries": len(bench.test_split(name)),
             "split": bench.suite.test_splits.get(name, "test"),
             "held_out": collection.train_and_held_out()[1].name if seen else None,

@@ -22,10 +22,10 @@ from routerretriever.bench.suite import Suite
 from routerretriever.bench.systems import BM25, MULTI_TASK
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.evaluation.gains import training_sample
 from routerretriever.experts.training_config import TrainedKinds
-from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.model import RouterRetriever
 from routerretriever.progress import Progress, Silent
@@ -52,7 +52,7 @@ class Bench:
     models: Models = field(init=False)
     _models: dict[_SeedAndKind, RouterRetriever] = field(default_factory=dict)
     _prepared: dict[_SeedAndKind, Prepared] = field(default_factory=dict)
-    _documents: dict[str, Vectors] = field(default_factory=dict)
+    _documents: dict[str, DocumentVectors] = field(default_factory=dict)
     _encoded: dict[tuple[str, str], PreparedQueries] = field(default_factory=dict)
     _training: dict[str, Queries] = field(default_factory=dict)
 
@@ -185,8 +185,8 @@ class Bench:
             progress=self.progress,
         )
 
-    def documents(self, collection: Collection) -> Vectors:
-        """Return the vectors of a collection's documents (m, d), which are the same for all models of the suite."""
+    def documents(self, collection: Collection) -> DocumentVectors:
+        """Return the vectors of a collection's documents, which are the same for all models of the suite."""
         if collection.name not in self._documents:
             plain = self.model(self.suite.seeds[0])
             self._documents[collection.name] = plain.embed_collection(collection, progress=self.progress)

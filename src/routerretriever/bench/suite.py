@@ -51,6 +51,8 @@ class Suite(BaseModel):
         ignore_identical_ids: collection → whether the document with a query's own id is
             neither a result nor a negative; default yes for ArguAna and Quora, as in
             BEIR.
+        cut_off: whether the end of long documents is left unread, as the paper and BEIR's
+            leaderboards do; otherwise they are ranked by their best passage.
         generated_queries: collection → generated queries, which become its train split.
         preset: how the model and its experts are made: ``default`` or ``paper``.
         training: changes to the preset's :class:`TrainingConfig`.
@@ -73,6 +75,7 @@ class Suite(BaseModel):
     whole: tuple[str, ...] = ()
     test_splits: dict[str, Text] = {}
     ignore_identical_ids: dict[str, bool] = {}
+    cut_off: bool = False
     generated_queries: dict[str, Text] = {}
     preset: str = "default"
     training: dict[str, Any] = {}
@@ -135,6 +138,7 @@ class Suite(BaseModel):
                     self.data / given if self.data else given,
                     name=name,
                     ignore_identical_ids=self.ignore_identical_ids.get(name),
+                    cut_off=self.cut_off,
                 )
                 if name in self.generated_queries:
                     collection = collection.with_generated_queries(self.generated_queries[name])

@@ -54,6 +54,14 @@ IgnoreIdenticalIds = Annotated[
         show_default="ignored in ArguAna and Quora, as in BEIR",
     ),
 ]
+CutOff = Annotated[
+    bool,
+    typer.Option(
+        "--cut-off",
+        help="Compare queries with the beginning of long documents only, as the paper and BEIR's leaderboards "
+        "do, instead of with their passages.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="Torch device, such as cpu or cuda.", show_default="the best one present"),
@@ -170,14 +178,25 @@ def open_model(source: str | Path, device: str | None, engine: EngineName) -> Op
 
 
 def load_collections(
-    sources: list[str], *, lenient: bool, ignore_identical_ids: bool | None = None
+    sources: list[str],
+    *,
+    lenient: bool,
+    ignore_identical_ids: bool | None = None,
+    cut_off: bool = False,
 ) -> list[Collection]:
     """Load collections from folders, files or the hub."""
     from routerretriever.data.collection import Collection
 
     loaded = []
     for source in sources:
-        loaded.append(Collection.load(source, strict=not lenient, ignore_identical_ids=ignore_identical_ids))
+        loaded.append(
+            Collection.load(
+                source,
+                strict=not lenient,
+                ignore_identical_ids=ignore_identical_ids,
+                cut_off=cut_off,
+            )
+        )
     return loaded
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from routerretriever.cli.common import (
     AsJson,
+    CutOff,
     Device,
     IgnoreIdenticalIds,
     Lenient,
@@ -18,7 +19,7 @@ from routerretriever.cli.common import (
     load_collections,
     load_model,
 )
-from routerretriever.cli.formatting import points, print_json, say, show_table
+from routerretriever.cli.formatting import err, points, print_json, say, show_table
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -61,16 +62,23 @@ def evaluate(
     by: GroupedBy = "length",
     lenient: Lenient = False,
     ignore_identical_ids: IgnoreIdenticalIds = None,
+    cut_off: CutOff = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the default search, base, experts and oracles on judged queries."""
+    """Compare the default search, base, experts and oracles on judged queries.
+
+    Documents longer than the base reads are ranked by their best passage, as
+    in an index.
+    """
     from routerretriever.evaluation.evaluate import evaluate as evaluate_model
     from routerretriever.evaluation.query_groups import by_field, by_length
     from routerretriever.evaluation.report import evaluation_table, report_content, write_report
 
     loaded = load_model(model, device)
-    judged = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
+    judged = load_collections(
+        collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
+    )
     result = evaluate_model(loaded, judged, split=split, limit=limit, seed=seed, progress=Bars())
     groups = by_length(result) if by == "length" else by_field(result, judged, by)
     page = None
@@ -80,6 +88,9 @@ def evaluate(
         print_json(report_content(result, groups))
         return
     show_table(evaluation_table(result))
+    for found in result.collections:
+        if found.documents.in_passages or found.documents.cut_off:
+            say(f"{found.name}: {found.documents}.", err)
     if page is not None:
         say(str(page))
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from routerretriever.cli.common import (
     AsJson,
+    CutOff,
     Device,
     IgnoreIdenticalIds,
     Lenient,
@@ -96,6 +97,7 @@ def library(
     abstain: Abstain = None,
     lenient: Lenient = False,
     ignore_identical_ids: IgnoreIdenticalIds = None,
+    cut_off: CutOff = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -123,7 +125,9 @@ def library(
         raise LibraryError(
             "Name at least one collection to measure the experts on: a folder, a file or a hub name."
         )
-    measured = load_collections(collections or [], lenient=lenient, ignore_identical_ids=ignore_identical_ids)
+    measured = load_collections(
+        collections or [], lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
+    )
 
     def change(loaded: RouterRetriever) -> None:
         if measured:

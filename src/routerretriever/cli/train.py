@@ -11,6 +11,7 @@ from rich.text import Text
 
 from routerretriever.cli.common import (
     AsJson,
+    CutOff,
     Device,
     IgnoreIdenticalIds,
     Lenient,
@@ -98,6 +99,7 @@ def train(
     force: Force = False,
     lenient: Lenient = False,
     ignore_identical_ids: IgnoreIdenticalIds = None,
+    cut_off: CutOff = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +120,9 @@ def train(
     }
     config = _training_config(preset, kind=kind, **given)
     own_folder(model, new=True)
-    loaded = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
+    loaded = load_collections(
+        collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
+    )
     router = open_or_create(model, base, endpoint=endpoint, preset=preset, device=device)
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
@@ -216,6 +220,8 @@ def _show_training(report: TrainingReport, expert: str, model: Path, collections
         f"Saved in {model}."
     )
     say(Text.assemble((expert, "bold"), figures))
+    if report.documents.in_passages or report.documents.cut_off:
+        say(f"Trained against {report.documents}.", err)
     if info.gain_on_generated:
         say(f"This gain was {GENERATED_GAIN} Evaluate it on queries that people asked.", err)
     say(f"Next: routerretriever library {model} {' '.join(collections)} …")

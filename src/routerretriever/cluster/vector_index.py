@@ -19,7 +19,7 @@ import ray
 
 from routerretriever.cluster.connection import connected, worker_count
 from routerretriever.errors import VectorIndexError
-from routerretriever.index.best_passages import WIDER, first_of_each
+from routerretriever.index.best_passages import first_of_each
 from routerretriever.index.connection import dataset_uri
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition, as_sql
@@ -31,6 +31,7 @@ from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.schema import PLACE_COLUMNS, SHOWN_COLUMNS, holds_passages, metadata_columns
 from routerretriever.index.search import Hit, hit_of
 from routerretriever.index.table import IndexTable
+from routerretriever.passages.grouping import WIDER
 
 _ENGINE_KINDS = {"ivf_flat": "IVF_FLAT", "ivf_pq": "IVF_PQ", "ivf_rq": "IVF_RQ"}
 _NAME = "vector_idx"

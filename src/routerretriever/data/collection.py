@@ -41,6 +41,9 @@ class Collection:
             empty.
         left_out: fields of documents that were not kept, because they hold lists or
             other values that no filter could ask for.
+        cut_off: whether only the beginning of long documents is compared with queries,
+            as much as the base reads: what the paper and BEIR's leaderboards do.
+            Otherwise documents are ranked by their best passage, as an index does.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Collection:
     generated: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     left_out: tuple[str, ...] = ()
+    cut_off: bool = False
 
     def __post_init__(self) -> None:
         check_collection_name(self.name)
@@ -62,6 +66,7 @@ class Collection:
         name: str | None = None,
         strict: bool = True,
         ignore_identical_ids: bool | None = None,
+        cut_off: bool = False,
     ) -> Self:
         """Read a collection.
 
@@ -75,6 +80,8 @@ class Collection:
             ignore_identical_ids: whether documents with the id of the query are left
                 out; default yes for ArguAna and Quora, as in BEIR, and no for all
                 others.
+            cut_off: whether the end of long documents is left unread in evaluation and
+                training, as the paper and BEIR's leaderboards do.
 
         Raises:
             CollectionError: the source does not exist, cannot be read, or contradicts
@@ -92,6 +99,7 @@ class Collection:
             generated=raw.generated,
             source=raw.source,
             left_out=tuple(sorted(raw.left_out)),
+            cut_off=cut_off,
         )
 
     def split(self, name: str) -> Split:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from routerretriever.data.collection import Collection
 from routerretriever.data.document import Document
 from routerretriever.encoder.document_fingerprint import document_fingerprint
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.tokens import cutter_of
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.passages.cutter import Cutter
@@ -43,6 +44,16 @@ class WithDocuments(Protocol):
     def max_seq_length(self) -> int | None:
         """Longest input in tokens."""
 
+    @property
+    def cutter(self) -> Cutter:
+        """What cuts documents into passages."""
+
+    def cut(self, document: Document) -> list[Passage]:
+        """Return the passages of a document."""
+
+    def reads_whole(self, document: Document) -> bool:
+        """Return whether the base reads a document to its end."""
+
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
     ) -> Vectors:
@@ -75,14 +86,23 @@ class DocumentMethods:
 
     def cut(self: WithDocuments, document: Document) -> list[Passage]:
         """Return the passages of a document that the base reads whole: one if it reads all of it."""
+        return self.cutter.cut(document)
+
+    def reads_whole(self: WithDocuments, document: Document) -> bool:
+        """Return whether the base reads a document to its end."""
+        return self.cutter.reads_whole(document)
+
+    @property
+    def cutter(self: WithDocuments) -> Cutter:
+        """What cuts documents into passages that the base reads whole."""
         prompt = self.document_prompt or ""
         key = (id(self.tokenizer), self.max_seq_length, prompt)
         if self._cutter is None or self._cutter[0] != key:
             self._cutter = (key, cutter_of(self.tokenizer, self.max_seq_length, prompt))
-        return self._cutter[1].cut(document)
+        return self._cutter[1]
 
     def embed_collection(
         self: WithDocuments, collection: Collection, *, progress: Progress | None = None
-    ) -> Vectors:
-        """Return the vectors of a collection's documents (m, d), in their order."""
-        return self.embed_texts(collection.contents, progress=progress)
+    ) -> DocumentVectors:
+        """Return the vectors of a collection's documents, long ones by their passages."""
+        return DocumentVectors.of(self, collection.documents, cut_off=collection.cut_off, progress=progress)

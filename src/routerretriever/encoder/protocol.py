@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routerretriever.data.collection import Collection
+from routerretriever.data.document import Document
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
+from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress
 from routerretriever.routing.explain import Route
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -103,5 +106,13 @@ class RoutedModel(Protocol):
     ) -> Vectors:
         """Return document vectors (n, d) from the cache or the base."""
 
-    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
-        """Return the vectors of a collection's documents (m, d)."""
+    def cut(self, document: Document) -> list[Passage]:
+        """Return the passages of a document: one if the base reads it whole."""
+
+    def reads_whole(self, document: Document) -> bool:
+        """Return whether the base reads a document to its end."""
+
+    def embed_collection(
+        self, collection: Collection, *, progress: Progress | None = None
+    ) -> DocumentVectors:
+        """Return the vectors of a collection's documents, long ones by their passages."""

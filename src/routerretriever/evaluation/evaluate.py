@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentCounts
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import prepare_queries
 from routerretriever.errors import CollectionError
@@ -46,14 +47,15 @@ class SystemScores:
         return float(self.values[measure].mean())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionResult:
-    """All systems on one collection, and how often the router chose each candidate."""
+    """All systems on one collection, how often the router chose each candidate, and how documents were read."""
 
     name: str
     split: Split
     systems: Mapping[str, SystemScores]
     chosen: Mapping[str, int]
+    documents: DocumentCounts = field(default_factory=DocumentCounts)
 
     def summary(self) -> dict[str, Any]:
         """Means, confidence intervals and significance, as plain data."""
@@ -69,6 +71,7 @@ class CollectionResult:
         return {
             "queries": len(self.split),
             "split": self.split.name,
+            "documents": self.documents.to_dict(),
             "systems": systems,
             "chosen": dict(self.chosen),
         }
@@ -112,6 +115,9 @@ def evaluate(
 ) -> Evaluation:
     """Compare base, routed, both with words beside, merged, every single expert and the two oracles.
 
+    Documents longer than the base reads are ranked by their best passage, as in an index, except in
+    collections that were loaded with ``cut_off=True``.
+
     Args:
         model: with or without experts and pilot library.
         collections: the router is not told which of them a query comes from.
@@ -141,7 +147,7 @@ def _evaluate_one(
     texts = list(split.queries.values())
     queries = prepare_queries(model.encoder, texts, model.query_prompt)
     routed, plans = _routed(model, texts)
-    words = words_of(collection, split)
+    words = words_of(collection, split, documents)
     pinned = {"base": "base", "merged": "merged", **{f"expert:{name}": name for name in model.experts}}
     similarity = model.similarity_fn_name
 
@@ -171,7 +177,13 @@ def _evaluate_one(
     if model.library:
         for route in model.route(texts, n_pilots=0):
             chosen[route.expert] += 1
-    return CollectionResult(collection.name, split, systems, dict(chosen.most_common()))
+    return CollectionResult(
+        name=collection.name,
+        split=split,
+        systems=systems,
+        chosen=dict(chosen.most_common()),
+        documents=documents.counts,
+    )
 
 
 def _routed(model: RoutedModel, texts: Sequence[str]) -> tuple[Vectors, list[SearchPlan]]:

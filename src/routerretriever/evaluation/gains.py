@@ -9,13 +9,13 @@ import numpy as np
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import LibraryError
 from routerretriever.evaluation.hybrid_runs import HybridRanker, words_of
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.evaluation.unselected import unselected_gains
-from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.form_pilots import (
@@ -83,12 +83,12 @@ def measure_gains(
     *,
     split: Split | None = None,
     queries: PreparedQueries | None = None,
-    documents: Vectors | None = None,
+    documents: DocumentVectors | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """What every expert gains on queries that it was not trained on (default: the held-out ones).
 
-    ``queries`` are those of the split, and ``documents`` (m, d) the collection's, where they have been
+    ``queries`` are those of the split, and ``documents`` the collection's, where they have been
     encoded already.
     """
     progress = progress or Silent()
@@ -108,7 +108,7 @@ def measure_gains(
         gains = np.stack([values[expert] - values[BASE] for expert in experts], axis=1).astype(np.float32)
 
         best = experts[int(gains.mean(axis=0).argmax())]
-        found = words_of(collection, split)
+        found = words_of(collection, split, documents)
         rankers = [
             HybridRanker.of(vectors[candidate], found, split, documents, collection, similarity=similarity)
             for candidate in (BASE, best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.evaluation.runs import GAIN_MEASURE, Run, measure_run, own_documents
 from routerretriever.kernels.exact_search import top_k
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.passages.grouping import WIDER, Grouping, candidates, widened
 from routerretriever.routing.relevance import FEATURES, HITS, hit_features
 from routerretriever.routing.search_plan import SearchPlan
 from routerretriever.words.fuse import DEPTH, best_first, fuse, regularised, similarities_to
@@ -33,11 +36,43 @@ def settings_of(plans: Sequence[SearchPlan]) -> tuple[NDArray[np.float32], NDArr
     return weights, np.array([plan.neighbours for plan in plans], np.bool_)
 
 
-def words_of(collection: Collection, split: Split) -> list[Found]:
-    """Return the documents that each query of a split finds by its words, with their BM25 scores."""
-    documents = collection.documents
-    with word_search([d.title for d in documents], [d.text for d in documents]) as search:
-        return search.search_many(split.queries.values(), DEPTH + int(collection.ignore_identical_ids))
+def words_of(collection: Collection, split: Split, documents: DocumentVectors) -> list[Found]:
+    """Return the passages that each query of a split finds by its words, with their BM25 scores.
+
+    Args:
+        collection: whose documents are searched.
+        split: the queries.
+        documents: of the collection; those that are whole are their only passage.
+    """
+    depth = DEPTH + int(collection.ignore_identical_ids)
+    titles, texts = zip(*documents.texts, strict=True)
+
+    def grouped(rows: NDArray[np.int64]) -> Grouping:
+        return Grouping.of(documents.owners[rows])
+
+    with word_search(titles, texts) as search:
+        if not documents.in_passages:
+            return search.search_many(split.queries.values(), depth)
+        return [widened(partial(search.search, query), grouped, depth) for query in split.queries.values()]
+
+
+def near_passages(queries: Vectors, documents: DocumentVectors, depth: int, similarity: str) -> list[Found]:
+    """Return the passages nearest to each query (n, d), best first, and their similarities.
+
+    They belong to at least ``depth`` documents, if there are so many; as an index reads more rows where
+    those found belong to too few documents.
+    """
+    found: dict[int, Found] = {}
+    pool, missing = depth, list(range(len(queries)))
+    while missing:
+        near = top_k(queries[missing], documents.vectors, pool, similarity)
+        for query, rows, scores in zip(missing, near.columns, near.scores, strict=True):
+            is_all = not documents.in_passages or len(rows) < pool
+            if is_all or Grouping.of(documents.owners[rows]).count >= depth:
+                found[query] = rows, scores
+        missing = [query for query in missing if query not in found]
+        pool *= WIDER
+    return [found[query] for query in range(len(queries))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,18 +83,20 @@ class HybridRanker:
         split: the queries (n).
         ids: of the collection's documents.
         own: rows of the documents that queries must not find (n,); see :func:`own_documents`.
-        documents: vectors of the collection's documents (m, d).
+        vectors: of the passages of the collection's documents (P, d).
         rows: candidate documents of each query, those near its vector first.
-        similarities: of query and candidates.
-        word_scores: BM25 scores of the candidates; 0 where no word matches.
+        nearest: the passage of each candidate that is nearest to the query.
+        similarities: of query and candidates: of this passage.
+        word_scores: BM25 scores of the candidates, of the best passage; 0 where no word matches.
         lowest: least similarity there can be, if there is one.
     """
 
     split: Split
     ids: Sequence[str]
     own: NDArray[np.int64]
-    documents: Vectors
+    vectors: Vectors
     rows: list[NDArray[np.int64]]
+    nearest: list[NDArray[np.int64]]
     similarities: list[Vectors]
     word_scores: list[NDArray[np.float64]]
     lowest: float | None
@@ -70,7 +107,7 @@ class HybridRanker:
         vectors: Vectors,
         words: Sequence[Found],
         split: Split,
-        documents: Vectors,
+        documents: DocumentVectors,
         collection: Collection,
         *,
         similarity: str = "cosine",
@@ -81,14 +118,15 @@ class HybridRanker:
             vectors: of the queries (n, d), in the order of ``split.queries``.
             words: of :func:`words_of`.
             split: the queries.
-            documents: vectors of the collection's documents (m, d).
+            documents: of the collection.
             collection: what is searched.
             similarity: ``cosine`` or ``dot``.
         """
-        near = top_k(vectors, documents, DEPTH + int(collection.ignore_identical_ids), similarity)
-        rows, similarities, word_scores = [], [], []
+        depth = DEPTH + int(collection.ignore_identical_ids)
+        near = near_passages(vectors, documents, depth, similarity)
+        rows, nearest, similarities, word_scores = [], [], [], []
         for number, (found, scores) in enumerate(words):
-            columns = near.columns[number]
+            columns, near_scores = near[number]
             place_of = {column: place for place, column in enumerate(columns.tolist())}
             alone = [row for row in found.tolist() if row not in place_of]
             union = np.concatenate([columns, np.array(alone, np.int64)])
@@ -96,16 +134,27 @@ class HybridRanker:
 
             by_words = np.zeros(len(union))
             by_words[[place_of[row] for row in found.tolist()]] = scores
-            own = similarities_to(vectors[number], documents[alone], similarity)
-            rows.append(union)
-            similarities.append(np.concatenate([near.scores[number], own]))
+            own = similarities_to(vectors[number], documents.vectors[alone], similarity)
+            similar = np.concatenate([near_scores, own])
+            if documents.in_passages:
+                # Both scores of a document are the best of its passages, not always of the same one.
+                grouping = Grouping.of(documents.owners[union])
+                best = grouping.best(similar)
+                union, similar = union[best], similar[best]
+                by_words = by_words[grouping.best(by_words)]
+                kept = candidates(similar, by_words, grouping.documents_in(len(columns)), depth)
+                union, similar, by_words = union[kept], similar[kept], by_words[kept]
+            rows.append(documents.owners[union])
+            nearest.append(union)
+            similarities.append(similar)
             word_scores.append(by_words)
         return cls(
             split=split,
             ids=collection.document_ids,
             own=own_documents(split, collection),
-            documents=documents,
+            vectors=documents.vectors,
             rows=rows,
+            nearest=nearest,
             similarities=similarities,
             word_scores=word_scores,
             lowest=-1.0 if similarity == "cosine" else None,
@@ -135,7 +184,7 @@ class HybridRanker:
         for number, rows in enumerate(self.rows):
             similarities: NDArray[Any] = self.similarities[number]
             if drawn[number]:
-                similarities = regularised(similarities, self.documents[rows])
+                similarities = regularised(similarities, self.vectors[self.nearest[number]])
             fused = fuse(
                 similarities, self.word_scores[number], weight=float(each[number]), lowest=self.lowest
             )

@@ -94,7 +94,13 @@ def _markdown(evaluation: Evaluation, title: str) -> str:
     for system in evaluation.systems:
         cells = [system, *_marked_cells(summaries, system), _points(evaluation.mean(system))]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *_documents(evaluation)]
     return "\n".join(lines) + "\n"
+
+
+def _documents(evaluation: Evaluation) -> list[str]:
+    """Return a sentence for each collection: how its documents were read."""
+    return [f"{result.name}: {result.documents}." for result in evaluation.collections]
 
 
 def _html(evaluation: Evaluation, content: dict[str, Any], title: str) -> str:
@@ -110,6 +116,7 @@ def _html(evaluation: Evaluation, content: dict[str, Any], title: str) -> str:
         version=__version__,
         collections=list(summaries),
         queries=queries,
+        documents=_documents(evaluation),
         cards=_cards(evaluation),
         rows=[_row(evaluation, summaries, system) for system in evaluation.systems],
         choices=choices,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.kernels.exact_search import top_k
 from routerretriever.kernels.vectors import Vectors
 
@@ -23,22 +24,22 @@ Run = dict[str, dict[str, float]]
 def search_run(
     vectors: Vectors,
     split: Split,
-    documents: Vectors,
+    documents: DocumentVectors,
     collection: Collection,
     *,
     depth: int = 100,
     similarity: str = "cosine",
 ) -> Run:
-    """Rank a collection's documents for every query of a split.
+    """Rank a collection's documents for every query of a split, long ones by their best passage.
 
     Args:
         vectors: query vectors (n, d), in the order of ``split.queries``.
-        documents: document vectors (m, d), in the order of ``collection.documents``.
+        documents: vectors of ``collection.documents``.
         depth: results kept for each query.
     """
     # A query that is itself a document of the collection may find itself; one more result makes up for it.
     spare = int(collection.ignore_identical_ids)
-    found = top_k(vectors, documents, depth + spare, similarity)
+    found = top_k(vectors, documents.vectors, depth + spare, similarity, documents.groups)
     ids = collection.document_ids
     run: Run = {}
     rows = zip(split.queries, found.scores.tolist(), found.columns.tolist(), strict=True)
@@ -83,7 +84,11 @@ def _plain(qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
 
 
 def ndcg_at_10(
-    vectors: Vectors, split: Split, documents: Vectors, collection: Collection, similarity: str = "cosine"
+    vectors: Vectors,
+    split: Split,
+    documents: DocumentVectors,
+    collection: Collection,
+    similarity: str = "cosine",
 ) -> NDArray[np.float64]:
     """nDCG@10 of every query, in the order of ``split.queries``: the measure that gains are made of."""
     run = search_run(vectors, split, documents, collection, depth=10, similarity=similarity)

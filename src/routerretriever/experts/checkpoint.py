@@ -155,6 +155,8 @@ def training_key(
             _add(digest, _judged(split, collection))
         for document in collection.documents:
             _add(digest, [document.id, document.content])
+        if not collection.cut_off and not all(map(model.reads_whole, collection.documents)):
+            _add(digest, "passages")
     return digest.hexdigest()
 
 

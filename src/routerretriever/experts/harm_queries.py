@@ -11,6 +11,7 @@ from torch import Tensor
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import LibraryError
@@ -30,14 +31,14 @@ class HarmQueries:
     Attributes:
         collection: where they are from.
         split: the queries and their judgements.
-        documents: vectors of the collection's documents (m, d).
+        documents: of the collection.
         queries: encoded up to the branch layer.
         measured: gain of every expert on them.
     """
 
     collection: Collection
     split: Split
-    documents: Vectors
+    documents: DocumentVectors
     queries: PreparedQueries
     measured: Measurement
 

@@ -10,21 +10,22 @@ from torch import Tensor
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.runs import own_documents
+from routerretriever.experts.frozen_choice import FrozenChoice
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.kernels.exact_search import as_similarity, top_k
-from routerretriever.kernels.vectors import Vectors
 
 
 class RankedDocuments(NamedTuple):
     """What a batch of n queries is ranked against.
 
     Attributes:
-        vectors: of m documents (m, d), ready for a dot product.
-        positive: whether a document is relevant to a query (n, m).
-        ignored: whether it is neither positive nor negative (n, m); ``None`` if there is no such.
+        vectors: of documents, of long ones those of passages (c, d), ready for a dot product.
+        positive: whether a document is relevant to a query (n, c).
+        ignored: whether it is neither positive nor negative (n, c); ``None`` if there is no such.
     """
 
     vectors: Tensor
@@ -35,6 +36,9 @@ class RankedDocuments(NamedTuple):
 class Negatives:
     """The documents a batch is ranked against, and which of them are relevant.
 
+    A document of several passages counts by one of them, relevant or not: the one that the frozen base
+    finds most similar to the query; see :class:`FrozenChoice`.
+
     Raises:
         CollectionError: a query has no relevant document.
     """
@@ -44,28 +48,51 @@ class Negatives:
         model: RoutedModel,
         collection: Collection,
         train: Split,
-        documents: Vectors,
+        documents: DocumentVectors,
         config: TrainingConfig,
     ) -> None:
-        column = {document_id: place for place, document_id in enumerate(collection.document_ids)}
         self.config = config
-        self.positives = [_positives(collection, train, query_id, column) for query_id in train.queries]
-        self.identical = own_documents(train, collection).tolist()
-        prepared = as_similarity(torch.from_numpy(documents), model.similarity_fn_name)
-        self.documents = prepared.to(model.device)
-
+        prepared = as_similarity(torch.from_numpy(documents.vectors), model.similarity_fn_name)
+        self.vectors = prepared.to(model.device)
+        self.choice: FrozenChoice | None = None
         self.mined: list[list[int]] = []
-        if not config.in_batch and len(documents) > config.corpus_limit:
-            vectors = model.encode_query(list(train.queries.values()), expert="base")
-            found = top_k(vectors, documents, config.hard_negatives + 1, model.similarity_fn_name)
-            self.mined = [columns.tolist() for columns in found.columns]
+
+        mines = not config.in_batch and len(documents.vectors) > config.corpus_limit
+        near: list[list[int]] = []
+        if mines or documents.in_passages:
+            queries = model.encode_query(list(train.queries.values()), expert="base")
+            if documents.in_passages:
+                by_base = as_similarity(torch.from_numpy(queries), model.similarity_fn_name)
+                self.choice = FrozenChoice(by_base.to(model.device), documents, self.vectors)
+            if mines:
+                found = top_k(
+                    queries,
+                    documents.vectors,
+                    config.hard_negatives + 1,
+                    model.similarity_fn_name,
+                    documents.groups,
+                )
+                near = found.columns.tolist()
+        self.mined = [self._passages(row, columns) for row, columns in enumerate(near)]
+
+        column = {document_id: place for place, document_id in enumerate(collection.document_ids)}
+        self.positives: list[list[int]] = []
+        self.left_out: list[list[int]] = []  # passages that are neither relevant nor negatives
+        own = own_documents(train, collection).tolist()
+        for row, query_id in enumerate(train.queries):
+            relevant = _relevant(collection, train, query_id, column)
+            positives = self._passages(row, relevant)
+            apart = relevant if own[row] < 0 else [own[row], *relevant]
+            passages = {passage for document in apart for passage in documents.passages_of(document)}
+            self.positives.append(positives)
+            self.left_out.append(sorted(passages.difference(positives)))
 
     def candidates(self, rows: Sequence[int]) -> RankedDocuments:
         """Return the documents that some queries are ranked against."""
         columns = self._columns(rows)
         every = columns is None
-        place = range(len(self.documents)) if columns is None else {c: at for at, c in enumerate(columns)}
-        vectors = self.documents if columns is None else self.documents[columns]
+        place = range(len(self.vectors)) if columns is None else {c: at for at, c in enumerate(columns)}
+        vectors = self.vectors if columns is None else self.vectors[columns]
 
         positive = torch.zeros(len(rows), len(vectors), dtype=torch.bool)
         ignored = torch.zeros_like(positive)
@@ -73,18 +100,27 @@ class Negatives:
             positive[
                 number, [place[column] for column in self.positives[row] if every or column in place]
             ] = True
-            if self.identical[row] in place:
-                ignored[number, place[self.identical[row]]] = True
+            ignored[number, [place[column] for column in self.left_out[row] if every or column in place]] = (
+                True
+            )
+        if self.choice is not None:
+            ignored |= ~self.choice.are_best(rows, columns).cpu() & ~positive
         return RankedDocuments(vectors, positive, ignored if ignored.any() else None)
 
+    def _passages(self, query: int, documents: Sequence[int]) -> list[int]:
+        """Return the passage of each document that counts for a query."""
+        if self.choice is None:
+            return list(documents)
+        return [self.choice.best(query, document) for document in documents]
+
     def _columns(self, rows: Sequence[int]) -> list[int] | None:
-        """Return the documents that count for a batch; ``None`` for all."""
+        """Return the passages that count for a batch; ``None`` for all."""
         if self.config.in_batch:
             picks = [self.positives[row][int(torch.randint(len(self.positives[row]), ()))] for row in rows]
             return sorted(set(picks))
         if not self.mined:
             return None
-        chosen = set(torch.randint(len(self.documents), (self.config.sampled_negatives,)).tolist())
+        chosen = set(torch.randint(len(self.vectors), (self.config.sampled_negatives,)).tolist())
         for row in rows:
             chosen.update(self.positives[row])
             chosen.update(self.mined[row])
@@ -109,7 +145,7 @@ def ranking_loss(scores: Tensor, positive: Tensor, ignored: Tensor | None = None
     return ((losses * positive).sum(dim=1) / positive.sum(dim=1)).mean()
 
 
-def _positives(collection: Collection, train: Split, query_id: str, column: Mapping[str, int]) -> list[int]:
+def _relevant(collection: Collection, train: Split, query_id: str, column: Mapping[str, int]) -> list[int]:
     """Return the columns of a query's relevant documents."""
     found = [
         column[document_id]

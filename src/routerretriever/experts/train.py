@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from routerretriever.data.collection import Collection
+from routerretriever.encoder.document_vectors import DocumentCounts
 from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
@@ -36,6 +37,10 @@ def train_expert(
     progress: Progress | None = None,
 ) -> TrainingReport:
     """Train an expert on a collection's train queries and add it to the model.
+
+    A query is compared with one passage of each document that the base does not read whole: the one that
+    the frozen base finds most similar to it, which is fixed before the training. Collections loaded
+    with ``cut_off=True`` are trained on the beginnings of their documents.
 
     Args:
         model: gains one expert; nothing else of it changes.
@@ -107,6 +112,7 @@ def _outcome(
         seconds=time.perf_counter() - started,
         history=tuple(trainer.state.history),
         resumed=any(kind.trainer.state.resumed for kind in trained),
+        documents=sum((part.documents.counts for part in training.data), DocumentCounts()),
     )
     return report, chosen[0].adapter
 

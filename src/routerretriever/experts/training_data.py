@@ -13,6 +13,7 @@ from torch import Tensor
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import CollectionError
@@ -20,7 +21,6 @@ from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.negatives import Negatives, ranking_loss
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.kernels.exact_search import as_similarity
-from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.layers import Plan, TrainingPlan
 
@@ -34,7 +34,7 @@ class TrainingData:
     Attributes:
         collection: where they are from.
         train, held_out: queries to learn from, and disjoint ones to stop early by.
-        documents: their frozen vectors (m, d).
+        documents: their frozen vectors, of long documents those of their passages.
         queries, probes: ``train`` and ``held_out``, encoded up to the branch layer, or to the end.
         negatives: what the queries are ranked against.
         similarity: ``cosine`` or ``dot``.
@@ -43,7 +43,7 @@ class TrainingData:
     collection: Collection
     train: Split
     held_out: Split
-    documents: Vectors
+    documents: DocumentVectors
     queries: PreparedQueries
     probes: PreparedQueries
     negatives: Negatives
@@ -54,7 +54,7 @@ class TrainingData:
         cls,
         model: RoutedModel,
         collection: Collection,
-        documents: Vectors,
+        documents: DocumentVectors,
         config: TrainingConfig,
         budget: int,
     ) -> Self:
@@ -63,7 +63,7 @@ class TrainingData:
         Args:
             model: its base encodes.
             collection: needs a train split.
-            documents: vectors of its documents (m, d).
+            documents: of the collection.
             config: how the expert is trained.
             budget: bytes of hidden states, for each of the two splits.
 
@@ -113,7 +113,7 @@ class TrainingData:
 
     def loss(self, adapter: Adapter, rows: Sequence[int], config: TrainingConfig) -> Tensor:
         """Return the ranking loss of one batch."""
-        in_bf16 = config.computes_in_bf16(self.negatives.documents.device)
+        in_bf16 = config.computes_in_bf16(self.negatives.vectors.device)
         plan = TrainingPlan(adapter, config.dropout, in_bf16)
         vectors = self.queries.vectors_of(plan, rows)
         ranked = self.negatives.candidates(rows)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from routerretriever.encoder.document_vectors import DocumentCounts
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
@@ -31,6 +32,7 @@ class TrainingReport:
         seconds: wall time, without embedding documents.
         history: nDCG@10 at every evaluation, on the held-out queries that choose the expert.
         resumed: whether an interrupted training was continued.
+        documents: how the documents of all collections were read.
     """
 
     expert: str
@@ -43,6 +45,7 @@ class TrainingReport:
     seconds: float
     history: tuple[float, ...]
     resumed: bool = False
+    documents: DocumentCounts = field(default_factory=DocumentCounts)
 
     @property
     def p_value(self) -> float:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.errors import VectorIndexError
-from routerretriever.index.best_passages import Found, Grouping, best_rows, widened
+from routerretriever.index.best_passages import Found, best_rows
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.fields import is_missing
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.view import Record, RowIds, View
+from routerretriever.passages.grouping import Grouping, candidates, widened
 from routerretriever.passages.passage import Place
 from routerretriever.routing.relevance import HITS, Relevance, hit_features
 from routerretriever.routing.search_plan import SearchPlan
@@ -137,8 +138,7 @@ class SearchRequest:
 
         if count > depth:
             # More were read than each side gives, because an index's own order is approximate.
-            kept = word_scores > 0
-            kept[best_first(similarities[:count], depth)] = True
+            kept = candidates(similarities, word_scores, count, depth)
             rows, word_scores = rows[kept], word_scores[kept]
             vectors, similarities = vectors[kept], similarities[kept]
 
@@ -165,7 +165,9 @@ class SearchRequest:
 
     def _found(self, find: Callable[[int], Found], depth: int) -> Found:
         """Return the best rows, of so many documents where several rows may be one."""
-        return widened(self.view, find, depth) if self._groups else find(depth)
+        if not self._groups:
+            return find(depth)
+        return widened(find, lambda rows: Grouping(self.view.documents(rows)), depth)
 
     def _ranked(self, find: Callable[[int], Found], depth: int) -> Found:
         """Return the best rows, one of each document."""

@@ -32,19 +32,34 @@ def as_similarity(vectors: Tensor, similarity: str) -> Tensor:
     return vectors
 
 
-def top_k(queries: Vectors, documents: Vectors, k: int, similarity: str = "cosine") -> TopK:
+def top_k(
+    queries: Vectors,
+    documents: Vectors,
+    k: int,
+    similarity: str = "cosine",
+    starts: NDArray[np.intp] | None = None,
+) -> TopK:
     """Return the k most similar documents of every query, by a blocked matrix product.
 
     Args:
         queries: shape (n, d).
-        documents: shape (m, d).
-        k: at most m results are returned.
+        documents: shape (P, d).
+        k: results; at most as many as there are documents are returned.
         similarity: ``cosine`` or ``dot``.
+        starts: first row of each document (m,), where several rows are passages of one: documents
+            are then ranked by their best row, and columns are their numbers. ``None`` if each row is
+            a document.
     """
+    count = len(documents) if starts is None else len(starts)
+    blocks = []
     with torch.inference_mode():
         rows = as_similarity(torch.from_numpy(queries), similarity)
         columns = as_similarity(torch.from_numpy(documents), similarity).T
-        blocks = [torch.topk(block @ columns, min(k, len(documents))) for block in rows.split(_BLOCK)]
+        for block in rows.split(_BLOCK):
+            scores = block @ columns
+            if starts is not None:
+                scores = torch.from_numpy(np.maximum.reduceat(scores.numpy(), starts, axis=1))
+            blocks.append(torch.topk(scores, min(k, count)))
         if not blocks:
             return TopK(np.empty((0, 0), np.float32), np.empty((0, 0), np.int64))
         return TopK(

@@ -37,10 +37,14 @@ class Cutter:
 
     def cut(self, document: Document) -> list[Passage]:
         """Return the passages of a document in order: one if the base reads it whole."""
-        if self.limit is None or not self._is_longer(document.content, self.limit):
+        if self.limit is None or self.reads_whole(document):
             return [Passage.whole(document)]
         passages = list(self._passages(document, min(self.limit, MOST_TOKENS)))
         return passages if len(passages) > 1 else [Passage.whole(document)]
+
+    def reads_whole(self, document: Document) -> bool:
+        """Return whether the base reads a document to its end."""
+        return self.limit is None or not self._is_longer(document.content, self.limit)
 
     def _is_longer(self, text: str, limit: int) -> bool:
         # A token has at least one byte, so that most short texts need not be counted.

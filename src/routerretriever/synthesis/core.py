@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routerretriever.data.document import Document
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.synthesis.config import SynthesisConfig
 from routerretriever.synthesis.filters import Dropped, Kept, distinct, found
 from routerretriever.synthesis.generate import Generation, Task, generate
 from routerretriever.synthesis.held_out import held_out_ids
 from routerretriever.synthesis.notes import notes_on
-from routerretriever.synthesis.passages import Passages, load_documents
+from routerretriever.synthesis.passages import Passages, beginning, load_documents
 from routerretriever.synthesis.report import SynthesisReport, check_enough
 from routerretriever.synthesis.write import check_target, journal_path, write_collection
 
@@ -63,9 +63,12 @@ def synthesize(
     check_target(target, force=force, finish=finish)
 
     name, documents = load_documents(source)
-    task = _task(Passages.of(documents), config, journal_path(target), finish)
+    parts = [model.cut(beginning(document)) for document in documents]
+    passages = Passages.of(zip(documents, parts, strict=True))
+    task = _task(passages, config, journal_path(target), finish)
     made = generate(config, task, progress)
-    kept = _filtered(made, documents, model, expert, config.k, progress)
+    vectors = DocumentVectors.of(model, documents, parts=parts, progress=progress)
+    kept = _filtered(made, vectors, model, expert, config.k)
     held_out = held_out_ids(kept.queries)
 
     report = _report(
@@ -98,17 +101,14 @@ def _task(passages: Passages, config: SynthesisConfig, journal: Path, finish: bo
 
 def _filtered(
     made: Generation,
-    documents: Sequence[Document],
+    vectors: DocumentVectors,
     model: RouterRetriever,
     expert: str,
     k: int,
-    progress: Progress,
 ) -> Kept:
     dropped = Dropped()
     different = distinct(made.queries, dropped)
-    contents = [document.content for document in documents]
-    vectors = model.embed_texts(contents, progress=progress)
-    rows = {document.id: row for row, document in enumerate(documents)}
+    rows = {document.id: row for row, document in enumerate(vectors.documents)}
     queries = found(different, model, expert, vectors, rows, k, dropped)
     return Kept(queries, dropped, checked=len(different))
 
@@ -135,6 +135,7 @@ def _report(
         settings={**config.settings(), **found_by},
         documents=documents,
         passages=len(task.corpus.items),
+        in_passages=task.corpus.in_passages,
         asked=len(task.asked),
         set_aside=task.corpus.set_aside(),
         generated=len(made.queries),

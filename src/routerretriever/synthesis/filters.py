@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from routerretriever.data.text import stable_hash, text_key
+from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.kernels.exact_search import top_k
-from routerretriever.kernels.vectors import Vectors
 from routerretriever.synthesis.passages import MAX_COPIES
 from routerretriever.synthesis.queries import Generated, Query
 
@@ -107,7 +107,7 @@ def found(
     queries: Sequence[Query],
     model: RouterRetriever,
     expert: str,
-    documents: Vectors,
+    documents: DocumentVectors,
     rows: Mapping[str, int],
     k: int,
     dropped: Dropped,
@@ -118,15 +118,15 @@ def found(
         queries: to check.
         model: encodes them.
         expert: which of its experts encodes them; ``base`` for none.
-        documents: vectors of the whole collection (m, d).
-        rows: document id → row of ``documents``.
+        documents: of the whole collection; long ones are found by their best passage.
+        rows: document id → its row.
         k: the passage must be among the first ``k`` results.
         dropped: counts the others.
     """
     if not queries:
         return []
     vectors = model.encode_query([query.text for query in queries], expert=expert, batch_size=64)
-    ranked = top_k(vectors, documents, k, model.similarity_fn_name).columns
+    ranked = top_k(vectors, documents.vectors, k, model.similarity_fn_name, documents.groups).columns
 
     kept = []
     for query, columns in zip(queries, ranked.tolist(), strict=True):

@@ -25,7 +25,9 @@ def notes_on(task: Task, made: Generation, kept: Kept, tokenizer: Any) -> tuple[
     """Return a sentence for everything that a user should know of a synthesis."""
     notes = []
     if shortened := task.corpus.shortened:
-        notes.append(f"Only the beginning of {shortened} long documents was read; split them into passages.")
+        notes.append(
+            f"Only the beginning of {shortened} long texts was read, because the base reads that much at once."
+        )
     if made.asked_a_model and len(made.answers) < len(task.asked):
         notes.append(
             f"Finished early: {len(made.answers)} of {len(task.asked)} passages have been asked for."

@@ -1,11 +1,12 @@
-"""What queries are made of: the different texts of a collection."""
+"""What queries are made of: the different texts of a collection, of long documents their passages."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from routerretriever.data.beir import corpus_file, generated_from, read_documents
 from routerretriever.data.collection import Collection
@@ -13,12 +14,17 @@ from routerretriever.data.document import Document
 from routerretriever.data.names import JSONL_SUFFIXES, collection_name, data_suffix
 from routerretriever.data.text import stable_hash
 from routerretriever.errors import SynthesisError
+from routerretriever.passages.passage import Passage as CutPassage
+from routerretriever.passages.passage import Place
 
 READ_CHARACTERS = 4000
-"""How much of a document is read: more than most encoders read of it (512 tokens)."""
+"""How much of a text is read: more than most passages have (512 tokens)."""
+
+LONGEST_DOCUMENT = 200_000
+"""Characters of a document that are cut into passages: a hundred pages. Cutting more takes minutes."""
 
 MAX_COPIES = 3
-"""A text of more documents than this is boilerplate: no query can ask for one of them."""
+"""A text that occurs more often than this is boilerplate: no query can ask for one of them."""
 
 MIN_PASSAGES = 10
 """Fewer texts cannot be told apart in training, and none could be held out."""
@@ -26,18 +32,20 @@ MIN_PASSAGES = 10
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One text.
+    """One text: a short document's, or a passage of a long one.
 
     Attributes:
         key: a hash of the content; the same wherever the document is in its collection.
         documents: sorted ids of all documents with this very content.
-        title, text: of these documents, at most ``READ_CHARACTERS`` of each.
+        title, text: of these, at most ``READ_CHARACTERS`` of each; a passage's headings belong to its title.
+        places: id of a document that was cut → where in it this is.
     """
 
     key: str
     documents: tuple[str, ...]
     title: str
     text: str
+    places: Mapping[str, Place] = field(default_factory=dict, hash=False)
 
     @property
     def content(self) -> str:
@@ -55,10 +63,11 @@ class Passages:
 
     Attributes:
         items: the texts.
-        empty: documents without a text.
-        copies: documents that repeat the text of another.
-        boilerplate: documents with a text that occurs more than ``MAX_COPIES`` times.
-        shortened: texts that are longer than what is read.
+        empty: documents and passages without a text.
+        copies: those that repeat the text of another.
+        boilerplate: those with a text that occurs more than ``MAX_COPIES`` times.
+        shortened: documents and passages that are longer than what is read.
+        in_passages: documents that were cut into several passages.
     """
 
     items: tuple[Passage, ...]
@@ -66,22 +75,28 @@ class Passages:
     copies: int = 0
     boilerplate: int = 0
     shortened: int = 0
+    in_passages: int = 0
 
     @classmethod
-    def of(cls, documents: Iterable[Document]) -> Passages:
-        """Group documents by content.
+    def of(cls, documents: Iterable[tuple[Document, Sequence[CutPassage]]]) -> Passages:
+        """Group the texts of documents by content.
+
+        Args:
+            documents: each with its passages: one if it is short.
 
         Raises:
             SynthesisError: fewer than ``MIN_PASSAGES`` texts are left.
         """
-        groups: dict[str, list[Document]] = {}
-        empty = 0
-        for document in documents:
-            content = document.content
-            if any(character.isalnum() for character in content):
-                groups.setdefault(stable_hash(content), []).append(document)
-            else:
-                empty += 1
+        groups: dict[str, list[_Part]] = {}
+        empty, in_passages, long = 0, 0, 0
+        for document, parts in documents:
+            long += len(parts) > 1 and len(document.text) > LONGEST_DOCUMENT
+            in_passages += len(parts) > 1
+            for part in parts:
+                if any(character.isalnum() for character in part.content):
+                    groups.setdefault(stable_hash(part.content), []).append(_Part(document, part))
+                else:
+                    empty += 1
 
         kept = {key: group for key, group in groups.items() if len(group) <= MAX_COPIES}
         boilerplate = sum(map(len, groups.values())) - sum(map(len, kept.values()))
@@ -90,14 +105,15 @@ class Passages:
                 f"There are {len(kept)} different texts ({empty} empty documents, "
                 f"{boilerplate} with a text that occurs more than {MAX_COPIES} times). That "
                 f"is too few to train an expert on, which needs at least {MIN_PASSAGES} and "
-                "profits from hundreds. Add documents, or split long ones into passages."
+                "profits from hundreds. Add documents."
             )
         return cls(
-            items=tuple(_passage(key, group) for key, group in sorted(kept.items())),
+            items=tuple(_joined(key, group) for key, group in sorted(kept.items())),
             empty=empty,
             copies=sum(len(group) - 1 for group in kept.values()),
             boilerplate=boilerplate,
-            shortened=sum(len(group[0].text) > READ_CHARACTERS for group in kept.values()),
+            shortened=long + sum(len(group[0].passage.text) > READ_CHARACTERS for group in kept.values()),
+            in_passages=in_passages,
         )
 
     def sample(self, limit: int, seed: int) -> tuple[Passage, ...]:
@@ -113,6 +129,14 @@ class Passages:
             "boilerplate, the same in many": self.boilerplate,
         }
         return {reason: count for reason, count in counts.items() if count}
+
+
+def beginning(document: Document) -> Document:
+    """Return the part of a document that queries are made from: all but of very long ones."""
+    if len(document.text) <= LONGEST_DOCUMENT:
+        return document
+    sections = tuple(section for section in document.sections if section.start < LONGEST_DOCUMENT)
+    return replace(document, text=document.text[:LONGEST_DOCUMENT], sections=sections)
 
 
 def load_documents(source: str | Path) -> tuple[str, list[Document]]:
@@ -139,11 +163,25 @@ def load_documents(source: str | Path) -> tuple[str, list[Document]]:
     return name, list(collection.documents)
 
 
-def _passage(key: str, group: Sequence[Document]) -> Passage:
-    first = min(group, key=lambda document: document.id)
+def _joined(key: str, group: Sequence[_Part]) -> Passage:
+    """Return the passage of all documents that have its content."""
+    first = min(group, key=lambda part: part.document.id)
+    places: dict[str, Place] = {}
+    for part in group:
+        if part.passage.place is not None:
+            places.setdefault(part.document.id, part.passage.place)
+    heading = first.passage.place.heading if first.passage.place is not None else ""
     return Passage(
         key=key,
-        documents=tuple(sorted(document.id for document in group)),
-        title=first.title[:READ_CHARACTERS],
-        text=first.text[:READ_CHARACTERS],
+        documents=tuple(sorted({part.document.id for part in group})),
+        title=f"{first.document.title} {heading}".strip()[:READ_CHARACTERS],
+        text=first.passage.text[:READ_CHARACTERS],
+        places=places,
     )
+
+
+class _Part(NamedTuple):
+    """A passage and its document."""
+
+    document: Document
+    passage: CutPassage

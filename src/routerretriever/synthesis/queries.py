@@ -41,4 +41,13 @@ class Query:
     @property
     def documents(self) -> list[str]:
         """The ids of all relevant documents."""
-        return sorted(document for passage in self.passages for document in passage.documents)
+        return sorted({document for passage in self.passages for document in passage.documents})
+
+    @property
+    def passage_numbers(self) -> dict[str, int]:
+        """Id of each relevant document that was cut → number of the passage that the query was made from."""
+        numbers: dict[str, int] = {}
+        for passage in self.passages:
+            for document, place in passage.places.items():
+                numbers.setdefault(document, place.number)
+        return numbers

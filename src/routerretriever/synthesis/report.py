@@ -25,9 +25,10 @@ class SynthesisReport:
         method: how queries were made.
         source: name of the collection they were made for.
         settings: everything that decided them.
-        documents, passages, asked: documents read, different texts among them, and texts
-            that queries were made for.
-        set_aside: reason → documents that no query was made for.
+        documents, passages, asked: documents read, different texts among them (of long documents
+            their passages), and texts that queries were made for.
+        in_passages: documents that were cut into several passages.
+        set_aside: reason → texts that no query was made for.
         generated: queries before the filter.
         dropped: reason → queries that the filter dropped, or merged into one that is for
             several passages.
@@ -53,6 +54,7 @@ class SynthesisReport:
     train: int
     held_out: int
     notes: tuple[str, ...] = ()
+    in_passages: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
@@ -99,6 +101,8 @@ def report_table(report: SynthesisReport) -> Table:
         title=f"Queries for '{report.source}' by {report.method}",
     )
     table.add_row("documents", str(report.documents), "")
+    if report.in_passages:
+        table.add_row("  cut into passages", str(report.in_passages), "")
     for reason, count in report.set_aside.items():
         table.add_row(f"  {reason}", str(count), "")
     table.add_row("texts queries were made for", f"{report.asked} of {report.passages}", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from routerretriever.data.beir import SYNTHESIS_REPORT
 from routerretriever.data.document import Document
@@ -84,7 +85,10 @@ def _corpus_line(document: Document) -> str:
 
 
 def _query_line(query: Query) -> str:
-    record = {"_id": query.id, "text": query.text, "metadata": {"generated": query.method}}
+    metadata: dict[str, Any] = {"generated": query.method}
+    if query.passage_numbers:
+        metadata["passages"] = query.passage_numbers
+    record = {"_id": query.id, "text": query.text, "metadata": metadata}
     return json.dumps(record, ensure_ascii=False)
 
 
