@@ -15,6 +15,7 @@ from routerretriever.lora.expert_info import ExpertInfo, check_expert_name
 from routerretriever.routing.candidates import BASE, MERGED
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.scope import RoutingScope, scoped_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,11 +31,29 @@ class ExpertState:
     experts: Mapping[str, Adapter] = field(default_factory=dict)
     infos: Mapping[str, ExpertInfo] = field(default_factory=dict)
     policy: RoutingPolicy | None = None
+    _scoped: dict[RoutingScope, RoutingPolicy | None] = field(default_factory=dict, init=False)
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """What a query may be encoded with: base, merged, and each expert, in this order."""
         return (BASE, MERGED, *self.experts)
+
+    def candidates_in(self, scope: RoutingScope | None) -> tuple[str, ...]:
+        """Return the candidates of a scope; ``None`` is the whole model."""
+        if scope is None or scope.experts is None:
+            return self.candidates
+        return (BASE, *scope.allowed(tuple(self.experts)))
+
+    def policy_in(self, scope: RoutingScope | None) -> RoutingPolicy | None:
+        """Return how queries of a scope are routed; ``None`` where there are no pilots.
+
+        A scope's own pilots are copied when it is first asked for.
+        """
+        if scope is None or self.policy is None:
+            return self.policy
+        if scope not in self._scoped:
+            self._scoped[scope] = scoped_policy(self.policy, scope)
+        return self._scoped[scope]
 
     @property
     def library(self) -> PilotLibrary | None:
@@ -73,17 +92,18 @@ class ExpertState:
             raise ExpertError(f"There is no expert '{name}' in this model. Its experts: {known}.")
         return self.experts[name]
 
-    def required_policy(self) -> RoutingPolicy:
-        """Return the policy of a model that must have one.
+    def required_policy(self, scope: RoutingScope | None = None) -> RoutingPolicy:
+        """Return the policy of a model, or of a scope in it, that must have one.
 
         Raises:
             LibraryError: the pilot library has not been built.
         """
-        if self.policy is None:
+        policy = self.policy_in(scope)
+        if policy is None:
             raise LibraryError(
                 "The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…"
             )
-        return self.policy
+        return policy
 
     # -- other states ------------------------------------------------------------------------------
 

@@ -124,3 +124,12 @@ def test_documents_without_a_field_are_found_by_that_alone(checkpoint, tmp_path)
     assert found({"year": {"ne": 2000}}) == found({"not": {"year": 2000}}) == {"old"}
     assert found({"or": [{"year": None}, {"year": {"ne": 1990}}]}) == {"none", "x"}
     assert found({"title": None}) == {"old", "none"}
+
+
+def test_documents_are_counted_under_a_condition(index):
+    everything = index.count()
+    assert everything == len(index)
+    assert index.count({"id": {"in": ["nobody"]}}) == 0
+    assert index.count({"collection": {"ne": "nobody"}}) == everything
+    assert {"id", "collection", "title", "text"} <= index.fields().keys()
+    assert not {"key", "hash", "vector"} & index.fields().keys()

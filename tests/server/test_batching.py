@@ -247,18 +247,19 @@ def test_texts_of_like_length_go_together_where_it_pays():
 def test_counts_of_the_last_hour_forget():
     served = LastHour()
     for minute in (0, 0, 30, 59):
-        served.add({"a": 1}, minute)
-    assert served.totals(59)["a"] == 4
-    assert served.totals(60)["a"] == 2
-    assert served.totals(1000)["a"] == 0
+        served.add({("team", "a"): 1}, minute)
+    served.add({("other", "a"): 3}, 59)
+    assert served.totals("team", 59)["a"] == 4 and served.totals(None, 59)["a"] == 7
+    assert served.totals("team", 60)["a"] == 2
+    assert served.totals("team", 1000)["a"] == 0
 
 
 def test_counts_of_the_last_hour_are_not_read_while_they_change():
     served = LastHour()
-    served.add({"a": 1}, 0)
+    served.add({("", "a"): 1}, 0)
     with ThreadPoolExecutor(1) as pool:
         with served._lock:
-            totals = pool.submit(served.totals, 0)
+            totals = pool.submit(served.totals, None, 0)
             with pytest.raises(TimeoutError):
                 totals.result(0.1)
         assert totals.result(5)["a"] == 1

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from routerretriever import RouterRetriever, add_expert
 from routerretriever.cli.app import app
 from routerretriever.lora.peft_files import save_adapter
+from routerretriever.server.access import EVERYTHING
 from routerretriever.server.engine import Engine
 from routerretriever.server.read_saved import read_saved
 from routerretriever.storage import locks
@@ -215,7 +216,7 @@ def test_a_change_goes_on_when_its_client_is_gone(own, adapter_files):
         engine = Engine(own)
         engine.load()
         before = SavedVersion.of(own.model)
-        adding = asyncio.create_task(engine.experts.add("delta", files))
+        adding = asyncio.create_task(engine.experts.add("delta", files, EVERYTHING))
         while "delta" not in engine.model.experts:
             await asyncio.sleep(0.001)
         adding.cancel()
@@ -223,7 +224,7 @@ def test_a_change_goes_on_when_its_client_is_gone(own, adapter_files):
             await adding
         while SavedVersion.of(own.model) == before:
             await asyncio.sleep(0.01)
-        await engine.experts.remove("alpha")  # waits for the first
+        await engine.experts.remove("alpha", EVERYTHING)  # waits for the first
         engine.close()
         return list(engine.model.experts)
 

@@ -34,7 +34,7 @@ REASONS = {
     "takes minutes",
 }
 """Why a block of a page may stay out of the tests: ``<!-- not run: REASON -->`` on the line above it."""
-SHOWN = {"json", "jsonl", "text", "yaml"}
+SHOWN = {"json", "jsonl", "text", "toml", "yaml"}
 """Languages of blocks that are to be looked at."""
 _BLOCK = re.compile(
     r"^(?:<!-- not run: (.+?) -->\n)?```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL

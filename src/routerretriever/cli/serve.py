@@ -24,7 +24,9 @@ from routerretriever.index.postgres_uri import shown_uri
 if TYPE_CHECKING:
     from routerretriever.server import Settings
 
-Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback needs --api-key-file.")]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; any but loopback needs --api-key-file or --keys.")
+]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 ApiKeys = Annotated[
     Path | None,
@@ -35,6 +37,15 @@ AdminKeys = Annotated[
     typer.Option(
         "--admin-key-file",
         help="Keys that may change documents and experts, one per line; without it, nobody can.",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        help="Keys with scopes (TOML or JSON): collections, experts and documents that exist for each, and what "
+        "it may write.",
     ),
 ]
 Rerank = Annotated[
@@ -74,6 +85,7 @@ def serve(
     port: Port = 8080,
     api_keys: ApiKeys = None,
     admin_keys: AdminKeys = None,
+    keys: KeyFile = None,
     rerank: Rerank = None,
     log_queries: LogQueries = False,
     feedback_log: FeedbackLog = None,
@@ -85,29 +97,40 @@ def serve(
 ) -> None:
     """Serve MODEL: an OpenAI-compatible API under /v1, search, and a page that shows the routing."""
     try:
-        from routerretriever.server import Settings, read_keys
+        from routerretriever.server import Settings, check_settings, read_key_file, read_keys
     except ImportError as error:
         raise MissingExtraError("server", error.name or "fastapi") from error
 
-    read_api, read_admin = read_keys(api_keys), read_keys(admin_keys)
+    read_admin, scoped = read_keys(admin_keys), read_key_file(keys)
+    changeable = bool(read_admin) or any("experts" in key.access.rights for key in scoped)
     settings = Settings(
-        model=_served_folder(model, changeable=bool(read_admin)),
+        model=_served_folder(model, changeable=changeable),
         index=index,
         host=host,
         port=port,
-        api_keys=read_api,
+        api_keys=read_keys(api_keys),
         admin_keys=read_admin,
+        keys=scoped,
         engine=engine,
         device=device,
         rerank=rerank,
         log_queries=log_queries,
         feedback_log=feedback_log,
     )
+    check_settings(settings)
+    _start(settings, model, cluster=cluster, replicas=replicas, as_json=as_json)
+
+
+def _start(
+    settings: Settings, model: str, *, cluster: str | None, replicas: str | None, as_json: bool
+) -> None:
+    """Serve in this process, or by replicas on a cluster, and say where."""
 
     def announce() -> None:
         address = settings.url
         if as_json:
-            print_json({"url": address, "model": model, "index": index and shown_uri(index)})
+            index = settings.index and shown_uri(settings.index)
+            print_json({"url": address, "model": model, "index": index})
             sys.stdout.flush()
         else:
             say(f"The page: {address}   The API: {address}/v1   Stop: Ctrl-C")

@@ -10,6 +10,8 @@ from routerretriever.encoder.batch_routing import BatchRouting
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.expert_state import ExpertState
+from routerretriever.routing.scope import RoutingScope
 
 
 def encode_routed(
@@ -17,6 +19,8 @@ def encode_routed(
     queries: Sequence[str | TokenIds],
     experts: Sequence[str | None] | None = None,
     prompt: str | None = None,
+    scopes: Sequence[RoutingScope | None] | None = None,
+    state: ExpertState | None = None,
 ) -> RoutedVectors:
     """Encode one batch.
 
@@ -26,12 +30,14 @@ def encode_routed(
         experts: for each query a candidate that is pinned, or ``None`` to route it; default all
             routed.
         prompt: put before each query.
+        scopes: for each query what it may be routed among, or ``None`` for all; default all.
+        state: experts and policy; default those of the encoder.
 
     Raises:
         ExpertError: there is no such candidate.
     """
-    state = encoder.state
-    routing = BatchRouting(state, len(queries), experts)
+    state = state or encoder.state
+    routing = BatchRouting(state, len(queries), experts, scopes)
     features = encoder.tokenized_queries(queries, prompt)
     with torch.inference_mode():
         result = encoder.forward_by(features, routing, state)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.kernels.vectors import Vectors
-from routerretriever.routing.policy import Decision, RoutingPolicy
+from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.search_plan import SearchPlan
 
 
@@ -21,15 +21,20 @@ class RoutedVectors:
         experts: the candidate that leads each row (n,).
         plans: how an index is searched with each (n,).
         tokens: how many the encoder read of each row (n,).
-        decision: what the policy said of all rows, pinned ones too; ``None`` without a pilot library.
+        abstained: whether a routed row is out of domain; false for a pinned one (n,).
+        predicted_gains: of the expert that was chosen for a routed row, nDCG@10 over base; NaN where none
+            was chosen (n,).
         route_embeddings: what the router read (n, d_route).
-        policy: the policy that decided.
+        policies: what decided each row; ``None`` without a pilot library (n,).
+        routed_at: when routing began and ended, in seconds of :func:`time.perf_counter`.
     """
 
     vectors: Vectors
     experts: tuple[str, ...]
     plans: tuple[SearchPlan, ...]
     tokens: NDArray[np.int64]
-    decision: Decision | None
+    abstained: NDArray[np.bool_]
+    predicted_gains: NDArray[np.float32]
     route_embeddings: Vectors
-    policy: RoutingPolicy | None
+    policies: tuple[RoutingPolicy | None, ...]
+    routed_at: tuple[float, float]

@@ -24,6 +24,7 @@ from routerretriever.lora.expert_info import BaseInfo
 from routerretriever.lora.layers import shapes
 from routerretriever.progress import Progress, Silent
 from routerretriever.routing.candidates import ROUTED
+from routerretriever.routing.scope import RoutingScope
 
 
 class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
@@ -83,20 +84,27 @@ class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
         return vectors[0] if single else vectors
 
     def encode_routed(
-        self, queries: Sequence[str | TokenIds], experts: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[str | TokenIds],
+        experts: Sequence[str | None] | None = None,
+        scopes: Sequence[RoutingScope | None] | None = None,
+        *,
+        state: ExpertState | None = None,
     ) -> RoutedVectors:
         """Encode a batch of queries in one pass, and say what encoded each.
 
         Args:
             queries: one batch of texts or token ids; those of very different length are better given apart.
             experts: one entry a query: a candidate that is pinned, or ``None`` to route it; default all routed.
+            scopes: one entry a query: what it may be routed among, or ``None`` for all; default all.
+            state: experts and policy in the place of the model's own.
 
         Raises:
             ExpertError: there is no such candidate.
         """
         if self.training:
             self.eval()
-        return encode_routed(self.encoder, queries, experts, self.query_prompt)
+        return encode_routed(self.encoder, queries, experts, self.query_prompt, scopes, state)
 
     def check_not_silent(self, experts: Mapping[str, Adapter], where: str = "") -> None:
         """Refuse experts that change no query vector; see :meth:`RoutedEncoder.check_not_silent`.

@@ -15,6 +15,7 @@ from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
 from routerretriever.passages.passage import Passage
 from routerretriever.progress import Progress
+from routerretriever.routing.scope import RoutingScope
 
 
 class ServedModel(Protocol):
@@ -84,9 +85,14 @@ class ServedModel(Protocol):
         """Return the vectors of queries (n, d), routed or by a pinned ``expert``."""
 
     def encode_routed(
-        self, queries: Sequence[str | TokenIds], experts: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[str | TokenIds],
+        experts: Sequence[str | None] | None = None,
+        scopes: Sequence[RoutingScope | None] | None = None,
+        *,
+        state: ExpertState | None = None,
     ) -> RoutedVectors:
-        """Encode a batch of queries, and say what encoded each."""
+        """Encode a batch of queries, each within its scope, and say what encoded each."""
 
     def encode_documents(self, documents: Sequence[str | TokenIds]) -> Vectors:
         """Return vectors (n, d) of one batch of documents: texts or token ids."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from routerretriever.lora.expert_info import BaseInfo, ExpertInfo
 from routerretriever.lora.fits import check_fits
 from routerretriever.progress import Progress
 from routerretriever.routing.candidates import ROUTED
+from routerretriever.routing.scope import RoutingScope
 from routerretriever.sharing.save_parts import save_parts
 from routerretriever.storage.model_folder import ModelParts, read_json, read_model_info, read_state
 
@@ -70,6 +72,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         self._engine = folder / ENGINE
         self._tokenizer = _tokenizer(self._engine, info)
         self._pass = RoutedPass(info, self._engine, threads)
+        self._fitted = lru_cache(maxsize=2)(self._fitting)  # the model's own, and another state
         self.state = state
 
     @classmethod
@@ -104,7 +107,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
 
     @state.setter
     def state(self, state: ExpertState) -> None:
-        self._experts = self._fitting(state)
+        self._experts = self._fitted(state)
 
     def _fitting(self, state: ExpertState) -> EngineExperts:
         for name, adapter in state.experts.items():
@@ -179,19 +182,26 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         return self._by_length(inputs, batch_size, encode, self.info.dimension)
 
     def encode_routed(
-        self, queries: Sequence[str | TokenIds], experts: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[str | TokenIds],
+        experts: Sequence[str | None] | None = None,
+        scopes: Sequence[RoutingScope | None] | None = None,
+        *,
+        state: ExpertState | None = None,
     ) -> RoutedVectors:
         """Encode a batch of queries in one pass, and say what encoded each.
 
         Args:
             queries: one batch of texts or token ids; those of very different length are better given apart.
             experts: one entry a query: a candidate that is pinned, or ``None`` to route it; default all routed.
+            scopes: one entry a query: what it may be routed among, or ``None`` for all; default all.
+            state: experts and policy in the place of the model's own.
 
         Raises:
             ExpertError: there is no such candidate.
         """
-        present = self._experts
-        routing = BatchRouting(present.state, len(queries), experts)
+        present = self._experts if state is None else self._fitted(state)
+        routing = BatchRouting(present.state, len(queries), experts, scopes)
         tokens = self._tokenizer.batch(queries, self.query_prompt)
         vectors, weights = self._pass.routed(tokens, self.query_prompt, routing, present)
         return routing.result(vectors, weights, tokens.mask.sum(axis=1))

@@ -92,8 +92,12 @@ def checked(condition: Condition, fields: Mapping[str, pa.DataType]) -> Node:
 
 def to_sql(condition: Condition, schema: pa.Schema) -> str:
     """Return the SQL of a condition on the columns of ``schema``; errors as :func:`checked`."""
-    fields = {name: schema.field(name).type for name in schema.names if name not in _HIDDEN}
-    return _sql(checked(condition, fields))
+    return _sql(checked(condition, filter_fields(schema)))
+
+
+def filter_fields(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Return the types of the columns that may be filtered by."""
+    return {name: schema.field(name).type for name in schema.names if name not in _HIDDEN}
 
 
 def as_sql(where: str | Condition | None, schema: pa.Schema) -> str | None:

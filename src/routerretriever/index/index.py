@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, Unpack
 
 import numpy as np
+import pyarrow as pa
 
 from routerretriever.data.document import Document
 from routerretriever.index.answer import Answer, Searcher, SearchOptions
@@ -132,6 +133,20 @@ class Index(MaintainedIndex):
 
     def __len__(self) -> int:
         return len(self._store)
+
+    def count(self, where: str | Condition | None = None) -> int:
+        """Return the number of documents that satisfy a condition.
+
+        Raises:
+            FilterError: the condition cannot be understood.
+        """
+        with self._store.view(where) as view:
+            return view.count_documents()
+
+    def fields(self) -> dict[str, pa.DataType]:
+        """Return the names and types of the fields that documents can be filtered by."""
+        with self._store.view(None) as view:
+            return dict(view.fields)
 
     def upsert(
         self,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Vectors
+from routerretriever.index.filters import filter_fields
 from routerretriever.index.lance_rows import rows_by_id
 from routerretriever.index.parameters import SearchParameters
-from routerretriever.index.schema import PLACE_COLUMNS, SHOWN_COLUMNS, collection_and_id
+from routerretriever.index.schema import FIRST_ROWS, PLACE_COLUMNS, SHOWN_COLUMNS, collection_and_id
 from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.view import Metric, Record, RowIds
 from routerretriever.passages.passage import Place
@@ -54,8 +55,18 @@ class LanceView:
         found = self._scan("_score", full_text_query=matching(query), limit=k)
         return found["_rowid"].to_numpy(), found["_score"].to_numpy()
 
+    @property
+    def fields(self) -> Mapping[str, pa.DataType]:
+        return filter_fields(self.snapshot.dataset.schema)
+
     def count(self) -> int:
         return int(self.snapshot.dataset.count_rows(self.where))
+
+    def count_documents(self) -> int:
+        if not self.has_passages:
+            return self.count()
+        where = FIRST_ROWS if self.where is None else f"({self.where}) AND {FIRST_ROWS}"
+        return int(self.snapshot.dataset.count_rows(where))
 
     def documents(self, rows: RowIds) -> NDArray[np.intp]:
         self._read_keys(rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from routerretriever.data.document import Document
@@ -79,8 +80,15 @@ class View(Protocol):
     def matching(self, query: str, k: int) -> tuple[RowIds, NDArray[np.float32]]:
         """Return the k best rows with words of a query, best first, and their BM25 scores."""
 
+    @property
+    def fields(self) -> Mapping[str, pa.DataType]:
+        """Types of the fields that can be filtered by."""
+
     def count(self) -> int:
         """Return the number of rows that satisfy the condition."""
+
+    def count_documents(self) -> int:
+        """Return the number of documents that satisfy the condition."""
 
     def documents(self, rows: RowIds) -> NDArray[np.intp]:
         """Return the number of each row's document (n,), in the order in which they first occur."""

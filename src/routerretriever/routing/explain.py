@@ -139,6 +139,8 @@ def _reason(
         if expert == BASE:
             return f"{why}: falls back to the base"
         return f"{why}: falls back to {expert} with weight {policy.fallback_weight:.0%}"
+    if not policy.router.knows_base and expert == BASE:
+        return "no expert has a pilot"
     if not policy.router.knows_base:
         return f"{expert} has the highest {policy.router.name} similarity ({gains[expert]:.3f})"
     if expert == BASE:

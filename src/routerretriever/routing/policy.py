@@ -221,4 +221,5 @@ class RoutingPolicy:
         top = largest(scores, min(self.mix, scores.shape[1]))
         logits = np.full_like(scores, -np.inf)
         np.put_along_axis(logits, top.indices, top.values, axis=1)
+        logits[~np.isfinite(logits).any(axis=1), 0] = 0.0  # no expert has a pilot: the base
         return softmax(logits / self.mix_temperature)

@@ -15,16 +15,18 @@ from fastapi.responses import FileResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-from routerretriever.errors import RouterRetrieverError
+from routerretriever.errors import RouterRetrieverError, ServerError
 from routerretriever.server import memory, problems
+from routerretriever.server.access import Right
 from routerretriever.server.api import documents as api_documents
 from routerretriever.server.api import embeddings as api_embeddings
 from routerretriever.server.api import experts as api_experts
 from routerretriever.server.api import feedback as api_feedback
 from routerretriever.server.api import search as api_search
 from routerretriever.server.engine import Engine
-from routerretriever.server.guard import Guard, client_may_read
-from routerretriever.server.problems import ApiError, responses
+from routerretriever.server.guard import Guard, check_declared, model_is_ready, needs
+from routerretriever.server.keyring import Keyring
+from routerretriever.server.problems import responses
 from routerretriever.server.schemas.common import Status
 from routerretriever.server.settings import Settings
 from routerretriever.version import __version__
@@ -34,6 +36,9 @@ PAGE = Path(__file__).parent / "page"
 _SWITCH_INTERVAL = 0.0005  # seconds; by default a busy encoder keeps the event loop waiting ten times longer
 
 health = APIRouter(tags=["health"])
+ROUTERS = tuple(
+    module.router for module in (api_embeddings, api_search, api_feedback, api_documents, api_experts)
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -48,12 +53,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.engine = engine
+    app.state.keyring = Keyring(settings)
     problems.install(app)
-    app.include_router(health)
     bearer = HTTPBearer(auto_error=False, description="A key of the server's key file, where it has one.")
-    guarded = [Depends(bearer), Depends(client_may_read), Depends(model_is_ready)]
-    for module in (api_embeddings, api_search, api_feedback, api_documents, api_experts):
-        app.include_router(module.router, dependencies=guarded)
+    for router in (health, *ROUTERS):
+        check_declared(router.routes)
+        app.include_router(router, dependencies=[] if router is health else [Depends(bearer)])
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.openapi()  # reads all routes now: FastAPI would do it in the first request, and not safely beside a second app
     app.add_middleware(Guard, engine=engine)
@@ -85,6 +90,10 @@ def _load(engine: Engine) -> None:
         if not engine.ready:
             engine.load()
         LOG.info("ready: %s", ", ".join(engine.model.state.candidates))
+    except ServerError as error:
+        # It names experts and collections, and whoever asks has shown no key.
+        engine.failure = "The server was not set up correctly; its log says why."
+        LOG.error("%s", error)
     except RouterRetrieverError as error:
         engine.failure = str(error)
         LOG.error("%s", error)
@@ -93,31 +102,24 @@ def _load(engine: Engine) -> None:
         LOG.exception("The model could not be loaded")
 
 
-async def model_is_ready(request: Request) -> None:
-    """Refuse what needs the model while it is not loaded.
-
-    Raises:
-        ApiError: 503.
-    """
-    engine: Engine = request.app.state.engine
-    if not engine.ready:
-        message = engine.failure or "The model is still loading. Try again in a moment."
-        raise ApiError(503, message, code="not_ready", retry_after=2)
-
-
-@health.get("/", include_in_schema=False)
+@health.get("/", include_in_schema=False, dependencies=[needs(None)])
 async def page() -> FileResponse:
     """Return the page."""
     return FileResponse(PAGE / "index.html")
 
 
-@health.get("/health", summary="Whether the process is alive")
+@health.get("/health", summary="Whether the process is alive", dependencies=[needs(None)])
 async def alive() -> Status:
     """Answer as soon as the server listens."""
     return Status(status="alive")
 
 
-@health.get("/ready", summary="Whether model and index are loaded", responses=responses())
+@health.get(
+    "/ready",
+    summary="Whether model and index are loaded",
+    responses=responses(),
+    dependencies=[needs(None)],
+)
 async def ready(_: Annotated[None, Depends(model_is_ready)]) -> Status:
     """Answer 503 until model and index are loaded."""
     return Status(status="ready")
@@ -127,8 +129,8 @@ async def ready(_: Annotated[None, Depends(model_is_ready)]) -> Status:
     "/metrics",
     summary="Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401)},
-    dependencies=[Depends(client_may_read)],
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 403)},
+    dependencies=[needs(Right.FIGURES, loaded=False)],
 )
 async def metrics(request: Request) -> Response:
     """Return requests, latencies, batches, queries by expert, abstentions and predicted gains."""

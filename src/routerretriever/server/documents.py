@@ -10,6 +10,8 @@ import numpy as np
 from routerretriever.data.document import Document
 from routerretriever.index.index import Index
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.server.access import Access
+from routerretriever.server.problems import ApiError
 from routerretriever.server.queries import required_index
 from routerretriever.server.text_encoder import TextEncoder
 from routerretriever.server.uninterrupted import uninterrupted
@@ -28,19 +30,20 @@ class DocumentService:
         self._encoder = encoder
         self._writing = asyncio.Lock()
 
-    async def upsert(self, documents: Sequence[Document], collection: str) -> tuple[int, int]:
+    async def upsert(self, documents: Sequence[Document], collection: str, access: Access) -> tuple[int, int]:
         """Encode and store documents.
 
         Returns:
-            How many were written, and how many there are.
+            How many were written, and how many there are for whoever asks.
 
         Raises:
-            ApiError: there is no index, or a text is too long.
+            ApiError: there is no index, a text is too long, or the collection is not theirs.
         """
         index = required_index(self._index)
+        _check_own(collection, access)
         self._encoder.check_lengths([document.content for document in documents])
         texts = await asyncio.to_thread(index.texts_to_encode, documents)
-        encoded = await self._encoder.documents(texts)
+        encoded = await self._encoder.documents(texts, access)
         vectors = {text: item.vector for text, item in zip(texts, encoded, strict=True)}
 
         def known_vectors(texts: Sequence[str]) -> Vectors:  # the index writes block by block
@@ -51,28 +54,43 @@ class DocumentService:
                 written = await asyncio.to_thread(
                     index.upsert, documents, collection=collection, encode=known_vectors
                 )
-                return written, await asyncio.to_thread(len, index)
+                return written, await self._count_in(index, access)
 
         return await uninterrupted(store())
 
-    async def delete(self, ids: Sequence[str], collection: str) -> tuple[int, int]:
+    async def delete(self, ids: Sequence[str], collection: str, access: Access) -> tuple[int, int]:
         """Delete documents.
 
         Returns:
-            How many were deleted, and how many there are.
+            How many were deleted, and how many there are for whoever asks.
 
         Raises:
-            ApiError: there is no index.
+            ApiError: there is no index, or the collection is not theirs.
         """
         index = required_index(self._index)
+        _check_own(collection, access)
 
         async def remove() -> tuple[int, int]:
             async with self._writing:
-                deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
-                return deleted, await asyncio.to_thread(len, index)
+                before = await self._count_in(index, access)
+                await asyncio.to_thread(index.delete, ids, collection=collection)
+                after = await self._count_in(index, access)
+                return before - after, after
 
         return await uninterrupted(remove())
 
-    async def count(self) -> int | None:
-        """Return how many documents there are; ``None`` without an index."""
-        return None if self._index is None else await asyncio.to_thread(len, self._index)
+    async def count(self, access: Access) -> int | None:
+        """Return how many documents there are for whoever asks; ``None`` without an index."""
+        return None if self._index is None else await self._count_in(self._index, access)
+
+    async def _count_in(self, index: Index, access: Access) -> int:
+        if access.sees_all_documents:
+            return await asyncio.to_thread(len, index)
+        return await asyncio.to_thread(index.count, access.where())
+
+
+def _check_own(collection: str, access: Access) -> None:
+    """Refuse to change a collection that is not the asker's, whether it exists or not."""
+    if not access.sees_collection(collection):
+        message = f"This key may not change the collection '{collection}'."
+        raise ApiError(403, message, param="collection", code="not_yours")

@@ -77,8 +77,12 @@ class BatchEncoder:
         return encoded
 
     def _encode_present(self, rows: Sequence[Row]) -> list[Encoded]:
-        batch = self._model.encode_routed([row.content for row in rows], [row.expert for row in rows])
-        self._metrics.routed(batch, [row.expert is not None for row in rows])
+        batch = self._model.encode_routed(
+            [row.content for row in rows],
+            [row.expert for row in rows],
+            [row.scope for row in rows],
+        )
+        self._metrics.routed(batch, [row.client for row in rows])
         return [
             Encoded(
                 vector=vector,
@@ -86,14 +90,15 @@ class BatchEncoder:
                 tokens=int(tokens),
                 plan=plan,
                 route_embedding=embedding[None],
-                policy=batch.policy,
+                policy=policy,
             )
-            for vector, expert, tokens, plan, embedding in zip(
+            for vector, expert, tokens, plan, embedding, policy in zip(
                 batch.vectors,
                 batch.experts,
                 batch.tokens,
                 batch.plans,
                 batch.route_embeddings,
+                batch.policies,
                 strict=True,
             )
         ]

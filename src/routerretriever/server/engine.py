@@ -9,6 +9,7 @@ from routerretriever.encoder.graph import available_threads
 from routerretriever.index.index import Index
 from routerretriever.reranking.reranker import Reranker
 from routerretriever.server.batching import Batcher
+from routerretriever.server.check_keys import check_keys
 from routerretriever.server.documents import DocumentService
 from routerretriever.server.encode_batch import BatchEncoder
 from routerretriever.server.experts import ExpertService
@@ -52,6 +53,9 @@ class Engine:
         )
         self.fingerprint = self.model.fingerprint
         index = None if settings.index is None else Index.open(settings.index, self.model)
+        state = self.model.state
+        pilots = state.library.collections() if state.library else ()
+        check_keys(settings.keys, experts=state.experts, pilots=pilots, index=index)
         reranker = None
         if settings.rerank is not None:
             reranker = Reranker.load(settings.rerank, device=settings.device)

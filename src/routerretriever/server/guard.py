@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import re
 import time
 from collections.abc import Iterable
+from typing import Any
 
-from fastapi import Request
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from routerretriever.errors import ServerError
+from routerretriever.server.access import OPEN, Right
 from routerretriever.server.engine import Engine
+from routerretriever.server.keyring import Keyring
 from routerretriever.server.problems import ApiError, answer, from_exception
 
 LOG = logging.getLogger("routerretriever.server")
@@ -71,7 +75,7 @@ class Guard:
         settings = self.engine.settings
         # Without a key, a page of another site could have a browser ask this server under a name of its own.
         host = _PORT.sub("", headers.get("host", ""))
-        if settings.is_loopback and not settings.api_keys and host not in _LOOPBACK_NAMES:
+        if settings.is_loopback and not settings.is_locked and host not in _LOOPBACK_NAMES:
             return ApiError(400, "This server answers to localhost and 127.0.0.1 only.", code="invalid_host")
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._most_bytes(scope):
@@ -108,46 +112,94 @@ class Guard:
         self.engine.metrics.latency.labels(path).observe(seconds)
 
 
-# Asynchronous, though nothing is waited for: FastAPI sends plain functions through a pool of threads.
-async def client_may_read(request: Request) -> None:
-    """Refuse a request without a valid key, where keys are set.
+async def model_is_ready(request: Request) -> None:
+    """Refuse what needs the model while it is not loaded.
 
     Raises:
-        ApiError: 401.
+        ApiError: 503.
     """
-    settings = request.app.state.engine.settings
-    if settings.api_keys:
-        _check(request, (*settings.api_keys, *settings.admin_keys))
+    engine: Engine = request.app.state.engine
+    if not engine.ready:
+        message = engine.failure or "The model is still loading. Try again in a moment."
+        raise ApiError(503, message, code="not_ready", retry_after=2)
 
 
-async def client_may_change(request: Request) -> None:
-    """Refuse a request without an admin key.
+class Needs:
+    """What an endpoint asks of a key; every endpoint declares it once.
+
+    It leaves an :class:`Access` in ``request.state.access``.
+
+    Args:
+        right: that the key must have; ``None`` for an endpoint that anybody may ask.
+        loaded: whether the model must be loaded, too.
+    """
+
+    def __init__(self, right: Right | None, loaded: bool) -> None:
+        self.right = right
+        self._loaded = loaded
+
+    # Asynchronous, though nothing is waited for: FastAPI sends plain functions through a pool of threads.
+    async def __call__(self, request: Request) -> None:
+        """Refuse a request whose key is wrong or may not do this.
+
+        Raises:
+            ApiError: 401 without a valid key, 403 with one that lacks the right, or where no key has it; 503.
+        """
+        if self.right is None:
+            return
+        self._grant(request, self.right)
+        if self._loaded:
+            await model_is_ready(request)
+
+    def _grant(self, request: Request, right: Right) -> None:
+        keyring: Keyring = request.app.state.keyring
+        access = keyring.access(_token(request))
+        if access is None and keyring.is_locked:
+            raise _no_key()
+        request.state.access = access or OPEN
+        if right in request.state.access.rights:
+            return
+        if right not in keyring.rights:
+            raise ApiError(
+                403, "Changes are off. Start the server with --admin-key-file to allow them.", code="no_admin"
+            )
+        if access is None:
+            raise _no_key()
+        raise ApiError(403, _REFUSED[right], code="not_admin")
+
+
+_CHANGE = "This key may read but not change anything. Use an admin key."
+_REFUSED = {
+    Right.DOCUMENTS: _CHANGE,
+    Right.EXPERTS: _CHANGE,
+    Right.FEEDBACK: "This key may not send feedback.",
+    Right.FIGURES: "This key has a scope, and these figures are of all keys together. Use one without a scope.",
+}
+
+
+def needs(right: Right | None, *, loaded: bool = True) -> Any:
+    """Return the dependency of an endpoint that asks for a right; see :class:`Needs`."""
+    return Depends(Needs(right, loaded))
+
+
+def check_declared(routes: Iterable[BaseRoute]) -> None:
+    """Check that every endpoint of a router says what it asks of a key.
 
     Raises:
-        ApiError: 401 without a valid key, 403 with one that is not an admin's or where there are none.
+        ServerError: one does not.
     """
-    settings = request.app.state.engine.settings
-    if not settings.admin_keys:
-        raise ApiError(
-            403, "Changes are off. Start the server with --admin-key-file to allow them.", code="no_admin"
-        )
-    _check(request, (*settings.api_keys, *settings.admin_keys))
-    if not _is_among(_token(request), settings.admin_keys):
-        raise ApiError(403, "This key may read but not change anything. Use an admin key.", code="not_admin")
+    for route in routes:
+        if not isinstance(route, APIRoute):
+            continue
+        declared = [each for each in route.dependencies if isinstance(each.dependency, Needs)]
+        if len(declared) != 1:
+            raise ServerError(f"The endpoint {route.path} must say once what it needs, with needs(Right.…).")
 
 
-def _check(request: Request, keys: Iterable[str]) -> None:
-    if not _is_among(_token(request), keys):
-        raise ApiError(401, "A valid key is needed: Authorization: Bearer KEY.", code="invalid_api_key")
+def _no_key() -> ApiError:
+    return ApiError(401, "A valid key is needed: Authorization: Bearer KEY.", code="invalid_api_key")
 
 
 def _token(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _is_among(token: str, keys: Iterable[str]) -> bool:
-    """Compare with every key in constant time; digests hide the lengths too."""
-    given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-    same = [hmac.compare_digest(given, hashlib.sha256(key.encode()).digest()) for key in keys]
-    return any(same)

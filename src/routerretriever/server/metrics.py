@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter as Counts
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
@@ -18,6 +18,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _GAINS = (-0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _MINUTES = 60
+
+Served = tuple[str, str]
+"""Name of a key, empty without one, and of the candidate that encoded its query."""
 
 
 class Metrics:
@@ -78,25 +81,14 @@ class Metrics:
         for seconds in facts.waited:
             queue.observe(seconds)
 
-    def routed(self, batch: RoutedVectors, pinned: list[bool]) -> None:
-        """Count what encoded the queries of one batch."""
-        counts = Counts(batch.experts)
-        for expert, count in counts.items():
+    def routed(self, batch: RoutedVectors, clients: Sequence[str]) -> None:
+        """Count what encoded the queries of one batch, each for its client."""
+        for expert, count in Counts(batch.experts).items():
             self.queries.labels(expert).inc(count)
-        self.served.add(counts)
-        decision = batch.decision
-        if decision is None:
-            return
-        adapter_weights = decision.adapter_weights.tolist()
-        chosen = decision.chosen.tolist()
-        predicted = np.take_along_axis(decision.scores, decision.chosen[:, None], 1)[:, 0].tolist()
-        for row, is_pinned in enumerate(pinned):
-            if is_pinned:
-                continue
-            if adapter_weights[row] == 0:
-                self.abstentions.inc()
-            elif chosen[row] >= 2:
-                self.gains.observe(predicted[row])
+        self.served.add(Counts(zip(clients, batch.experts, strict=True)))
+        self.abstentions.inc(int(batch.abstained.sum()))
+        for gain in batch.predicted_gains[np.isfinite(batch.predicted_gains)].tolist():
+            self.gains.observe(gain)
 
     def forget(self, expert: str) -> None:
         """End the series of an expert that is removed."""
@@ -117,13 +109,13 @@ class Metrics:
 
 
 class LastHour:
-    """Counts by name over the last sixty minutes, a bucket a minute."""
+    """Counts by client and name over the last sixty minutes, a bucket a minute."""
 
     def __init__(self) -> None:
-        self._buckets: deque[tuple[int, Counts[str]]] = deque(maxlen=_MINUTES)
+        self._buckets: deque[tuple[int, Counts[Served]]] = deque(maxlen=_MINUTES)
         self._lock = threading.Lock()
 
-    def add(self, counts: Counts[str], minute: int | None = None) -> None:
+    def add(self, counts: Counts[Served], minute: int | None = None) -> None:
         """Count some queries; ``minute`` is for tests."""
         minute = int(time.monotonic() // 60) if minute is None else minute
         with self._lock:
@@ -131,12 +123,15 @@ class LastHour:
                 self._buckets.append((minute, Counts()))
             self._buckets[-1][1].update(counts)
 
-    def totals(self, minute: int | None = None) -> Counts[str]:
-        """Return the queries by name; ``minute`` is for tests."""
+    def totals(self, client: str | None = None, minute: int | None = None) -> Counts[str]:
+        """Return the queries by name, of one client or of all; ``minute`` is for tests."""
         minute = int(time.monotonic() // 60) if minute is None else minute
         total: Counts[str] = Counts()
         with self._lock:
             for at, counts in self._buckets:
-                if minute - at < _MINUTES:
-                    total.update(counts)
+                if minute - at >= _MINUTES:
+                    continue
+                for (served, name), count in counts.items():
+                    if client in (None, served):
+                        total[name] += count
         return total

@@ -44,7 +44,8 @@ class PilotMap:
         router = policy.router
         rows = _sample(np.array(library.sources), library.measured)
         places = _layout(router.vectors[rows])
-        scores = router.scores(library.centroids[rows])
+        # Under the paper's rules an expert without a pilot scores less than any number.
+        scores = np.nan_to_num(router.scores(library.centroids[rows]), neginf=-1.0)
         best = scores.argmax(axis=1).tolist()
         points = tuple(
             MapPoint(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from routerretriever.encoder.served_model import ServedModel
-from routerretriever.index.answer import Answer
+from routerretriever.index.answer import Answer, SearchOptions
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
 from routerretriever.index.querying import EncodedQueries, by_words_alone
@@ -17,10 +17,13 @@ from routerretriever.index.search import Mode
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.policy import RoutingPolicy
+from routerretriever.routing.scope import RoutingScope
+from routerretriever.server.access import Access
 from routerretriever.server.encode_batch import Encoded
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
 from routerretriever.server.problems import ApiError
+from routerretriever.server.seen_fields import SeenFields
 from routerretriever.server.text_encoder import TextEncoder
 
 Place = tuple[float, float]
@@ -63,13 +66,15 @@ class QueryService:
         self._encoder = encoder
         self._reranker = reranker
         self._stages = metrics.stages
-        self._map: PilotMap | None = None
+        self._maps: dict[RoutingScope | None, PilotMap] = {}
+        self._fields = SeenFields()
         self._drawing = asyncio.Lock()
 
     async def search(
         self,
         queries: Sequence[str],
         k: int,
+        access: Access,
         *,
         expert: str | None,
         where: Condition | None,
@@ -83,28 +88,33 @@ class QueryService:
 
         Raises:
             ApiError: there is no index, no reranker, no such candidate, or a limit is exceeded.
+            FilterError: the condition names a field that does not exist for whoever asks.
         """
         index = required_index(self._index)
         reranker = self._required_reranker() if rerank else None
         if mode == "text":
             self._encoder.check_texts(queries)
-            await self._encoder.checked_candidate(expert)
+            await self._encoder.checked_candidate(expert, access)
             encoded = by_words_alone(queries)
         else:
-            encoded = _as_encoded(queries, await self._encoder.queries(queries, expert))
+            encoded = _as_encoded(queries, await self._encoder.queries(queries, access, expert))
+
+        options: SearchOptions = {
+            "where": access.where(where),
+            "exact": exact,
+            "mode": mode,
+            "rerank": reranker,
+            "min_relevance": min_relevance,
+            "passages": passages,
+        }
+
+        def answer() -> list[Answer]:
+            if where is not None:
+                self._fields.check(where, index, access)
+            return index.answer_encoded(encoded, k, **options)
 
         with self._stages.labels("search").time():
-            return await asyncio.to_thread(
-                index.answer_encoded,
-                encoded,
-                k,
-                where=where,
-                exact=exact,
-                mode=mode,
-                rerank=reranker,
-                min_relevance=min_relevance,
-                passages=passages,
-            )
+            return await asyncio.to_thread(answer)
 
     def _required_reranker(self) -> Reranks:
         if self._reranker is None:
@@ -112,39 +122,44 @@ class QueryService:
             raise ApiError(400, message, code="no_reranker")
         return self._reranker
 
-    async def route(self, queries: Sequence[str], pilots: int) -> list[tuple[Route, Place | None]]:
+    async def route(
+        self, queries: Sequence[str], pilots: int, access: Access
+    ) -> list[tuple[Route, Place | None]]:
         """Return where queries go and why, and their places on the map if it was drawn.
 
         Raises:
             LibraryError: the model has no pilot library.
         """
-        self._model.state.required_policy()
-        encoded = await self._encoder.queries(queries)
+        self._model.state.required_policy(access.scope)
+        encoded = await self._encoder.queries(queries, access)
         policy = encoded[0].policy
         if policy is None:  # the library came while the queries were encoded
-            policy = self._model.state.required_policy()
+            policy = self._model.state.required_policy(access.scope)
         embeddings = _route_embeddings(encoded)
         with self._stages.labels("route").time():
             routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, pilots)
-        return list(zip(routes, self._places(policy, embeddings), strict=True))
+        return list(zip(routes, self._places(policy, embeddings, access.scope), strict=True))
 
-    def _places(self, policy: RoutingPolicy, embeddings: Vectors) -> Sequence[Place | None]:
-        drawn = self._map
+    def _places(
+        self, policy: RoutingPolicy, embeddings: Vectors, scope: RoutingScope | None
+    ) -> Sequence[Place | None]:
+        drawn = self._maps.get(scope)
         if drawn is None or drawn.policy is not policy:
             return [None] * len(embeddings)
         return drawn.place(embeddings)
 
-    async def pilot_map(self) -> PilotMap:
-        """Return the map of the present library, drawn when it is first asked for.
+    async def pilot_map(self, access: Access) -> PilotMap:
+        """Return the map of the pilots that exist for whoever asks, drawn when it is first asked for.
 
         Raises:
             LibraryError: the model has no pilot library.
         """
-        policy = self._model.state.required_policy()
+        policy = self._model.state.required_policy(access.scope)
         async with self._drawing:
-            if self._map is None or self._map.policy is not policy:
-                self._map = await asyncio.to_thread(PilotMap.draw, policy)
-            return self._map
+            drawn = self._maps.get(access.scope)
+            if drawn is None or drawn.policy is not policy:
+                drawn = self._maps[access.scope] = await asyncio.to_thread(PilotMap.draw, policy)
+            return drawn
 
 
 def _route_embeddings(encoded: Sequence[Encoded]) -> Vectors:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from routerretriever.errors import ServerError
+from routerretriever.server.key_file import Key, is_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Settings:
         host, port: where it listens.
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
+        keys: with scopes; see :func:`routerretriever.server.read_key_file`.
         engine: what computes: ``onnx`` is the model's compiled engine, ``torch``, or ``auto``.
         device: torch device; default the best one present.
         rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
@@ -80,6 +82,7 @@ class Settings:
     port: int = 8080
     api_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
     engine: str = "auto"
     device: str | None = None
     rerank: str | None = None
@@ -94,11 +97,16 @@ class Settings:
     def __post_init__(self) -> None:
         # An address of IPv6 is written with brackets in a URL, and without where one listens.
         object.__setattr__(self, "host", self.host.removeprefix("[").removesuffix("]"))
-        if not self.is_loopback and not self.api_keys:
+        if not self.is_loopback and not self.is_locked:
             raise ServerError(
-                f"Listening on {self.host} would serve anyone who can reach this machine. Give a file with a key "
-                "(--api-key-file), or listen on 127.0.0.1."
+                f"Listening on {self.host} would serve anyone who can reach this machine. Give a file with keys "
+                "(--api-key-file or --keys), or listen on 127.0.0.1."
             )
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether reading needs a key."""
+        return bool(self.api_keys or self.keys)
 
     @property
     def is_loopback(self) -> bool:
@@ -132,7 +140,7 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
             f"The key file {path} cannot be read ({type(error).__name__}). Write one key a line."
         ) from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if not keys or any(len(key) < 16 or not key.isascii() or " " in key for key in keys):
+    if not keys or not all(map(is_key, keys)):
         raise ServerError(
             f"{path} needs at least one key, each of 16 or more ASCII characters without spaces. Make one: "
             f"python -c 'import secrets; print(secrets.token_urlsafe())' > {path}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from routerretriever.encoder.served_model import ServedModel
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.routing.candidates import ROUTED
+from routerretriever.server.access import Access
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.batching.rows import RowKind
 from routerretriever.server.encode_batch import Encoded
@@ -41,22 +42,24 @@ class TextEncoder:
         self._limits = settings.limits
         self._log_queries = settings.log_queries
 
-    async def queries(self, queries: Sequence[str | TokenIds], expert: str | None = None) -> list[Encoded]:
-        """Encode queries, each routed or all by one pinned candidate.
+    async def queries(
+        self, queries: Sequence[str | TokenIds], access: Access, expert: str | None = None
+    ) -> list[Encoded]:
+        """Encode queries, each routed or all by one pinned candidate, within what exists for whoever asks.
 
         Raises:
             ApiError: over a limit, or there is no such candidate.
             Overloaded: too much is waiting.
         """
         self.check_texts(queries)
-        pinned = await self.checked_candidate(expert)
-        encoded = await self._encode(queries, "query", pinned)
+        pinned = await self.checked_candidate(expert, access)
+        encoded = await self._encode(queries, "query", access, pinned)
         if self._log_queries:
             for query, item in zip(queries, encoded, strict=True):
                 LOG.info("query %r → %s", query, item.expert)
         return encoded
 
-    async def documents(self, texts: Sequence[str | TokenIds]) -> list[Encoded]:
+    async def documents(self, texts: Sequence[str | TokenIds], access: Access) -> list[Encoded]:
         """Encode documents by the base; the caller has checked how many there are.
 
         Raises:
@@ -64,30 +67,38 @@ class TextEncoder:
             Overloaded: too much is waiting.
         """
         self.check_lengths(texts)
-        return await self._encode(texts, "document", None)
+        return await self._encode(texts, "document", access)
 
     async def _encode(
-        self, texts: Sequence[str | TokenIds], kind: RowKind, expert: str | None
+        self, texts: Sequence[str | TokenIds], kind: RowKind, access: Access, expert: str | None = None
     ) -> list[Encoded]:
         longest = self._model.max_seq_length or _USUAL_LENGTH
         rows = [
-            Row(content=text, kind=kind, expert=expert, cost=min(longest, _estimated_tokens(text)))
+            Row(
+                content=text,
+                kind=kind,
+                expert=expert,
+                cost=min(longest, _estimated_tokens(text)),
+                scope=access.scope,
+                client=access.name,
+            )
             for text in texts
         ]
         encoded: list[Encoded] = await asyncio.wrap_future(self._batcher.submit(rows))
         return encoded
 
-    async def checked_candidate(self, expert: str | None) -> str | None:
+    async def checked_candidate(self, expert: str | None, access: Access) -> str | None:
         """Return the candidate to pin, or ``None`` to route.
 
         Raises:
-            ApiError: there is no such candidate, not even one that another process has just saved.
+            ApiError: for whoever asks there is no such candidate, not even one that another process has
+                just saved.
         """
         if expert in (None, ROUTED):
             return None
-        if expert not in self._model.state.candidates:
+        if expert not in self._model.state.candidates_in(access.scope):
             await self._shared.follow()
-        candidates = self._model.state.candidates
+        candidates = self._model.state.candidates_in(access.scope)
         if expert not in candidates:
             known = ", ".join((ROUTED, *candidates))
             message = f"There is no model '{expert}'. Choose one of: {known}."

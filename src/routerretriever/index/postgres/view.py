@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from psycopg import sql
 
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.parameters import SearchParameters
-from routerretriever.index.postgres.conditions import Where
+from routerretriever.index.postgres.conditions import Where, filter_fields
 from routerretriever.index.postgres.database import Connection
 from routerretriever.index.postgres.table import WORDS, Layout, PostgresTable
 from routerretriever.index.postgres.words import K1, B, WordStatistics, quoted, rarest, words_of
@@ -101,6 +102,13 @@ class PostgresView:
         values = (*scored, K1 * (1.0 - B), length, wanted, *self._values, k)
         rows, scores = self._pairs(asked, values)
         return rows, scores.astype(np.float32)
+
+    @property
+    def fields(self) -> Mapping[str, pa.DataType]:
+        return filter_fields(self.table, self.layout)
+
+    def count_documents(self) -> int:
+        return self.count()
 
     def count(self) -> int:
         query = sql.SQL("SELECT count(*) FROM {} {}").format(self.table.identifier, self._where())

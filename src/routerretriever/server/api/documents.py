@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 
 from routerretriever.data.document import Document
+from routerretriever.server.access import Access, Right
 from routerretriever.server.engine import Engine
-from routerretriever.server.guard import client_may_change
+from routerretriever.server.guard import needs
 from routerretriever.server.problems import ApiError, responses
 from routerretriever.server.schemas.documents import (
     DeleteAnswer,
@@ -15,7 +16,7 @@ from routerretriever.server.schemas.documents import (
     DocumentsRequest,
 )
 
-router = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(client_may_change)])
+router = APIRouter(prefix="/v1", tags=["documents"], dependencies=[needs(Right.DOCUMENTS)])
 
 
 @router.post(
@@ -30,7 +31,8 @@ async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
             413, f"{len(body.documents)} documents are over the limit of {most}.", param="documents"
         )
     documents = [Document(d.id, d.text, d.title, dict(d.metadata)) for d in body.documents]
-    written, total = await engine.documents.upsert(documents, body.collection)
+    access: Access = request.state.access
+    written, total = await engine.documents.upsert(documents, body.collection, access)
     return DocumentsAnswer(written=written, documents=total)
 
 
@@ -38,5 +40,6 @@ async def upsert(body: DocumentsRequest, request: Request) -> DocumentsAnswer:
 async def delete(body: DeleteRequest, request: Request) -> DeleteAnswer:
     """Delete documents by id; unknown ids are ignored."""
     engine: Engine = request.app.state.engine
-    deleted, total = await engine.documents.delete(body.ids, body.collection)
+    access: Access = request.state.access
+    deleted, total = await engine.documents.delete(body.ids, body.collection, access)
     return DeleteAnswer(deleted=deleted, documents=total)

@@ -14,8 +14,10 @@ from fastapi.responses import Response
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import ROUTED
+from routerretriever.server.access import Access, Right
 from routerretriever.server.encode_batch import Encoded
 from routerretriever.server.engine import Engine
+from routerretriever.server.guard import needs
 from routerretriever.server.problems import ApiError, responses
 from routerretriever.server.schemas.embeddings import (
     EmbeddingsAnswer,
@@ -24,7 +26,7 @@ from routerretriever.server.schemas.embeddings import (
     ModelsAnswer,
 )
 
-router = APIRouter(prefix="/v1", tags=["embeddings"])
+router = APIRouter(prefix="/v1", tags=["embeddings"], dependencies=[needs(Right.READ)])
 
 
 @router.post(
@@ -37,15 +39,16 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """Encode texts. `model` says what encodes queries; documents are always encoded by the base."""
     engine: Engine = request.app.state.engine
     texts = _texts(body.input, engine.model.tokenizer)
-    await engine.encoder.checked_candidate(body.model)
+    access: Access = request.state.access
+    await engine.encoder.checked_candidate(body.model, access)
     most = engine.model.dimension
     if body.dimensions is not None and body.dimensions > most:
         raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
     engine.encoder.check_texts(texts)
     if body.input_type == "query":
-        encoded = await engine.encoder.queries(texts, body.model)
+        encoded = await engine.encoder.queries(texts, access, body.model)
     else:
-        encoded = await engine.encoder.documents(texts)
+        encoded = await engine.encoder.documents(texts, access)
     rows = _rows(encoded, body)
     tokens = sum(item.tokens for item in encoded)
     content = {
@@ -59,10 +62,11 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
 
 @router.get("/models", summary="What may encode queries", responses=responses(401))
 async def models(request: Request) -> ModelsAnswer:
-    """List `routed`, `base`, `merged` and every expert."""
+    """List `routed`, `base`, `merged` and every expert, as far as they exist for this key."""
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
-    names = (ROUTED, *engine.model.state.candidates)
+    access: Access = request.state.access
+    names = (ROUTED, *engine.model.state.candidates_in(access.scope))
     owner = "routerretriever"
     return ModelsAnswer(
         data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 
 from routerretriever.errors import ExpertError
 from routerretriever.lora.expert_info import check_expert_name
 from routerretriever.lora.peft_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from routerretriever.routing.candidates import BASE, MERGED
+from routerretriever.server.access import Access, Right
 from routerretriever.server.engine import Engine
-from routerretriever.server.guard import client_may_change
+from routerretriever.server.guard import needs
 from routerretriever.server.problems import ApiError, responses
 from routerretriever.server.schemas.common import MAX_NAME
 from routerretriever.server.schemas.experts import ExpertEntry, ExpertsAnswer
@@ -21,12 +22,12 @@ router = APIRouter(prefix="/v1", tags=["experts"])
 _MAX_CONFIG = 64 * 2**10
 
 
-@router.get("/experts", summary="The experts", responses=responses(401))
+@router.get("/experts", summary="The experts", responses=responses(401), dependencies=[needs(Right.READ)])
 async def experts(request: Request) -> ExpertsAnswer:
     """Say what each was trained on, its held-out gain, and how many queries it served in the last hour."""
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
-    return await _listing(engine)
+    return await _listing(engine, request.state.access)
 
 
 @router.post(
@@ -34,7 +35,7 @@ async def experts(request: Request) -> ExpertsAnswer:
     summary="Add an expert",
     status_code=201,
     responses=responses(400, 401, 403, 409, 413, 422),
-    dependencies=[Depends(client_may_change)],
+    dependencies=[needs(Right.EXPERTS)],
 )
 async def add(
     request: Request,
@@ -61,21 +62,21 @@ async def add(
     if len(description) > _MAX_CONFIG:
         raise ApiError(413, f"The adapter's config is over {_MAX_CONFIG} bytes.", param="config")
     files = {ADAPTER_CONFIG: description, ADAPTER_WEIGHTS: await weights.read()}
-    await engine.experts.add(name, files, gains=_gains(gains), trust_base=trust_base)
-    return await _listing(engine)
+    await engine.experts.add(name, files, request.state.access, gains=_gains(gains), trust_base=trust_base)
+    return await _listing(engine, request.state.access)
 
 
 @router.delete(
     "/experts/{name}",
     summary="Remove an expert",
     responses=responses(401, 403, 404, 422),
-    dependencies=[Depends(client_may_change)],
+    dependencies=[needs(Right.EXPERTS)],
 )
 async def remove(name: str, request: Request) -> ExpertsAnswer:
     """Remove an expert and its gains. Requests in flight finish on the experts they began with."""
     engine: Engine = request.app.state.engine
-    await engine.experts.remove(name)
-    return await _listing(engine)
+    await engine.experts.remove(name, request.state.access)
+    return await _listing(engine, request.state.access)
 
 
 def _gains(given: str | None) -> dict[str, Any] | None:
@@ -92,17 +93,18 @@ def _gains(given: str | None) -> dict[str, Any] | None:
     return gains
 
 
-async def _listing(engine: Engine) -> ExpertsAnswer:
+async def _listing(engine: Engine, access: Access) -> ExpertsAnswer:
     state = engine.model.state
-    served = engine.metrics.served.totals()
+    # A key with a scope learns nothing of what others ask, not even how much.
+    served = engine.metrics.served.totals(access.name or None)
     library = state.library
-    collections = list(library.collections()) if library else []
+    collections = access.seen_collections(library.collections()) if library else []
     unmeasured = library.unmeasured() if library else {}
     entries = [
         ExpertEntry(
             name=name,
             kind=state.experts[name].kind.value,
-            collection=info.collection,
+            collection=info.collection if access.sees_collection(info.collection) else "",
             queries=info.queries,
             held_out=info.held_out,
             base_ndcg=info.base_ndcg,
@@ -117,11 +119,13 @@ async def _listing(engine: Engine) -> ExpertsAnswer:
             served_last_hour=served[name],
         )
         for name, info in state.infos.items()
+        if access.sees_expert(name)
     ]
+    others = [name for name in (BASE, MERGED) if name in state.candidates_in(access.scope)]
     return ExpertsAnswer(
         base=engine.model.base.id,
         experts=entries,
-        others_last_hour={name: served[name] for name in (BASE, MERGED)},
-        documents=await engine.documents.count(),
+        others_last_hour={name: served[name] for name in others},
+        documents=await engine.documents.count(access),
         collections=collections,
     )

@@ -8,12 +8,14 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from routerretriever.server.access import Right
 from routerretriever.server.engine import Engine
+from routerretriever.server.guard import needs
 from routerretriever.server.problems import responses
 from routerretriever.server.schemas.routes import MapAnswer, RouteAnswer, RouteRequest
 from routerretriever.server.schemas.search import SearchAnswer, SearchRequest
 
-router = APIRouter(prefix="/v1", tags=["search"])
+router = APIRouter(prefix="/v1", tags=["search"], dependencies=[needs(Right.READ)])
 
 
 @router.post(
@@ -28,6 +30,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
     answers = await engine.queries.search(
         body.queries,
         body.k,
+        request.state.access,
         expert=body.expert,
         where=body.filter,
         exact=body.exact,
@@ -47,7 +50,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
 async def route(body: RouteRequest, request: Request) -> RouteAnswer:
     """Return predicted gains of every candidate, the nearest pilots, and the reason for the choice."""
     engine: Engine = request.app.state.engine
-    found = await engine.queries.route(body.queries, body.pilots)
+    found = await engine.queries.route(body.queries, body.pilots, request.state.access)
     return RouteAnswer.model_validate(
         {"routes": [route.to_dict() | {"position": place} for route, place in found]}
     )
@@ -57,6 +60,6 @@ async def route(body: RouteRequest, request: Request) -> RouteAnswer:
 async def pilot_map(request: Request) -> MapAnswer:
     """Return a sample of pilots and training queries; the first request takes some seconds."""
     engine: Engine = request.app.state.engine
-    drawn = await engine.queries.pilot_map()
+    drawn = await engine.queries.pilot_map(request.state.access)
     scores: Literal["gain", "similarity"] = "gain" if drawn.policy.router.knows_base else "similarity"
     return MapAnswer(points=list(drawn.points), scores=scores)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from routerretriever.encoder.token_ids import TokenIds
+from routerretriever.routing.scope import RoutingScope
 
 RowKind = Literal["query", "document"]
 
@@ -20,12 +21,16 @@ class Row:
         kind: whether it is a query or a document.
         expert: a candidate that is pinned; ``None`` routes a query.
         cost: its tokens, estimated.
+        scope: what a query may be routed among; ``None`` for all.
+        client: name of the key that asks.
     """
 
     content: str | TokenIds
     kind: RowKind
     expert: str | None
     cost: int
+    scope: RoutingScope | None = None
+    client: str = ""
 
 
 class Encode(Protocol):
