@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from routerretriever.cli.common import AsJson, Device, Engine, EngineName, IndexUri, Model, open_model
+from routerretriever.cli.fast_start import use_arrow_without_pandas
 from routerretriever.cli.formatting import points, print_json, say, show_table
 from routerretriever.data.text import check_queries
 from routerretriever.words.highlight import matched_words, window
@@ -115,6 +116,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search INDEX with a query that the model routes."""
+    use_arrow_without_pandas()
     from routerretriever.index.index import Index
     from routerretriever.index.search import check_mode
 

@@ -17,6 +17,7 @@ from routerretriever.cli.common import (
     OptionalIndex,
     open_model,
 )
+from routerretriever.cli.fast_start import use_arrow_without_pandas
 from routerretriever.cli.formatting import print_json, say
 from routerretriever.errors import MissingExtraError, ServerError
 from routerretriever.index.postgres_uri import shown_uri
@@ -96,6 +97,8 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve MODEL: an OpenAI-compatible API under /v1, search, and a page that shows the routing."""
+    if cluster is None:
+        use_arrow_without_pandas()
     try:
         from routerretriever.server import Settings, check_settings, read_key_file, read_keys
     except ImportError as error:
@@ -158,6 +161,7 @@ def mcp(
     """Serve search and routing with MODEL to agents (MCP, over standard input and output)."""
     from contextlib import redirect_stdout
 
+    use_arrow_without_pandas()
     from routerretriever.index.index import Index
     from routerretriever.integrations.mcp_server import make_server
 

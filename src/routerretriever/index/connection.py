@@ -52,8 +52,8 @@ def dataset_uri(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Return whether there is an index at ``uri``."""
     folder = local_folder(uri)
-    if folder is not None and not folder.is_dir():
-        return False
+    if folder is not None:
+        return Path(dataset_uri(str(folder))).is_dir()
     return TABLE in lancedb.connect(uri).list_tables().tables
 
 

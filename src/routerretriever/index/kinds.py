@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from lancedb.index import HnswSq, IvfFlat, IvfPq, IvfRq
+import lancedb
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.conflicts import retrying_conflicts
@@ -176,10 +176,10 @@ def _note(table: Any) -> dict[str, Any] | None:
 def _configs(table: Any) -> Mapping[str, Callable[[Metric], Any]]:
     parts = pq_parts(table.schema.field("vector").type.list_size)
     return {
-        "ivf_flat": lambda metric: IvfFlat(distance_type=metric),
-        "ivf_pq": lambda metric: IvfPq(distance_type=metric, num_sub_vectors=parts),
-        "ivf_rq": lambda metric: IvfRq(distance_type=metric),
-        "hnsw": lambda metric: HnswSq(distance_type=metric),
+        "ivf_flat": lambda metric: lancedb.index.IvfFlat(distance_type=metric),
+        "ivf_pq": lambda metric: lancedb.index.IvfPq(distance_type=metric, num_sub_vectors=parts),
+        "ivf_rq": lambda metric: lancedb.index.IvfRq(distance_type=metric),
+        "hnsw": lambda metric: lancedb.index.HnswSq(distance_type=metric),
     }
 
 

@@ -55,7 +55,7 @@ class LatestSnapshot:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._interval = consistency_interval(uri).total_seconds()
-        self._snapshot: Snapshot | None = None  # opened by the first search; writing needs none
+        self._snapshot: Snapshot | None = None  # opened when it is first needed
         self._looked = -math.inf
 
     def get(self) -> Snapshot:

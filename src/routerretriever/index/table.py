@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,14 +28,12 @@ class IndexTable:
 
     Attributes:
         uri: a folder or an object-store URI.
-        lancedb: the table, for indexes and maintenance.
         info: what the index records: base fingerprint, similarity, and place of the model.
         latest: the newest version, for searching.
     """
 
-    def __init__(self, uri: str, lancedb: Any, info: Mapping[str, Any]) -> None:
+    def __init__(self, uri: str, info: Mapping[str, Any]) -> None:
         self.uri = uri
-        self.lancedb = lancedb
         self.info = info
         self.latest = LatestSnapshot(uri)
 
@@ -64,10 +63,10 @@ class IndexTable:
         }
         schema = table_schema(dimension, json.dumps(info).encode())
         try:
-            table = connect(uri).create_table(TABLE, schema=schema)
+            connect(uri).create_table(TABLE, schema=schema)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {uri} could not be created: {error}") from error
-        return cls(uri, table, info)
+        return cls(uri, info)
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -80,15 +79,20 @@ class IndexTable:
             raise VectorIndexError(
                 f"There is no index at {uri}. Make one: routerretriever index MODEL {uri} COLLECTION"
             )
-        table = connect(uri).open_table(TABLE)
+        table = cls(uri, {})
         try:
-            info = json.loads((table.schema.metadata or {})[b"routerretriever"])
+            table.info = json.loads((table.schema.metadata or {})[b"routerretriever"])
         except (KeyError, ValueError) as error:
             raise VectorIndexError(
                 f"{uri} was not made by routerretriever. Choose another folder."
             ) from error
-        _check_format(uri, info["format_version"])
-        return cls(uri, table, info)
+        _check_format(uri, table.info["format_version"])
+        return table
+
+    @cached_property
+    def lancedb(self) -> Any:
+        """The table as LanceDB sees it, for indexes and maintenance; searches do without."""
+        return connect(self.uri).open_table(TABLE)
 
     @property
     def dataset_uri(self) -> str:
@@ -98,7 +102,7 @@ class IndexTable:
     @property
     def schema(self) -> pa.Schema:
         """The columns."""
-        schema: pa.Schema = self.lancedb.schema
+        schema: pa.Schema = self.latest.get().dataset.schema
         return schema
 
     @property
@@ -119,14 +123,15 @@ class IndexTable:
     @property
     def rows(self) -> int:
         """Number of rows: one for each passage of every document."""
-        return int(self.lancedb.count_rows())
+        return int(self.latest.get().dataset.count_rows())
 
     def __len__(self) -> int:
-        return int(self.lancedb.count_rows(FIRST_ROWS)) if self.holds_passages else self.rows
+        return int(self.latest.get().dataset.count_rows(FIRST_ROWS)) if self.holds_passages else self.rows
 
     def refresh(self) -> None:
         """See what this process has just written, on an object store too."""
-        self.lancedb.checkout_latest()
+        if "lancedb" in vars(self):
+            self.lancedb.checkout_latest()
         self.latest.expire()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import huggingface_hub  # which loads what is asked for, when it is
 import numpy as np
-from huggingface_hub import EvalResult, ModelCardData
 
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo, Selection
 from routerretriever.routing.pilot_library import GENERATED_GAIN, GENERATED_MARK, PilotLibrary, marked
@@ -122,7 +122,7 @@ def _metadata(
     loaders: Sequence[str],
 ) -> list[str]:
     datasets = [part for info in experts.values() for part in info.collection.split(", ") if part]
-    data = ModelCardData(
+    data = huggingface_hub.ModelCardData(
         base_model=None if ":" in parts.base.id else parts.base.id,  # hubs know no other names
         base_model_relation="adapter",
         datasets=list(dict.fromkeys(datasets)) or None,
@@ -138,9 +138,9 @@ def _metadata(
     return ["---", *data.to_yaml().splitlines(), "---", ""]
 
 
-def _results(experts: Mapping[str, ExpertInfo]) -> list[EvalResult]:
+def _results(experts: Mapping[str, ExpertInfo]) -> list[huggingface_hub.EvalResult]:
     """Return held-out figures, as fractions of 1, for the hub's ``model-index``."""
-    results: list[EvalResult] = []
+    results: list[huggingface_hub.EvalResult] = []
     for name, info in experts.items():
         if not info.held_out or not info.collection:
             continue
@@ -148,7 +148,7 @@ def _results(experts: Mapping[str, ExpertInfo]) -> list[EvalResult]:
         if info.generated:
             dataset += " (generated queries)"
         for by, value in (("the base", info.base_ndcg), (f"the expert {name}", info.expert_ndcg)):
-            result = EvalResult(
+            result = huggingface_hub.EvalResult(
                 task_type="information-retrieval",
                 task_name="Information Retrieval",
                 dataset_type=info.collection,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+import huggingface_hub  # which loads what is asked for, when it is
+from huggingface_hub import constants, errors
 
 from routerretriever.errors import HubError, ModelError, RouterRetrieverError
 from routerretriever.storage.atomic import restore
@@ -49,7 +49,7 @@ def downloaded(name: str, *, revision: str | None = None) -> Path:
     """
     repo, own = repository(name)
     with reported(f"There is no folder '{name}', and it could not be downloaded from the hub"):
-        return Path(snapshot_download(repo, revision=revision or own))
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision or own))
 
 
 def snapshot(source: str, options: dict[str, Any]) -> Path:
@@ -62,7 +62,7 @@ def snapshot(source: str, options: dict[str, Any]) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
-    folder = snapshot_download(
+    folder = huggingface_hub.snapshot_download(
         source,
         revision=options.get("revision"),
         cache_dir=options.get("cache_folder"),
@@ -124,17 +124,17 @@ def reported(what: str) -> Iterator[None]:
     """Turn errors of the hub's client into a :class:`HubError` that names ``what``."""
     try:
         yield
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise HubError(
             f"{what}: repository not found or private. Check the name. For a private repository, log in "
             "with `hf auth login` or set HF_TOKEN."
         ) from error
-    except LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         reason = _first_line(error.__cause__ or error)
         if constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE is set, so the hub is not asked"
         raise HubError(f"{what}, and the cache has no copy: {reason}.") from error
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         advice = ""
         if status in (401, 403):

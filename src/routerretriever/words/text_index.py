@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+import lancedb
 from lance.query import FullTextOperator, MultiMatchQuery
-from lancedb.index import FTS
 
 from routerretriever.errors import VectorIndexError
 from routerretriever.words.languages import LANGUAGES, NONE, lacks_spaces, likely_language
@@ -83,13 +83,13 @@ class TextSettings:
         """Return plain data for JSON."""
         return asdict(self)
 
-    def config(self) -> FTS:
+    def config(self) -> Any:
         """Return LanceDB's description of the index."""
         if self.language == NONE:
-            return FTS(base_tokenizer=self.tokenizer, stem=False, remove_stop_words=False)
+            return lancedb.index.FTS(base_tokenizer=self.tokenizer, stem=False, remove_stop_words=False)
         # Parts of words have no stem, and no part is a stop word.
         whole_words = self.tokenizer != Tokenizer.NGRAM
-        return FTS(
+        return lancedb.index.FTS(
             base_tokenizer=self.tokenizer,
             language=self.language,
             stem=whole_words,
