@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,15 @@ FeedbackLog = Annotated[
     Path | None,
     typer.Option(help="Append clicks and judgements to this file, for routerretriever feedback."),
 ]
+Trace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL|console",
+        help="Send OpenTelemetry spans of queue, encode, route and search to a collector (OTLP over HTTP), or "
+        "write them to stderr. Default: as the environment's OTEL_… variables say, else none.",
+        show_default=False,
+    ),
+]
 ServeCluster = Annotated[
     str | None,
     typer.Option(
@@ -90,6 +100,7 @@ def serve(
     rerank: Rerank = None,
     log_queries: LogQueries = False,
     feedback_log: FeedbackLog = None,
+    trace: Trace = None,
     cluster: ServeCluster = None,
     replicas: ReplicaCount = None,
     device: Device = None,
@@ -101,6 +112,7 @@ def serve(
         use_arrow_without_pandas()
     try:
         from routerretriever.server import Settings, check_settings, read_key_file, read_keys
+        from routerretriever.server.trace_target import trace_target
     except ImportError as error:
         raise MissingExtraError("server", error.name or "fastapi") from error
 
@@ -119,6 +131,7 @@ def serve(
         rerank=rerank,
         log_queries=log_queries,
         feedback_log=feedback_log,
+        trace=trace_target(trace, os.environ),
     )
     check_settings(settings)
     _start(settings, model, cluster=cluster, replicas=replicas, as_json=as_json)

@@ -1,7 +1,8 @@
-"""Check that what keys name exists, before a server answers anybody."""
+"""Check what a server was told, before it answers anybody."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Sequence
 
 from routerretriever.errors import FilterError, ServerError
@@ -13,11 +14,14 @@ from routerretriever.storage.model_folder import read_model_info
 
 
 def check_settings(settings: Settings) -> None:
-    """Check the keys of a server that is not loaded yet.
+    """Check keys and tracing of a server that is not loaded yet.
 
     Raises:
         ServerError: a key names an expert or collection that does not exist, or its filter cannot be used.
+        MissingExtraError: spans are asked for, and the ``tracing`` extra is not installed.
     """
+    if settings.trace is not None:
+        importlib.import_module("routerretriever.server.tracing")
     if settings.keys:
         index = None if settings.index is None else Index.open(settings.index)
         info = read_model_info(settings.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,22 @@ from routerretriever.server.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ForwardPass:
+    """One forward pass of several texts; times in seconds of :func:`time.perf_counter`.
+
+    Attributes:
+        texts: how many there were, of all requests together.
+        started, ended: of the pass.
+        routed_at: beginning and end of the routing in it; ``None`` for documents.
+    """
+
+    texts: int
+    started: float
+    ended: float
+    routed_at: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoded:
     """One text's vector.
 
@@ -25,6 +42,7 @@ class Encoded:
         vector: (d,).
         expert: what encoded it.
         tokens: how many were read.
+        forward: the pass that it was in.
         plan: how an index is searched with a query.
         route_embedding: what a query was routed by (1, d_route).
         policy: that routed it.
@@ -33,6 +51,7 @@ class Encoded:
     vector: Vectors
     expert: str
     tokens: int
+    forward: ForwardPass
     plan: SearchPlan = DEFAULT_PLAN
     route_embedding: Vectors | None = None
     policy: RoutingPolicy | None = None
@@ -77,10 +96,17 @@ class BatchEncoder:
         return encoded
 
     def _encode_present(self, rows: Sequence[Row]) -> list[Encoded]:
+        started = time.perf_counter()
         batch = self._model.encode_routed(
             [row.content for row in rows],
             [row.expert for row in rows],
             [row.scope for row in rows],
+        )
+        forward = ForwardPass(
+            texts=len(rows),
+            started=started,
+            ended=time.perf_counter(),
+            routed_at=batch.routed_at,
         )
         self._metrics.routed(batch, [row.client for row in rows])
         return [
@@ -88,6 +114,7 @@ class BatchEncoder:
                 vector=vector,
                 expert=expert,
                 tokens=int(tokens),
+                forward=forward,
                 plan=plan,
                 route_embedding=embedding[None],
                 policy=policy,
@@ -105,10 +132,12 @@ class BatchEncoder:
 
     def _encode_documents(self, rows: Sequence[Row]) -> list[Encoded]:
         contents = [row.content for row in rows]
+        started = time.perf_counter()
         vectors = self._model.encode_documents(contents)
+        forward = ForwardPass(texts=len(rows), started=started, ended=time.perf_counter())
         counts = self._model.token_counts(contents)
         self._metrics.documents.inc(len(rows))
         return [
-            Encoded(vector=vector, expert=BASE, tokens=tokens)
+            Encoded(vector=vector, expert=BASE, tokens=tokens, forward=forward)
             for vector, tokens in zip(vectors, counts, strict=True)
         ]

@@ -19,9 +19,23 @@ from routerretriever.server.queries import QueryService
 from routerretriever.server.read_saved import load_model
 from routerretriever.server.settings import Settings
 from routerretriever.server.shared_model import SharedModel
+from routerretriever.server.spans import Spans
 from routerretriever.server.text_encoder import TextEncoder
 
 _MOST_WORKERS = 4
+
+
+def make_spans(settings: Settings) -> Spans:
+    """Return what notes where time goes: nothing, unless settings ask for spans.
+
+    Raises:
+        MissingExtraError: the ``tracing`` extra is not installed.
+    """
+    if settings.trace is None:
+        return Spans()
+    from routerretriever.server.tracing import Tracing
+
+    return Tracing(settings.trace, settings.replica)
 
 
 class Engine:
@@ -37,6 +51,7 @@ class Engine:
         self.settings = settings
         self.metrics = Metrics(settings.replica)
         self.feedback = FeedbackLog(settings.feedback_log, settings.limits.feedback_bytes)
+        self.spans = make_spans(settings)
         self.loaded_at = int(time.time())
         self.ready = False
         self.failure = ""
@@ -88,7 +103,11 @@ class Engine:
 
     def _make_services(self, index: Index | None, reranker: Reranker | None) -> None:
         self.encoder = TextEncoder(
-            model=self.model, shared=self.shared, batcher=self.batcher, settings=self.settings
+            model=self.model,
+            shared=self.shared,
+            batcher=self.batcher,
+            settings=self.settings,
+            spans=self.spans,
         )
         self.queries = QueryService(
             model=self.model,
@@ -96,6 +115,7 @@ class Engine:
             encoder=self.encoder,
             reranker=reranker,
             metrics=self.metrics,
+            spans=self.spans,
         )
         self.documents = DocumentService(index=index, encoder=self.encoder)
         self.experts = ExpertService(model=self.model, shared=self.shared, metrics=self.metrics)
@@ -105,3 +125,4 @@ class Engine:
         if self.ready:
             self.ready = False
             self.batcher.close()
+        self.spans.close()

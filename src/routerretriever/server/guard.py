@@ -57,18 +57,20 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        try:
-            refusal = self._refusal(scope)
-            if refusal is not None:
-                await answer(refusal)(scope, receive, send_noting)
-            else:
-                await self.app(scope, self._bounded(scope, receive), send_noting)
-        except Exception as error:
-            LOG.exception("%s %s failed", scope["method"], scope["path"])
-            if status == 0:
-                await answer(from_exception(error))(scope, receive, send_noting)
-        finally:
-            self._count(scope, status or 500, time.perf_counter() - started)
+        with self.engine.spans.request(scope) as finish:
+            try:
+                refusal = self._refusal(scope)
+                if refusal is not None:
+                    await answer(refusal)(scope, receive, send_noting)
+                else:
+                    await self.app(scope, self._bounded(scope, receive), send_noting)
+            except Exception as error:
+                LOG.exception("%s %s failed", scope["method"], scope["path"])
+                if status == 0:
+                    await answer(from_exception(error))(scope, receive, send_noting)
+            finally:
+                finish(status or 500)
+                self._count(scope, status or 500, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)

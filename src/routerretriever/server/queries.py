@@ -24,6 +24,7 @@ from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
 from routerretriever.server.problems import ApiError
 from routerretriever.server.seen_fields import SeenFields
+from routerretriever.server.spans import Attribute, Spans
 from routerretriever.server.text_encoder import TextEncoder
 
 Place = tuple[float, float]
@@ -50,6 +51,7 @@ class QueryService:
         encoder: encodes the queries.
         reranker: orders the best hits of searches that ask for it, if there is one.
         metrics: are told how long each stage took.
+        spans: are told the same.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class QueryService:
         encoder: TextEncoder,
         reranker: Reranks | None,
         metrics: Metrics,
+        spans: Spans,
     ) -> None:
         self._model = model
         self._index = index
         self._encoder = encoder
         self._reranker = reranker
         self._stages = metrics.stages
+        self._spans = spans
         self._maps: dict[RoutingScope | None, PilotMap] = {}
         self._fields = SeenFields()
         self._drawing = asyncio.Lock()
@@ -113,7 +117,9 @@ class QueryService:
                 self._fields.check(where, index, access)
             return index.answer_encoded(encoded, k, **options)
 
-        with self._stages.labels("search").time():
+        noted: dict[str, Attribute] = {"texts": len(queries), "k": k, "index": index.uri}
+        noted["experts"] = sorted({name for name in encoded.experts if name is not None})
+        with self._stages.labels("search").time(), self._spans.stage("search", **noted):
             return await asyncio.to_thread(answer)
 
     def _required_reranker(self) -> Reranks:
@@ -136,7 +142,8 @@ class QueryService:
         if policy is None:  # the library came while the queries were encoded
             policy = self._model.state.required_policy(access.scope)
         embeddings = _route_embeddings(encoded)
-        with self._stages.labels("route").time():
+        noted: dict[str, Attribute] = {"texts": len(queries), "pilots": pilots}
+        with self._stages.labels("route").time(), self._spans.stage("explain", **noted):
             routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, pilots)
         return list(zip(routes, self._places(policy, embeddings, access.scope), strict=True))
 

@@ -71,6 +71,7 @@ class Settings:
         rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
         log_queries: whether query texts are written to the log.
         feedback_log: file that clicks and judgements are appended to; without one they are refused.
+        trace: where spans are sent, as :func:`routerretriever.server.trace_target.trace_target` says it.
         drain_seconds: how long requests in flight may take after SIGTERM.
         replica: this process's name where several answer as one; a label of its metrics.
         follow_seconds: how often it looks whether another process has changed the saved experts.
@@ -88,6 +89,7 @@ class Settings:
     rerank: str | None = None
     log_queries: bool = False
     feedback_log: Path | None = None
+    trace: str | None = None
     drain_seconds: int = 30
     replica: str = ""
     follow_seconds: float = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from routerretriever.encoder.served_model import ServedModel
@@ -16,6 +17,7 @@ from routerretriever.server.encode_batch import Encoded
 from routerretriever.server.problems import ApiError
 from routerretriever.server.settings import Settings
 from routerretriever.server.shared_model import SharedModel
+from routerretriever.server.spans import Spans
 
 LOG = logging.getLogger("routerretriever.server")
 _CHARS_PER_TOKEN = 4
@@ -31,14 +33,22 @@ class TextEncoder:
         shared: where another process may have just saved one.
         batcher: encodes.
         settings: limits, and whether queries are logged.
+        spans: note how long it took.
     """
 
     def __init__(
-        self, *, model: ServedModel, shared: SharedModel, batcher: Batcher, settings: Settings
+        self,
+        *,
+        model: ServedModel,
+        shared: SharedModel,
+        batcher: Batcher,
+        settings: Settings,
+        spans: Spans,
     ) -> None:
         self._model = model
         self._shared = shared
         self._batcher = batcher
+        self._spans = spans
         self._limits = settings.limits
         self._log_queries = settings.log_queries
 
@@ -84,7 +94,9 @@ class TextEncoder:
             )
             for text in texts
         ]
+        submitted = time.perf_counter()
         encoded: list[Encoded] = await asyncio.wrap_future(self._batcher.submit(rows))
+        self._spans.encoded(submitted, encoded)
         return encoded
 
     async def checked_candidate(self, expert: str | None, access: Access) -> str | None:
