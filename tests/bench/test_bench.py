@@ -98,7 +98,16 @@ def test_the_whole_suite_and_its_resumption(suite_file, tmp_path, monkeypatch):
     monkeypatch.setattr("routerretriever.bench.models.train_expert", None)
     again = CliRunner().invoke(app, ["bench", str(suite_file), "--out", str(tmp_path / "out"), "--json"])
     assert again.exit_code == 0, again.output
-    assert json.loads(again.stdout) == document
+    repeated = json.loads(again.stdout)
+    first, second = document.pop("costs"), repeated.pop("costs")
+    assert repeated == document
+    assert set(first) == {"base", "multi-task", "linear-adapter", "routed", "map", "both"}
+    for name, cost in first.items():
+        assert cost["query_ms"] > 0 and cost["batched_query_ms"] > 0
+        assert cost["training_seconds"] == second[name]["training_seconds"]
+        assert (cost["bytes"] > 0) == (name != "base")
+    assert first["routed"]["experts"] == 3 and first["linear-adapter"]["experts"] == 1
+    assert "ms, a query alone" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_another_training_setting_trains_again(suite_file, tmp_path):

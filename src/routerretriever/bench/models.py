@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,9 +70,36 @@ class Models:
             key = training_key(model, collections, config, expert)
             if expert in model.experts and model.experts[expert].training == key:
                 continue
-            train_expert(model, collections, name=expert, config=config, force=True, progress=self.progress)
+            report = train_expert(
+                model, collections, name=expert, config=config, force=True, progress=self.progress
+            )
             model.save_pretrained(path)
+            self._record(key, report.seconds)
         return model
+
+    def seconds(self, model: RouterRetriever) -> dict[str, float]:
+        """Return expert → how long its training took, for those that were trained in this folder."""
+        recorded = self._recorded()
+        return {
+            name: recorded[info.training] for name, info in model.experts.items() if info.training in recorded
+        }
+
+    def _recorded(self) -> dict[str, float]:
+        """Return training key → seconds."""
+        if not self._seconds_file.exists():
+            return {}
+        recorded: dict[str, float] = json.loads(self._seconds_file.read_text(encoding="utf-8"))
+        return recorded
+
+    def _record(self, key: str, seconds: float) -> None:
+        recorded = self._recorded() | {key: round(seconds, 1)}
+        temporary = self._seconds_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._seconds_file)
+
+    @property
+    def _seconds_file(self) -> Path:
+        return self.folder / "training-seconds.json"
 
     def rivals(
         self, seed: int, names: Sequence[str], collections: Sequence[Collection]

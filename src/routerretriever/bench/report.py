@@ -16,9 +16,12 @@ from routerretriever.bench.seed_result import SeedResult
 from routerretriever.bench.tables import (
     CEILINGS,
     CEILINGS_TITLE,
+    COST_HEADS,
+    COSTS,
     caption,
     ceilings,
     cell,
+    costs,
     group_cell,
     latex,
     markdown,
@@ -76,6 +79,9 @@ def html(document: Mapping[str, Any]) -> str:
         ceilings=ceilings(document),
         ceilings_title=CEILINGS_TITLE,
         ceilings_text=CEILINGS,
+        costs=costs(document),
+        cost_heads=COST_HEADS,
+        costs_text=COSTS,
         points=points,
     )
 

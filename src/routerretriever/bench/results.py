@@ -13,6 +13,7 @@ import numpy as np
 
 from routerretriever.bench import measures
 from routerretriever.bench.catalogue import ROUTED, SYSTEMS
+from routerretriever.bench.costs import costs
 from routerretriever.bench.oracles import Oracle
 from routerretriever.bench.runner import Bench
 from routerretriever.bench.seed_result import SeedResult
@@ -67,6 +68,7 @@ def summarise(
         "systems": {name: _system(name, values, seeds, groups) for name in names},
         "calibration": _calibration(seeds),
         "abstention_auroc": measures.abstention_auroc(seen, unseen),
+        "costs": costs(bench),
         "studies": list(map(asdict, studies)),
         "published": dict(suite.published),
         "notes": _notes(bench, seeds),

@@ -17,6 +17,18 @@ CEILINGS = (
     "judgements, and so profits from chance; if experts of other seeds choose, it does not. More than that needs "
     "better experts, not better routing."
 )
+COST_HEADS = (
+    "what it costs",
+    "experts",
+    "training, seconds each",
+    "KB each",
+    "ms, a query alone",
+    "ms, a query of 64",
+)
+COSTS = (
+    "Training is the mean time of one expert, without encoding documents. Times of queries are medians of "
+    "interleaved rounds of the first seed; compare them with the base's."
+)
 _BOUNDS = {
     "dataset-oracle": "DatasetOracle",
     "instance-oracle-controlled": "InstanceOracle, chosen by experts of other seeds",
@@ -55,6 +67,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines += [*_main_table(document), "", *_routing_table(document), "", CEILINGS, ""]
     lines += _table([CEILINGS_TITLE, *present_groups(document)], ceilings(document))
     lines.append("")
+    if cost_rows := costs(document):
+        lines += [COSTS, "", *_table(COST_HEADS, cost_rows), ""]
     for note in document["notes"]:
         lines.append(f"- {note}")
     for study in document["studies"]:
@@ -156,6 +170,24 @@ def ceilings(document: Mapping[str, Any]) -> list[list[str]]:
     for name, title in _BOUNDS.items():
         if name in systems:
             rows.append([f"*{title}*", *means(name)])
+    return rows
+
+
+def costs(document: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each system whose costs were measured; results of older versions have none."""
+    rows = []
+    for name, cost in document.get("costs", {}).items():
+        number, seconds = cost["experts"], cost["training_seconds"]
+        rows.append(
+            [
+                name,
+                str(number) if number else "–",
+                "–" if not number or seconds is None else f"{seconds / number:.0f}",
+                f"{cost['bytes'] / number / 1024:.0f}" if number else "–",
+                f"{cost['query_ms']:.1f}",
+                f"{cost['batched_query_ms']:.1f}",
+            ]
+        )
     return rows
 
 
