@@ -21,6 +21,7 @@ from routerretriever.encoder.token_graph import own_graph
 from routerretriever.engine.engine_info import EngineInfo
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.sessions import Sessions
+from routerretriever.kernels.threads import one_blas_thread
 from routerretriever.kernels.vectors import Vectors, unit_rows
 
 
@@ -63,14 +64,17 @@ class RoutedPass:
     ) -> tuple[Vectors, Vectors]:
         """Return vectors (n, d) and the weights (n, 2 + E) that were decided."""
         hidden, embeddings = self._hidden(tokens, prompt)
-        weights = decide(embeddings)
+        # Threads of numpy's products spin when they are done, and would keep the graphs from their cores.
+        with one_blas_thread():
+            weights = decide(embeddings)
 
         count = len(tokens.ids)
         vectors = np.empty((count, self._info.dimension), np.float32)
         for rows, graph, factors in self._groups(without_experts(weights, experts.only_mapped), experts):
             inputs = hidden if len(rows) == count else {name: hidden[name][rows] for name in hidden}
             vectors[rows] = graph({**inputs, **factors})[0]
-        return experts.mapped(vectors, weights), weights
+        with one_blas_thread():
+            return experts.mapped(vectors, weights), weights
 
     def _groups(self, weights: NDArray[np.float32], experts: EngineExperts) -> list[_Group]:
         """Divide rows: base and merged have graphs of their own, all that need factors run together."""
