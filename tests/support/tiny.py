@@ -33,7 +33,11 @@ ARCHITECTURES = ("bert", "roberta", "mpnet", "xlm-roberta", "modernbert")
 
 
 def make_checkpoint(
-    directory: Path, architecture: str = "bert", pooling: str = "mean", words: Sequence[str] = tuple(WORDS)
+    directory: Path,
+    architecture: str = "bert",
+    pooling: str = "mean",
+    words: Sequence[str] = tuple(WORDS),
+    dimension: int = 32,
 ) -> Path:
     """A random encoder of four layers, saved the way hub checkpoints are."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -58,7 +62,7 @@ def make_checkpoint(
     config = AutoConfig.for_model(
         architecture,
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=dimension,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=48,
@@ -74,7 +78,7 @@ def make_checkpoint(
     AutoModel.from_config(config).eval().save_pretrained(directory)
     if pooling == "cls":
         transformer = Transformer(str(directory))
-        SentenceTransformer(modules=[transformer, Pooling(32, "cls")], device="cpu").save_pretrained(
+        SentenceTransformer(modules=[transformer, Pooling(dimension, "cls")], device="cpu").save_pretrained(
             str(directory)
         )
     return directory

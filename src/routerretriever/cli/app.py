@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from routerretriever.cli import experts, index, index_exchange
+from routerretriever.cli import experts, index, index_exchange, index_migrate
 from routerretriever.cli.common import QueryCommand, guarded
 from routerretriever.cli.compile import compile_model
 from routerretriever.cli.doctor import doctor
@@ -55,6 +55,7 @@ app.add_typer(experts.app, name="experts")
 _add(route, QueryCommand)
 index.command(index_exchange.adopt)
 index.command(index_exchange.export)
+index.command(index_migrate.migrate)
 app.add_typer(index.app, name="index")
 _add(search, QueryCommand)
 _add(compile_model, name="compile")

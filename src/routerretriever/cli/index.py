@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from routerretriever.index.build.worker import Runner
     from routerretriever.index.kinds import IndexKind
     from routerretriever.index.maintenance import Builder
-    from routerretriever.index.reports import Report
+    from routerretriever.index.reports import MigrationState, Report
     from routerretriever.index.texts import TextIndex
     from routerretriever.model import RouterRetriever
     from routerretriever.opening import OpenedModel
@@ -355,12 +355,24 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
         "fragments": found.fragments,
         "versions": found.versions,
         "size": _size(found.bytes),
+        "model": found.model,
+        **_migration_rows(found.migration),
     }
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, str(value))
     show(index, found, table, as_json)
+
+
+def _migration_rows(state: MigrationState | None) -> dict[str, str]:
+    if state is None:
+        return {}
+    bridge = f"{state.method}; the new model can search" if state.method else "not fitted yet"
+    rows = {"migrating to": state.model or f"a base with fingerprint {state.fingerprint[:12]}"}
+    rows["  encoded"] = f"{state.encoded} documents"
+    rows["  bridge"] = bridge
+    return rows
 
 
 def show(index: str, report: Report, shown: str | Table, as_json: bool) -> None:

@@ -208,6 +208,15 @@ def open_or_create(
     return RouterRetriever.create(base, device=device, endpoint=endpoint)
 
 
+def open_or_save(path: Path, base: str | None, device: str | None) -> RouterRetriever:
+    """Return the model saved at a path, or a new one, which is saved there; errors as of :func:`open_or_create`."""
+    is_new = not (path.is_dir() and any(path.iterdir()))
+    model = open_or_create(path, base, device=device)
+    if is_new:
+        model.save_pretrained(path)
+    return model
+
+
 def _show_training(report: TrainingReport, expert: str, model: Path, collections: Sequence[str]) -> None:
     from routerretriever.routing.pilot_library import GENERATED_GAIN
 

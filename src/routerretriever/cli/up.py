@@ -17,7 +17,6 @@ from routerretriever.progress import Bars
 if TYPE_CHECKING:
     from routerretriever.index.build.report import BuildReport
     from routerretriever.index.index import Index
-    from routerretriever.model import RouterRetriever
 
 STATE_FOLDER = ".routerretriever"
 """Folder inside the one that is searched, where model and index are kept; hidden files are not read."""
@@ -73,28 +72,19 @@ def up(
 def _indexed(
     folder: Path, kept: Path, base: str | None, ignore: tuple[str, ...], device: str | None
 ) -> tuple[Index, BuildReport, list[str]]:
+    from routerretriever.cli.train import open_or_save
     from routerretriever.files.scan import scan
     from routerretriever.index.build.settings import BuildSettings
     from routerretriever.index.index import Index
 
     # Before the model is made, which takes seconds.
     unlisted = scan(folder, ignore).unlisted
-    model = _model(kept / "model", base, device)
+    model = open_or_save(kept / "model", base, device)
     _remove_unfinished(kept / "index")
     opened = Index.create(kept / "index", model, model_path=kept / "model")
     settings = BuildSettings(on_error="skip", resume=True, prune=not unlisted, read_as="files", ignore=ignore)
     report = opened.add(folder, settings=settings, precision="auto", progress=Bars())
     return opened, report, unlisted
-
-
-def _model(path: Path, base: str | None, device: str | None) -> RouterRetriever:
-    from routerretriever.cli.train import open_or_create
-
-    is_new = not (path.is_dir() and any(path.iterdir()))
-    model = open_or_create(path, base, device=device)
-    if is_new:
-        model.save_pretrained(path)
-    return model
 
 
 def _remove_unfinished(index: Path) -> None:

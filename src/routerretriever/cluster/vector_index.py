@@ -14,7 +14,6 @@ from typing import Any
 
 import lance
 import lance_ray
-import numpy as np
 import ray
 
 from routerretriever.cluster.connection import connected, worker_count
@@ -110,7 +109,7 @@ class ShardedSearch:
         nearest = {"column": "vector", "metric": self.index.metric, **how}
         metadata = metadata_columns(dataset.schema)
         found = []
-        for vector in np.atleast_2d(vectors):
+        for vector in self.index.compared(vectors):
             rows = self._documents(dataset, {**nearest, "q": vector}, where, k)
             hits = [
                 hit_of(record_of(row, metadata), 1.0 - float(row["_distance"])) for row in rows.to_pylist()

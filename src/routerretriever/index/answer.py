@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,6 +13,7 @@ from routerretriever.data.text import check_queries
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
+from routerretriever.index.migration.bridge import Bridge
 from routerretriever.index.parameters import SearchParameters, is_share
 from routerretriever.index.querying import (
     EncodedQueries,
@@ -74,10 +75,16 @@ class Answer:
 
 
 class Searcher:
-    """Answers queries from one index."""
+    """Answers queries from one index.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: of the index.
+        bridge: what maps the model's queries to the documents, while the index has another base.
+    """
+
+    def __init__(self, store: Store, bridge: Bridge | None = None) -> None:
         self._store = store
+        self._bridge = bridge
         self._warned = False
 
     def mode(self, wanted: Mode | None) -> Mode:
@@ -134,6 +141,7 @@ class Searcher:
         Raises:
             VectorIndexError: the condition cannot be understood.
         """
+        encoded = self._bridged(encoded)
         reranker = options.get("rerank")
         minimum = options.get("min_relevance")
         if minimum is not None:
@@ -168,6 +176,14 @@ class Searcher:
                 )
             )
         return answers
+
+    def _bridged(self, encoded: EncodedQueries) -> EncodedQueries:
+        """Return queries as they are compared with the documents."""
+        if self._bridge is None or encoded.vectors is None:
+            return encoded
+        # Similarities across a bridge are smaller, so probabilities learned without one do not hold.
+        plans = [replace(plan, relevance=None) for plan in encoded.plans]
+        return replace(encoded, vectors=self._bridge.old_vectors(encoded.vectors), plans=plans)
 
     def _warn_once(self) -> None:
         if not self._warned:

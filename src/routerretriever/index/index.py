@@ -24,6 +24,8 @@ from routerretriever.index.connection import located
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
 from routerretriever.index.maintained import MaintainedIndex
+from routerretriever.index.migration.bridge import Bridge
+from routerretriever.index.migration.settings import MigrationSettings
 from routerretriever.index.open_store import (
     adopt_store,
     check_fingerprint,
@@ -34,7 +36,7 @@ from routerretriever.index.open_store import (
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.querying import EncodedQueries, search_request
 from routerretriever.index.recorded_model import load_recorded_model, recorded_place
-from routerretriever.index.reports import Adopted
+from routerretriever.index.reports import Adopted, Migrated
 from routerretriever.index.rows import Cut, part_blocks
 from routerretriever.index.search import Hit
 from routerretriever.index.store import Store
@@ -49,10 +51,16 @@ class Index(MaintainedIndex):
     Use :meth:`create` or :meth:`open`.
     """
 
-    def __init__(self, store: Store, model: Encoder | None, engine: str = "auto") -> None:
-        super().__init__(store)
+    def __init__(
+        self,
+        store: Store,
+        model: Encoder | None,
+        engine: str = "auto",
+        bridge: Bridge | None = None,
+    ) -> None:
+        super().__init__(store, bridge)
         self._model, self._engine = model, engine
-        self._searcher = Searcher(store)
+        self._searcher = Searcher(store, bridge)
 
     @classmethod
     def create(cls, uri: str | Path, model: Encoder, *, model_path: str | Path | None = None) -> Self:
@@ -80,12 +88,11 @@ class Index(MaintainedIndex):
 
         Raises:
             VectorIndexError: there is no index, or it was written by a newer version.
-            FingerprintError: it was made with another base than ``model``'s.
+            FingerprintError: it was made with another base than ``model``'s, and no bridge leads there.
         """
         store = open_store(located(uri))
-        if model is not None:
-            check_fingerprint(store, model.fingerprint)
-        return cls(store, model, engine)
+        bridge = None if model is None else check_fingerprint(store, model.fingerprint)
+        return cls(store, model, engine, bridge)
 
     @classmethod
     def adopt(
@@ -182,6 +189,7 @@ class Index(MaintainedIndex):
             VectorIndexError: vectors have another length than the index's.
             StorageError: the disk is full or cannot be written; blocks before that are kept.
         """
+        self._check_own_vectors()
         documents = list(documents)
         fields = self._store.check(documents, collection)
         embed = encode or partial(self.model.embed_texts, precision=precision, progress=progress)
@@ -247,6 +255,7 @@ class Index(MaintainedIndex):
             BuildError: another build of this index has not finished, or the cluster does not fit.
             StorageError: the disk is full or cannot be written; what is recorded is kept.
         """
+        self._check_own_vectors()
         settings = settings or BuildSettings()
         listing = listing_of(source, collection, settings, strict=strict, progress=progress)
         precision = self.model.document_precision(precision)
@@ -261,6 +270,39 @@ class Index(MaintainedIndex):
         self._store.after_write(progress or Silent())
         self.flush()
         return report
+
+    def migrate(
+        self,
+        model: Encoder,
+        *,
+        model_path: str | Path | None = None,
+        settings: MigrationSettings | None = None,
+        progress: Progress | None = None,
+    ) -> Migrated:
+        """Give the index the base of another model, while it is searched and written.
+
+        First a bridge is fitted, by which the new model's queries find the old vectors at once. Then
+        the documents are encoded; after a kill the same call continues. At the end the new vectors
+        take the place of the old ones, in one version.
+
+        Args:
+            model: with the new base.
+            model_path: as for :meth:`create`.
+            settings: see :class:`routerretriever.index.migration.settings.MigrationSettings`.
+            progress: where to report.
+
+        Raises:
+            BuildError: it is being migrated to a third base, or a build has not finished.
+            VectorIndexError: the store cannot do that.
+            StorageError: the disk is full or cannot be written; what was encoded is kept.
+        """
+        place = recorded_place(model_path) if model_path else ""
+        done = self._store.migrate(model, place, settings or MigrationSettings(), progress or Silent())
+        store = open_store(self._store.uri)
+        bridge = check_fingerprint(store, model.fingerprint)
+        self._store, self._model, self._bridge = store, model, bridge
+        self._searcher = Searcher(store, bridge)
+        return done
 
     @property
     def metric(self) -> Metric:
@@ -346,11 +388,18 @@ class Index(MaintainedIndex):
         exact: bool = False,
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """Return the documents most similar to query vectors (n, d)."""
+        """Return the documents most similar to query vectors (n, d) of the model."""
+        vectors = self.compared(vectors)
         with self._store.view(where) as view:
             request = search_request(view, k, exact=exact, parameters=parameters)
-            return [request.by_vector(vector) for vector in np.atleast_2d(vectors)]
+            return [request.by_vector(vector) for vector in vectors]
+
+    def compared(self, vectors: Vectors) -> Vectors:
+        """Return query vectors (n, d) of the model as documents are compared with them: across the bridge, if any."""
+        vectors = np.atleast_2d(vectors)
+        return vectors if self._bridge is None else self._bridge.old_vectors(vectors)
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
         """Return vectors (d,), of first passages, by (collection, id); an id may be in several collections."""
+        self._check_own_vectors()
         return self._store.lookup(ids)

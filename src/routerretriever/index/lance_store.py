@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,11 @@ from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.lance_view import LanceView, record_of
 from routerretriever.index.maintenance import Maintenance
+from routerretriever.index.migration.bridge import Bridge
+from routerretriever.index.migration.migrate import migrate, migration_state
+from routerretriever.index.migration.record import MigrationFolder
+from routerretriever.index.migration.settings import MigrationSettings
+from routerretriever.index.reports import IndexInfo, Migrated
 from routerretriever.index.rows import Part
 from routerretriever.index.schema import FIRST_ROWS, PLACE_COLUMNS, SHOWN_COLUMNS, quoted
 from routerretriever.index.table import IndexTable
@@ -146,3 +152,20 @@ class LanceStore(Maintenance):
         )
         self.table.refresh()
         return report
+
+    # -- another base ------------------------------------------------------------------------
+
+    def bridge(self, fingerprint: str) -> Bridge | None:
+        folder = MigrationFolder(self.uri)
+        begun = folder.read()
+        if begun is None or begun.fingerprint != fingerprint:
+            return None
+        return folder.bridge()
+
+    def migrate(
+        self, model: Encoder, place: str, settings: MigrationSettings, progress: Progress
+    ) -> Migrated:
+        return migrate(self.table, model, place, settings, progress)
+
+    def describe(self) -> IndexInfo:
+        return replace(super().describe(), migration=migration_state(self.uri))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+from routerretriever.errors import FingerprintError
 from routerretriever.index.export import KeepsVectors, export
 from routerretriever.index.kinds import IndexKind
 from routerretriever.index.maintenance import KEEP_VERSIONS, Builder
+from routerretriever.index.migration.bridge import Bridge
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
 from routerretriever.index.store import Store
 from routerretriever.index.texts import TextIndex
@@ -17,8 +19,22 @@ from routerretriever.words.text_index import AUTO, TextSettings
 class MaintainedIndex:
     """The part of :class:`routerretriever.Index` that looks after its store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, bridge: Bridge | None) -> None:
         self._store = store
+        self._bridge = bridge
+
+    def _check_own_vectors(self) -> None:
+        """Refuse to read or write vectors with a model that the index does not have yet.
+
+        Raises:
+            FingerprintError: only a bridge leads from the model to the documents.
+        """
+        if self._bridge is not None:
+            raise FingerprintError(
+                f"The index {self._store.uri} is being migrated to the base of this model, and holds vectors of "
+                f"the former one. Until that is done, use it with {self._store.info['model'] or 'the former model'}; "
+                "only searches and deletions may use the new one."
+            )
 
     @property
     def is_approximate(self) -> bool:
@@ -83,6 +99,8 @@ class MaintainedIndex:
             CollectionError: there are no documents, the file exists, or ids repeat.
             StorageError: the disk is full or cannot be written.
         """
+        if model is not None:
+            self._check_own_vectors()
         return export(self._store, Path(folder), collection, model)
 
     def compact(self) -> Compacted:

@@ -181,6 +181,8 @@ class Maintenance:
             fragments=self._fragments(),
             versions=self._versions(),
             bytes=self._bytes(),
+            fingerprint=self.table.info["fingerprint"],
+            model=self.table.info["model"],
         )
 
     # -- after writes ------------------------------------------------------------------------

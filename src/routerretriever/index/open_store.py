@@ -9,6 +9,7 @@ from routerretriever.errors import FingerprintError, VectorIndexError
 from routerretriever.index.connection import exists
 from routerretriever.index.encoder import Encoder
 from routerretriever.index.lance_store import LanceStore
+from routerretriever.index.migration.bridge import Bridge
 from routerretriever.index.postgres_uri import is_postgres
 from routerretriever.index.reports import Adopted
 from routerretriever.index.store import Store
@@ -86,16 +87,23 @@ def adopt_store(
     return _postgres().adopt(uri, model, columns, collection=collection, place=place)
 
 
-def check_fingerprint(store: Store, fingerprint: str) -> None:
-    """Check that a model has the base that the index was made with.
+def check_fingerprint(store: Store, fingerprint: str) -> Bridge | None:
+    """Check that a model has the base that the index was made with, or one that a bridge leads from.
+
+    Returns:
+        The bridge; ``None`` where none is needed.
 
     Raises:
-        FingerprintError: it has another.
+        FingerprintError: it has another base.
     """
     recorded = store.info["fingerprint"]
-    if fingerprint != recorded:
+    if fingerprint == recorded:
+        return None
+    bridge = store.bridge(fingerprint)
+    if bridge is None:
         raise FingerprintError(
             f"The index {store.uri} was made with another base encoder (fingerprint "
             f"{recorded[:12]}, the model has {fingerprint[:12]}). Use the model it was made "
-            "with, or index the documents again into a new folder."
+            "with, or give the index this base: routerretriever index migrate INDEX --model MODEL"
         )
+    return bridge

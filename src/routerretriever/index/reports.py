@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,6 +104,60 @@ class Adopted(Report):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeFigures:
+    """What a bridge keeps of the neighbours of documents that it was not fitted on.
+
+    Attributes:
+        keeps_new: share, 0..1, of the ten documents nearest in the new base's vectors that mapped
+            vectors find among the old ones; it decides which bridge is taken.
+        keeps_old: the same for the ten nearest in the old base's vectors.
+    """
+
+    keeps_new: float
+    keeps_old: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrated(Report):
+    """How far an index is on its way to another base.
+
+    Attributes:
+        documents: in the index.
+        encoded: by this run.
+        switched: whether the index has the new base now.
+        method: of the bridge; empty where none was needed.
+        figures: method → what it keeps.
+        seconds: that it took.
+    """
+
+    documents: int
+    encoded: int
+    switched: bool
+    method: str
+    figures: Mapping[str, BridgeFigures]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationState:
+    """A migration to another base that has begun.
+
+    Attributes:
+        fingerprint: of the new base.
+        model: place of the model with it.
+        encoded: documents that the new base has encoded.
+        method: of the bridge; empty until there is one.
+        figures: method → what it keeps.
+    """
+
+    fingerprint: str
+    model: str
+    encoded: int
+    method: str
+    figures: Mapping[str, BridgeFigures]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexInfo(Report):
     """An index at a glance.
 
@@ -116,6 +171,9 @@ class IndexInfo(Report):
         fragments: fragments that they are stored in; ``None`` in PostgreSQL, like the next.
         versions: that are kept.
         bytes: of all files; ``None`` for an object store.
+        fingerprint: of the base that encoded the documents.
+        model: place of the model; empty if unknown.
+        migration: to another base; ``None`` if none has begun.
     """
 
     documents: int
@@ -127,3 +185,6 @@ class IndexInfo(Report):
     fragments: int | None
     versions: int | None
     bytes: int | None
+    fingerprint: str
+    model: str
+    migration: MigrationState | None = None

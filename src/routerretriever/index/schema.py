@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pyarrow as pa
 
-from routerretriever.errors import CollectionError
+from routerretriever.errors import CollectionError, FingerprintError
+
+RECORD = b"routerretriever"
+"""Metadata of the table in which the index records its base, similarity and model."""
 
 SHOWN_COLUMNS = ("key", "title", "text")
 """Columns a result is made of.
@@ -29,6 +35,31 @@ FIRST_ROWS = "(_passage IS NULL OR _passage = 0)"
 _SEPARATOR = "\x1f"
 
 
+def recorded_info(schema: pa.Schema) -> dict[str, Any]:
+    """Return what an index records about itself.
+
+    Raises:
+        KeyError, ValueError: it is none of ours.
+    """
+    info: dict[str, Any] = json.loads((schema.metadata or {})[RECORD])
+    return info
+
+
+def check_same_base(schema: pa.Schema, fingerprint: str, uri: str) -> None:
+    """Check that a newer version of an index still has the base that it had when it was opened.
+
+    Raises:
+        FingerprintError: it was migrated to another one.
+    """
+    info = recorded_info(schema)
+    if info["fingerprint"] != fingerprint:
+        raise FingerprintError(
+            f"The index {uri} was migrated to another base encoder (fingerprint "
+            f"{info['fingerprint'][:12]}, before {fingerprint[:12]}). Open it again, with "
+            f"{info['model'] or 'a model of that base'}."
+        )
+
+
 def table_schema(dimension: int, info: bytes) -> pa.Schema:
     """Return the columns of an index without metadata fields.
 
@@ -40,7 +71,7 @@ def table_schema(dimension: int, info: bytes) -> pa.Schema:
     vector = pa.list_(pa.float32(), dimension)
     places = zip(PLACE_COLUMNS, _PLACE_TYPES, strict=True)
     columns = [*texts, ("hash", pa.binary(16)), ("vector", vector), *places]
-    return pa.schema(columns, metadata={"routerretriever": info})
+    return pa.schema(columns, metadata={RECORD: info})
 
 
 def holds_passages(schema: pa.Schema) -> bool:

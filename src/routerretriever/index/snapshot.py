@@ -15,7 +15,7 @@ from routerretriever.index.connection import (
     consistency_interval,
     dataset_uri,
 )
-from routerretriever.index.schema import holds_passages, metadata_columns
+from routerretriever.index.schema import check_same_base, holds_passages, metadata_columns, recorded_info
 from routerretriever.words.text_index import covers_texts
 
 INDEX_CACHE_MIB = 1024
@@ -63,6 +63,9 @@ class LatestSnapshot:
 
         On an object store it is one that was the newest at most
         :data:`~routerretriever.index.connection.REMOTE_INTERVAL` ago.
+
+        Raises:
+            FingerprintError: the index was migrated to another base since it was opened.
         """
         now = time.monotonic()
         if self._snapshot is None:
@@ -70,8 +73,15 @@ class LatestSnapshot:
             self._snapshot = _open(self._uri)
         elif now - self._looked >= self._interval:
             self._looked = now  # before looking: a write during the look asks for another one
-            self._snapshot = _newest(self._snapshot)
+            self._snapshot = self._next(self._snapshot)
         return self._snapshot
+
+    def _next(self, known: Snapshot) -> Snapshot:
+        newest = _newest(known)
+        if newest is not known:
+            fingerprint = recorded_info(known.dataset.schema)["fingerprint"]
+            check_same_base(newest.dataset.schema, fingerprint, self._uri)
+        return newest
 
     def expire(self) -> None:
         """Look for a newer version at the next search: this process has made one."""

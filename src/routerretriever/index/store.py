@@ -22,7 +22,9 @@ from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
 from routerretriever.index.kinds import IndexKind
 from routerretriever.index.maintenance import Builder
-from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
+from routerretriever.index.migration.bridge import Bridge
+from routerretriever.index.migration.settings import MigrationSettings
+from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Migrated, Refreshed
 from routerretriever.index.rows import Part
 from routerretriever.index.texts import TextIndex
 from routerretriever.index.view import Metric, View
@@ -111,6 +113,16 @@ class Store(Protocol):
         progress: Progress,
     ) -> BuildReport:
         """Put everything listed into the index."""
+
+    # -- another base ------------------------------------------------------------------------
+
+    def bridge(self, fingerprint: str) -> Bridge | None:
+        """Return what maps queries of another base to the documents; ``None`` if there is none."""
+
+    def migrate(
+        self, model: Encoder, place: str, settings: MigrationSettings, progress: Progress
+    ) -> Migrated:
+        """Encode all documents by another base, and take its vectors."""
 
     # -- maintenance -------------------------------------------------------------------------
 

@@ -8,11 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import lance
 import pyarrow as pa
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.connection import TABLE, connect, dataset_uri, exists
-from routerretriever.index.schema import FIRST_ROWS, holds_passages, table_schema
+from routerretriever.index.schema import (
+    FIRST_ROWS,
+    check_same_base,
+    holds_passages,
+    recorded_info,
+    table_schema,
+)
 from routerretriever.index.snapshot import LatestSnapshot
 from routerretriever.index.view import Metric
 
@@ -81,7 +88,7 @@ class IndexTable:
             )
         table = cls(uri, {})
         try:
-            table.info = json.loads((table.schema.metadata or {})[b"routerretriever"])
+            table.info = recorded_info(table.schema)
         except (KeyError, ValueError) as error:
             raise VectorIndexError(
                 f"{uri} was not made by routerretriever. Choose another folder."
@@ -127,6 +134,16 @@ class IndexTable:
 
     def __len__(self) -> int:
         return int(self.latest.get().dataset.count_rows(FIRST_ROWS)) if self.holds_passages else self.rows
+
+    def newest(self) -> Any:
+        """Return the newest version of the Lance data set.
+
+        Raises:
+            FingerprintError: the index was migrated to another base since it was opened.
+        """
+        dataset = lance.dataset(self.dataset_uri)
+        check_same_base(dataset.schema, self.info["fingerprint"], self.uri)
+        return dataset
 
     def refresh(self) -> None:
         """See what this process has just written, on an object store too."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import lance
 import pyarrow as pa
 
 from routerretriever.data.document import Document
@@ -69,9 +68,11 @@ class DocumentWriter:
         Raises:
             CollectionError: a field has come to have another type meanwhile.
             VectorIndexError: the vectors have another length than the index's.
+            FingerprintError: the index was migrated to another base since it was opened.
             StorageError: the index cannot be written; it is as it was.
         """
-        check_vectors(vectors, len(parts), self._table.dimension)
+        dimension = self._table.newest().schema.field("vector").type.list_size
+        check_vectors(vectors, len(parts), dimension)
 
         def write() -> None:
             with committing(self._table.uri):
@@ -85,7 +86,7 @@ class DocumentWriter:
         self._written(write)
 
     def _commit(self, parts: Sequence[Part], vectors: Vectors, collection: str) -> None:
-        dataset = lance.dataset(self._table.dataset_uri)
+        dataset = self._table.newest()
         check = DocumentCheck(metadata_types(dataset.schema))
         for part in parts:
             check.check(part.document, f"Document '{part.document.id}'")
@@ -95,7 +96,7 @@ class DocumentWriter:
         keys = rows["key"].unique().to_pylist()
 
         def commit() -> None:
-            newest = lance.dataset(self._table.dataset_uri)
+            newest = self._table.newest()
             commit_rows(newest, fragments, rows_with_keys(newest, keys))
 
         retrying_conflicts(commit)
@@ -109,7 +110,11 @@ class DocumentWriter:
         """
         keys = [document_key(collection, document_id) for document_id in checked_ids(ids)]
         for block in blocks(keys, BLOCK_ROWS):
-            self._written(partial(self._table.lancedb.delete, key_condition(block)))
+            self._written(partial(self._delete, block))
+
+    def _delete(self, keys: list[str]) -> None:
+        with committing(self._table.uri):
+            self._table.lancedb.delete(key_condition(keys))
 
     def _written(self, work: Callable[[], Any]) -> None:
         try:

@@ -35,7 +35,7 @@ from routerretriever.index.commit import commit_rows, committing
 from routerretriever.index.conflicts import is_conflict
 from routerretriever.index.connection import dataset_uri
 from routerretriever.index.fields import new_fields
-from routerretriever.index.schema import metadata_types, quoted
+from routerretriever.index.schema import check_same_base, metadata_types, quoted
 from routerretriever.progress import Progress
 
 _COMMIT_ATTEMPTS = 10
@@ -69,12 +69,14 @@ def build(
     Raises:
         CollectionError: something cannot be indexed, and ``on_error`` is ``stop``.
         BuildError: another build of this index has not finished.
+        FingerprintError: the index was migrated to another base meanwhile.
         StorageError: the index cannot be written; what is recorded is kept.
     """
     started = time.perf_counter()
     if listing.problems and settings.on_error == "stop":
         raise stopped(listing.problems[0])
     with build_lock(dataset_uri(uri), listing.name, resume=settings.resume) as lock:
+        check_same_base(lance.dataset(dataset_uri(uri)).schema, fingerprint, uri)
         work = Build(
             uri=uri,
             listing=listing,

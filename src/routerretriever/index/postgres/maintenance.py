@@ -161,6 +161,8 @@ class PostgresMaintenance:
             fragments=None,
             versions=None,
             bytes=self._bytes(),
+            fingerprint=info.fingerprint,
+            model=info.model,
         )
 
     # -- SQL ---------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from routerretriever.index.build.worker import Runner
 from routerretriever.index.check import checked_ids
 from routerretriever.index.encoder import Encoder, Vectors
 from routerretriever.index.filters import Condition
+from routerretriever.index.migration.bridge import Bridge
+from routerretriever.index.migration.settings import MigrationSettings
 from routerretriever.index.postgres.adopt import adopt
 from routerretriever.index.postgres.build import build
 from routerretriever.index.postgres.conditions import where_of
@@ -36,7 +38,7 @@ from routerretriever.index.postgres.table import (
 from routerretriever.index.postgres.view import PostgresView, record_of, shown_columns
 from routerretriever.index.postgres.writer import PostgresWriter
 from routerretriever.index.postgres_uri import PostgresUri, postgres_uri
-from routerretriever.index.reports import Adopted
+from routerretriever.index.reports import Adopted, Migrated
 from routerretriever.index.rows import Part
 from routerretriever.index.view import Metric, document_of
 from routerretriever.index.writer import BLOCK_ROWS
@@ -250,6 +252,20 @@ class PostgresStore(PostgresMaintenance):
             )
         finally:
             self._expire()
+
+    # -- another base ------------------------------------------------------------------------
+
+    def bridge(self, fingerprint: str) -> Bridge | None:
+        return None
+
+    def migrate(
+        self, model: Encoder, place: str, settings: MigrationSettings, progress: Progress
+    ) -> Migrated:
+        raise VectorIndexError(
+            "An index in PostgreSQL cannot be migrated where it is. Put its documents into another table: "
+            f"routerretriever index export MODEL '{self.uri}' FOLDER, where MODEL is the one it was made with, "
+            "then routerretriever index add NEW_MODEL 'postgresql://…?table=ANOTHER' FOLDER"
+        )
 
 
 def _not_ours(address: PostgresUri) -> VectorIndexError:
