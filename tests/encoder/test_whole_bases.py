@@ -7,16 +7,13 @@ import pytest
 import torch
 from bases import (
     make_transformer,
-    random_table,
     save_bag_of_words,
     save_model2vec,
     save_static,
-    word_tokenizer,
 )
 from commands import run, run_json
 from models import TEXTS, load, with_experts, with_library
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 from tiny import random_adapter
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, diagnose, train_expert
@@ -185,14 +182,6 @@ def test_an_exported_map_is_a_plain_model(base, tmp_path):
     model.export_expert("e1", tmp_path / "plain")
     exported = SentenceTransformer(str(tmp_path / "plain"), device="cpu")
     np.testing.assert_allclose(exported.encode(TEXTS), model.encode_query(TEXTS, expert="e1"), atol=1e-5)
-
-
-def test_a_base_with_other_modules_for_queries_is_refused(tmp_path):
-    modules = [StaticEmbedding(word_tokenizer(), embedding_weights=random_table())]
-    router = Router.for_query_document(query_modules=modules, document_modules=modules)
-    SentenceTransformer(modules=[router], device="cpu").save_pretrained(str(tmp_path / "base"))
-    with pytest.raises(ModelError, match="has a Router"):
-        create(tmp_path / "base")
 
 
 def test_other_embeddings_have_another_fingerprint(tmp_path):

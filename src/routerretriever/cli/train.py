@@ -46,6 +46,13 @@ Base = Annotated[
         show_default=_DEFAULT_BASE,
     ),
 ]
+QueryBase = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoder of queries of a new MODEL, aligned with --base, which then encodes documents alone.",
+        show_default="--base",
+    ),
+]
 Endpoint = Annotated[
     str | None,
     typer.Option(
@@ -88,6 +95,7 @@ def train(
     collections: Sources,
     name: Name = None,
     base: Base = None,
+    query_base: QueryBase = None,
     endpoint: Endpoint = None,
     preset: Preset = "default",
     kind: Kind = None,
@@ -123,7 +131,9 @@ def train(
     loaded = load_collections(
         collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
     )
-    router = open_or_create(model, base, endpoint=endpoint, preset=preset, device=device)
+    router = open_or_create(
+        model, base, query_base=query_base, endpoint=endpoint, preset=preset, device=device
+    )
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
@@ -162,6 +172,7 @@ def open_or_create(
     path: Path,
     base: str | None,
     *,
+    query_base: str | None = None,
     endpoint: str | None = None,
     preset: str = "default",
     device: str | None = None,
@@ -171,6 +182,7 @@ def open_or_create(
     Args:
         path: folder of the model.
         base: hub id or path of its base; default all-MiniLM-L6-v2.
+        query_base: the same of what encodes queries; default ``base``.
         endpoint: address of a remote base.
         preset: ``default`` or ``paper``.
         device: torch device; default the best one present.
@@ -178,7 +190,6 @@ def open_or_create(
     Raises:
         ExpertError: the saved one has another base, or another setting than the preset.
     """
-    from routerretriever.encoder.base_models import base_info
     from routerretriever.model import RouterRetriever
 
     if path.is_dir() and any(path.iterdir()):
@@ -187,11 +198,8 @@ def open_or_create(
             raise ExpertError(
                 f"{path} exists, and a saved model knows its endpoint. Leave out --endpoint, or choose a new folder."
             )
-        if base is not None and base_info(base).id != router.encoder.base.id:
-            raise ExpertError(
-                f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
-                "Leave out --base, or choose a new folder."
-            )
+        _check_base(path, base, router.encoder.documents.base.id, "--base")
+        _check_base(path, query_base, router.encoder.base.id, "--query-base")
         if preset == "paper" and not router.is_like_paper:
             raise ExpertError(
                 f"{path} exists and has other layers, another router input or another similarity than "
@@ -201,11 +209,22 @@ def open_or_create(
         return router
 
     base = base or _DEFAULT_BASE
+    if preset == "paper" and query_base is not None:
+        raise ExpertError("--preset paper has one base for queries and documents. Leave out --query-base.")
     if preset == "paper" and endpoint is None:
         return RouterRetriever.create_like_paper(base, device=device)
     if preset == "paper":
         raise ExpertError("--preset paper changes layers, which a remote base does not let anyone do.")
-    return RouterRetriever.create(base, device=device, endpoint=endpoint)
+    return RouterRetriever.create(base, device=device, endpoint=endpoint, query_base=query_base)
+
+
+def _check_base(path: Path, asked: str | None, own: str, option: str) -> None:
+    from routerretriever.encoder.base_models import base_info
+
+    if asked is not None and base_info(asked).id != own:
+        raise ExpertError(
+            f"{path} has the base '{own}', not '{asked}'. Leave out {option}, or choose a new folder."
+        )
 
 
 def open_or_save(path: Path, base: str | None, device: str | None) -> RouterRetriever:

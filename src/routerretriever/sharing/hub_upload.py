@@ -95,7 +95,7 @@ def push_model(
             quality = routing_quality(policy)
         card = model_card(
             model.encoder.parts(),
-            model.encoder.max_seq_length,
+            model.encoder.documents.max_seq_length,
             where=name,
             licence=licence,
             quality=quality,
