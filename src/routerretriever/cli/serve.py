@@ -62,6 +62,20 @@ FeedbackLog = Annotated[
     Path | None,
     typer.Option(help="Append clicks and judgements to this file, for routerretriever feedback."),
 ]
+Shadowed = Annotated[
+    str | None,
+    typer.Option(
+        "--shadow",
+        metavar="EXPERT",
+        help="An expert of MODEL that does not answer: what it would change is counted at /v1/shadow.",
+    ),
+]
+ShadowLog = Annotated[
+    Path | None,
+    typer.Option(
+        help="Append what the expert of --shadow would change to this file, for routerretriever shadow."
+    ),
+]
 Trace = Annotated[
     str | None,
     typer.Option(
@@ -100,6 +114,8 @@ def serve(
     rerank: Rerank = None,
     log_queries: LogQueries = False,
     feedback_log: FeedbackLog = None,
+    shadow: Shadowed = None,
+    shadow_log: ShadowLog = None,
     trace: Trace = None,
     cluster: ServeCluster = None,
     replicas: ReplicaCount = None,
@@ -131,6 +147,8 @@ def serve(
         rerank=rerank,
         log_queries=log_queries,
         feedback_log=feedback_log,
+        shadow=shadow,
+        shadow_log=shadow_log,
         trace=trace_target(trace, os.environ),
     )
     check_settings(settings)

@@ -71,6 +71,8 @@ class Settings:
         rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
         log_queries: whether query texts are written to the log.
         feedback_log: file that clicks and judgements are appended to; without one they are refused.
+        shadow: an expert of the model that does not answer; what it would change is noted.
+        shadow_log: file that these notes are appended to.
         trace: where spans are sent, as :func:`routerretriever.server.trace_target.trace_target` says it.
         drain_seconds: how long requests in flight may take after SIGTERM.
         replica: this process's name where several answer as one; a label of its metrics.
@@ -89,6 +91,8 @@ class Settings:
     rerank: str | None = None
     log_queries: bool = False
     feedback_log: Path | None = None
+    shadow: str | None = None
+    shadow_log: Path | None = None
     trace: str | None = None
     drain_seconds: int = 30
     replica: str = ""
@@ -99,6 +103,8 @@ class Settings:
     def __post_init__(self) -> None:
         # An address of IPv6 is written with brackets in a URL, and without where one listens.
         object.__setattr__(self, "host", self.host.removeprefix("[").removesuffix("]"))
+        if self.shadow_log is not None and self.shadow is None:
+            raise ServerError("--shadow-log keeps what an expert would change. Name it: --shadow EXPERT.")
         if not self.is_loopback and not self.is_locked:
             raise ServerError(
                 f"Listening on {self.host} would serve anyone who can reach this machine. Give a file with keys "

@@ -67,7 +67,7 @@ async def models(request: Request) -> ModelsAnswer:
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
     access: Access = request.state.access
-    names = (ROUTED, *engine.model.state.candidates_in(access.scope))
+    names = (ROUTED, *engine.answering.state.candidates_in(access.scope))
     owner = "routerretriever"
     return ModelsAnswer(
         data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names]
