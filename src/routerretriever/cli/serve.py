@@ -103,9 +103,20 @@ ReplicaCount = Annotated[
 ]
 
 
+ServedFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--files",
+        metavar="FOLDER",
+        help="Folder that was indexed: the page links results to its files, as far as they are in the index.",
+    ),
+]
+
+
 def serve(
     model: Model,
     index: OptionalIndex = None,
+    files: ServedFolder = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
     api_keys: ApiKeys = None,
@@ -137,6 +148,7 @@ def serve(
     settings = Settings(
         model=_served_folder(model, changeable=changeable),
         index=index,
+        files=files,
         host=host,
         port=port,
         api_keys=read_keys(api_keys),

@@ -22,6 +22,7 @@ from routerretriever.server.api import documents as api_documents
 from routerretriever.server.api import embeddings as api_embeddings
 from routerretriever.server.api import experts as api_experts
 from routerretriever.server.api import feedback as api_feedback
+from routerretriever.server.api import files as api_files
 from routerretriever.server.api import search as api_search
 from routerretriever.server.api import shadow as api_shadow
 from routerretriever.server.engine import Engine
@@ -39,7 +40,15 @@ _SWITCH_INTERVAL = 0.0005  # seconds; by default a busy encoder keeps the event 
 health = APIRouter(tags=["health"])
 ROUTERS = tuple(
     module.router
-    for module in (api_embeddings, api_search, api_feedback, api_documents, api_experts, api_shadow)
+    for module in (
+        api_embeddings,
+        api_search,
+        api_feedback,
+        api_documents,
+        api_files,
+        api_experts,
+        api_shadow,
+    )
 )
 
 

@@ -18,11 +18,13 @@ from routerretriever.server.feedback_log import FeedbackLog
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.queries import QueryService
 from routerretriever.server.read_saved import load_model
+from routerretriever.server.served_files import ServedFiles
 from routerretriever.server.settings import Settings
 from routerretriever.server.shadow import Shadow
 from routerretriever.server.shared_model import SharedModel
 from routerretriever.server.spans import Spans
 from routerretriever.server.text_encoder import TextEncoder
+from routerretriever.server.uploads import UploadService
 
 _MOST_WORKERS = 4
 
@@ -128,6 +130,8 @@ class Engine:
             spans=self.spans,
         )
         self.documents = DocumentService(index=index, encoder=self.encoder)
+        self.uploads = UploadService(documents=self.documents, limits=self.settings.limits)
+        self.files = None if self.settings.files is None else ServedFiles(self.settings.files)
         self.experts = ExpertService(model=self.model, shared=self.shared, metrics=self.metrics)
 
     def _make_shadow(self, expert: str, index: Index) -> Shadow:

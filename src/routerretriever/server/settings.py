@@ -15,8 +15,11 @@ class Limits:
     """Bounds on what a client may ask for.
 
     Attributes:
-        body_bytes: of any request but an uploaded adapter.
+        body_bytes: of any request but an uploaded adapter or files.
         adapter_bytes: of an uploaded adapter.
+        upload_bytes: of all files of one request.
+        file_bytes: of one uploaded file.
+        files: of one request.
         inputs: texts of one embeddings, search or route request.
         documents: documents of one request.
         text_chars: characters of one text.
@@ -27,6 +30,9 @@ class Limits:
 
     body_bytes: int = 16 * 2**20
     adapter_bytes: int = 64 * 2**20
+    upload_bytes: int = 200 * 2**20
+    file_bytes: int = 50 * 2**20
+    files: int = 100
     inputs: int = 2048
     documents: int = 1000
     text_chars: int = 100_000
@@ -62,6 +68,7 @@ class Settings:
     Attributes:
         model: folder of the model; experts added at run time are saved there.
         index: folder or URI of the index; without one there is no search.
+        files: folder that was indexed, of whose files those in the index are served; ``None`` for none.
         host, port: where it listens.
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
@@ -81,6 +88,7 @@ class Settings:
 
     model: Path
     index: str | None = None
+    files: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     api_keys: tuple[str, ...] = ()
