@@ -11,6 +11,7 @@ from models import TEXTS, layers_of, load, with_library
 from pairs import document_base, query_base, static_query_base
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
+from serving import running
 from tiny import make_checkpoint, random_adapter
 
 from routerretriever import (
@@ -29,6 +30,7 @@ from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.engine.compiled_model import CompiledModel
 from routerretriever.errors import EngineError, ExpertError, FingerprintError, ModelError
 from routerretriever.experts.training_config import TrainedKinds
+from routerretriever.server import Settings
 from routerretriever.sharing.model_card import model_card
 
 LONG = " ".join(TEXTS)
@@ -264,3 +266,23 @@ def test_a_prompt_for_all_texts_is_refused(documents, static, tmp_path):
         create(base, static)
     edit(base / "config_sentence_transformers.json", default_prompt_name=None)
     create(base, query_base(tmp_path / "q", documents))
+
+
+@pytest.mark.slow
+def test_a_served_pair_reads_ids_of_each_sides_own_tokeniser(documents, static, tmp_path):
+    model = with_experts(documents, static, ("map",))
+    model.save_pretrained(tmp_path / "model")
+    with running(Settings(model=tmp_path / "model", index=None)) as client:
+
+        def embed(**body):
+            return client.post("/v1/embeddings", json=body)
+
+        answer = embed(input=TEXTS[:3])
+        found = np.array([row["embedding"] for row in answer.json()["data"]])
+        np.testing.assert_allclose(found, model.encode_query(TEXTS[:3]), atol=1e-5)
+        answer = embed(input=[[12, 13]], input_type="document")
+        found = np.array([row["embedding"] for row in answer.json()["data"]])
+        np.testing.assert_allclose(found, model.encode_documents([TokenIds((12, 13))]), atol=1e-5)
+        assert answer.json()["usage"]["prompt_tokens"] == 4
+        refused = embed(input=[[12, 13]])
+        assert refused.status_code == 400 and "reads texts, not token ids" in refused.text
