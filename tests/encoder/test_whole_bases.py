@@ -184,6 +184,16 @@ def test_an_exported_map_is_a_plain_model(base, tmp_path):
     np.testing.assert_allclose(exported.encode(TEXTS), model.encode_query(TEXTS, expert="e1"), atol=1e-5)
 
 
+def test_pilots_of_queries_without_a_known_word_are_zero(make_collection, tmp_path):
+    model, path = with_experts(save_bag_of_words(tmp_path / "base"), 2, kinds=("map",)), make_collection("a")
+    rows = [json.loads(line) for line in (path / "queries.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"text": f"{row['_id']} unheard of"}) for row in rows]
+    (path / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    library = model.build_library([Collection.load(path)])
+    assert len(library) > 0 and not library.centroids.any()
+    assert np.isfinite(model.encode_query(["nobody knows", "word1"])).all()
+
+
 def test_other_embeddings_have_another_fingerprint(tmp_path):
     first = create(save_static(tmp_path / "a")).fingerprint
     assert create(save_static(tmp_path / "b")).fingerprint == first
