@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,8 @@ from routerretriever.cli.common import (
     Device,
     IgnoreIdenticalIds,
     Lenient,
+    OptionalSources,
     OwnModel,
-    Sources,
     load_collections,
     load_model,
 )
@@ -90,9 +90,20 @@ Force = Annotated[
 ]
 
 
+Again = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL2",
+        help="Train the experts of MODEL2 anew for MODEL, which may have another base, on the collections and with the "
+        "settings that MODEL2 remembers; --name picks one.",
+    ),
+]
+
+
 def train(
     model: OwnModel,
-    collections: Sources,
+    collections: OptionalSources = None,
+    again: Again = None,
     name: Name = None,
     base: Base = None,
     query_base: QueryBase = None,
@@ -116,9 +127,33 @@ def train(
     Several collections make one expert, a generalist, trained on all of them in turn.
     """
     from routerretriever.change_model import save_trained
+    from routerretriever.cli.train_anew import train_anew
     from routerretriever.experts.train import train_expert
     from routerretriever.storage.hub_download import own_folder
 
+    if again is not None:
+        others = {
+            "COLLECTION": collections,
+            "--kind": kind,
+            "--epochs": epochs,
+            "--rank": rank,
+            "--lr": learning_rate,
+            "--batch-size": batch_size,
+            "--seed": seed,
+            "--lenient": lenient,
+            "--ignore-identical-ids": ignore_identical_ids,
+            "--cut-off": cut_off,
+        }
+        _refuse_with_again(others)
+        own_folder(model, new=True)
+        train_anew(
+            model, again, name, base=base, endpoint=endpoint, device=device, force=force, as_json=as_json
+        )
+        return
+    if not collections:
+        raise ExpertError(
+            "Name a collection to train on, or a model whose experts are trained anew: --again MODEL2"
+        )
     given = {
         "epochs": epochs,
         "rank": rank,
@@ -149,6 +184,14 @@ def train(
         print_json(report.to_dict() | {"expert": added, "model": str(model)})
     else:
         _show_training(report, added, model, collections)
+
+
+def _refuse_with_again(given: Mapping[str, object]) -> None:
+    wrong = [name for name, value in given.items() if value]
+    if wrong:
+        raise ExpertError(
+            f"--again takes collections and settings from the other model. Leave out: {', '.join(wrong)}."
+        )
 
 
 def _training_config(preset: str, **given: Any) -> TrainingConfig:

@@ -118,6 +118,12 @@ def write_expert(folder: Path, parts: ModelParts, name: str) -> None:
     _write_json(folder / EXPERT_INFO, asdict(parts.state.infos[name]))
 
 
+def forget_training_data(folder: Path) -> None:
+    """Take out of the experts' descriptions where their training data is: it is nobody else's business."""
+    for path in folder.rglob(EXPERT_INFO):
+        _write_json(path, read_json(path) | {"trained_on_data": []})
+
+
 # -- reading ---------------------------------------------------------------------------------------
 
 
