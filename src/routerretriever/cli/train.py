@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,9 +147,8 @@ def train(
         }
         _refuse_with_again(others)
         own_folder(model, new=True)
-        train_anew(
-            model, again, name, base=base, endpoint=endpoint, device=device, force=force, as_json=as_json
-        )
+        opened = partial(open_or_create, model, base, endpoint=endpoint, device=device)
+        train_anew(model, again, name, opened, force=force, as_json=as_json)
         return
     if not collections:
         raise ExpertError(

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from routerretriever.cli.formatting import err, points, print_json, say
-from routerretriever.cli.train import open_or_create
 from routerretriever.errors import NoGainError
 from routerretriever.progress import Bars
+
+if TYPE_CHECKING:
+    from routerretriever.model import RouterRetriever
 
 
 def train_anew(
     path: Path,
     former: str,
     name: str | None,
+    opened: Callable[[], RouterRetriever],
     *,
-    base: str | None,
-    endpoint: str | None,
-    device: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Train the experts that a former model remembers for the model in a folder, and save each when it is trained.
 
-    Those that the model has already are left, so that the same command continues after a kill.
+    Those that the model has already are left, so that the same command continues after a kill. ``opened`` gives
+    the model, which takes seconds, when all data is known to be there.
     """
     from routerretriever.change_model import save_trained
     from routerretriever.experts.train import train_expert
     from routerretriever.experts.train_again import remembered_experts
 
     remembered = remembered_experts(former, [] if name is None else [name])
-    model = open_or_create(path, base, endpoint=endpoint, device=device)
+    model = opened()
     trained: list[dict[str, Any]] = []
     kept, without_gain = [], []
     for expert in remembered:
