@@ -1,29 +1,33 @@
-"""The engine without torch: queries, documents and starting, beside the plain base with ONNX Runtime and torch.
+"""The engine without torch: queries, documents and starting, beside what a user would pick instead.
 
-The plain base is exported as a single graph with pooling inside, which is what one would do without experts.
+Every system is a process of its own (``speed_worker.py``), and they take turns. The plain base is a single graph of
+ONNX Runtime with pooling inside, which is what one would serve without experts; fastembed runs the same graph where
+the Python of ``--peers`` has it. Takes eight minutes on two cores.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import torch
+from plain_base import export_plain
 from speed_maps import with_maps
-from speed_models import route_to_all, texts_of, with_experts
+from speed_models import route_to_all, saved_adapters, texts_of, with_experts
 from speed_setting import Setting, said
-from speed_timing import paired, summary, using_threads
-from torch import Tensor, nn
-from torch.nn import functional as F
+from speed_timing import Machine, encoder_flops, linear_weights, summary
 
-from routerretriever import RouterRetriever, compile_model, open_model
-from routerretriever.kernels.vectors import Vectors
+from routerretriever import compile_model
 
 THREADS, TOKENS = 2, 16
 # experts, batches, whether they are maps
@@ -33,106 +37,176 @@ GRID: Sequence[tuple[int, Sequence[int], bool]] = (
     (512, (1, 64), False),
     (8, (1, 64), True),
 )
-DOCUMENTS = 256
+DOCUMENTS = 128
+PEFT_EXPERTS = 8  # of more it takes minutes to load
 TOLERANCE = 1e-4
+_ROUTED = ("engine", "torch routed")
+_BASES = ("onnxruntime base", "sentence-transformers base")
+ROUNDS = {1: 30, 8: 15, 64: 9}
+_AT_LEAST = 0.05  # seconds of one measurement; short work is repeated
 _START = "import sys; from routerretriever.cli.app import app; app(sys.argv[1:])"
 
 
-class PlainBase:
-    """The base alone as one graph of ONNX Runtime, with its own tokeniser."""
+class Worker:
+    """A system in a process of its own.
 
-    def __init__(self, base: Any, scratch: Path) -> None:
-        class Whole(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = base[0].model
+    Attributes:
+        load: seconds that it took to load.
+    """
 
-            def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-                found = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-                mask = attention_mask[..., None].float()
-                return F.normalize((found * mask).sum(1) / mask.sum(1), dim=-1)
-
-        base[0].model.config._attn_implementation = "eager"
-        ids = torch.randint(1000, 2000, (2, 7))
-        path = scratch / "plain.onnx"
-        torch.onnx.export(
-            Whole().eval(),
-            (ids, torch.ones_like(ids)),
-            str(path),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["vectors"],
-            dynamic_axes={"input_ids": {0: "n", 1: "t"}, "attention_mask": {0: "n", 1: "t"}},
-            dynamo=False,
+    def __init__(self, name: str, folder: Path, python: str = sys.executable) -> None:
+        script = Path(__file__).with_name("speed_worker.py")
+        self._process = subprocess.Popen(
+            [python, script, name, folder, str(THREADS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = THREADS
-        # Threads that spin after a run would take the processor from whoever is measured next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.tokenizer = base.tokenizer
+        self.name = name
+        self.load = float(self._answer()["load s"])
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """Return vectors (n, d) of one batch."""
-        found = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=256, return_tensors="np"
-        )
-        given = {name: found[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-        vectors: Vectors = self.session.run(None, given)[0]
-        return vectors
+    def seconds(self, asked: Mapping[str, Any], repeats: int, vectors: Path | None = None) -> list[float]:
+        """Return the seconds of one repetition, by the clock and of the processor."""
+        given = {**asked, "repeats": repeats} | ({} if vectors is None else {"vectors": str(vectors)})
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(given) + "\n")
+        self._process.stdin.flush()
+        found: list[float] = self._answer()
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"The process of '{self.name}' ended.")
+        return json.loads(line)
 
 
 def run(setting: Setting) -> dict[str, Any]:
     """Queries by models of several sizes, documents, and what starting takes."""
-    base, plain = setting.base(), PlainBase(setting.base(), setting.scratch)
-    rows = []
-    for count, batches, maps in GRID:
-        kind = "map" if maps else "lora"
-        folder = setting.scratch / f"{kind}-{count}"
-        model = with_maps(count, "cpu") if maps else with_experts(setting.model, count)
-        texts = texts_of(model, setting.queries, max(batches), TOKENS)
-        route_to_all(model, texts)
-        model.save_pretrained(folder)
-        compile_model(folder)
-        started = time.perf_counter()
-        engine = open_model(folder, engine="onnx")
-        load = round(time.perf_counter() - started, 2)
-        for batch in batches:
-            some = texts[:batch]
-            _check(engine.encode_query(some), model.encode_query(some), "the engine")
-            _check(plain.encode(some), base.encode_query(some), "the plain graph")
-            systems: dict[str, Callable[[], Any]] = {
-                "engine": lambda some=some, engine=engine: engine.encode_query(some, batch_size=len(some)),  # type: ignore[misc]
-                "onnxruntime base": lambda some=some: plain.encode(some),  # type: ignore[misc]
-                "sentence-transformers base": lambda some=some: base.encode_query(some, batch_size=len(some)),  # type: ignore[misc]
-                "torch routed": lambda some=some, model=model: model.encode_query(some, batch_size=len(some)),  # type: ignore[misc]
-            }
-            with using_threads(THREADS):
-                times = paired(systems)
-            facts = {"kind": kind, "experts": count, "batch": batch, "threads": THREADS, "load s": load}
-            rows.append(said(facts | summary(times, "engine")))
-    rows.append(said(_documents(setting, base)))
-    return {"rows": rows, "starting": said(_starting(setting))}
+    base: Any = setting.base()
+    plain = _plain(base, setting.scratch)
+    with ExitStack() as stack:
+        peers = {name: stack.enter_context(_running(name, plain)) for name in _BASES}
+        if setting.peers is not None and _has_fastembed(setting.peers):
+            name = "fastembed base"
+            peers[name] = stack.enter_context(_running(name, plain, str(setting.peers)))
+        rows: list[dict[str, Any]] = []
+        documents: dict[str, Any] = {}
+        for count, batches, maps in GRID:
+            asked, folder = _prepared(setting, count, max(batches), maps)
+            with ExitStack() as own:
+                systems = {name: own.enter_context(_running(name, folder)) for name in _ROUTED}
+                facts: dict[str, Any] = {"kind": "map" if maps else "lora", "experts": count}
+                facts |= {"threads": THREADS, "load s": systems["engine"].load}
+                if count <= PEFT_EXPERTS and not maps:
+                    name = "peft adapter_names"
+                    systems[name] = own.enter_context(_running(name, setting.scratch / "peft"))
+                for batch in batches:
+                    some = {key: value[:batch] for key, value in asked.items()} | {"kind": "query"}
+                    times = _paired({**systems, **peers}, some, ROUNDS[batch], setting.scratch)
+                    floor = _floor(setting, base[0].model, batch)
+                    rows.append(said(facts | {"batch": batch} | _summary(times, floor)))
+                if not documents:
+                    documents = said(_documents(setting, {**systems, **peers}))
+    return {"rows": rows, "documents": documents, "starting": said(_starting(setting))}
 
 
-def _check(ours: Vectors, theirs: Vectors, what: str) -> None:
-    difference = float(np.abs(ours - theirs).max())
-    if difference > TOLERANCE:
-        raise SystemExit(f"{what} computes something else: vectors differ by {difference:.2g}.")
+def _plain(base: Any, scratch: Path) -> Path:
+    """Write the plain graph, with all that fastembed reads beside it."""
+    folder = scratch / "plain"
+    export_plain(base, folder)
+    base.tokenizer.save_pretrained(folder)
+    base[0].model.config.save_pretrained(folder)
+    return folder
 
 
-def _documents(setting: Setting, base: Any) -> dict[str, Any]:
-    """Real documents, each encoded once in a round."""
-    engine = open_model(setting.scratch / "lora-8", engine="onnx")
-    model = RouterRetriever.from_pretrained(setting.scratch / "lora-8")
-    texts = setting.collection("scifact").contents[:DOCUMENTS]
-    systems: dict[str, Callable[[], Any]] = {
-        "engine": lambda: engine.encode_in_bulk(texts),
-        "sentence-transformers base": lambda: base.encode_document(texts),
-        "torch routed": lambda: model.encode_in_bulk(texts),
+def _prepared(setting: Setting, count: int, most: int, maps: bool) -> tuple[dict[str, list[str]], Path]:
+    """Write a compiled model; return texts with the experts that they go to, and its folder."""
+    folder = setting.scratch / f"{'map' if maps else 'lora'}-{count}"
+    model = with_maps(count, "cpu") if maps else with_experts(setting.model, count)
+    texts = texts_of(model, setting.queries, most, TOKENS)
+    experts = route_to_all(model, texts)
+    model.save_pretrained(folder)
+    compile_model(folder)
+    if count <= PEFT_EXPERTS and not maps:
+        saved_adapters(model, setting.scratch / "peft")
+    return {"texts": texts, "experts": experts}, folder
+
+
+@contextmanager
+def _running(name: str, folder: Path, python: str = sys.executable) -> Iterator[Worker]:
+    worker = Worker(name, folder, python)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def _has_fastembed(python: Path) -> bool:
+    return (
+        subprocess.run([python, "-c", "import fastembed"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def _paired(
+    systems: Mapping[str, Worker], asked: Mapping[str, Any], rounds: int, scratch: Path
+) -> dict[str, list[list[float]]]:
+    """Return the seconds of each system in every round, after one in which their vectors are compared."""
+    repeats: dict[str, int] = {}
+    vectors: dict[str, Any] = {}
+    for name, worker in systems.items():
+        file = scratch / "vectors.npy"
+        first = worker.seconds(asked, 1, file)[0]
+        repeats[name] = max(1, round(_AT_LEAST / first))
+        vectors[name] = np.load(file)
+    for name in systems:
+        routed = name in _ROUTED or name.startswith("peft")
+        wanted = "engine" if routed and asked["kind"] == "query" else "sentence-transformers base"
+        difference = float(np.abs(vectors[name] - vectors[wanted]).max())
+        if difference > TOLERANCE:
+            raise SystemExit(f"'{name}' computes something else: vectors differ by {difference:.2g}.")
+
+    times: dict[str, list[list[float]]] = {name: [] for name in systems}
+    for number in range(rounds):
+        for name in systems if number % 2 else reversed(list(systems)):
+            times[name].append(systems[name].seconds(asked, repeats[name]))
+    return times
+
+
+def _summary(times: Mapping[str, list[list[float]]], floor: float | None = None) -> dict[str, Any]:
+    """Return what :func:`speed_timing.summary` does, and the processor's milliseconds."""
+    by_clock = {name: [pair[0] for pair in pairs] for name, pairs in times.items()}
+    processor = {
+        name: round(1e3 * statistics.median([pair[1] for pair in pairs]), 2) for name, pairs in times.items()
     }
-    with using_threads(THREADS):
-        times = paired(systems, rounds=3)
-    return {"documents": DOCUMENTS, "threads": THREADS, **summary(times, "engine")}
+    return summary(by_clock, "engine", floor) | {"processor ms": processor}
+
+
+def _floor(setting: Setting, transformer: Any, batch: int) -> float:
+    """Return the least seconds that a batch could take."""
+    machine = _machine(setting)
+    arithmetic = encoder_flops(transformer, batch * TOKENS, TOKENS) / machine.fp32_per_second
+    return max(arithmetic, 4 * linear_weights(transformer) / machine.bytes_per_second)
+
+
+@cache
+def _machine(setting: Setting) -> Machine:
+    return setting.machine(THREADS)
+
+
+def _documents(setting: Setting, systems: Mapping[str, Worker]) -> dict[str, Any]:
+    """Real documents, each encoded once in a round."""
+    texts = setting.collection("scifact").contents[:DOCUMENTS]
+    compared = {name: worker for name, worker in systems.items() if not name.startswith("peft")}
+    times = _paired(compared, {"texts": texts, "kind": "document"}, 5, setting.scratch)
+    return {"documents": DOCUMENTS, "threads": THREADS, **_summary(times)}
 
 
 def _starting(setting: Setting) -> dict[str, Any]:
@@ -141,14 +215,17 @@ def _starting(setting: Setting) -> dict[str, Any]:
     _command("index", "add", str(folder), str(index), str(setting.data / "bankfaq"))
     seconds = {}
     for engine in ("onnx", "torch"):
-        took = []
-        for _ in range(3):
-            started = time.perf_counter()
-            _command("search", str(index), "how do I block my card", "--engine", engine)
-            took.append(time.perf_counter() - started)
-        seconds[f"search, {engine}, s"] = round(min(took), 2)
+        took = [
+            _command("search", str(index), "how do I block my card", "--engine", engine) for _ in range(3)
+        ]
+        seconds[f"search, {engine}, s"] = round(min(clock for clock, _ in took), 2)
+        seconds[f"search, {engine}, processor s"] = round(min(processor for _, processor in took), 2)
     return seconds
 
 
-def _command(*arguments: str) -> None:
+def _command(*arguments: str) -> tuple[float, float]:
+    """Return the seconds of a command, by the clock and of the processor."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", _START, *arguments], check=True, capture_output=True)
+    clock, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

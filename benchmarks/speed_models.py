@@ -51,6 +51,24 @@ def with_experts(path: Path, count: int, device: str = "cpu") -> RouterRetriever
     return model
 
 
+def of_random_experts(count: int, rank: int = 8) -> RouterRetriever:
+    """The base with so many experts that learnt nothing; their time is that of others."""
+    model = RouterRetriever.create(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) / shape[1] ** 0.5
+
+    experts: dict[str, Adapter] = {}
+    for number in range(count):
+        factors = {}
+        for name, layer in model.encoder.lora_layers.items():
+            factors[name] = random(rank, layer.in_features), random(layer.out_features, rank)
+        experts[f"e{number}"] = Adapter(factors, 0.1)
+    model.state = ExpertState(experts=experts, infos={name: ExpertInfo() for name in experts})
+    return model
+
+
 def library_for(embeddings: Vectors, experts: Sequence[str]) -> PilotLibrary:
     """Pilots by which text i of some goes to expert i modulo their number; there are as many as in real libraries.
 

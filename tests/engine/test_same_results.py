@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
+from bases import make_decoder
 from models import TEXTS, with_experts, with_library
 from tiny import ARCHITECTURES, make_checkpoint
 
@@ -47,6 +48,17 @@ def test_every_architecture(tmp_path, architecture):
     assert_same(by_torch, by_engine, [*TEXTS, LONG])
     for text in TEXTS[:3]:
         assert_same(by_torch, by_engine, [text])
+    assert abs(by_engine.encode_document(TEXTS) - by_torch.encode_document(TEXTS)).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_decoders(tmp_path, family):
+    base = make_decoder(tmp_path / "base", family)
+    model = with_library(with_experts(base, 4, kinds=("lora", "both"), branch_layer=1))
+    by_torch, by_engine = compiled(model, tmp_path / "model")
+    assert_same(by_torch, by_engine, [*TEXTS, LONG])
+    for text in TEXTS[:3]:
+        assert_same(by_torch, by_engine, [text], ["e1"])
     assert abs(by_engine.encode_document(TEXTS) - by_torch.encode_document(TEXTS)).max() < 1e-4
 
 

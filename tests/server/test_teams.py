@@ -130,7 +130,6 @@ ATTACKS = {
     ],
     ("DELETE", "/v1/experts/{name}"): [lambda name: {"url": f"/v1/experts/{name}"}],
     ("GET", "/metrics"): [],
-    ("GET", "/v1/shadow"): [],
 }
 
 

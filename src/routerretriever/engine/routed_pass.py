@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,9 @@ class _Group(NamedTuple):
     graph: Graph
     factors: dict[str, NDArray[np.float32]]
 
+
+_WITH_FACTORS = 16
+"""Rows that run together with factors: those of more take no less time for each, and more memory."""
 
 Decide = Callable[[Vectors], Vectors]
 """Route embeddings (n, d) → weights (n, 2 + E) of base, merged and each expert; rows sum to 1."""
@@ -76,24 +79,23 @@ class RoutedPass:
         with one_blas_thread():
             return experts.mapped(vectors, weights), weights
 
-    def _groups(self, weights: NDArray[np.float32], experts: EngineExperts) -> list[_Group]:
-        """Divide rows: base and merged have graphs of their own, all that need factors run together."""
+    def _groups(self, weights: NDArray[np.float32], experts: EngineExperts) -> Iterator[_Group]:
+        """Yield the parts of a batch: base and merged have graphs of their own, the others need factors."""
         columns = leading_columns(weights)
-        groups: list[_Group] = []
         rows = np.flatnonzero(columns == BASE_COLUMN)
         if rows.size:
-            groups.append(_Group(rows, self._sessions.upper, {}))
+            yield _Group(rows, self._sessions.upper, {})
 
         is_merged = columns == MERGED_COLUMN
         for weight in np.unique(weights[is_merged, MERGED_COLUMN]).tolist():
             rows = np.flatnonzero(is_merged & (weights[:, MERGED_COLUMN] == np.float32(weight)))
-            groups.append(_Group(rows, experts.merged(self._sessions, weight), {}))
+            yield _Group(rows, experts.merged(self._sessions, weight), {})
 
         rows = np.flatnonzero((columns != BASE_COLUMN) & ~is_merged)
-        if rows.size:
-            factors = experts.factors.stacked([experts.parts(weights[row]) for row in rows.tolist()])
-            groups.append(_Group(rows, self._sessions.adapted, factors))
-        return groups
+        for start in range(0, rows.size, _WITH_FACTORS):
+            block = rows[start : start + _WITH_FACTORS]
+            factors = experts.factors.stacked([experts.parts(weights[row]) for row in block.tolist()])
+            yield _Group(block, self._sessions.adapted, factors)
 
     def _hidden(self, tokens: TokenBatch, prompt: str | None) -> tuple[dict[str, NDArray[Any]], Vectors]:
         """Return the inputs of the upper graphs, and what the router reads (n, d)."""

@@ -138,7 +138,7 @@ def training_key(
     encoder = model.encoder
     settings = [
         _FORMAT,
-        model.identity,
+        model.fingerprint,
         encoder.branch_layer,
         model.query_prompt,
         model.similarity_fn_name,

@@ -38,15 +38,14 @@ router = APIRouter(prefix="/v1", tags=["embeddings"], dependencies=[needs(Right.
 async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """Encode texts. `model` says what encodes queries; documents are always encoded by the base."""
     engine: Engine = request.app.state.engine
-    model, is_query = engine.model, body.input_type == "query"
-    texts = _texts(body.input, model.tokenizer if is_query else model.document_tokenizer)
+    texts = _texts(body.input, engine.model.tokenizer)
     access: Access = request.state.access
     await engine.encoder.checked_candidate(body.model, access)
-    most = model.dimension
+    most = engine.model.dimension
     if body.dimensions is not None and body.dimensions > most:
         raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
     engine.encoder.check_texts(texts)
-    if is_query:
+    if body.input_type == "query":
         encoded = await engine.encoder.queries(texts, access, body.model)
     else:
         encoded = await engine.encoder.documents(texts, access)
@@ -67,7 +66,7 @@ async def models(request: Request) -> ModelsAnswer:
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
     access: Access = request.state.access
-    names = (ROUTED, *engine.answering.state.candidates_in(access.scope))
+    names = (ROUTED, *engine.model.state.candidates_in(access.scope))
     owner = "routerretriever"
     return ModelsAnswer(
         data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names]
