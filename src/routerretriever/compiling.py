@@ -13,7 +13,7 @@ from routerretriever.errors import EngineError
 from routerretriever.model import RouterRetriever
 from routerretriever.storage.hub_download import own_folder
 from routerretriever.storage.locks import changing
-from routerretriever.storage.model_folder import read_model_info
+from routerretriever.storage.model_folder import DOCUMENTS, read_model_info
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +60,18 @@ def compile_model(path: str | Path, *, again: bool = False) -> CompiledEngine:
         if written:
             model = RouterRetriever.from_pretrained(folder, device="cpu")
             prompts = {prompt for prompt in (model.query_prompt, model.document_prompt) if prompt}
-            export_engine(model.encoder, sorted(prompts), folder)
-    info = fresh_engine_info(folder, read_model_info(folder))
+            encoder = model.encoder
+            export_engine(encoder, sorted(prompts), folder)
+            if encoder.documents is not encoder:
+                export_engine(encoder.documents, sorted(prompts), folder / DOCUMENTS)
+    model_info = read_model_info(folder)
+    infos = [fresh_engine_info(folder, model_info)]
+    if DOCUMENTS in model_info:
+        infos.append(fresh_engine_info(folder / DOCUMENTS, model_info[DOCUMENTS]))
     return CompiledEngine(
         folder=str(folder / ENGINE),
         written=written,
-        bytes=sum(info.sizes.values()),
+        bytes=sum(size for info in infos for size in info.sizes.values()),
         seconds=time.perf_counter() - started,
     )
 

@@ -13,6 +13,7 @@ from routerretriever.data.collection import Collection
 from routerretriever.encoder.base_files import check_types
 from routerretriever.encoder.base_models import base_info, load_base, stated_licence
 from routerretriever.encoder.expert_methods import ExpertMethods
+from routerretriever.encoder.pairs import pair_prompts, pair_up, sides_of
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.sentence_model import RoutedSentenceModel
 from routerretriever.engine.choose import opened_engine
@@ -61,6 +62,7 @@ class RouterRetriever(ExpertMethods, RoutedSentenceModel):
         similarity: str | None = None,
         device: str | None = None,
         endpoint: str | None = None,
+        query_base: str | None = None,
     ) -> Self:
         """Create a model without experts.
 
@@ -75,23 +77,27 @@ class RouterRetriever(ExpertMethods, RoutedSentenceModel):
             device: torch device; default the best one present.
             endpoint: address that ends in /v1, of an ``openai:`` base; default ``$OPENAI_BASE_URL``,
                 else OpenAI's own. The key is read from ``$OPENAI_API_KEY`` and never saved.
+            query_base: encodes the queries, and has the experts, while ``base`` encodes the documents: a
+                smaller encoder whose vectors are in the same space. Default ``base``. A Sentence
+                Transformers model with a Router for queries and documents is such a pair itself.
 
         Raises:
             ModelError: the base cannot be loaded, is not a supported encoder, has another
-                similarity, or cuts its vectors.
+                similarity, or cuts its vectors; or queries and documents are not in one space.
         """
         plain = load_base(base, device, endpoint)
+        of_queries = None if query_base is None else load_base(query_base, device)
         chosen = similarity or str(plain.similarity_fn_name)
         if chosen not in SIMILARITIES:
             raise ModelError(
                 f"The similarity '{chosen}' of '{base}' is not supported. If the base ranks as well by another one, "
                 "pass similarity='cosine' or similarity='dot'; else choose another base."
             )
-        prompts = {name: prompt for name, prompt in plain.prompts.items() if prompt}
-        body, *head = plain
-        check_types(plain)
-        encoder = RoutedEncoder(body, head, branch_layer, route_layer)
-        encoder.base = replace_fields(base_info(base), licence=stated_licence(base))
+        sides = sides_of(base, plain, of_queries)
+        prompts = {name: prompt for name, prompt in pair_prompts(plain, of_queries).items() if prompt}
+        encoder = _encoder(sides.queries, query_base or base, branch_layer, route_layer)
+        if sides.documents is not None:
+            pair_up(encoder, _encoder(sides.documents, base), prompts)
         return cls(
             modules=[encoder],
             device=device,
@@ -184,11 +190,11 @@ class RouterRetriever(ExpertMethods, RoutedSentenceModel):
             FingerprintError: it has another base.
             StorageError: it could not be written; what was there is unchanged.
         """
-        save_parts(self.encoder.parts(), self.encoder.max_seq_length, path)
+        save_parts(self.encoder.parts(), self.document_length, path)
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         Path(path, "README.md").write_text(
-            model_card(self.encoder.parts(), self.encoder.max_seq_length), encoding="utf-8"
+            model_card(self.encoder.parts(), self.document_length), encoding="utf-8"
         )
 
     # -- experts -----------------------------------------------------------------------------------
@@ -239,3 +245,14 @@ class RouterRetriever(ExpertMethods, RoutedSentenceModel):
             changed = replace_fields(policy, router=make_router(router, built))
         self.state = self.state.with_policy(changed)
         return built
+
+
+def _encoder(
+    modules: Sequence[nn.Module], name: str, branch_layer: int | None = None, route_layer: int | None = None
+) -> RoutedEncoder:
+    """Wrap the modules of a base, which is called ``name``."""
+    check_types(modules)
+    body, *head = modules
+    encoder = RoutedEncoder(body, head, branch_layer, route_layer)
+    encoder.base = replace_fields(base_info(name), licence=stated_licence(name))
+    return encoder

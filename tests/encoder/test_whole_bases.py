@@ -7,16 +7,13 @@ import pytest
 import torch
 from bases import (
     make_transformer,
-    random_table,
     save_bag_of_words,
     save_model2vec,
     save_static,
-    word_tokenizer,
 )
 from commands import run, run_json
 from models import TEXTS, load, with_experts, with_library
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 from tiny import random_adapter
 
 from routerretriever import Collection, Index, RouterRetriever, TrainingConfig, diagnose, train_expert
@@ -187,12 +184,14 @@ def test_an_exported_map_is_a_plain_model(base, tmp_path):
     np.testing.assert_allclose(exported.encode(TEXTS), model.encode_query(TEXTS, expert="e1"), atol=1e-5)
 
 
-def test_a_base_with_other_modules_for_queries_is_refused(tmp_path):
-    modules = [StaticEmbedding(word_tokenizer(), embedding_weights=random_table())]
-    router = Router.for_query_document(query_modules=modules, document_modules=modules)
-    SentenceTransformer(modules=[router], device="cpu").save_pretrained(str(tmp_path / "base"))
-    with pytest.raises(ModelError, match="has a Router"):
-        create(tmp_path / "base")
+def test_pilots_of_queries_without_a_known_word_are_zero(make_collection, tmp_path):
+    model, path = with_experts(save_bag_of_words(tmp_path / "base"), 2, kinds=("map",)), make_collection("a")
+    rows = [json.loads(line) for line in (path / "queries.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"text": f"{row['_id']} unheard of"}) for row in rows]
+    (path / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    library = model.build_library([Collection.load(path)])
+    assert len(library) > 0 and not library.centroids.any()
+    assert np.isfinite(model.encode_query(["nobody knows", "word1"])).all()
 
 
 def test_other_embeddings_have_another_fingerprint(tmp_path):

@@ -288,6 +288,15 @@ def test_a_document_of_a_megabyte(index):
     assert [hit.id for hit in index.search("unlike17", mode="text")] == ["long"]
 
 
+def test_another_base_is_refused_with_the_way_around(index, tmp_path):
+    other = RouterRetriever.create(str(make_checkpoint(tmp_path / "other", "mpnet")), device="cpu")
+    with pytest.raises(
+        VectorIndexError, match="index export MODEL 'postgresql:.*then routerretriever index add"
+    ):
+        index.migrate(other)
+    assert index.describe().migration is None
+
+
 # -- whole sources ----------------------------------------------------------------------------
 
 

@@ -1,7 +1,6 @@
 """The page in a real browser."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,50 +9,7 @@ from serving import API_KEY, running, wait_until_ready
 
 from routerretriever.server import Limits, Settings
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 QUERY = "word100 word100 word60"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens an address; at the end no other host was asked and the console is empty."""
-    contexts, foreign, complaints = [], [], []
-
-    def opened(client, path="/", complaining=False, before=None, **settings):
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(120_000)  # a browser, a server, and other tests beside them
-        page.on(
-            "request",
-            lambda r: foreign.append(r.url) if not r.url.startswith((str(client.base_url), "data:")) else 0,
-        )
-        if not complaining:
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-        if before:
-            before(page)
-        page.goto(f"{client.base_url}{path}")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not foreign and not complaints
 
 
 def ask(page, query=QUERY):

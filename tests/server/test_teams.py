@@ -130,6 +130,7 @@ ATTACKS = {
     ],
     ("DELETE", "/v1/experts/{name}"): [lambda name: {"url": f"/v1/experts/{name}"}],
     ("GET", "/metrics"): [],
+    ("GET", "/v1/shadow"): [],
 }
 
 

@@ -134,7 +134,7 @@ class Models:
 def _is_alike(saved: RouterRetriever, wanted: RouterRetriever) -> bool:
     """Return whether a model has the base and the layers that a suite asks for."""
     found, asked = (
-        (model.fingerprint, model.encoder.branch_layer, model.encoder.route_layer, model.similarity_fn_name)
+        (model.identity, model.encoder.branch_layer, model.encoder.route_layer, model.similarity_fn_name)
         for model in (saved, wanted)
     )
     return found == asked

@@ -96,7 +96,7 @@ def queries_digest(collection: Collection, split: Split, documents: DocumentVect
 def _key(model: RouterRetriever, experts: Sequence[str], weight: float, asked: str) -> str:
     """Return a hash of all that decides a candidate's vectors, ranking and values."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{model.fingerprint}{asked}{model.similarity_fn_name}{weight}".encode())
+    digest.update(f"{model.identity}{asked}{model.similarity_fn_name}{weight}".encode())
     for expert in experts:
         adapter = model.state.experts[expert]
         digest.update(str(adapter.scaling).encode())

@@ -17,6 +17,7 @@ from routerretriever.cli.feedback import feedback
 from routerretriever.cli.library import library
 from routerretriever.cli.search import route, search
 from routerretriever.cli.serve import mcp, serve
+from routerretriever.cli.shadow import shadow
 from routerretriever.cli.share import export, pull, push
 from routerretriever.cli.synthesize import synthesize
 from routerretriever.cli.train import train
@@ -69,6 +70,7 @@ _add(bench)
 _add(synthesize)
 _add(doctor)
 _add(feedback)
+_add(shadow)
 
 
 if __name__ == "__main__":

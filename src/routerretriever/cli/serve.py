@@ -62,6 +62,20 @@ FeedbackLog = Annotated[
     Path | None,
     typer.Option(help="Append clicks and judgements to this file, for routerretriever feedback."),
 ]
+Shadowed = Annotated[
+    str | None,
+    typer.Option(
+        "--shadow",
+        metavar="EXPERT",
+        help="An expert of MODEL that does not answer: what it would change is counted at /v1/shadow.",
+    ),
+]
+ShadowLog = Annotated[
+    Path | None,
+    typer.Option(
+        help="Append what the expert of --shadow would change to this file, for routerretriever shadow."
+    ),
+]
 Trace = Annotated[
     str | None,
     typer.Option(
@@ -89,9 +103,20 @@ ReplicaCount = Annotated[
 ]
 
 
+ServedFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--files",
+        metavar="FOLDER",
+        help="Folder that was indexed: the page links results to its files, as far as they are in the index.",
+    ),
+]
+
+
 def serve(
     model: Model,
     index: OptionalIndex = None,
+    files: ServedFolder = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
     api_keys: ApiKeys = None,
@@ -100,6 +125,8 @@ def serve(
     rerank: Rerank = None,
     log_queries: LogQueries = False,
     feedback_log: FeedbackLog = None,
+    shadow: Shadowed = None,
+    shadow_log: ShadowLog = None,
     trace: Trace = None,
     cluster: ServeCluster = None,
     replicas: ReplicaCount = None,
@@ -121,6 +148,7 @@ def serve(
     settings = Settings(
         model=_served_folder(model, changeable=changeable),
         index=index,
+        files=files,
         host=host,
         port=port,
         api_keys=read_keys(api_keys),
@@ -131,6 +159,8 @@ def serve(
         rerank=rerank,
         log_queries=log_queries,
         feedback_log=feedback_log,
+        shadow=shadow,
+        shadow_log=shadow_log,
         trace=trace_target(trace, os.environ),
     )
     check_settings(settings)

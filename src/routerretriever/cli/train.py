@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,8 @@ from routerretriever.cli.common import (
     Device,
     IgnoreIdenticalIds,
     Lenient,
+    OptionalSources,
     OwnModel,
-    Sources,
     load_collections,
     load_model,
 )
@@ -44,6 +45,13 @@ Base = Annotated[
     typer.Option(
         help="Base encoder of a new MODEL: hub id, folder, .onnx file, or openai:MODEL.",
         show_default=_DEFAULT_BASE,
+    ),
+]
+QueryBase = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoder of queries of a new MODEL, aligned with --base, which then encodes documents alone.",
+        show_default="--base",
     ),
 ]
 Endpoint = Annotated[
@@ -83,11 +91,23 @@ Force = Annotated[
 ]
 
 
+Again = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL2",
+        help="Train the experts of MODEL2 anew for MODEL, which may have another base, on the collections and with the "
+        "settings that MODEL2 remembers; --name picks one.",
+    ),
+]
+
+
 def train(
     model: OwnModel,
-    collections: Sources,
+    collections: OptionalSources = None,
+    again: Again = None,
     name: Name = None,
     base: Base = None,
+    query_base: QueryBase = None,
     endpoint: Endpoint = None,
     preset: Preset = "default",
     kind: Kind = None,
@@ -108,9 +128,32 @@ def train(
     Several collections make one expert, a generalist, trained on all of them in turn.
     """
     from routerretriever.change_model import save_trained
+    from routerretriever.cli.train_anew import train_anew
     from routerretriever.experts.train import train_expert
     from routerretriever.storage.hub_download import own_folder
 
+    if again is not None:
+        others = {
+            "COLLECTION": collections,
+            "--kind": kind,
+            "--epochs": epochs,
+            "--rank": rank,
+            "--lr": learning_rate,
+            "--batch-size": batch_size,
+            "--seed": seed,
+            "--lenient": lenient,
+            "--ignore-identical-ids": ignore_identical_ids,
+            "--cut-off": cut_off,
+        }
+        _refuse_with_again(others)
+        own_folder(model, new=True)
+        opened = partial(open_or_create, model, base, endpoint=endpoint, device=device)
+        train_anew(model, again, name, opened, force=force, as_json=as_json)
+        return
+    if not collections:
+        raise ExpertError(
+            "Name a collection to train on, or a model whose experts are trained anew: --again MODEL2"
+        )
     given = {
         "epochs": epochs,
         "rank": rank,
@@ -123,7 +166,9 @@ def train(
     loaded = load_collections(
         collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
     )
-    router = open_or_create(model, base, endpoint=endpoint, preset=preset, device=device)
+    router = open_or_create(
+        model, base, query_base=query_base, endpoint=endpoint, preset=preset, device=device
+    )
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
@@ -139,6 +184,14 @@ def train(
         print_json(report.to_dict() | {"expert": added, "model": str(model)})
     else:
         _show_training(report, added, model, collections)
+
+
+def _refuse_with_again(given: Mapping[str, object]) -> None:
+    wrong = [name for name, value in given.items() if value]
+    if wrong:
+        raise ExpertError(
+            f"--again takes collections and settings from the other model. Leave out: {', '.join(wrong)}."
+        )
 
 
 def _training_config(preset: str, **given: Any) -> TrainingConfig:
@@ -162,6 +215,7 @@ def open_or_create(
     path: Path,
     base: str | None,
     *,
+    query_base: str | None = None,
     endpoint: str | None = None,
     preset: str = "default",
     device: str | None = None,
@@ -171,6 +225,7 @@ def open_or_create(
     Args:
         path: folder of the model.
         base: hub id or path of its base; default all-MiniLM-L6-v2.
+        query_base: the same of what encodes queries; default ``base``.
         endpoint: address of a remote base.
         preset: ``default`` or ``paper``.
         device: torch device; default the best one present.
@@ -178,7 +233,6 @@ def open_or_create(
     Raises:
         ExpertError: the saved one has another base, or another setting than the preset.
     """
-    from routerretriever.encoder.base_models import base_info
     from routerretriever.model import RouterRetriever
 
     if path.is_dir() and any(path.iterdir()):
@@ -187,11 +241,8 @@ def open_or_create(
             raise ExpertError(
                 f"{path} exists, and a saved model knows its endpoint. Leave out --endpoint, or choose a new folder."
             )
-        if base is not None and base_info(base).id != router.encoder.base.id:
-            raise ExpertError(
-                f"{path} has the base '{router.encoder.base.id}', not '{base}'. "
-                "Leave out --base, or choose a new folder."
-            )
+        _check_base(path, base, router.encoder.documents.base.id, "--base")
+        _check_base(path, query_base, router.encoder.base.id, "--query-base")
         if preset == "paper" and not router.is_like_paper:
             raise ExpertError(
                 f"{path} exists and has other layers, another router input or another similarity than "
@@ -201,11 +252,22 @@ def open_or_create(
         return router
 
     base = base or _DEFAULT_BASE
+    if preset == "paper" and query_base is not None:
+        raise ExpertError("--preset paper has one base for queries and documents. Leave out --query-base.")
     if preset == "paper" and endpoint is None:
         return RouterRetriever.create_like_paper(base, device=device)
     if preset == "paper":
         raise ExpertError("--preset paper changes layers, which a remote base does not let anyone do.")
-    return RouterRetriever.create(base, device=device, endpoint=endpoint)
+    return RouterRetriever.create(base, device=device, endpoint=endpoint, query_base=query_base)
+
+
+def _check_base(path: Path, asked: str | None, own: str, option: str) -> None:
+    from routerretriever.encoder.base_models import base_info
+
+    if asked is not None and base_info(asked).id != own:
+        raise ExpertError(
+            f"{path} has the base '{own}', not '{asked}'. Leave out {option}, or choose a new folder."
+        )
 
 
 def open_or_save(path: Path, base: str | None, device: str | None) -> RouterRetriever:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,39 +54,63 @@ def up(
     """Index the files of FOLDER, and serve a page that searches them.
 
     Run again, it takes up what changed: new and changed files are encoded, those that are gone are removed.
-    After a kill it ends in the same state.
+    After a kill it ends in the same state. Files that are dropped on the page are kept beside those of
+    FOLDER, in a collection of their own.
     """
+    folder = folder.expanduser().absolute()
     kept = (state or folder / STATE_FOLDER).expanduser().absolute()
-    opened, report, unlisted = _indexed(folder.expanduser(), kept, base, tuple(ignore or ()), device)
+    opened, report = _indexed(folder, kept, base, tuple(ignore or ()), device)
     if as_json:
         print_json({"index": str(kept / "index"), **report.to_dict(), "total": len(opened)})
     else:
         show_report(report, f"{len(opened)} documents of {folder} can be searched.")
-        if unlisted:
-            say(f"Nothing was removed, since '{unlisted[0]}' cannot be listed.")
+        if not report.pruned:
+            say("Nothing was removed, since a folder cannot be listed.")
     if serve_page:
-        index = str(kept / "index")
-        serve(str(kept / "model"), index=index, host=host, port=port, device=device, as_json=as_json)
+        key = _writing_key(kept / "key")
+        if not as_json:
+            say(f"To add and remove files on the page: http://{host}:{port}/#key={key.read_text().strip()}")
+        serve(
+            str(kept / "model"),
+            index=str(kept / "index"),
+            files=folder,
+            host=host,
+            port=port,
+            admin_keys=key,
+            device=device,
+            as_json=as_json,
+        )
     elif not as_json:
         say(f'Search: routerretriever search {kept / "index"} "your query"')
 
 
 def _indexed(
     folder: Path, kept: Path, base: str | None, ignore: tuple[str, ...], device: str | None
-) -> tuple[Index, BuildReport, list[str]]:
+) -> tuple[Index, BuildReport]:
     from routerretriever.cli.train import open_or_save
-    from routerretriever.files.scan import scan
+    from routerretriever.files.scan import check_listable
     from routerretriever.index.build.settings import BuildSettings
     from routerretriever.index.index import Index
 
     # Before the model is made, which takes seconds.
-    unlisted = scan(folder, ignore).unlisted
+    check_listable(folder)
     model = open_or_save(kept / "model", base, device)
     _remove_unfinished(kept / "index")
     opened = Index.create(kept / "index", model, model_path=kept / "model")
-    settings = BuildSettings(on_error="skip", resume=True, prune=not unlisted, read_as="files", ignore=ignore)
+    settings = BuildSettings(on_error="skip", resume=True, prune="if-listed", read_as="files", ignore=ignore)
     report = opened.add(folder, settings=settings, precision="auto", progress=Bars())
-    return opened, report, unlisted
+    return opened, report
+
+
+def _writing_key(path: Path) -> Path:
+    """Return the file of the key that opens writing, which only its owner can read; a new one if there is none."""
+    if not path.exists():
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{secrets.token_urlsafe()}\n")
+        unfinished.replace(path)
+    return path
 
 
 def _remove_unfinished(index: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from routerretriever.data.beir import read_beir_folder
-from routerretriever.data.document import Document, record_id
+from routerretriever.data.document import Document, content_hash, record_id
 from routerretriever.data.hub import hub_rows, read_hub
 from routerretriever.data.ir_datasets_source import read_ir_datasets
 from routerretriever.data.jsonl import read_jsonl
@@ -44,6 +46,9 @@ class Collection:
         cut_off: whether only the beginning of long documents is compared with queries,
             as much as the base reads: what the paper and BEIR's leaderboards do.
             Otherwise documents are ranked by their best passage, as an index does.
+        place: that it was read from: path from the root, hub name or ``ir_datasets:ID``; empty for
+            one that was made in memory.
+        strict: whether it was read so that nothing of it was dropped.
     """
 
     name: str
@@ -54,6 +59,8 @@ class Collection:
     source: str = ""
     left_out: tuple[str, ...] = ()
     cut_off: bool = False
+    place: str = ""
+    strict: bool = True
 
     def __post_init__(self) -> None:
         check_collection_name(self.name)
@@ -100,6 +107,8 @@ class Collection:
             source=raw.source,
             left_out=tuple(sorted(raw.left_out)),
             cut_off=cut_off,
+            place=_place_of(str(source)),
+            strict=strict,
         )
 
     def split(self, name: str) -> Split:
@@ -177,6 +186,17 @@ class Collection:
             )
         return train, held_out.sample(HELD_OUT_LIMIT)
 
+    def training_digest(self) -> str:
+        """Return a hash of everything that a training reads: documents, and queries to train on and held out."""
+        digest = hashlib.blake2b(digest_size=16)
+        for document in self.documents:
+            digest.update(content_hash(document))
+        for name in ("train", "dev"):
+            if split := self.splits.get(name):
+                judged = [name, list(split.queries.items()), list(split.qrels.items())]
+                digest.update(json.dumps(judged, ensure_ascii=False).encode())
+        return digest.hexdigest()
+
     def division_keys(self, split: Split) -> list[str]:
         """Return a key of each query of a split; see :func:`routerretriever.data.splits.division_keys`."""
         return division_keys(split, self.generated)
@@ -207,6 +227,11 @@ def _read(source: str, strict: bool) -> RawCollection:
         "queries.jsonl, qrels/), a pairs file (.jsonl, .csv, .tsv), a hub name such as "
         "BeIR/scifact, or ir_datasets:ID."
     )
+
+
+def _place_of(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
 
 
 def _has_queries_that_are_documents(source: str) -> bool:

@@ -58,6 +58,9 @@ class BaseEncoder(InputModule):
         Raises:
             ModelError: token ids come, and the base has no tokeniser for them.
         """
+        return self._read(inputs, prompt, **kwargs)
+
+    def _read(self, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> dict[str, Any]:
         for key in ("expert", "route_only"):
             kwargs.pop(key, None)
         return self.text.preprocess(inputs, prompt, **kwargs)
@@ -67,7 +70,7 @@ class BaseEncoder(InputModule):
     ) -> dict[str, Any]:
         """Tokenise onto the model's device."""
         device = self.device
-        features = self.preprocess(list(texts), prompt, processing_kwargs=_NUMPY, **kwargs)
+        features = self._read(list(texts), prompt, processing_kwargs=_NUMPY, **kwargs)
         placed: dict[str, Any] = {}
         for key, value in features.items():
             if isinstance(value, np.ndarray):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers.base.modules import InputModule, Router, Transformer
+from sentence_transformers.base.modules import InputModule, Transformer
 from sentence_transformers.util import import_from_string
 from torch import nn
 
@@ -67,17 +67,12 @@ def load_base_modules(
 
 
 def check_types(modules: Iterable[nn.Module]) -> None:
-    """Refuse modules that could be saved but not loaded again, and those that treat queries and documents apart.
+    """Refuse modules that could be saved but not loaded again.
 
     Raises:
-        ModelError: names a class that is not one of Sentence Transformers' own, or is a router.
+        ModelError: names a class that is not one of Sentence Transformers' own.
     """
     for module in modules:
-        if isinstance(module, Router):
-            raise ModelError(
-                "The base has a Router, which gives queries and documents different modules. Use a base with one "
-                "encoder for both."
-            )
         if not _is_known(_type(module)):
             raise ModelError(
                 f"The base has a module of its own making, {_type(module)}, which a saved model cannot load "

@@ -83,12 +83,13 @@ def encode_documents(
             document's vector then depends a little on its batch.
         done: is told after each batch how many texts it had.
     """
-    vectors = np.empty((len(texts), model.encoder.dimension), np.float32)
-    lengths = model.encoder.token_counts(texts)
+    encoder = model.encoder.documents
+    vectors = np.empty((len(texts), encoder.dimension), np.float32)
+    lengths = encoder.token_counts(texts)
     tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-    if model.encoder.tokenizer is None:
+    if encoder.tokenizer is None:
         tokens = WHOLE_BATCH_TOKENS
-    resolved = resolved_precision(precision, model.device, is_opened=model.encoder.is_opened)
+    resolved = resolved_precision(precision, model.device, is_opened=encoder.is_opened)
     with _computing_in(resolved, model):
         for rows in batches(lengths, tokens):
             part = model.encode_document(
@@ -102,7 +103,7 @@ def encode_documents(
 
 def _computing_in(precision: str, model: DocumentEncoder) -> AbstractContextManager[object]:
     if precision == "int8":
-        return model.encoder.in_int8()
+        return model.encoder.documents.in_int8()
     if precision == "bf16":
         return torch.autocast(model.device.type, dtype=torch.bfloat16)
     return nullcontext()

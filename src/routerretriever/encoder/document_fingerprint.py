@@ -7,6 +7,11 @@ import json
 from collections.abc import Mapping
 
 
+def pair_fingerprint(queries: str, documents: str) -> str:
+    """Return a hash of two encoders: of queries, and of documents."""
+    return hashlib.blake2b(f"{queries} {documents}".encode(), digest_size=16).hexdigest()
+
+
 def document_fingerprint(base: str, prompts: Mapping[str, str | None]) -> str:
     """Return a hash of everything that decides document vectors.
 

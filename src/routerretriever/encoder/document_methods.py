@@ -19,6 +19,14 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Where Sentence Transformers looks for the prompt of documents, in this order."""
 
 
+def document_prompt_of(prompts: Mapping[str, str | None]) -> str | None:
+    """Return the prompt put before documents: of the first of its names, if not empty."""
+    for name in _DOCUMENT_PROMPTS:
+        if name in prompts:
+            return prompts[name] or None
+    return None
+
+
 class WithDocuments(Protocol):
     """What :class:`DocumentMethods` needs of a model."""
 
@@ -30,19 +38,23 @@ class WithDocuments(Protocol):
 
     @property
     def base_fingerprint(self) -> str:
-        """A hash of everything that decides the base's vectors."""
+        """A hash of everything that decides the vectors of queries by the base, and those of documents."""
+
+    @property
+    def documents_fingerprint(self) -> str:
+        """A hash of what decides the vectors of documents, without prompts."""
 
     @property
     def document_prompt(self) -> str | None:
         """The prompt put before documents."""
 
     @property
-    def tokenizer(self) -> Any:
-        """The base's tokeniser."""
+    def document_tokenizer(self) -> Any:
+        """The tokeniser of documents."""
 
     @property
-    def max_seq_length(self) -> int | None:
-        """Longest input in tokens."""
+    def document_length(self) -> int | None:
+        """Longest document in tokens."""
 
     @property
     def cutter(self) -> Cutter:
@@ -69,6 +81,11 @@ class DocumentMethods:
     @property
     def fingerprint(self: WithDocuments) -> str:
         """A hash of everything that decides document vectors, prompts included."""
+        return document_fingerprint(self.documents_fingerprint, self.prompts)
+
+    @property
+    def identity(self: WithDocuments) -> str:
+        """The same of queries by the base as well: another hash where they have an encoder of their own."""
         return document_fingerprint(self.base_fingerprint, self.prompts)
 
     @property
@@ -79,10 +96,7 @@ class DocumentMethods:
     @property
     def document_prompt(self: WithDocuments) -> str | None:
         """The prompt put before documents: of the first of its names, if not empty."""
-        for name in _DOCUMENT_PROMPTS:
-            if name in self.prompts:
-                return self.prompts[name] or None
-        return None
+        return document_prompt_of(self.prompts)
 
     def cut(self: WithDocuments, document: Document) -> list[Passage]:
         """Return the passages of a document that the base reads whole: one if it reads all of it."""
@@ -96,9 +110,10 @@ class DocumentMethods:
     def cutter(self: WithDocuments) -> Cutter:
         """What cuts documents into passages that the base reads whole."""
         prompt = self.document_prompt or ""
-        key = (id(self.tokenizer), self.max_seq_length, prompt)
+        tokenizer, length = self.document_tokenizer, self.document_length
+        key = (id(tokenizer), length, prompt)
         if self._cutter is None or self._cutter[0] != key:
-            self._cutter = (key, cutter_of(self.tokenizer, self.max_seq_length, prompt))
+            self._cutter = (key, cutter_of(tokenizer, length, prompt))
         return self._cutter[1]
 
     def embed_collection(

@@ -58,6 +58,10 @@ class RoutedModel(Protocol):
         """A hash of everything that decides document vectors."""
 
     @property
+    def identity(self) -> str:
+        """The same of queries by the base as well."""
+
+    @property
     def query_prompt(self) -> str | None:
         """The prompt put before queries."""
 

@@ -10,7 +10,8 @@ base.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from routerretriever.encoder.adapted_encoder import AdaptedEncoder
 from routerretriever.encoder.base_files import load_base_modules, save_base_modules
+from routerretriever.encoder.document_fingerprint import pair_fingerprint
 from routerretriever.encoder.layered_pass import decided
 from routerretriever.encoder.pass_state import DeferredLayers, RouteDecision
 from routerretriever.errors import ExpertError, ModelError
@@ -30,10 +32,12 @@ from routerretriever.lora.expert_info import BaseInfo
 from routerretriever.routing.candidates import BASE, ROUTED
 from routerretriever.storage.hub_download import snapshot
 from routerretriever.storage.model_folder import (
+    DOCUMENTS,
     ModelParts,
     check_fingerprint,
     read_model_info,
     read_state,
+    recorded_base,
     write_state,
 )
 
@@ -43,6 +47,8 @@ class RoutedEncoder(AdaptedEncoder):
 
     Attributes:
         base: the base's public name, revision and licence.
+        aligned: share of probe texts by which this encoder's queries fit the documents of another one; ``None``
+            where it encodes documents, too.
     """
 
     # Saved models name this class by this path.
@@ -54,6 +60,39 @@ class RoutedEncoder(AdaptedEncoder):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.base = BaseInfo("unknown")
+        self.aligned: float | None = None
+        self._documents: RoutedEncoder | None = None
+
+    # -- documents of another encoder --------------------------------------------------------------
+
+    def pair_with(self, documents: RoutedEncoder, aligned: float) -> None:
+        """Leave the documents to another encoder, whose vectors are in the same space.
+
+        Args:
+            documents: encodes them; it has no experts.
+            aligned: what :func:`routerretriever.encoder.alignment.check_aligned` measured.
+        """
+        self._documents, self.aligned = documents, aligned
+
+    @property
+    def documents(self) -> RoutedEncoder:
+        """What encodes documents: this encoder, or the other one of a pair."""
+        return self if self._documents is None else self._documents
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the vectors of queries by the base, and those of documents."""
+        own = super().fingerprint
+        if self._documents is None:
+            return own
+        return pair_fingerprint(own, self._documents.fingerprint)
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Tokenise for what encodes the texts: queries if ``task`` is ``"query"``, else documents."""
+        encoder = self if task == "query" else self.documents
+        return encoder._read(inputs, prompt, task=task, **kwargs)
 
     # -- the forward pass --------------------------------------------------------------------------
 
@@ -84,7 +123,7 @@ class RoutedEncoder(AdaptedEncoder):
         if task != "query":
             if expert not in (None, BASE):
                 raise ExpertError("Documents are always encoded by the base; leave out expert=….")
-            return self.encode_plainly(features)
+            return self.documents.encode_plainly(features)
         if route_only:
             return self.forward_by(features, None)
         if expert in (None, ROUTED):
@@ -181,6 +220,7 @@ class RoutedEncoder(AdaptedEncoder):
             fingerprint=self.fingerprint,
             layout=self.get_config_dict(),
             layers=tuple(self.lora_layers),
+            documents=None if self._documents is None else self._documents.base,
         )
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
@@ -194,7 +234,18 @@ class RoutedEncoder(AdaptedEncoder):
         root = Path(output_path)
         with self.text.own_settings():
             modules = save_base_modules(self.body, self.head, root, opened=self.is_opened)
+        if self._documents is not None:
+            modules[DOCUMENTS] = self._save_documents(root / DOCUMENTS)
         write_state(root, self.parts(), modules)
+
+    def _save_documents(self, folder: Path) -> dict[str, Any]:
+        """Write the encoder of documents, and return its description."""
+        other = self.documents
+        folder.mkdir()
+        with other.text.own_settings():
+            modules = save_base_modules(other.body, other.head, folder, opened=other.is_opened)
+        about = asdict(other.base) | {"fingerprint": other.fingerprint}
+        return {"base": about, "aligned": self.aligned, **other.get_config_dict(), **modules}
 
     @classmethod
     def load(cls, model_name_or_path: str, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -219,9 +270,16 @@ class RoutedEncoder(AdaptedEncoder):
     def load_base(cls, root: Path, info: Mapping[str, Any], **kwargs: Any) -> Self:
         """Load the base of a saved model without its experts; the caller checks which base it is."""
         kwargs.pop("subfolder", None)
+        encoder = cls._load_encoder(root, info, **kwargs)
+        other = info.get(DOCUMENTS)
+        if other is not None:
+            encoder.pair_with(cls._load_encoder(root / DOCUMENTS, other, **kwargs), other["aligned"])
+        return encoder
+
+    @classmethod
+    def _load_encoder(cls, root: Path, info: Mapping[str, Any], **kwargs: Any) -> Self:
         body, head, opened = load_base_modules(root, info, **kwargs)
         layers = (info["branch_layer"], info["route_layer"]) if opened else ()
         encoder = cls(body, head, *layers, opened=opened)
-        base = info["base"]
-        encoder.base = BaseInfo(base["id"], base["revision"], base.get("licence"))
+        encoder.base = recorded_base(info)
         return encoder

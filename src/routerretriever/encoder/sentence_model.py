@@ -49,6 +49,11 @@ class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
         return self.encoder.fingerprint
 
     @property
+    def documents_fingerprint(self) -> str:
+        """A hash of what decides the vectors of documents, without prompts."""
+        return self.encoder.documents.fingerprint
+
+    @property
     def layout(self) -> dict[str, int]:
         """Where experts begin and where the router reads."""
         return self.encoder.get_config_dict()
@@ -134,11 +139,11 @@ class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
             torch.set_num_threads(number)
 
     def token_counts(self, texts: Sequence[str | TokenIds]) -> list[int]:
-        """Return how many tokens are read of each text or of its ids, without a prompt."""
+        """Return how many tokens are read of each document or of its ids, without a prompt."""
         only_texts = [text for text in texts if isinstance(text, str)]
         if len(only_texts) == len(texts):
-            return self.encoder.token_counts(only_texts)
-        return read_counts(texts, self.encoder.tokenizer, self.encoder.max_seq_length)
+            return self.encoder.documents.token_counts(only_texts)
+        return read_counts(texts, self.document_tokenizer, self.document_length)
 
     def encode_documents(self, documents: Sequence[str | TokenIds]) -> Vectors:
         """Return vectors (n, d) of one batch of documents: texts or token ids."""
@@ -146,8 +151,9 @@ class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
             vectors: Vectors = self.encode_document(list(documents), batch_size=len(documents))
             return vectors
         with torch.inference_mode():
-            features = self.encoder.tokenized(documents, self.document_prompt)
-            found = self.encoder.encode_plainly(features)["sentence_embedding"]
+            encoder = self.encoder.documents
+            features = encoder.tokenized(documents, self.document_prompt)
+            found = encoder.encode_plainly(features)["sentence_embedding"]
         encoded: Vectors = found.float().cpu().numpy()
         return encoded
 
@@ -162,13 +168,23 @@ class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
         """Length of the vectors."""
         return self.encoder.dimension
 
+    @property
+    def document_tokenizer(self) -> Any:
+        """The tokeniser of documents; ``None`` where there is none that takes token ids."""
+        return self.encoder.documents.tokenizer
+
+    @property
+    def document_length(self) -> int | None:
+        """Longest document in tokens, after which it is cut off; ``None`` where nothing is."""
+        return self.encoder.documents.max_seq_length
+
     def document_precision(self, precision: str) -> str:
         """Return the precision that documents are encoded in here: ``auto`` depends on the device.
 
         Raises:
             ModelError: there is no such precision, or not on this device.
         """
-        return resolved_precision(precision, self.device, is_opened=self.encoder.is_opened)
+        return resolved_precision(precision, self.device, is_opened=self.encoder.documents.is_opened)
 
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
@@ -182,7 +198,7 @@ class RoutedSentenceModel(DocumentMethods, SentenceTransformer):
             progress: where to report.
         """
         precision = self.document_precision(precision)
-        if self.encoder.keeps_vectors:
+        if self.encoder.documents.keeps_vectors:
             with (progress or Silent()).task("embed documents", len(texts)) as task:
                 return encode_documents(self, texts, precision=precision, done=task.advance)
         name = self.fingerprint if precision == "fp32" else f"{self.fingerprint}-{precision}"

@@ -64,6 +64,10 @@ class ServedModel(Protocol):
         """The base's tokeniser."""
 
     @property
+    def document_tokenizer(self) -> Any:
+        """The tokeniser of documents."""
+
+    @property
     def cores(self) -> int:
         """How many threads compute at a time on a processor; 1 where an accelerator does."""
 
@@ -101,7 +105,7 @@ class ServedModel(Protocol):
         """Return vectors of any number of documents (n, d), in fp32."""
 
     def token_counts(self, texts: Sequence[str | TokenIds]) -> list[int]:
-        """Return how many tokens are read of each text or of its ids, without a prompt."""
+        """Return how many tokens are read of each document or of its ids, without a prompt."""
 
     def check_candidate(self, name: str) -> None:
         """Refuse a name that is neither ``base``, ``merged`` nor an expert."""

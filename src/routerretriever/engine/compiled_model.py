@@ -19,10 +19,10 @@ from routerretriever.encoder.silent import EXPERTS_AT_ONCE, refuse_silent, silen
 from routerretriever.encoder.text_tokenizer import TextTokenizer
 from routerretriever.encoder.token_batches import batches
 from routerretriever.encoder.token_ids import TokenIds, read_counts
-from routerretriever.engine.engine_info import COMPILE_AGAIN, ENGINE, TOKENIZER, EngineInfo, fresh_engine_info
+from routerretriever.engine.engine_base import EngineBase
+from routerretriever.engine.engine_info import EngineInfo, fresh_engine_info
 from routerretriever.engine.experts import EngineExperts
-from routerretriever.engine.routed_pass import RoutedPass
-from routerretriever.errors import EngineError, FormatError
+from routerretriever.errors import EngineError
 from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
@@ -32,7 +32,14 @@ from routerretriever.progress import Progress
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.routing.scope import RoutingScope
 from routerretriever.sharing.save_parts import save_parts
-from routerretriever.storage.model_folder import ModelParts, read_json, read_model_info, read_state
+from routerretriever.storage.model_folder import (
+    DOCUMENTS,
+    ModelParts,
+    read_json,
+    read_model_info,
+    read_state,
+    recorded_base,
+)
 
 _SETTINGS = "config_sentence_transformers.json"
 _BATCH_TOKENS = 1024
@@ -49,6 +56,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         folder: of the model.
         info: of its engine.
         base: its name.
+        documents: name of the base of documents and the description of its engine, where it is another.
         state: experts, infos and policy.
         settings: prompts and similarity, as Sentence Transformers saves them.
         threads: that one batch uses; default one a core.
@@ -62,6 +70,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         base: BaseInfo,
         state: ExpertState,
         settings: Mapping[str, Any],
+        documents: tuple[BaseInfo, EngineInfo] | None = None,
         threads: int | None = None,
     ) -> None:
         self.folder = folder
@@ -69,9 +78,11 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         self.base = base
         self.prompts: dict[str, str] = dict(settings.get("prompts") or {})
         self.similarity_fn_name = str(settings.get("similarity_fn_name") or "cosine")
-        self._engine = folder / ENGINE
-        self._tokenizer = _tokenizer(self._engine, info)
-        self._pass = RoutedPass(info, self._engine, threads)
+        self._queries = self._documents = EngineBase(folder, info, threads)
+        self._document_base: BaseInfo | None = None
+        if documents is not None:
+            self._document_base, about = documents
+            self._documents = EngineBase(folder / DOCUMENTS, about, threads)
         self._fitted = lru_cache(maxsize=2)(self._fitting)  # the model's own, and another state
         self.state = state
 
@@ -86,11 +97,15 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         """
         model_info = read_model_info(folder)
         info = fresh_engine_info(folder, model_info)
-        base = model_info["base"]
+        other = model_info.get(DOCUMENTS)
+        documents: tuple[BaseInfo, EngineInfo] | None = None
+        if other is not None:
+            documents = recorded_base(other), fresh_engine_info(folder / DOCUMENTS, other)
         model = cls(
             folder=folder,
             info=info,
-            base=BaseInfo(base["id"], base["revision"], base.get("licence")),
+            base=recorded_base(model_info),
+            documents=documents,
             state=read_state(folder, model_info, info.layers, info.fingerprint),
             settings=read_json(folder / _SETTINGS) if (folder / _SETTINGS).exists() else {},
             threads=threads,
@@ -112,12 +127,17 @@ class CompiledModel(ExpertMethods, DocumentMethods):
     def _fitting(self, state: ExpertState) -> EngineExperts:
         for name, adapter in state.experts.items():
             check_fits(adapter, self.layer_shapes, f"The expert '{name}'")
-        return EngineExperts(state, self.info, self._engine)
+        return EngineExperts(state, self.info, self._queries.folder)
 
     @property
     def base_fingerprint(self) -> str:
         """A hash of everything that decides the base's vectors."""
         return self.info.fingerprint
+
+    @property
+    def documents_fingerprint(self) -> str:
+        """A hash of what decides the vectors of documents, without prompts."""
+        return self._documents.info.fingerprint
 
     @property
     def layout(self) -> dict[str, int]:
@@ -133,7 +153,17 @@ class CompiledModel(ExpertMethods, DocumentMethods):
     @property
     def tokenizer(self) -> TextTokenizer:
         """The base's tokeniser."""
-        return self._tokenizer
+        return self._queries.tokenizer
+
+    @property
+    def document_tokenizer(self) -> TextTokenizer:
+        """The tokeniser of documents."""
+        return self._documents.tokenizer
+
+    @property
+    def document_length(self) -> int | None:
+        """Longest document in tokens; the rest is cut off."""
+        return self._documents.info.tokenizer.max_seq_length
 
     @property
     def cores(self) -> int:
@@ -202,16 +232,16 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         """
         present = self._experts if state is None else self._fitted(state)
         routing = BatchRouting(present.state, len(queries), experts, scopes)
-        tokens = self._tokenizer.batch(queries, self.query_prompt)
-        vectors, weights = self._pass.routed(tokens, self.query_prompt, routing, present)
+        tokens = self._queries.tokenizer.batch(queries, self.query_prompt)
+        vectors, weights = self._queries.passes.routed(tokens, self.query_prompt, routing, present)
         return routing.result(vectors, weights, tokens.mask.sum(axis=1))
 
     def route_embeddings(self, queries: Sequence[str]) -> Vectors:
         """Return what the router reads (n, d): unit vectors."""
 
         def encode(texts: Sequence[str]) -> Vectors:
-            tokens = self._tokenizer.batch(texts, self.query_prompt)
-            return self._pass.route_embeddings(tokens, self.query_prompt)
+            tokens = self._queries.tokenizer.batch(texts, self.query_prompt)
+            return self._queries.passes.route_embeddings(tokens, self.query_prompt)
 
         return self._by_length(queries, EXPERTS_AT_ONCE, encode, self.info.route_dimension)
 
@@ -230,10 +260,10 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         fitting = self._fitting(state)
 
         def largest_changes(names: Sequence[str], probe: str) -> Sequence[float]:
-            base = self._pass.base(self._tokenizer.batch([probe], None), None)
-            tokens = self._tokenizer.batch([probe] * len(names), None)
+            base = self._queries.encode([probe], None)
+            tokens = self._queries.tokenizer.batch([probe] * len(names), None)
             routing = BatchRouting(fitting.state, len(names), names)
-            vectors, _ = self._pass.routed(tokens, None, routing, fitting)
+            vectors, _ = self._queries.passes.routed(tokens, None, routing, fitting)
             changes: list[float] = np.abs(vectors - base).max(axis=1).tolist()
             return changes
 
@@ -249,6 +279,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
             fingerprint=self.info.fingerprint,
             layout=self.layout,
             layers=tuple(self.info.layers),
+            documents=self._document_base,
         )
 
     def save_experts(self, path: str | Path) -> None:
@@ -259,7 +290,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
             FingerprintError: it has another base.
             StorageError: it could not be written; what was there is unchanged.
         """
-        save_parts(self.parts(), self.max_seq_length, path)
+        save_parts(self.parts(), self.document_length, path)
 
     # -- documents ---------------------------------------------------------------------------------
 
@@ -280,11 +311,11 @@ class CompiledModel(ExpertMethods, DocumentMethods):
 
     def encode_documents(self, documents: Sequence[str | TokenIds]) -> Vectors:
         """Return vectors (n, d) of one batch of documents: texts or token ids."""
-        return self._pass.base(self._tokenizer.batch(documents, self.document_prompt), self.document_prompt)
+        return self._documents.encode(documents, self.document_prompt)
 
     def token_counts(self, texts: Sequence[str | TokenIds]) -> list[int]:
-        """Return how many tokens are read of each text or of its ids, without a prompt."""
-        return read_counts(texts, self._tokenizer, self.max_seq_length)
+        """Return how many tokens are read of each document or of its ids, without a prompt."""
+        return read_counts(texts, self.document_tokenizer, self.document_length)
 
     def document_precision(self, precision: str) -> str:
         """Return the precision that documents are encoded in: engines have one.
@@ -337,10 +368,3 @@ class CompiledModel(ExpertMethods, DocumentMethods):
             rows = order[start : start + size]
             vectors[rows] = encode([texts[row] for row in rows])
         return vectors
-
-
-def _tokenizer(engine: Path, info: EngineInfo) -> TextTokenizer:
-    try:
-        return TextTokenizer(engine / TOKENIZER, info.tokenizer)
-    except FormatError as error:
-        raise EngineError(f"{error} {COMPILE_AGAIN}") from error

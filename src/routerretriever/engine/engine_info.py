@@ -10,6 +10,8 @@
 Of a base that is an ONNX file itself, that file is the lower graph, and ``upper.onnx`` is what comes after it:
 pooling, for example. There are no others.
 
+Where documents have another base than queries, its engine is ``MODEL/documents/engine``.
+
 The graphs are of the base alone. Experts and pilots are read from the model's own files, so a change of
 either leaves the engine as it is.
 """
@@ -25,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from routerretriever.encoder.text_tokenizer import TokenizerInfo
 from routerretriever.errors import EngineError
+from routerretriever.storage.model_folder import DOCUMENTS
 from routerretriever.validation import first_fault
 
 ENGINE, ENGINE_INFO, TOKENIZER = "engine", "engine.json", "tokenizer.json"
@@ -105,7 +108,8 @@ def fresh_engine_info(model: Path, model_info: Mapping[str, Any]) -> EngineInfo:
         model_info: content of its ``routerretriever.json``.
 
     Raises:
-        EngineError: there is no engine, or it is damaged, of another version, or of another base or layers.
+        EngineError: there is no engine, or it is damaged, of another version, or of another base or layers;
+            or that of the base of documents is, where there is one.
     """
     info = _read(model)
     wanted = (model_info["base"]["fingerprint"], model_info["branch_layer"], model_info["route_layer"])
@@ -114,6 +118,8 @@ def fresh_engine_info(model: Path, model_info: Mapping[str, Any]) -> EngineInfo:
             f"The engine in {model / ENGINE} is stale: it was compiled from another base, or with other layers for "
             f"experts, than the model has now. {COMPILE_AGAIN}"
         )
+    if DOCUMENTS in model_info:
+        fresh_engine_info(model / DOCUMENTS, model_info[DOCUMENTS])
     return info
 
 

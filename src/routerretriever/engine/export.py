@@ -169,7 +169,7 @@ def _check_exportable(encoder: RoutedEncoder) -> None:
         raise EngineError(
             f"The base's tokeniser ({kind}) is written in Python and cannot be exported. {TORCH_WOULD_DO}"
         )
-    sample = encoder.preprocess(["some text", "text"])
+    sample = encoder.text.preprocess(["some text", "text"], None)
     types = sample.get("token_type_ids")
     if types is not None and bool(types.any()):
         raise EngineError(f"The base reads token types other than 0. {TORCH_WOULD_DO}")
@@ -306,7 +306,7 @@ def _describe(encoder: RoutedEncoder, prompts: Sequence[str], folder: Path) -> E
     left_out: dict[str, int] = {}
     if any(isinstance(module, Pooling) and not module.include_prompt for module in encoder.head):
         for prompt in prompts:
-            left_out[prompt] = int(encoder.preprocess(["text"], prompt)["prompt_length"])
+            left_out[prompt] = int(encoder.text.preprocess(["text"], prompt)["prompt_length"])
     return EngineInfo(
         format_version=ENGINE_FORMAT,
         fingerprint=encoder.fingerprint,

@@ -138,7 +138,7 @@ def training_key(
     encoder = model.encoder
     settings = [
         _FORMAT,
-        model.fingerprint,
+        model.identity,
         encoder.branch_layer,
         model.query_prompt,
         model.similarity_fn_name,

@@ -68,7 +68,7 @@ def diff_experts(model: RoutedModel, a: str, b: str, other: RoutedModel | None =
     total_a, total_b = norm(first), norm(second)
     cards = (asdict(info_a), asdict(info_b))
     for card in cards:
-        del card["training"]  # a hash says nothing to people
+        del card["training"], card["trained_on_data"]  # hashes say nothing to people
     config_a, config_b = (_present_names(card.pop("config")) for card in cards)
     return ExpertDiff(
         a=a,

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from routerretriever.data.collection import Collection
 from routerretriever.encoder.document_vectors import DocumentCounts
 from routerretriever.evaluation.statistics import paired_p_value
 from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.lora.adapter import Kind
-from routerretriever.lora.expert_info import ExpertInfo
+from routerretriever.lora.expert_info import ExpertInfo, TrainedOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,19 @@ def trained_expert_info(
         selection_gain=chosen[0].mean(selects) - base.mean(selects),
         p_value=paired_p_value(measured.joined(measures), base.joined(measures)),
         training=training,
+        trained_on_data=tuple(map(trained_on, collections)),
+    )
+
+
+def trained_on(collection: Collection) -> TrainedOn:
+    """Return what is remembered of a collection, to train on it again."""
+    return TrainedOn(
+        name=collection.name,
+        place=collection.place,
+        digest=collection.training_digest(),
+        strict=collection.strict,
+        ignore_identical_ids=collection.ignore_identical_ids,
+        cut_off=collection.cut_off,
     )
 
 

@@ -69,10 +69,7 @@ def scan(folder: Path, ignore: Sequence[str] = ()) -> Scan:
     if folder.is_file():
         _look_at(folder, folder.name, found)
         return found
-    try:
-        next(folder.iterdir(), None)
-    except OSError as error:
-        raise CollectionError(f"{folder} cannot be listed ({error.strerror}).") from error
+    check_listable(folder)
     ignored = _patterns(folder, ignore)
     for path in _walk(folder, "", ignored, found):
         name = path.relative_to(folder).as_posix()
@@ -81,6 +78,18 @@ def scan(folder: Path, ignore: Sequence[str] = ()) -> Scan:
         _look_at(path, name, found)
     found.files.sort(key=lambda file: file.name)
     return found
+
+
+def check_listable(folder: Path) -> None:
+    """Refuse a folder that is not there or cannot be listed.
+
+    Raises:
+        CollectionError: it is not there, is no folder, or must not be read.
+    """
+    try:
+        next(folder.iterdir(), None)
+    except OSError as error:
+        raise CollectionError(f"{folder} cannot be listed ({error.strerror}).") from error
 
 
 def _walk(folder: Path, inside: str, ignored: GitIgnoreSpec, found: Scan) -> Iterator[Path]:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Self, Unpack
 
 import numpy as np
-import pyarrow as pa
 
 from routerretriever.data.document import Document
 from routerretriever.index.answer import Answer, Searcher, SearchOptions
 from routerretriever.index.build.report import BuildReport
 from routerretriever.index.build.settings import BuildSettings
-from routerretriever.index.build.sources import listing_of
+from routerretriever.index.build.sources import decided, listing_of
 from routerretriever.index.build.worker import Runner
 from routerretriever.index.connection import located
 from routerretriever.index.encoder import Encoder, Vectors
@@ -138,23 +137,6 @@ class Index(MaintainedIndex):
             self._model = model
         return self._model
 
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def count(self, where: str | Condition | None = None) -> int:
-        """Return the number of documents that satisfy a condition.
-
-        Raises:
-            FilterError: the condition cannot be understood.
-        """
-        with self._store.view(where) as view:
-            return view.count_documents()
-
-    def fields(self) -> dict[str, pa.DataType]:
-        """Return the names and types of the fields that documents can be filtered by."""
-        with self._store.view(None) as view:
-            return dict(view.fields)
-
     def upsert(
         self,
         documents: Iterable[Document],
@@ -261,7 +243,7 @@ class Index(MaintainedIndex):
         precision = self.model.document_precision(precision)
         report = self._store.build(
             listing,
-            settings,
+            decided(settings, listing),
             model=self.model,
             precision=precision,
             runner=runner,

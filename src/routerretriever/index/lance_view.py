@@ -63,10 +63,20 @@ class LanceView:
         return int(self.snapshot.dataset.count_rows(self.where))
 
     def count_documents(self) -> int:
+        return int(self.snapshot.dataset.count_rows(self._one_of_each()))
+
+    def first_rows(self, offset: int, limit: int) -> RowIds:
+        scanner = self.snapshot.dataset.scanner(
+            columns=["id"], with_row_id=True, filter=self._one_of_each(), offset=offset, limit=limit
+        )
+        rows: RowIds = scanner.to_table()["_rowid"].to_numpy()
+        return rows
+
+    def _one_of_each(self) -> str | None:
+        """Return the condition on one row of each document."""
         if not self.has_passages:
-            return self.count()
-        where = FIRST_ROWS if self.where is None else f"({self.where}) AND {FIRST_ROWS}"
-        return int(self.snapshot.dataset.count_rows(where))
+            return self.where
+        return FIRST_ROWS if self.where is None else f"({self.where}) AND {FIRST_ROWS}"
 
     def documents(self, rows: RowIds) -> NDArray[np.intp]:
         self._read_keys(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from routerretriever.errors import FingerprintError
 from routerretriever.index.export import KeepsVectors, export
 from routerretriever.index.kinds import IndexKind
+from routerretriever.index.listed import ListedIndex
 from routerretriever.index.maintenance import KEEP_VERSIONS, Builder
 from routerretriever.index.migration.bridge import Bridge
 from routerretriever.index.reports import Cleaned, Compacted, Flushed, IndexInfo, Refreshed
@@ -16,7 +17,7 @@ from routerretriever.index.texts import TextIndex
 from routerretriever.words.text_index import AUTO, TextSettings
 
 
-class MaintainedIndex:
+class MaintainedIndex(ListedIndex):
     """The part of :class:`routerretriever.Index` that looks after its store."""
 
     def __init__(self, store: Store, bridge: Bridge | None) -> None:

@@ -90,6 +90,9 @@ class View(Protocol):
     def count_documents(self) -> int:
         """Return the number of documents that satisfy the condition."""
 
+    def first_rows(self, offset: int, limit: int) -> RowIds:
+        """Return a row of each document (n,), as they are stored, without the first ``offset``."""
+
     def documents(self, rows: RowIds) -> NDArray[np.intp]:
         """Return the number of each row's document (n,), in the order in which they first occur."""
 

@@ -83,7 +83,7 @@ def _revision(model: RouterRetriever) -> str:
     """Return a hash of base, experts and library: MTEB reuses results of the same name and revision."""
     state = model.state
     policy = state.policy
-    digest = hashlib.blake2b(model.fingerprint.encode(), digest_size=8)
+    digest = hashlib.blake2b(model.identity.encode(), digest_size=8)
     scalings = [adapter.scaling for adapter in state.experts.values()]
     settings: dict[str, Any] | None = None
     if policy is not None:

@@ -22,6 +22,25 @@ class Selection(StrEnum):
 RESERVED_NAMES = ("base", "merged", "routed")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """A collection that an expert was trained on, so that another can be trained on it again.
+
+    Attributes:
+        name: of the collection.
+        place: path from the root, hub name or ``ir_datasets:ID``; empty for one that was made in memory.
+        digest: of its documents, and of the queries and judgements to train on and held out.
+        strict, ignore_identical_ids, cut_off: how it was read.
+    """
+
+    name: str
+    place: str
+    digest: str
+    strict: bool = True
+    ignore_identical_ids: bool = False
+    cut_off: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertInfo:
     """What is known of an expert besides its weights.
@@ -48,6 +67,7 @@ class ExpertInfo:
         p_value: two-sided paired randomisation test of the gain.
         training: a hash of everything that decided its training; empty where that was
             not recorded.
+        trained_on_data: the collections it was trained on; never part of an upload.
     """
 
     collection: str = ""
@@ -65,6 +85,7 @@ class ExpertInfo:
     selection_gain: float | None = None
     p_value: float | None = None
     training: str = ""
+    trained_on_data: tuple[TrainedOn, ...] = ()
 
     @property
     def trained_on(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from routerretriever.kernels.vectors import Vectors
+from routerretriever.kernels.vectors import Vectors, unit_rows
 from routerretriever.routing.fit_relevance import fit_relevance
 from routerretriever.routing.gain_table import mean_by_group
 from routerretriever.routing.pilot_library import PilotLibrary
@@ -143,8 +143,7 @@ def pilots_of(experts: tuple[str, ...], measured: Measurement, groups: NDArray[n
     present, numbers = np.unique(groups, return_inverse=True)
     members = [np.flatnonzero(groups == group) for group in present]
     gains = mean_by_group(measured.gains, np.ones(len(groups), np.int64), numbers)
-    centroids = np.stack([measured.embeddings[rows].mean(axis=0) for rows in members])
-    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    centroids = unit_rows(np.stack([measured.embeddings[rows].mean(axis=0) for rows in members]))
     # The example of a pilot is the query nearest to its centroid.
     examples = []
     for rows, centroid in zip(members, centroids, strict=True):

@@ -22,7 +22,9 @@ from routerretriever.server.api import documents as api_documents
 from routerretriever.server.api import embeddings as api_embeddings
 from routerretriever.server.api import experts as api_experts
 from routerretriever.server.api import feedback as api_feedback
+from routerretriever.server.api import files as api_files
 from routerretriever.server.api import search as api_search
+from routerretriever.server.api import shadow as api_shadow
 from routerretriever.server.engine import Engine
 from routerretriever.server.guard import Guard, check_declared, model_is_ready, needs
 from routerretriever.server.keyring import Keyring
@@ -37,7 +39,16 @@ _SWITCH_INTERVAL = 0.0005  # seconds; by default a busy encoder keeps the event 
 
 health = APIRouter(tags=["health"])
 ROUTERS = tuple(
-    module.router for module in (api_embeddings, api_search, api_feedback, api_documents, api_experts)
+    module.router
+    for module in (
+        api_embeddings,
+        api_search,
+        api_feedback,
+        api_documents,
+        api_files,
+        api_experts,
+        api_shadow,
+    )
 )
 
 
@@ -89,7 +100,7 @@ def _load(engine: Engine) -> None:
     try:
         if not engine.ready:
             engine.load()
-        LOG.info("ready: %s", ", ".join(engine.model.state.candidates))
+        LOG.info("ready: %s", ", ".join(engine.answering.state.candidates))
     except ServerError as error:
         # It names experts and collections, and whoever asks has shown no key.
         engine.failure = "The server was not set up correctly; its log says why."

@@ -9,10 +9,12 @@ from typing import Any
 
 from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import ExpertError
+from routerretriever.expert_state import ExpertState
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.candidates import BASE
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.search_plan import DEFAULT_PLAN, SearchPlan
+from routerretriever.server.answering import Answering
 from routerretriever.server.batching.grouping import by_length
 from routerretriever.server.batching.rows import Row
 from routerretriever.server.metrics import Metrics
@@ -62,11 +64,13 @@ class BatchEncoder:
 
     Args:
         model: encodes.
+        answering: the experts that answer.
         metrics: are told what encoded the queries.
     """
 
-    def __init__(self, model: ServedModel, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, answering: Answering, metrics: Metrics) -> None:
         self._model = model
+        self._answering = answering
         self._metrics = metrics
         self.cores = model.cores
 
@@ -83,24 +87,26 @@ class BatchEncoder:
         return results
 
     def _encode_queries(self, rows: Sequence[Row]) -> Sequence[Any]:
-        known = {None, *self._model.state.candidates}
+        state = self._answering.state
+        known = {None, *state.candidates}
         present = [row for row in rows if row.expert in known]
         if len(present) == len(rows):
-            return self._encode_present(rows)
+            return self._encode_present(rows, state)
 
         # An expert was removed after its request was checked.
-        encoded: list[Any] = list(self._encode_present(present)) if present else []
+        encoded: list[Any] = list(self._encode_present(present, state)) if present else []
         for number, row in enumerate(rows):
             if row.expert not in known:
                 encoded.insert(number, ExpertError(f"The expert '{row.expert}' was removed meanwhile."))
         return encoded
 
-    def _encode_present(self, rows: Sequence[Row]) -> list[Encoded]:
+    def _encode_present(self, rows: Sequence[Row], state: ExpertState) -> list[Encoded]:
         started = time.perf_counter()
         batch = self._model.encode_routed(
             [row.content for row in rows],
             [row.expert for row in rows],
             [row.scope for row in rows],
+            state=state,
         )
         forward = ForwardPass(
             texts=len(rows),

@@ -8,8 +8,9 @@ import time
 from routerretriever.encoder.graph import available_threads
 from routerretriever.index.index import Index
 from routerretriever.reranking.reranker import Reranker
+from routerretriever.server.answering import Answering
 from routerretriever.server.batching import Batcher
-from routerretriever.server.check_keys import check_keys
+from routerretriever.server.check_keys import check_keys, check_shadow
 from routerretriever.server.documents import DocumentService
 from routerretriever.server.encode_batch import BatchEncoder
 from routerretriever.server.experts import ExpertService
@@ -17,10 +18,13 @@ from routerretriever.server.feedback_log import FeedbackLog
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.queries import QueryService
 from routerretriever.server.read_saved import load_model
+from routerretriever.server.served_files import ServedFiles
 from routerretriever.server.settings import Settings
+from routerretriever.server.shadow import Shadow
 from routerretriever.server.shared_model import SharedModel
 from routerretriever.server.spans import Spans
 from routerretriever.server.text_encoder import TextEncoder
+from routerretriever.server.uploads import UploadService
 
 _MOST_WORKERS = 4
 
@@ -55,6 +59,7 @@ class Engine:
         self.loaded_at = int(time.time())
         self.ready = False
         self.failure = ""
+        self.shadow: Shadow | None = None
         self._workers = settings.batching.workers or min(_MOST_WORKERS, available_threads())
 
     def load(self) -> None:
@@ -71,12 +76,15 @@ class Engine:
         state = self.model.state
         pilots = state.library.collections() if state.library else ()
         check_keys(settings.keys, experts=state.experts, pilots=pilots, index=index)
+        if settings.shadow is not None:
+            check_shadow(settings, experts=tuple(state.experts), library=state.library)
         reranker = None
         if settings.rerank is not None:
             reranker = Reranker.load(settings.rerank, device=settings.device)
         self.model.encode_routed(["warm up"])
         self.model.encode_documents(["warm up"])
 
+        self.answering = Answering(self.model, settings.shadow)
         self.batcher = self._make_batcher()
         self.shared = SharedModel(
             self.model,
@@ -94,7 +102,7 @@ class Engine:
 
     def _make_batcher(self) -> Batcher:
         return Batcher(
-            BatchEncoder(self.model, self.metrics),
+            BatchEncoder(self.model, self.answering, self.metrics),
             batching=self.settings.batching,
             limits=self.settings.limits,
             workers=self.settings.batching.workers or min(_MOST_WORKERS, self.model.cores),
@@ -102,15 +110,19 @@ class Engine:
         )
 
     def _make_services(self, index: Index | None, reranker: Reranker | None) -> None:
+        if self.settings.shadow is not None and index is not None:
+            self.shadow = self._make_shadow(self.settings.shadow, index)
         self.encoder = TextEncoder(
             model=self.model,
+            answering=self.answering,
             shared=self.shared,
             batcher=self.batcher,
             settings=self.settings,
             spans=self.spans,
         )
         self.queries = QueryService(
-            model=self.model,
+            answering=self.answering,
+            shadow=self.shadow,
             index=index,
             encoder=self.encoder,
             reranker=reranker,
@@ -118,11 +130,26 @@ class Engine:
             spans=self.spans,
         )
         self.documents = DocumentService(index=index, encoder=self.encoder)
+        self.uploads = UploadService(documents=self.documents, limits=self.settings.limits)
+        self.files = None if self.settings.files is None else ServedFiles(self.settings.files)
         self.experts = ExpertService(model=self.model, shared=self.shared, metrics=self.metrics)
+
+    def _make_shadow(self, expert: str, index: Index) -> Shadow:
+        return Shadow(
+            expert=expert,
+            model=self.model,
+            index=index,
+            metrics=self.metrics,
+            is_idle=lambda: self.batcher.waiting == 0,
+            log=self.settings.shadow_log,
+            limit=self.settings.limits.feedback_bytes,
+        )
 
     def close(self) -> None:
         """Finish what was accepted; blocks."""
         if self.ready:
             self.ready = False
             self.batcher.close()
+        if self.shadow is not None:
+            self.shadow.close()
         self.spans.close()

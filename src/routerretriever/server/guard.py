@@ -101,6 +101,8 @@ class Guard:
 
     def _most_bytes(self, scope: Scope) -> int:
         limits = self.engine.settings.limits
+        if scope["path"] == "/v1/files":
+            return limits.upload_bytes
         return limits.adapter_bytes if scope["path"].startswith("/v1/experts") else limits.body_bytes
 
     def _too_large(self, scope: Scope) -> ApiError:

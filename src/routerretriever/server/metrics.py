@@ -17,6 +17,7 @@ from routerretriever.server.batching import BatchFacts
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _GAINS = (-0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _MINUTES = 60
 
 Served = tuple[str, str]
@@ -68,6 +69,18 @@ class Metrics:
             "routerretriever_predicted_gain",
             "Predicted gain of the chosen expert, nDCG@10 over base.",
             buckets=_GAINS,
+            registry=registry,
+        )
+        self.shadow = Counter(
+            "routerretriever_shadow_queries",
+            "Queries by what the expert in the shadow would do: same, changed, elsewhere, dropped, failed.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.shadow_overlap = Histogram(
+            "routerretriever_shadow_overlap",
+            "Share of the first ten hits that the expert in the shadow would keep.",
+            buckets=_SHARES,
             registry=registry,
         )
         self.waiting = Gauge("routerretriever_waiting_requests", "Requests in the queue.", registry=registry)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from routerretriever.encoder.served_model import ServedModel
 from routerretriever.index.answer import Answer, SearchOptions
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
@@ -15,15 +14,18 @@ from routerretriever.index.querying import EncodedQueries, by_words_alone
 from routerretriever.index.rerank import Reranks
 from routerretriever.index.search import Mode
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.routing.candidates import ROUTED
 from routerretriever.routing.explain import Route, explain_routes
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.routing.scope import RoutingScope
 from routerretriever.server.access import Access
+from routerretriever.server.answering import Answering
 from routerretriever.server.encode_batch import Encoded
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.pilot_map import PilotMap
 from routerretriever.server.problems import ApiError
 from routerretriever.server.seen_fields import SeenFields
+from routerretriever.server.shadow import Asked, Shadow
 from routerretriever.server.spans import Attribute, Spans
 from routerretriever.server.text_encoder import TextEncoder
 
@@ -46,7 +48,8 @@ class QueryService:
     """Searches, routes and draws; belongs to the event loop.
 
     Args:
-        model: whose routing is explained.
+        answering: whose routing is explained.
+        shadow: is offered the searches that were routed, if there is one.
         index: that is searched, if there is one.
         encoder: encodes the queries.
         reranker: orders the best hits of searches that ask for it, if there is one.
@@ -57,14 +60,16 @@ class QueryService:
     def __init__(
         self,
         *,
-        model: ServedModel,
+        answering: Answering,
+        shadow: Shadow | None,
         index: Index | None,
         encoder: TextEncoder,
         reranker: Reranks | None,
         metrics: Metrics,
         spans: Spans,
     ) -> None:
-        self._model = model
+        self._answering = answering
+        self._shadow = shadow
         self._index = index
         self._encoder = encoder
         self._reranker = reranker
@@ -96,12 +101,14 @@ class QueryService:
         """
         index = required_index(self._index)
         reranker = self._required_reranker() if rerank else None
+        items: list[Encoded] = []
         if mode == "text":
             self._encoder.check_texts(queries)
             await self._encoder.checked_candidate(expert, access)
             encoded = by_words_alone(queries)
         else:
-            encoded = _as_encoded(queries, await self._encoder.queries(queries, access, expert))
+            items = await self._encoder.queries(queries, access, expert)
+            encoded = _as_encoded(queries, items)
 
         options: SearchOptions = {
             "where": access.where(where),
@@ -120,7 +127,32 @@ class QueryService:
         noted: dict[str, Attribute] = {"texts": len(queries), "k": k, "index": index.uri}
         noted["experts"] = sorted({name for name in encoded.experts if name is not None})
         with self._stages.labels("search").time(), self._spans.stage("search", **noted):
-            return await asyncio.to_thread(answer)
+            answers = await asyncio.to_thread(answer)
+
+        if items and expert in (None, ROUTED) and reranker is None:
+            self._offer(queries, items, answers, k, access.scope, options)
+        return answers
+
+    def _offer(
+        self,
+        queries: Sequence[str],
+        items: Sequence[Encoded],
+        answers: Sequence[Answer],
+        k: int,
+        scope: RoutingScope | None,
+        options: SearchOptions,
+    ) -> None:
+        if self._shadow is None:
+            return
+        asked = Asked(
+            queries=queries,
+            route_embeddings=_route_embeddings(items),
+            answers=answers,
+            scope=scope,
+            k=k,
+            options=options,
+        )
+        self._shadow.offer(asked)
 
     def _required_reranker(self) -> Reranks:
         if self._reranker is None:
@@ -136,11 +168,11 @@ class QueryService:
         Raises:
             LibraryError: the model has no pilot library.
         """
-        self._model.state.required_policy(access.scope)
+        self._answering.state.required_policy(access.scope)
         encoded = await self._encoder.queries(queries, access)
         policy = encoded[0].policy
         if policy is None:  # the library came while the queries were encoded
-            policy = self._model.state.required_policy(access.scope)
+            policy = self._answering.state.required_policy(access.scope)
         embeddings = _route_embeddings(encoded)
         noted: dict[str, Attribute] = {"texts": len(queries), "pilots": pilots}
         with self._stages.labels("route").time(), self._spans.stage("explain", **noted):
@@ -161,7 +193,7 @@ class QueryService:
         Raises:
             LibraryError: the model has no pilot library.
         """
-        policy = self._model.state.required_policy(access.scope)
+        policy = self._answering.state.required_policy(access.scope)
         async with self._drawing:
             drawn = self._maps.get(access.scope)
             if drawn is None or drawn.policy is not policy:

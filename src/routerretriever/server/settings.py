@@ -15,8 +15,11 @@ class Limits:
     """Bounds on what a client may ask for.
 
     Attributes:
-        body_bytes: of any request but an uploaded adapter.
+        body_bytes: of any request but an uploaded adapter or files.
         adapter_bytes: of an uploaded adapter.
+        upload_bytes: of all files of one request.
+        file_bytes: of one uploaded file.
+        files: of one request.
         inputs: texts of one embeddings, search or route request.
         documents: documents of one request.
         text_chars: characters of one text.
@@ -27,6 +30,9 @@ class Limits:
 
     body_bytes: int = 16 * 2**20
     adapter_bytes: int = 64 * 2**20
+    upload_bytes: int = 200 * 2**20
+    file_bytes: int = 50 * 2**20
+    files: int = 100
     inputs: int = 2048
     documents: int = 1000
     text_chars: int = 100_000
@@ -62,6 +68,7 @@ class Settings:
     Attributes:
         model: folder of the model; experts added at run time are saved there.
         index: folder or URI of the index; without one there is no search.
+        files: folder that was indexed, of whose files those in the index are served; ``None`` for none.
         host, port: where it listens.
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
@@ -71,6 +78,8 @@ class Settings:
         rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
         log_queries: whether query texts are written to the log.
         feedback_log: file that clicks and judgements are appended to; without one they are refused.
+        shadow: an expert of the model that does not answer; what it would change is noted.
+        shadow_log: file that these notes are appended to.
         trace: where spans are sent, as :func:`routerretriever.server.trace_target.trace_target` says it.
         drain_seconds: how long requests in flight may take after SIGTERM.
         replica: this process's name where several answer as one; a label of its metrics.
@@ -79,6 +88,7 @@ class Settings:
 
     model: Path
     index: str | None = None
+    files: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     api_keys: tuple[str, ...] = ()
@@ -89,6 +99,8 @@ class Settings:
     rerank: str | None = None
     log_queries: bool = False
     feedback_log: Path | None = None
+    shadow: str | None = None
+    shadow_log: Path | None = None
     trace: str | None = None
     drain_seconds: int = 30
     replica: str = ""
@@ -99,6 +111,8 @@ class Settings:
     def __post_init__(self) -> None:
         # An address of IPv6 is written with brackets in a URL, and without where one listens.
         object.__setattr__(self, "host", self.host.removeprefix("[").removesuffix("]"))
+        if self.shadow_log is not None and self.shadow is None:
+            raise ServerError("--shadow-log keeps what an expert would change. Name it: --shadow EXPERT.")
         if not self.is_loopback and not self.is_locked:
             raise ServerError(
                 f"Listening on {self.host} would serve anyone who can reach this machine. Give a file with keys "

@@ -11,6 +11,7 @@ from routerretriever.encoder.served_model import ServedModel
 from routerretriever.encoder.token_ids import TokenIds
 from routerretriever.routing.candidates import ROUTED
 from routerretriever.server.access import Access
+from routerretriever.server.answering import Answering
 from routerretriever.server.batching import Batcher, Row
 from routerretriever.server.batching.rows import RowKind
 from routerretriever.server.encode_batch import Encoded
@@ -29,7 +30,8 @@ class TextEncoder:
     """Checks texts and hands them to the batcher; belongs to the event loop.
 
     Args:
-        model: whose candidates may be pinned.
+        model: encodes.
+        answering: whose candidates may be pinned.
         shared: where another process may have just saved one.
         batcher: encodes.
         settings: limits, and whether queries are logged.
@@ -40,12 +42,14 @@ class TextEncoder:
         self,
         *,
         model: ServedModel,
+        answering: Answering,
         shared: SharedModel,
         batcher: Batcher,
         settings: Settings,
         spans: Spans,
     ) -> None:
         self._model = model
+        self._answering = answering
         self._shared = shared
         self._batcher = batcher
         self._spans = spans
@@ -108,9 +112,9 @@ class TextEncoder:
         """
         if expert in (None, ROUTED):
             return None
-        if expert not in self._model.state.candidates_in(access.scope):
+        if expert not in self._answering.state.candidates_in(access.scope):
             await self._shared.follow()
-        candidates = self._model.state.candidates_in(access.scope)
+        candidates = self._answering.state.candidates_in(access.scope)
         if expert not in candidates:
             known = ", ".join((ROUTED, *candidates))
             message = f"There is no model '{expert}'. Choose one of: {known}."

@@ -104,7 +104,10 @@ def _fused_weights(encoder: RoutedEncoder, plan: FusedPlan) -> dict[str, Tensor]
 def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
     """Return Markdown with the metadata block that hubs read; its first line says that documents need the base."""
     base = encoder.base
-    origin = origin_of(base)
+    origin, documents = origin_of(base), encoder.documents.base
+    their_base = f"the base, {origin}"
+    if documents is not base:
+        their_base = f"the base of documents, {origin_of(documents)}"
     experts: tuple[str, ...] = (name,)
     what = f"the expert `{name}`"
     if name == MERGED:
@@ -126,7 +129,7 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
         "",
         f"# {base.id.rpartition('/')[2]}, {name}: a query encoder",
         "",
-        f"**For queries only.** Encode documents with the base, {origin}: document vectors of this model cannot be "
+        f"**For queries only.** Encode documents with {their_base}: document vectors of this model cannot be "
         "searched together with those of the base.",
         "",
         f"This is the base with {what} of a RouterRetriever model fused into its weights. Pooling, normalisation, "
@@ -145,7 +148,7 @@ def export_card(encoder: RoutedEncoder, name: str, licence: str | None) -> str:
         "from sentence_transformers import SentenceTransformer",
         "",
         'queries = SentenceTransformer("PATH").encode_query(["…"])',
-        f'documents = SentenceTransformer("{base.id}").encode_document(["…"])',
+        f'documents = SentenceTransformer("{documents.id}").encode_document(["…"])',
         "```",
         "",
     ]

@@ -22,6 +22,7 @@ from routerretriever.storage.model_folder import (
     EXPERTS,
     MODEL_INFO,
     STATE_FILES,
+    forget_training_data,
     read_model_info,
     write_expert,
 )
@@ -95,7 +96,7 @@ def push_model(
             quality = routing_quality(policy)
         card = model_card(
             model.encoder.parts(),
-            model.encoder.max_seq_length,
+            model.encoder.documents.max_seq_length,
             where=name,
             licence=licence,
             quality=quality,
@@ -154,6 +155,7 @@ def _uploaded(
     with tempfile.TemporaryDirectory() as scratch, reported(f"'{name}' could not be uploaded to the hub"):
         folder = Path(scratch) / "upload"
         write(folder)
+        forget_training_data(folder)
         api = HfApi()
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(

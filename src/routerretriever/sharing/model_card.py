@@ -64,7 +64,7 @@ def model_card(
         "# RouterRetriever",
         "",
         f"The frozen base encoder {origin_of(parts.base)} with {len(experts)} LoRA experts on the query side. "
-        "Documents are encoded by the base alone, so one index serves all experts.",
+        f"Documents are encoded by {_of_documents(parts)}, so one index serves all experts.",
         "",
         *EXPERT_COLUMNS,
         *(expert_row(name, experts[name]) for name in experts),
@@ -89,12 +89,15 @@ def model_card(
 def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = None) -> str:
     """Return the card of a single expert in PEFT's format."""
     info = parts.state.infos[name]
+    by = "the base"
+    if parts.documents is not None:
+        by = origin_of(parts.documents)
     lines = [
         *_metadata(parts, {name: info}, where, licence, loaders=("peft",)),
         f"# {name}: an expert for queries",
         "",
         f"A LoRA adapter of {origin_of(parts.base)} for [RouterRetriever](https://arxiv.org/abs/2409.02685). It "
-        "changes only queries: the base encodes the documents.",
+        f"changes only queries: {by} encodes the documents.",
         "",
         *EXPERT_COLUMNS,
         expert_row(name, info),
@@ -111,6 +114,12 @@ def expert_card(parts: ModelParts, name: str, where: str, licence: str | None = 
         "",
     ]
     return "\n".join(lines)
+
+
+def _of_documents(parts: ModelParts) -> str:
+    if parts.documents is None:
+        return "the base alone"
+    return f"another encoder, {origin_of(parts.documents)}, whose vectors are in the same space"
 
 
 def _metadata(
@@ -287,6 +296,9 @@ def _quality(library: PilotLibrary, quality: Sequence[RoutingQuality]) -> list[s
 def _limits(
     parts: ModelParts, max_seq_length: int | None, experts: Mapping[str, ExpertInfo], licence: str | None
 ) -> list[str]:
+    made_by = "this base"
+    if parts.documents is not None:
+        made_by = origin_of(parts.documents)
     cut = ""
     if max_seq_length is not None:
         cut = f"Texts are cut after {max_seq_length} tokens. "
@@ -296,7 +308,7 @@ def _limits(
         "",
         f"{cut}The figures above hold for queries of the collections named "
         "there. For out-of-domain queries the weight of the experts is reduced. Search only indexes whose documents "
-        "were encoded by this base.",
+        f"were encoded by {made_by}.",
         "",
         _terms(parts, experts, licence),
     ]

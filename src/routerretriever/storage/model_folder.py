@@ -7,6 +7,7 @@
       experts/NAME/adapter_*                       PEFT's format; ``PeftModel`` loads it
       experts/NAME/map.*                           the map of an expert that has one
       experts/NAME/expert.json                     what it was trained on and what it gained
+      documents/                                   the base of documents, where queries have one of their own
       pilots.safetensors, pilots.json              the pilot library
       history/                                     earlier versions; see :mod:`storage.history`
 
@@ -33,8 +34,9 @@ from routerretriever.routing.pilot_files import PILOT_INFO, PILOT_TENSORS, load_
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.validation import first_fault
 
-MODEL_FORMAT = 3
-"""The newest format: of a base that is used as a whole. Models are written in the first one that fits."""
+MODEL_FORMAT = 4
+"""The newest format: of two bases, for queries and documents. Models are written in the first one that fits."""
+_WHOLE_BASE = 3
 _WITH_MAPS = 2
 _LAYERS_ALONE = 1
 MODEL_INFO = "routerretriever.json"
@@ -42,6 +44,8 @@ ENCODER_CLASS = "routerretriever.encoder.RoutedEncoder"
 """What saved models name in ``modules.json``; older ones do so too, so it never changes."""
 BODY, HEAD = "body", "head"
 """Keys of the description: a base's first module, if it is used as a whole, and the modules after it."""
+DOCUMENTS = "documents"
+"""Key of the description, and folder, of the base of documents where queries have one of their own."""
 EXPERT_INFO = "expert.json"
 EXPERTS = "experts"
 STATE_FILES = (EXPERTS, PILOT_INFO, PILOT_TENSORS)
@@ -58,6 +62,7 @@ class ModelParts:
         fingerprint: of the base.
         layout: where experts begin and where the router reads.
         layers: names of the linear layers that experts may change.
+        documents: the public name of the base of documents; ``None`` where ``base`` encodes them, too.
     """
 
     state: ExpertState
@@ -65,6 +70,7 @@ class ModelParts:
     fingerprint: str
     layout: Mapping[str, int]
     layers: Collection[str]
+    documents: BaseInfo | None = None
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -96,8 +102,10 @@ def write_state(root: Path, parts: ModelParts, modules: Mapping[str, Any]) -> No
 
 def _format_of(state: ExpertState, modules: Mapping[str, Any]) -> int:
     """Return the first format that says everything of a model, so that older versions read what they can."""
-    if BODY in modules:
+    if DOCUMENTS in modules:
         return MODEL_FORMAT
+    if BODY in modules:
+        return _WHOLE_BASE
     if any(adapter.kind != Kind.LORA for adapter in state.experts.values()):
         return _WITH_MAPS
     return _LAYERS_ALONE
@@ -108,6 +116,12 @@ def write_expert(folder: Path, parts: ModelParts, name: str) -> None:
     base = parts.base
     save_expert(parts.state.experts[name], folder, base=base.id, revision=base.revision)
     _write_json(folder / EXPERT_INFO, asdict(parts.state.infos[name]))
+
+
+def forget_training_data(folder: Path) -> None:
+    """Take out of the experts' descriptions where their training data is: it is nobody else's business."""
+    for path in folder.rglob(EXPERT_INFO):
+        _write_json(path, read_json(path) | {"trained_on_data": []})
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -180,9 +194,15 @@ def read_model_info(root: Path) -> dict[str, Any]:
     return info
 
 
+def recorded_base(info: Mapping[str, Any]) -> BaseInfo:
+    """Return the public name of a base from its description, which is a model's or that of its documents."""
+    base = info["base"]
+    return BaseInfo(base["id"], base["revision"], base.get("licence"))
+
+
 def described_modules(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's description says of the modules of its base."""
-    return {key: info[key] for key in (BODY, HEAD) if key in info}
+    return {key: info[key] for key in (BODY, HEAD, DOCUMENTS) if key in info}
 
 
 def check_modules(root: Path) -> None:

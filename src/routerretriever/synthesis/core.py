@@ -80,7 +80,7 @@ def synthesize(
         made=made,
         kept=kept,
         held_out=len(held_out),
-        notes=notes_on(task, made, kept, model.encoder.tokenizer),
+        notes=notes_on(task, made, kept, model.encoder.documents.tokenizer),
     )
     check_enough(report)
     write_collection(target, documents, kept.queries, held_out, report)

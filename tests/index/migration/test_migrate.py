@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 
 import lance
 import numpy as np
@@ -282,6 +284,26 @@ def test_a_process_that_is_killed_ends_the_same(index, other, tmp_path):
     assert Index.open(index.uri).describe().migration.encoded == 40
     subprocess.run(command, check=True, capture_output=True)
     same(Index.open(index.uri), fresh(other, tmp_path / "fresh", documents()))
+
+
+@pytest.mark.slow
+def test_in_an_object_store(model, other, s3, tmp_path, monkeypatch):
+    """It has no lock, so another may write between the last look and the switch."""
+    index = Index.create(s3.uri("index"), model)
+    index.upsert(documents(), collection="c")
+    writer = Index.open(index.uri, model)
+
+    def named():
+        writer.upsert([Document("late", "word7")], collection="c")
+        writer.delete(["d3"], collection="c")
+        return uuid.uuid4()
+
+    monkeypatch.setattr(migrate_module, "uuid", SimpleNamespace(uuid4=named))
+    index.migrate(other)
+    wanted = [*(d for d in documents() if d.id != "d3"), Document("late", "word7")]
+    fresh(other, tmp_path / "fresh", wanted)
+    same(Index.open(index.uri, other), Index.open(tmp_path / "fresh", other))
+    assert index.describe().migration is None
 
 
 def test_commands(index, model, other, tmp_path, checkpoint):

@@ -236,7 +236,7 @@ class Build:
         """
         for attempt in range(_COMMIT_ATTEMPTS):
             dataset = self._opened()
-            replaced = rows_to_replace(dataset, results, job.collection, prune=self.settings.prune)
+            replaced = rows_to_replace(dataset, results, job.collection, prune=bool(self.settings.prune))
             if replaced.lost:
                 job = self._do_lost(job, results, replaced.lost, dataset.version)
                 continue
@@ -293,7 +293,7 @@ class Build:
             unchanged=documents - encoded,
             replaced=replaced.replaced,
             gone=replaced.gone,
-            pruned=self.settings.prune,
+            pruned=bool(self.settings.prune),
             problems=tuple(problems),
             quarantine=self._quarantined(problems),
             left_out=tuple(sorted(left_out)),

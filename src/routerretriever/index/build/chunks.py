@@ -93,6 +93,7 @@ class Listing:
         chunks: all of its documents.
         problems: shards that cannot be read to their end.
         unread: files that cannot be read; they are reported, and never stop the others.
+        unlisted: folders that cannot be listed, so that files in them may be missing here.
         other_files: suffix → files of kinds that are not read.
         left_out: fields that were not kept when the source was read, because they hold
             lists or the like; chunks that are still files name theirs later.
@@ -102,6 +103,7 @@ class Listing:
     chunks: tuple[Chunk, ...]
     problems: tuple[Problem, ...] = ()
     unread: tuple[Problem, ...] = ()
+    unlisted: tuple[str, ...] = ()
     other_files: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 

@@ -21,7 +21,8 @@ class BuildSettings:
         on_error: ``stop`` at the first document that cannot be indexed, ``skip`` it, or
             ``quarantine`` it: skip it and keep its line in a file beside the index.
         resume: take over an unfinished build.
-        prune: delete documents of the collection that the source no longer has.
+        prune: delete documents of the collection that the source no longer has; ``if-listed`` does
+            so unless a folder of the source cannot be listed, which ``True`` refuses.
         read_as: what a folder holds: ``shards`` of documents, ``files`` of one document each, or
             ``auto``, which looks.
         ignore: patterns of files that are not read, as in ``.gitignore``.
@@ -32,7 +33,7 @@ class BuildSettings:
 
     on_error: OnError = "stop"
     resume: bool = False
-    prune: bool = False
+    prune: bool | Literal["if-listed"] = False
     read_as: ReadAs = "auto"
     ignore: tuple[str, ...] = ()
 

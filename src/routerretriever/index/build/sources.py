@@ -56,6 +56,13 @@ def listing_of(
     return replace(listing, name=check_collection_name(collection or listing.name))
 
 
+def decided(settings: BuildSettings, listing: Listing) -> BuildSettings:
+    """Return the settings with what is to be pruned decided by what could be listed."""
+    if settings.prune != "if-listed":
+        return settings
+    return replace(settings, prune=not listing.unlisted)
+
+
 def holds_files(source: str | Path, settings: BuildSettings) -> bool:
     """Return whether a source is files of one document each.
 
@@ -103,7 +110,7 @@ def _files_of(path: Path, settings: BuildSettings, progress: Progress | None) ->
     from routerretriever.files.scan import scan
 
     found = scan(path, settings.ignore)
-    if settings.prune:
+    if settings.prune is True:
         check_can_prune(found)
     read = read_files(found, progress=progress)
     problems = tuple(Problem(name, reason) for name, reason in sorted(read.unread.items()))
@@ -111,5 +118,6 @@ def _files_of(path: Path, settings: BuildSettings, progress: Progress | None) ->
         collection_name(path),
         tuple(chunks_of(read.documents)),
         unread=problems,
+        unlisted=tuple(found.unlisted),
         other_files=read.other,
     )

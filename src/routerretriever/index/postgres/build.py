@@ -113,7 +113,7 @@ class _Build:
             unchanged=len(self._seen) - self._encoded,
             replaced=self._replaced,
             gone=gone,
-            pruned=self.settings.prune,
+            pruned=bool(self.settings.prune),
             problems=tuple(self._problems),
             left_out=tuple(sorted(self._left_out)),
             other_files=self.listing.other_files,

@@ -116,6 +116,12 @@ class PostgresView:
         assert row is not None
         return int(row[0])
 
+    def first_rows(self, offset: int, limit: int) -> RowIds:
+        query = sql.SQL("SELECT ctid, 0.0 FROM {} {} ORDER BY ctid OFFSET %s LIMIT %s").format(
+            self.table.identifier, self._where()
+        )
+        return self._pairs(query, (*self._values, offset, limit))[0]
+
     def documents(self, rows: RowIds) -> NDArray[np.intp]:
         return np.arange(len(rows), dtype=np.intp)
 

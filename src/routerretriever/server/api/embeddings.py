@@ -38,14 +38,15 @@ router = APIRouter(prefix="/v1", tags=["embeddings"], dependencies=[needs(Right.
 async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """Encode texts. `model` says what encodes queries; documents are always encoded by the base."""
     engine: Engine = request.app.state.engine
-    texts = _texts(body.input, engine.model.tokenizer)
+    model, is_query = engine.model, body.input_type == "query"
+    texts = _texts(body.input, model.tokenizer if is_query else model.document_tokenizer)
     access: Access = request.state.access
     await engine.encoder.checked_candidate(body.model, access)
-    most = engine.model.dimension
+    most = model.dimension
     if body.dimensions is not None and body.dimensions > most:
         raise ApiError(400, f"The vectors have {most} dimensions.", param="dimensions", code="invalid_value")
     engine.encoder.check_texts(texts)
-    if body.input_type == "query":
+    if is_query:
         encoded = await engine.encoder.queries(texts, access, body.model)
     else:
         encoded = await engine.encoder.documents(texts, access)
@@ -66,7 +67,7 @@ async def models(request: Request) -> ModelsAnswer:
     engine: Engine = request.app.state.engine
     await engine.shared.follow()
     access: Access = request.state.access
-    names = (ROUTED, *engine.model.state.candidates_in(access.scope))
+    names = (ROUTED, *engine.answering.state.candidates_in(access.scope))
     owner = "routerretriever"
     return ModelsAnswer(
         data=[ModelEntry(id=name, created=engine.loaded_at, owned_by=owner) for name in names]

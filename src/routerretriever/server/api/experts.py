@@ -94,7 +94,7 @@ def _gains(given: str | None) -> dict[str, Any] | None:
 
 
 async def _listing(engine: Engine, access: Access) -> ExpertsAnswer:
-    state = engine.model.state
+    state = engine.answering.state
     # A key with a scope learns nothing of what others ask, not even how much.
     served = engine.metrics.served.totals(access.name or None)
     library = state.library

@@ -33,11 +33,24 @@ export function setKey(value) {
 
 export const hasKey = () => key !== "";
 
-async function send(path, body, signal) {
+/** Takes the key that the address of `up` brings, and removes it from the address. */
+export function takeKey() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if (!given.get("key")) return;
+  setKey(given.get("key"));
+  given.delete("key");
+  const rest = given.toString();
+  history.replaceState(null, "", rest ? `#${rest}` : location.pathname);
+}
+
+async function send(path, body, signal, method = "POST") {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const options = { headers, signal, cache: "no-store" };
-  if (body) {
+  if (body instanceof FormData) {
     options.method = "POST";
+    options.body = body;
+  } else if (body) {
+    options.method = method;
     options.body = JSON.stringify(body);
     headers["Content-Type"] = "application/json";
   }
@@ -49,8 +62,8 @@ async function send(path, body, signal) {
   }
 }
 
-async function call(path, body, signal) {
-  const response = await send(path, body, signal);
+async function call(path, body, signal, method) {
+  const response = await send(path, body, signal, method);
   if ([502, 504].includes(response.status)) throw new Unreachable("The server cannot be reached."); // a proxy's answer
   const content = await response.json().catch(() => null);
   signal?.throwIfAborted();
@@ -74,4 +87,22 @@ export async function isReady() {
   } catch {
     return false;
   }
+}
+
+export const indexed = (offset, limit) => call(`/v1/files?offset=${offset}&limit=${limit}`);
+
+/** Uploads files; what became of each. */
+export function upload(files) {
+  const form = new FormData();
+  for (const [name, file] of files) form.append("files", file, name);
+  return call("/v1/files", form);
+}
+
+export const remove = (collection, id) => call("/v1/documents", { collection, ids: [id] }, undefined, "DELETE");
+
+/** The content of a file that was indexed, for those who need a key to see it. */
+export async function file(path) {
+  const response = await send(path);
+  if (!response.ok) throw new ApiError(response.status, (await response.json().catch(() => null))?.error);
+  return response.blob();
 }

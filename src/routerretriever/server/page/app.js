@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, dot, el, learnNames } from "./dom.js";
 import { showChoices, showExperts } from "./experts.js";
+import { loadFiles, startFiles } from "./files.js";
 import { pickExamples, placeQuery, showMap, showMapState, startMap } from "./map.js";
 import { attempt, forget } from "./recovery.js";
 import { clearResults, offerMore, showResults } from "./results.js";
@@ -11,6 +12,7 @@ import { hideRoute, showNoLibrary, showRoute } from "./route.js";
 const EXPERTS_SECONDS = 15;
 const EXAMPLES = 6;
 
+api.takeKey();
 let names = []; // routed, base, merged and every expert
 let about = null; // the last answer of /v1/experts
 let started = false;
@@ -73,7 +75,10 @@ async function attemptBoth(query, expert, signal) {
 async function search(query, expert, signal) {
   if (about.documents === null) return showIndex(false);
   try {
-    const [left, base] = await Promise.all([api.search(query, expert, signal), api.search(query, "base", signal)]);
+    const isPlain = about.experts.length === 0; // then there is nothing to compare with
+    const asking = [api.search(query, expert, signal)];
+    if (!isPlain) asking.push(api.search(query, "base", signal));
+    const [left, base] = await Promise.all(asking);
     showIndex(true);
     showResults(left, base, expert);
     const found = `${left.hits.length} results with ${left.expert}.`;
@@ -92,6 +97,7 @@ function showIndex(exists) {
 
 async function showRouteOf(query, expert, signal) {
   route = null;
+  if (about.experts.length === 0) return;
   if (about.collections.length === 0) return withoutRoute();
   try {
     route = await api.route(query, signal);
@@ -178,8 +184,14 @@ function showExamples(examples) {
 
 // -- start ------------------------------------------------------------------------------------------
 
+/** After documents were added or deleted: counts, and the results that are shown. */
+function onDocuments() {
+  attempt("experts", refreshExperts);
+  if (asked().query) answer();
+}
+
 async function start() {
-  await loadModel();
+  await Promise.all([loadModel(), loadFiles()]);
   started = true;
   answer();
   const later = window.requestIdleCallback ?? ((task) => setTimeout(task, 200));
@@ -218,5 +230,6 @@ startMap((example) => {
   ask(example, $("pin").value);
   scrollTo({ top: 0 });
 });
+startFiles(onDocuments);
 run();
 attempt("start", start);

@@ -49,7 +49,7 @@ function otherRow([name, served]) {
 
 function summary(answer) {
   const parts = [answer.base.split("/").at(-1), `${count(answer.experts.length)} ${answer.experts.length === 1 ? "expert" : "experts"}`];
-  parts.push(answer.documents === null ? "no index" : `${count(answer.documents)} documents`);
+  parts.push(answer.documents === null ? "no index" : `${count(answer.documents)} ${answer.documents === 1 ? "document" : "documents"}`);
   return parts.join(" · ");
 }
 
@@ -57,8 +57,8 @@ function summary(answer) {
 export function showExperts(answer) {
   $("summary").textContent = summary(answer);
   $("summary").title = answer.base;
-  $("no-documents").hidden = answer.documents !== 0;
   $("no-experts").hidden = answer.experts.length > 0;
+  document.body.classList.toggle("plain", answer.experts.length === 0);
   const rows = answer.experts.map((expert) => expertRow(expert, answer.collections));
   const others = Object.entries(answer.others_last_hour).map(otherRow);
   $("experts").querySelector("tbody").replaceChildren(...rows, ...others);
