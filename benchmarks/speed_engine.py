@@ -2,7 +2,7 @@
 
 Every system is a process of its own (``speed_worker.py``), and they take turns. The plain base is a single graph of
 ONNX Runtime with pooling inside, which is what one would serve without experts; fastembed runs the same graph where
-the Python of ``--peers`` has it. Takes eight minutes on two cores.
+the Python of ``--peers`` has it. Takes eight minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def run(setting: Setting) -> dict[str, Any]:
                     rows.append(said(facts | {"batch": batch} | _summary(times, floor)))
                 if not documents:
                     documents = said(_documents(setting, {**systems, **peers}))
-    return {"rows": rows, "documents": documents, "starting": said(_starting(setting))}
+    return {"rows": rows, "documents": [documents], "starting": [said(_starting(setting))]}
 
 
 def _plain(base: Any, scratch: Path) -> Path:
