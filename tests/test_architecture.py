@@ -15,6 +15,7 @@ LATE = {
     ("index.open_store", "index.postgres.store"),
     ("index.build.sources", "files.reading"),
     ("index.build.sources", "files.scan"),
+    ("server.open_spans", "server.tracing"),
 }
 
 

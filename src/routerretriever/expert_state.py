@@ -100,9 +100,7 @@ class ExpertState:
         """
         policy = self.policy_in(scope)
         if policy is None:
-            raise LibraryError(
-                "The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…"
-            )
+            raise no_library()
         return policy
 
     # -- other states ------------------------------------------------------------------------------
@@ -192,3 +190,8 @@ class ExpertState:
     def with_policy(self, policy: RoutingPolicy | None) -> ExpertState:
         """Return the state with another policy."""
         return replace(self, policy=policy)
+
+
+def no_library() -> LibraryError:
+    """Return the error of a model without pilots."""
+    return LibraryError("The model has no pilot library. Build it: routerretriever library MODEL COLLECTION…")

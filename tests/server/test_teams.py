@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from clients import upload
@@ -72,8 +73,13 @@ def served(built, tmp_path_factory):
     root = tmp_path_factory.mktemp("teams")
     shutil.copytree(built / "index", root / "index")
     model = RouterRetriever.from_pretrained(built / "model", device="cpu")
-    Index.open(root / "index", model).upsert(SECRETS, collection="dated")
-    with running(settings_in(root, built)) as client:
+    index = Index.open(root / "index", model)
+    index.upsert(SECRETS, collection="dated")
+    index.upsert([Document("plan.md", "word7")], collection="beta")
+    (root / "beta").mkdir()  # the folder has the name of its collection
+    for name in ("plan.md", "unread.md"):
+        (root / "beta" / name).write_text("the plan of the blue team")
+    with running(replace(settings_in(root, built), files=root / "beta")) as client:
         yield wait_until_ready(client)
 
 
@@ -131,6 +137,11 @@ ATTACKS = {
     ("DELETE", "/v1/experts/{name}"): [lambda name: {"url": f"/v1/experts/{name}"}],
     ("GET", "/metrics"): [],
     ("GET", "/v1/shadow"): [],
+    ("GET", "/v1/files"): [],
+    ("POST", "/v1/files"): [
+        lambda name: {"data": {"collection": name}, "files": [("files", ("a.md", b"word1"))]},
+    ],
+    ("GET", "/files/{name}"): [],
 }
 
 
@@ -139,7 +150,7 @@ def test_every_endpoint_says_what_it_needs_and_is_attacked_here(built):
     found = set()
     for router in (health, *ROUTERS):
         assert all(isinstance(route, APIRoute) for route in router.routes)
-        found |= {(method, route.path) for route in router.routes for method in route.methods}
+        found |= {(method, route.path_format) for route in router.routes for method in route.methods}
     assert found == PUBLIC | ATTACKS.keys(), "declare what a new endpoint needs, and attack it in this file"
 
     # Nothing is there besides, neither of routers that are not checked nor of the application itself.
@@ -188,6 +199,7 @@ def test_listings_maps_and_routes_show_nothing_of_others(served, method):
         ("/v1/models", None),
         ("/v1/experts", None),
         ("/v1/map", None),
+        ("/v1/files?limit=200", None),
         ("/v1/route", {"query": [*theirs, "word1 word2"], "pilots": 50}),
         ("/v1/search", {"query": [*theirs, "word1 word2"], "k": 1000}),
         ("/v1/embeddings", {"input": sorted(theirs)}),
@@ -270,6 +282,13 @@ def test_an_enforced_filter_holds_beside_what_is_asked(served):
     assert refused.status_code == 400 and "no field 'secret_field'" in refused.text
 
 
+def test_pilots_are_not_shown_beside_a_filter(served):
+    told = served.post("/v1/route", headers=bearer(GUEST), json={"query": "word1 word2"}).json()["routes"]
+    assert told[0]["pilots"] == [] and told[0]["gains"]
+    answer = served.get("/v1/map", headers=bearer(GUEST))
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "no_library"
+
+
 def test_a_field_of_the_own_documents_can_be_filtered_by(served):
     answer = served.post("/v1/search", headers=bearer(BLUE), **query(k=1000, filter={"secret_field": "blue"}))
     assert [hit["id"] for hit in answer.json()["results"][0]["hits"]] == ["s"]
@@ -326,6 +345,16 @@ def test_documents_are_written_and_deleted_in_the_own_collections_alone(served):
         headers=bearer(RED),
     )
     assert gone.json() == {"deleted": 1, "documents": before}
+
+
+def test_files_are_those_of_the_own_collections(served):
+    assert served.get("/files/plan.md", headers=bearer(BLUE)).text == "the plan of the blue team"
+    nobody = served.get("/files/zzzz.md", headers=bearer(RED))
+    for key, name in ((RED, "plan.md"), (GUEST, "plan.md"), (RED, "unread.md"), (BLUE, "unread.md")):
+        answer = served.get(f"/files/{name}", headers=bearer(key))
+        assert (answer.status_code, answer.text) == (404, nobody.text)
+    files_of = [served.get("/v1/files", headers=bearer(key)).json()["files_of"] for key in (RED, BLUE)]
+    assert files_of == [None, "beta"]
 
 
 def test_rights_that_are_not_given(served):

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from routerretriever.server import Settings
 
 Host = Annotated[
-    str, typer.Option(help="Address to listen on; any but loopback needs --api-key-file or --keys.")
+    str,
+    typer.Option(help="Address to listen on; any but loopback needs --api-key-file or --keys."),
 ]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 ApiKeys = Annotated[
     Path | None,
-    typer.Option("--api-key-file", help="Keys for the API, one per line; without it, anyone can read."),
+    typer.Option(
+        "--api-key-file",
+        help="Keys for the API, one per line; without it, anyone can read.",
+    ),
 ]
 AdminKeys = Annotated[
     Path | None,
@@ -138,7 +142,12 @@ def serve(
     if cluster is None:
         use_arrow_without_pandas()
     try:
-        from routerretriever.server import Settings, check_settings, read_key_file, read_keys
+        from routerretriever.server import (
+            Settings,
+            check_settings,
+            read_key_file,
+            read_keys,
+        )
         from routerretriever.server.trace_target import trace_target
     except ImportError as error:
         raise MissingExtraError("server", error.name or "fastapi") from error
@@ -168,7 +177,12 @@ def serve(
 
 
 def _start(
-    settings: Settings, model: str, *, cluster: str | None, replicas: str | None, as_json: bool
+    settings: Settings,
+    model: str,
+    *,
+    cluster: str | None,
+    replicas: str | None,
+    as_json: bool,
 ) -> None:
     """Serve in this process, or by replicas on a cluster, and say where."""
 

@@ -17,7 +17,8 @@ from routerretriever.data.jsonl import numbered_lines
 from routerretriever.errors import ServerError
 
 ShadowFile = Annotated[
-    Path, typer.Argument(metavar="LOG.jsonl", help="What serve --shadow-log wrote.", show_default=False)
+    Path,
+    typer.Argument(metavar="LOG.jsonl", help="What serve --shadow-log wrote.", show_default=False),
 ]
 Examples = Annotated[int, typer.Option(min=0, help="Show this many of the queries that change most.")]
 
@@ -47,7 +48,10 @@ def shadow(log: ShadowFile, examples: Examples = 5, as_json: AsJson = False) -> 
     for line in _read(log):
         groups[line.shadow, line.answered].append(line)
     rows = [_summary(*names, lines) for names, lines in sorted(groups.items())]
-    lines = sorted((line for group in groups.values() for line in group), key=lambda line: line.overlap)
+    lines = sorted(
+        (line for group in groups.values() for line in group),
+        key=lambda line: line.overlap,
+    )
     if as_json:
         shown = [line.model_dump() for line in lines[:examples]]
         print_json({"log": str(log), "groups": rows, "examples": shown})
@@ -76,7 +80,13 @@ def _summary(expert: str, answered: str, lines: Sequence[_Line]) -> dict[str, An
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(
-        "expert", "instead of", "queries", "changed", "other first hit", "overlap", "predicted gain"
+        "expert",
+        "instead of",
+        "queries",
+        "changed",
+        "other first hit",
+        "overlap",
+        "predicted gain",
     )
     for row in rows:
         gain = f"{100 * row['mean_predicted_gain']:+.1f}"

@@ -136,7 +136,9 @@ class BatchRouting:
 
 
 def _pinned_columns(
-    state: ExpertState, experts: Sequence[str | None], scopes: Sequence[RoutingScope | None]
+    state: ExpertState,
+    experts: Sequence[str | None],
+    scopes: Sequence[RoutingScope | None],
 ) -> NDArray[np.int64]:
     columns = []
     for expert, scope in zip(experts, scopes, strict=True):

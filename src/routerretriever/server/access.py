@@ -47,6 +47,11 @@ class Access:
         """Whether all documents exist for it."""
         return self.filter is None and (self.scope is None or self.scope.collections is None)
 
+    @property
+    def sees_pilots(self) -> bool:
+        """Whether queries behind pilots are shown: they may quote documents that a filter hides."""
+        return self.filter is None
+
     def sees_collection(self, name: str) -> bool:
         """Return whether a collection exists for it."""
         scope = self.scope

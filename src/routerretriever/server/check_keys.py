@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from routerretriever.index.index import Index
 from routerretriever.routing.pilot_files import load_pilots
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.server.key_file import Key
+from routerretriever.server.open_spans import open_spans
 from routerretriever.server.settings import Settings
 from routerretriever.storage.model_folder import read_model_info
 
@@ -24,8 +24,7 @@ def check_settings(settings: Settings) -> None:
             the expert in the shadow cannot be routed to.
         MissingExtraError: spans are asked for, and the ``tracing`` extra is not installed.
     """
-    if settings.trace is not None:
-        importlib.import_module("routerretriever.server.tracing")
+    open_spans(settings).close()
     if not settings.keys and settings.shadow is None:
         return
     info = read_model_info(settings.model)
@@ -61,7 +60,11 @@ def check_shadow(settings: Settings, *, experts: tuple[str, ...], library: Pilot
 
 
 def check_keys(
-    keys: Sequence[Key], *, experts: Collection[str], pilots: Collection[str], index: Index | None
+    keys: Sequence[Key],
+    *,
+    experts: Collection[str],
+    pilots: Collection[str],
+    index: Index | None,
 ) -> None:
     """Check keys against what there is.
 

@@ -78,7 +78,10 @@ class BatchEncoder:
         """Return an :class:`Encoded`, or what went wrong, for every row."""
         self._model.use_threads(max(1, self.cores // parallel))
         results: list[Any] = [None] * len(rows)
-        for kind, encode in (("query", self._encode_queries), ("document", self._encode_documents)):
+        for kind, encode in (
+            ("query", self._encode_queries),
+            ("document", self._encode_documents),
+        ):
             members = [number for number, row in enumerate(rows) if row.kind == kind]
             for group in by_length(members, lambda number: rows[number].cost):
                 encoded = encode([rows[number] for number in group])
@@ -97,7 +100,10 @@ class BatchEncoder:
         encoded: list[Any] = list(self._encode_present(present, state)) if present else []
         for number, row in enumerate(rows):
             if row.expert not in known:
-                encoded.insert(number, ExpertError(f"The expert '{row.expert}' was removed meanwhile."))
+                encoded.insert(
+                    number,
+                    ExpertError(f"The expert '{row.expert}' was removed meanwhile."),
+                )
         return encoded
 
     def _encode_present(self, rows: Sequence[Row], state: ExpertState) -> list[Encoded]:

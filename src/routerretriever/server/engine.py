@@ -16,30 +16,17 @@ from routerretriever.server.encode_batch import BatchEncoder
 from routerretriever.server.experts import ExpertService
 from routerretriever.server.feedback_log import FeedbackLog
 from routerretriever.server.metrics import Metrics
+from routerretriever.server.open_spans import open_spans
 from routerretriever.server.queries import QueryService
 from routerretriever.server.read_saved import load_model
 from routerretriever.server.served_files import ServedFiles
 from routerretriever.server.settings import Settings
 from routerretriever.server.shadow import Shadow
 from routerretriever.server.shared_model import SharedModel
-from routerretriever.server.spans import Spans
 from routerretriever.server.text_encoder import TextEncoder
 from routerretriever.server.uploads import UploadService
 
 _MOST_WORKERS = 4
-
-
-def make_spans(settings: Settings) -> Spans:
-    """Return what notes where time goes: nothing, unless settings ask for spans.
-
-    Raises:
-        MissingExtraError: the ``tracing`` extra is not installed.
-    """
-    if settings.trace is None:
-        return Spans()
-    from routerretriever.server.tracing import Tracing
-
-    return Tracing(settings.trace, settings.replica)
 
 
 class Engine:
@@ -55,7 +42,7 @@ class Engine:
         self.settings = settings
         self.metrics = Metrics(settings.replica)
         self.feedback = FeedbackLog(settings.feedback_log, settings.limits.feedback_bytes)
-        self.spans = make_spans(settings)
+        self.spans = open_spans(settings)
         self.loaded_at = int(time.time())
         self.ready = False
         self.failure = ""

@@ -59,7 +59,12 @@ class ExpertService:
             LibraryError: the gains do not fit.
         """
         if not access.sees_expert(name):
-            raise ApiError(403, f"This key may not add an expert '{name}'.", param="name", code="not_yours")
+            raise ApiError(
+                403,
+                f"This key may not add an expert '{name}'.",
+                param="name",
+                code="not_yours",
+            )
         adapter = await asyncio.to_thread(self._read_upload, files, trust_base)
 
         def change() -> None:

@@ -78,7 +78,11 @@ class Guard:
         # Without a key, a page of another site could have a browser ask this server under a name of its own.
         host = _PORT.sub("", headers.get("host", ""))
         if settings.is_loopback and not settings.is_locked and host not in _LOOPBACK_NAMES:
-            return ApiError(400, "This server answers to localhost and 127.0.0.1 only.", code="invalid_host")
+            return ApiError(
+                400,
+                "This server answers to localhost and 127.0.0.1 only.",
+                code="invalid_host",
+            )
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._most_bytes(scope):
             return self._too_large(scope)
@@ -107,7 +111,8 @@ class Guard:
 
     def _too_large(self, scope: Scope) -> ApiError:
         return ApiError(
-            413, f"The body is over the limit of {self._most_bytes(scope)} bytes. Send less at once."
+            413,
+            f"The body is over the limit of {self._most_bytes(scope)} bytes. Send less at once.",
         )
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -165,7 +170,9 @@ class Needs:
             return
         if right not in keyring.rights:
             raise ApiError(
-                403, "Changes are off. Start the server with --admin-key-file to allow them.", code="no_admin"
+                403,
+                "Changes are off. Start the server with --admin-key-file to allow them.",
+                code="no_admin",
             )
         if access is None:
             raise _no_key()

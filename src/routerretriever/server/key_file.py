@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from routerretriever.errors import ServerError
 from routerretriever.routing.scope import RoutingScope
@@ -136,7 +143,13 @@ def _key(entry: KeyEntry, path: Path) -> Key:
         scope=None if scope == RoutingScope() else scope,
         filter=entry.filter,
     )
-    return Key(digest=entry.digest, access=access, experts=experts, collections=collections, source=str(path))
+    return Key(
+        digest=entry.digest,
+        access=access,
+        experts=experts,
+        collections=collections,
+        source=str(path),
+    )
 
 
 def _check_unique(path: Path, text: str, entries: Sequence[KeyEntry]) -> None:

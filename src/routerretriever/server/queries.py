@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from routerretriever.expert_state import no_library
 from routerretriever.index.answer import Answer, SearchOptions
 from routerretriever.index.filters import Condition
 from routerretriever.index.index import Index
@@ -124,7 +125,11 @@ class QueryService:
                 self._fields.check(where, index, access)
             return index.answer_encoded(encoded, k, **options)
 
-        noted: dict[str, Attribute] = {"texts": len(queries), "k": k, "index": index.uri}
+        noted: dict[str, Attribute] = {
+            "texts": len(queries),
+            "k": k,
+            "index": index.uri,
+        }
         noted["experts"] = sorted({name for name in encoded.experts if name is not None})
         with self._stages.labels("search").time(), self._spans.stage("search", **noted):
             answers = await asyncio.to_thread(answer)
@@ -176,7 +181,8 @@ class QueryService:
         embeddings = _route_embeddings(encoded)
         noted: dict[str, Attribute] = {"texts": len(queries), "pilots": pilots}
         with self._stages.labels("route").time(), self._spans.stage("explain", **noted):
-            routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, pilots)
+            shown = pilots if access.sees_pilots else 0
+            routes = await asyncio.to_thread(explain_routes, policy, queries, embeddings, shown)
         return list(zip(routes, self._places(policy, embeddings, access.scope), strict=True))
 
     def _places(
@@ -194,6 +200,8 @@ class QueryService:
             LibraryError: the model has no pilot library.
         """
         policy = self._answering.state.required_policy(access.scope)
+        if not access.sees_pilots:
+            raise no_library()
         async with self._drawing:
             drawn = self._maps.get(access.scope)
             if drawn is None or drawn.policy is not policy:

@@ -184,7 +184,10 @@ class Shadow:
         query = asked.queries[row]
         encoded = self._model.encode_routed([query], None, [asked.scope], state=state)
         searched = EncodedQueries(
-            queries=[query], vectors=encoded.vectors, experts=encoded.experts, plans=encoded.plans
+            queries=[query],
+            vectors=encoded.vectors,
+            experts=encoded.experts,
+            plans=encoded.plans,
         )
         (found,) = self._index.answer_encoded(searched, asked.k, **asked.options)
         before = asked.answers[row]
@@ -264,4 +267,9 @@ def _identity(hit: Hit) -> tuple[str, str, int | None]:
 
 
 def _shown(hit: Hit, rank: int) -> dict[str, Any]:
-    return {"id": hit.id, "collection": hit.collection, "rank": rank, "score": round(hit.score, 6)}
+    return {
+        "id": hit.id,
+        "collection": hit.collection,
+        "rank": rank,
+        "score": round(hit.score, 6),
+    }

@@ -57,7 +57,10 @@ class TextEncoder:
         self._log_queries = settings.log_queries
 
     async def queries(
-        self, queries: Sequence[str | TokenIds], access: Access, expert: str | None = None
+        self,
+        queries: Sequence[str | TokenIds],
+        access: Access,
+        expert: str | None = None,
     ) -> list[Encoded]:
         """Encode queries, each routed or all by one pinned candidate, within what exists for whoever asks.
 
@@ -84,7 +87,11 @@ class TextEncoder:
         return await self._encode(texts, "document", access)
 
     async def _encode(
-        self, texts: Sequence[str | TokenIds], kind: RowKind, access: Access, expert: str | None = None
+        self,
+        texts: Sequence[str | TokenIds],
+        kind: RowKind,
+        access: Access,
+        expert: str | None = None,
     ) -> list[Encoded]:
         longest = self._model.max_seq_length or _USUAL_LENGTH
         rows = [
@@ -129,7 +136,10 @@ class TextEncoder:
         """
         most = self._limits.inputs
         if len(texts) > most:
-            raise ApiError(413, f"{len(texts)} texts are over the limit of {most}. Send fewer at once.")
+            raise ApiError(
+                413,
+                f"{len(texts)} texts are over the limit of {most}. Send fewer at once.",
+            )
         self.check_lengths(texts)
 
     def check_lengths(self, texts: Sequence[str | TokenIds]) -> None:

@@ -45,10 +45,11 @@ async def indexed(
     engine: Engine = request.app.state.engine
     access: Access = request.state.access
     held = await asyncio.to_thread(engine.documents.held, access, offset, limit)
+    files_of = None if engine.files is None else engine.files.collection
     return IndexedAnswer.model_validate(
         {
             **held,
-            "files_of": engine.files.collection if engine.files else None,
+            "files_of": files_of if files_of is not None and access.sees_collection(files_of) else None,
             "writable": Right.DOCUMENTS in access.rights,
         }
     )
