@@ -213,6 +213,7 @@ FAULTS = {
     "cut short": (cut_short, FormatError, "model.onnx .*Restore"),
     "no tokeniser": (damaged("tokenizer.json"), FormatError, "no tokenizer.json beside .*save_pretrained"),
     "damaged tokeniser": (damaged("tokenizer.json", b"{"), FormatError, "tokenizer.json cannot be read"),
+    "damaged list": (damaged("modules.json", b"[{}]"), FormatError, "modules.json is damaged"),
     "damaged settings": (damaged("config.json", b"{"), FormatError, "config.json is damaged"),
     "no pooling": (without_pooling, ModelError, "how the vectors of tokens .*1_Pooling/config.json"),
     "no pad token": (without_pad_token, ModelError, "has no pad token.*Set pad_token"),

@@ -19,6 +19,7 @@ from routerretriever.encoder.silent import PROBES
 from routerretriever.encoder.text_tokenizer import TokenizerInfo
 from routerretriever.encoder.token_graph import GRAPH, OF_TEXTS, OF_TOKENS, TOKENIZER, OnnxInfo, opened
 from routerretriever.errors import FormatError, ModelError
+from routerretriever.storage.model_folder import read_json
 
 _FURTHER = "onnx"
 """Folder of the graphs in what Sentence Transformers and Optimum publish."""
@@ -97,12 +98,18 @@ def _modules(root: Path) -> list[nn.Module]:
         if not (root / _POOLING).exists():
             return []
         return [Pooling.load(str((root / _POOLING).parent))]
+    path = root / "modules.json"
+    try:
+        parts = [
+            (str(part["type"]), root / str(part["path"])) for part in json.loads(path.read_text("utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path} is damaged ({error}). Restore it from a copy.") from error
     found: list[nn.Module] = []
-    for part in _json(root / "modules.json", kind=list)[1:]:
-        name, folder = str(part["type"]), root / str(part["path"])
+    for name, folder in parts[1:]:
         if not name.startswith(TRUSTED):
             raise ModelError(
-                f"{root / 'modules.json'} names the module {name}, which is not loaded. Use a base of Sentence "
+                f"{path} names the module {name}, which is not loaded. Use a base of Sentence "
                 "Transformers' own modules."
             )
         kind: Any = import_from_string(name)
@@ -247,18 +254,10 @@ def _try(body: OnnxEncoder, head: Sequence[nn.Module], root: Path) -> None:
             ) from error
 
 
-def _json(path: Path, kind: type = dict) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     """Return the content of a file; empty where there is none.
 
     Raises:
         FormatError: it is damaged.
     """
-    if not path.exists():
-        return kind()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path} is damaged ({error}). Restore it.") from error
-    if not isinstance(content, kind):
-        raise FormatError(f"{path} is damaged: expected a JSON {kind.__name__}. Restore it.")
-    return content
+    return read_json(path) if path.exists() else {}
