@@ -20,6 +20,7 @@ from routerretriever.server.app import ROUTERS, health
 from routerretriever.server.guard import check_declared
 
 RED, BLUE, GUEST = "the-key-of-the-red-team", "the-key-of-the-blue-team", "the-key-of-the-guests"
+NOTHING = "the-key-that-only-encodes"
 NOBODY = "zzzz"
 """A name that nothing has; as long as the others, so that texts of errors have one length."""
 HIDDEN = ("beta", "gamma", "dated", "secret_field")
@@ -45,6 +46,12 @@ secret = "{GUEST}"
 collections = "*"
 experts = "*"
 filter = {{ draft = true }}
+
+[[key]]
+name = "encodes"
+secret = "{NOTHING}"
+collections = []
+experts = []
 """
 
 
@@ -280,6 +287,18 @@ def test_an_enforced_filter_holds_beside_what_is_asked(served):
         assert found <= {"y"} and (found or asked == {"draft": False})
     refused = served.post("/v1/search", headers=bearer(GUEST), **query(filter={"secret_field": "blue"}))
     assert refused.status_code == 400 and "no field 'secret_field'" in refused.text
+
+
+def test_a_key_without_collections_and_experts_encodes_by_the_base(served):
+    headers = bearer(NOTHING)
+    for asked in (None, {"collection": "alpha"}, {"not": {"collection": "alpha"}}):
+        answer = served.post("/v1/search", headers=headers, **query(k=1000, filter=asked))
+        assert answer.status_code == 200 and answer.json()["results"][0]["hits"] == []
+    told = served.get("/v1/experts", headers=headers).json()
+    assert (told["documents"], told["experts"], told["collections"]) == (0, [], [])
+    encoded = served.post("/v1/embeddings", json={"input": "word1"}, headers=headers).json()["data"]
+    assert encoded[0]["expert"] == "base"
+    assert served.post("/v1/route", headers=headers, json={"query": "word1"}).status_code == 400
 
 
 def test_pilots_are_not_shown_beside_a_filter(served):

@@ -69,12 +69,16 @@ class Access:
         """Return the condition on documents of a search: what was asked, within what exists."""
         parts: list[Any] = []
         if self.scope is not None and self.scope.collections is not None:
-            parts.append({"collection": {"in": sorted(self.scope.collections)}})
+            names = sorted(self.scope.collections)
+            parts.append({"collection": {"in": names}} if names else _NOTHING)
         parts += [part for part in (self.filter, asked) if part is not None]
         if len(parts) > 1:
             return {"and": parts}
         return parts[0] if parts else None
 
+
+_NOTHING = {"and": [{"id": {"exists": True}}, {"id": {"exists": False}}]}
+"""A condition that no document satisfies."""
 
 OPEN = Access(rights=READER)
 """Of a server that asks for no key."""
