@@ -60,7 +60,6 @@ class Worker:
             [python, script, name, folder, str(THREADS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )
