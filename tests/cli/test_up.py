@@ -52,6 +52,17 @@ def test_an_empty_folder_is_an_empty_index(tmp_path, checkpoint):
     assert run_json("up", tmp_path / "empty", "--base", checkpoint, "--no-serve")["total"] == 0
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything can be listed by root")
+def test_nothing_is_removed_while_a_folder_cannot_be_listed(folder, checkpoint):
+    run("up", folder, "--base", checkpoint, "--no-serve")
+    (folder / "sub").chmod(0)
+    try:
+        output = run("up", folder, "--no-serve").output
+    finally:
+        (folder / "sub").chmod(0o700)
+    assert "Nothing was removed, since a folder cannot be listed." in output
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     result = run("up", tmp_path / "nothing", "--no-serve", code=1)
     assert "cannot be listed" in result.output
@@ -64,6 +75,14 @@ def test_it_serves_what_it_made(folder, checkpoint, monkeypatch):
     output = run("up", folder, "--base", checkpoint, "--port", "8123").output
     assert "The page: http://127.0.0.1:8123" in output
     assert served[0].index == str(folder / ".routerretriever" / "index")
+    assert served[0].files == folder
+
+    # A key for writing, which stays and which nobody else can read.
+    (key,) = served[0].admin_keys
+    assert f"http://127.0.0.1:8123/#key={key}" in output
+    assert (folder / ".routerretriever" / "key").stat().st_mode & 0o777 == 0o600
+    run("up", folder, "--port", "8123")
+    assert served[1].admin_keys == (key,)
 
 
 def state(folder):

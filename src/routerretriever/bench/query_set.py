@@ -47,7 +47,8 @@ class Candidate:
 
     Attributes:
         vectors: (n, d); empty for a ranking that is not made by vectors.
-        ranking: rows of the collection's documents, best first, -1 where there are fewer (n, 100).
+        ranking: rows of the collection's documents, best first, -1 where there are
+            fewer (n, 100).
         values: measure → value per query (n,).
     """
 
@@ -117,7 +118,8 @@ class QuerySet:
         queries: what a router may see of them.
         candidates: name → what it makes of them.
         blender: encodes them with other weights.
-        training: training queries that become pilots; held-out queries have them, test queries do not.
+        training: training queries that become pilots; held-out queries have them, test
+            queries do not.
     """
 
     collection: Collection
@@ -172,7 +174,8 @@ class QuerySet:
         Args:
             vectors: of the queries.
             weights: of the vectors, 0..1, one for all or one for each (n,).
-            neighbours: whether similar documents draw each other's similarities together.
+            neighbours: whether similar documents draw each other's similarities
+                together.
         """
         return self._measured(vectors, self.ranker(vectors).run(weights, neighbours))
 

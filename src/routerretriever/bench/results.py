@@ -228,6 +228,10 @@ def _notes(bench: Bench, seeds: Mapping[int, SeedResult]) -> list[str]:
             without_dev.append(collection.name)
     if without_dev:
         notes.append(f"No dev split, so a part of train was held out: {', '.join(without_dev)}.")
+    if bench.suite.cut_off:
+        notes.append(
+            "Long documents were cut off after what the base reads, and not ranked by their passages."
+        )
     if len(seeds) < 2 and "instance-oracle-controlled" in bench.suite.systems:
         notes.append("The noise-controlled InstanceOracle needs a second seed and is left out.")
     return notes

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from routerretriever.cli.common import (
     AsJson,
+    CutOff,
     DefaultGroup,
     Device,
     IgnoreIdenticalIds,
@@ -136,6 +137,7 @@ def add(
     ] = False,
     lenient: Lenient = False,
     ignore_identical_ids: IgnoreIdenticalIds = None,
+    cut_off: CutOff = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -146,7 +148,7 @@ def add(
     from routerretriever.experts.add import add_expert
 
     collections = load_collections(
-        collection or [], lenient=lenient, ignore_identical_ids=ignore_identical_ids
+        collection or [], lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
     )
     with changed_model(model, device) as loaded:
         added, report = add_expert(
@@ -184,6 +186,7 @@ def check(
     margin: Margin = _MARGIN,
     lenient: Lenient = False,
     ignore_identical_ids: IgnoreIdenticalIds = None,
+    cut_off: CutOff = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -191,7 +194,9 @@ def check(
     from routerretriever.experts.check_harm import check_expert
 
     loaded = load_model(model, device)
-    given = load_collections(collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids)
+    given = load_collections(
+        collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
+    )
     report = check_expert(loaded, name, given, margin=margin / 100, progress=Bars())
     if as_json:
         print_json(report.to_dict())

@@ -53,9 +53,10 @@ def up(
 ) -> None:
     """Index the files of FOLDER, and serve a page that searches them.
 
-    Run again, it takes up what changed: new and changed files are encoded, those that are gone are removed.
-    After a kill it ends in the same state. Files that are dropped on the page are kept beside those of
-    FOLDER, in a collection of their own.
+    Run again, it takes up what changed: new and changed files are encoded, those that
+        are gone are removed.
+    After a kill it ends in the same state. Files that are dropped on the page are kept
+    beside those of FOLDER, in a collection of their own.
     """
     folder = folder.expanduser().absolute()
     kept = (state or folder / STATE_FOLDER).expanduser().absolute()

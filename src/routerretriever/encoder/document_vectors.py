@@ -1,8 +1,8 @@
 """Vectors of documents of any length: of each document whole, or of its passages.
 
-Everything that compares queries with a collection's documents (evaluation, training, pilots,
-suites, synthesis) gets their vectors from here, so that this is the only place where it is
-decided whether long documents are read by passages or cut off.
+Everything that compares queries with a collection's documents (evaluation, training,
+pilots, suites, synthesis) gets their vectors from here, so that this is the only place
+where it is decided whether long documents are read by passages or cut off.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class DocumentVectors:
 
     Attributes:
         documents: the documents (m).
-        passages: theirs, in the same order (P); one of each document that is whole or cut off.
+        passages: theirs, in the same order (P); one of each document that is whole or
+            cut off.
         owners: row of each passage's document (P,), ascending.
         vectors: of the passages (P, d).
         cut_off: number of documents whose end was not read.
@@ -107,7 +108,8 @@ class DocumentVectors:
         Args:
             model: its base encodes, and its tokeniser counts.
             documents: of any length (m).
-            cut_off: read only the beginning of long documents, as much as the base reads.
+            cut_off: read only the beginning of long documents, as much as the base
+                reads.
             parts: passages of each document (m), where they were cut already.
             progress: where to report.
         """

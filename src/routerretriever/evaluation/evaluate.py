@@ -1,6 +1,7 @@
 """Runs and measures.
 
-Every figure comes from ``ir_measures`` (trec_eval underneath), so it can be compared with others'.
+Every figure comes from ``ir_measures`` (trec_eval underneath), so it can be compared
+with others'.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare base, routed, both with words beside, merged, every single expert and the two oracles.
 
-    Documents longer than the base reads are ranked by their best passage, as in an index, except in
-    collections that were loaded with ``cut_off=True``.
+    Documents longer than the base reads are ranked by their best passage, as in an
+    index, except in collections that were loaded with ``cut_off=True``.
 
     Args:
         model: with or without experts and pilot library.

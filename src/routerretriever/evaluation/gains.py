@@ -88,8 +88,8 @@ def measure_gains(
 ) -> Measurement:
     """What every expert gains on queries that it was not trained on (default: the held-out ones).
 
-    ``queries`` are those of the split, and ``documents`` the collection's, where they have been
-    encoded already.
+    ``queries`` are those of the split, and ``documents`` the collection's, where they
+    have been encoded already.
     """
     progress = progress or Silent()
     if documents is None:

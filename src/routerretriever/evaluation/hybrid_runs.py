@@ -59,8 +59,8 @@ def words_of(collection: Collection, split: Split, documents: DocumentVectors) -
 def near_passages(queries: Vectors, documents: DocumentVectors, depth: int, similarity: str) -> list[Found]:
     """Return the passages nearest to each query (n, d), best first, and their similarities.
 
-    They belong to at least ``depth`` documents, if there are so many; as an index reads more rows where
-    those found belong to too few documents.
+    They belong to at least ``depth`` documents, if there are so many; as an index reads
+    more rows where those found belong to too few documents.
     """
     found: dict[int, Found] = {}
     pool, missing = depth, list(range(len(queries)))
@@ -82,12 +82,14 @@ class HybridRanker:
     Attributes:
         split: the queries (n).
         ids: of the collection's documents.
-        own: rows of the documents that queries must not find (n,); see :func:`own_documents`.
+        own: rows of the documents that queries must not find (n,); see
+            :func:`own_documents`.
         vectors: of the passages of the collection's documents (P, d).
         rows: candidate documents of each query, those near its vector first.
         nearest: the passage of each candidate that is nearest to the query.
         similarities: of query and candidates: of this passage.
-        word_scores: BM25 scores of the candidates, of the best passage; 0 where no word matches.
+        word_scores: BM25 scores of the candidates, of the best passage; 0 where no word
+            matches.
         lowest: least similarity there can be, if there is one.
     """
 
@@ -165,8 +167,8 @@ class HybridRanker:
 
         Args:
             weights: of the vectors, 0..1: one for all queries, or one for each (n,).
-            neighbours: whether similar documents draw each other's similarities together: one for all
-                queries, or one for each (n,).
+            neighbours: whether similar documents draw each other's similarities
+                together: one for all queries, or one for each (n,).
             depth: results kept for each query.
         """
         run: Run = {}

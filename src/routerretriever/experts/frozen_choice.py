@@ -13,8 +13,8 @@ from routerretriever.encoder.document_vectors import DocumentVectors
 class FrozenChoice:
     """For each query and document, the passage that the frozen base finds most similar.
 
-    The base decides, and not the expert in training, so that the target of a query is the same
-    in every step.
+    The base decides, and not the expert in training, so that the target of a query is
+    the same in every step.
 
     Args:
         queries: vectors of the queries by the base (n, d), ready for a dot product.

@@ -23,9 +23,11 @@ class RankedDocuments(NamedTuple):
     """What a batch of n queries is ranked against.
 
     Attributes:
-        vectors: of documents, of long ones those of passages (c, d), ready for a dot product.
+        vectors: of documents, of long ones those of passages (c, d), ready for a dot
+            product.
         positive: whether a document is relevant to a query (n, c).
-        ignored: whether it is neither positive nor negative (n, c); ``None`` if there is no such.
+        ignored: whether it is neither positive nor negative (n, c); ``None`` if there
+            is no such.
     """
 
     vectors: Tensor
@@ -36,7 +38,8 @@ class RankedDocuments(NamedTuple):
 class Negatives:
     """The documents a batch is ranked against, and which of them are relevant.
 
-    A document of several passages counts by one of them, relevant or not: the one that the frozen base
+    A document of several passages counts by one of them, relevant or not: the one that
+        the frozen base
     finds most similar to the query; see :class:`FrozenChoice`.
 
     Raises:
@@ -130,8 +133,8 @@ class Negatives:
 def ranking_loss(scores: Tensor, positive: Tensor, ignored: Tensor | None = None) -> Tensor:
     """Return the softmax cross-entropy of every positive against all documents that are not positive.
 
-    Positives of one query do not compete with each other; each weighs the same, and so does each
-    query. With one positive this is the usual InfoNCE over the corpus.
+    Positives of one query do not compete with each other; each weighs the same, and so
+    does each query. With one positive this is the usual InfoNCE over the corpus.
 
     Args:
         scores: similarity over temperature (n, m).

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from routerretriever.data.collection import Collection
-from routerretriever.encoder.document_vectors import DocumentCounts
+from routerretriever.encoder.document_vectors import DocumentCounts, DocumentVectors
 from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
@@ -38,9 +38,8 @@ def train_expert(
 ) -> TrainingReport:
     """Train an expert on a collection's train queries and add it to the model.
 
-    A query is compared with one passage of each document that the base does not read whole: the one that
-    the frozen base finds most similar to it, which is fixed before the training. Collections loaded
-    with ``cut_off=True`` are trained on the beginnings of their documents.
+    Of a document that the base does not read whole, the passage counts that the frozen
+    base finds most similar to a query; that is fixed before the training.
 
     Args:
         model: gains one expert; nothing else of it changes.
@@ -48,16 +47,17 @@ def train_expert(
             training early. Several collections make a generalist: every batch comes
             from one of them, all data is used, and the mean over collections decides.
         name: of the expert; default the collection's, or ``generalist``.
-        config: see :class:`TrainingConfig`; by default LoRA, or a map where the base cannot be opened.
+        config: see :class:`TrainingConfig`; by default LoRA, or a map where the base
+            cannot be opened.
         force: keep the expert even if its gain is not significant, and replace one of
             that name.
         progress: where to report.
 
     Raises:
-        NoGainError: the gain on held-out queries that did not choose the expert is not
-            significant, and ``force`` is not set.
+        NoGainError: its gain is not significant, and ``force`` is not set.
         CollectionError: there is no train split, or too few queries to hold some out.
-        ExpertError: the name cannot be used or is taken, or the base has no room for this kind of expert.
+        ExpertError: the name cannot be used or is taken, or the base has no room for
+            this kind of expert.
     """
     config, progress = config or default_config(model), progress or Silent()
     collections = [collection] if isinstance(collection, Collection) else list(collection)
@@ -74,11 +74,7 @@ def train_expert(
         source.train_and_held_out()  # a missing split should be known before anything is embedded
     documents = [model.embed_collection(source, progress=progress) for source in collections]
     started = time.perf_counter()
-    budget = HIDDEN_BUDGET // len(collections)
-    data = [
-        TrainingData.prepare(model, source, vectors, config, budget)
-        for source, vectors in zip(collections, documents, strict=True)
-    ]
+    data = _prepared(model, collections, documents, config)
     plan = HeldOutPlan.of([part.collection.division_keys(part.held_out) for part in data])
     training = KindTraining(model=model, data=data, config=config, name=name, plan=plan, progress=progress)
     trained = training.run()
@@ -91,6 +87,18 @@ def train_expert(
     if not is_kept:
         raise NoGainError(_no_gain(report))
     return report
+
+
+def _prepared(
+    model: RouterRetriever,
+    collections: Sequence[Collection],
+    documents: Sequence[DocumentVectors],
+    config: TrainingConfig,
+) -> list[TrainingData]:
+    """Encode the queries of all collections, which share the memory for hidden states."""
+    budget = HIDDEN_BUDGET // len(collections)
+    pairs = zip(collections, documents, strict=True)
+    return [TrainingData.prepare(model, source, vectors, config, budget) for source, vectors in pairs]
 
 
 def _outcome(

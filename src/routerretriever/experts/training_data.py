@@ -35,7 +35,8 @@ class TrainingData:
         collection: where they are from.
         train, held_out: queries to learn from, and disjoint ones to stop early by.
         documents: their frozen vectors, of long documents those of their passages.
-        queries, probes: ``train`` and ``held_out``, encoded up to the branch layer, or to the end.
+        queries, probes: ``train`` and ``held_out``, encoded up to the branch layer, or
+            to the end.
         negatives: what the queries are ranked against.
         similarity: ``cosine`` or ``dot``.
     """

@@ -32,13 +32,15 @@ MODES: tuple[str, ...] = get_args(Mode)
 class Hit:
     """One search result.
 
-    ``score`` is the similarity of query and document vector; in mode ``text`` the BM25 score,
-    in mode ``hybrid`` the fused score of :func:`routerretriever.words.fuse.fuse`. ``relevance`` is
-    the probability, 0..1, that a judge would call the document relevant: of the reranker where there
-    is one, else calibrated on judged queries of the pilot library; ``None`` without either.
+    ``score`` is the similarity of query and document vector; in mode ``text`` the BM25
+    score, in mode ``hybrid`` the fused score of
+    :func:`routerretriever.words.fuse.fuse`. ``relevance`` is the probability, 0..1,
+    that a judge would call the document relevant: of the reranker where there is one,
+        else calibrated on judged queries of the pilot library; ``None`` without either.
 
-    ``text`` is the document's, or that of its best passage if the document is longer than the base
-    reads. Then ``passage`` says where it is in the document; otherwise it is ``None``.
+    ``text`` is the document's, or that of its best passage if the document is longer
+    than the base reads. Then ``passage`` says where it is in the document; otherwise it
+    is ``None``.
     """
 
     id: str
@@ -110,7 +112,8 @@ class SearchRequest:
     def by_both(self, query: str, vector: Vectors, weight: float, plan: SearchPlan) -> list[Hit]:
         """Return the k best documents of the fused ranking of both sides, best first.
 
-        All candidates are scored with their full vectors, so that both sides have one scale.
+        All candidates are scored with their full vectors, so that both sides have one
+        scale.
 
         Args:
             query: the text.

@@ -23,7 +23,8 @@ class Grouping:
     """Which rows belong to the same document.
 
     Attributes:
-        document: number of each row's document (n,), in the order in which they first occur.
+        document: number of each row's document (n,), in the order in which they first
+            occur.
     """
 
     document: NDArray[np.intp]
@@ -75,9 +76,11 @@ def candidates(similarities: Scores, word_scores: Scores, count: int, depth: int
     """Return which documents are candidates of a search: the nearest, and all that words found.
 
     Args:
-        similarities: of query and documents (m,), those first that were found by their vectors.
+        similarities: of query and documents (m,), those first that were found by their
+            vectors.
         word_scores: BM25 scores of the documents (m,); 0 where no word matches.
-        count: how many documents were found by their vectors, which may be more than wanted.
+        count: how many documents were found by their vectors, which may be more than
+            wanted.
         depth: how many of these are wanted.
     """
     kept: NDArray[np.bool_] = np.asarray(word_scores) > 0

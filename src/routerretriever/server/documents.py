@@ -46,14 +46,15 @@ class DocumentService:
             documents: each replaces the one of the same collection and id.
             collection: of all of them.
             access: of whoever asks.
-            any_length: whether a text may be longer than the server's limit, as those of files are: only
-                their passages must not.
+            any_length: whether a text may be longer than the server's limit, as those
+                of files are: only their passages must not.
 
         Returns:
             How many were written, and how many there are for whoever asks.
 
         Raises:
-            ApiError: there is no index, a text is too long, or the collection is not theirs.
+            ApiError: there is no index, a text is too long, or the collection is not
+                theirs.
         """
         index = required_index(self._index)
         check_own(collection, access)

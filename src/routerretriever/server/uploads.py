@@ -62,14 +62,16 @@ class UploadService:
 
         Args:
             uploads: of one request.
-            collection: that they become documents of; each replaces the one of its name.
+            collection: that they become documents of; each replaces the one of its
+                name.
             access: of whoever asks.
 
         Returns:
             What became of each file, in their order.
 
         Raises:
-            ApiError: there are too many, the collection is not theirs, or files cannot be read here.
+            ApiError: there are too many, the collection is not theirs, or files cannot
+                be read here.
         """
         check_own(collection, access)
         if len(uploads) > self._limits.files:

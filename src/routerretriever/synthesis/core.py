@@ -42,8 +42,7 @@ def synthesize(
     interruption the same call continues from there.
 
     Args:
-        source: documents as JSONL, a BEIR folder (its queries are not read), or any
-            collection.
+        source: documents as JSONL, a BEIR folder (its queries are not read), or any collection.
         out: folder of the new collection.
         model: finds passages for the filter.
         expert: which of its experts does; ``base`` for none.
@@ -57,8 +56,7 @@ def synthesize(
         PausedError: a limit was reached or a model does not answer; its answers are kept.
         CollectionError: the documents cannot be read.
     """
-    config = config or SynthesisConfig()
-    progress = progress or Silent()
+    config, progress = config or SynthesisConfig(), progress or Silent()
     target = Path(out).expanduser()
     check_target(target, force=force, finish=finish)
 

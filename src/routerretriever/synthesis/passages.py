@@ -37,7 +37,8 @@ class Passage:
     Attributes:
         key: a hash of the content; the same wherever the document is in its collection.
         documents: sorted ids of all documents with this very content.
-        title, text: of these, at most ``READ_CHARACTERS`` of each; a passage's headings belong to its title.
+        title, text: of these, at most ``READ_CHARACTERS`` of each; a passage's headings
+            belong to its title.
         places: id of a document that was cut → where in it this is.
     """
 
@@ -142,7 +143,8 @@ def beginning(document: Document) -> Document:
 def load_documents(source: str | Path) -> tuple[str, list[Document]]:
     """Return the name of a source and its documents.
 
-    The name is what the documents are known by elsewhere: the whole of a hub name, and of a
+    The name is what the documents are known by elsewhere: the whole of a hub name, and
+        of a
     folder that was synthesised itself, the name it was made from.
 
     Args:
