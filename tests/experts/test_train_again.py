@@ -76,7 +76,7 @@ def test_what_is_not_remembered_is_refused(former, tmp_path):
     forget_training_data(path)
     with pytest.raises(ExpertError, match="'aliases': what it was trained on is not remembered"):
         remembered_experts(path)
-    assert "Leave out: COLLECTION, --rank" in " ".join(
+    assert "Leave out: collection, rank" in " ".join(
         run("train", tmp_path / "new", "word", "--again", path, "--rank", 4, code=1).stderr.split()
     )
     assert "Name a collection" in run("train", tmp_path / "new", code=1).stderr

@@ -127,67 +127,63 @@ def train(
 
     Several collections make one expert, a generalist, trained on all of them in turn.
     """
-    from routerretriever.change_model import save_trained
     from routerretriever.cli.train_anew import train_anew
     from routerretriever.experts.train import train_expert
     from routerretriever.storage.hub_download import own_folder
 
+    given = {"epochs": epochs, "rank": rank, "learning_rate": learning_rate}
+    given |= {"batch_size": batch_size, "seed": seed}
+    reading: dict[str, Any] = {
+        "lenient": lenient,
+        "ignore_identical_ids": ignore_identical_ids,
+        "cut_off": cut_off,
+    }
+    opened = partial(
+        open_or_create, model, base, query_base=query_base, endpoint=endpoint, preset=preset, device=device
+    )
+    own_folder(model, new=True)
     if again is not None:
-        others = {
-            "COLLECTION": collections,
-            "--kind": kind,
-            "--epochs": epochs,
-            "--rank": rank,
-            "--lr": learning_rate,
-            "--batch-size": batch_size,
-            "--seed": seed,
-            "--lenient": lenient,
-            "--ignore-identical-ids": ignore_identical_ids,
-            "--cut-off": cut_off,
-        }
-        _refuse_with_again(others)
-        own_folder(model, new=True)
-        opened = partial(open_or_create, model, base, endpoint=endpoint, device=device)
+        _refuse_with_again({"collection": collections, "kind": kind, **given, **reading})
         train_anew(model, again, name, opened, force=force, as_json=as_json)
         return
-    if not collections:
-        raise ExpertError(
-            "Name a collection to train on, or a model whose experts are trained anew: --again MODEL2"
-        )
-    given = {
-        "epochs": epochs,
-        "rank": rank,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
     config = _training_config(preset, kind=kind, **given)
-    own_folder(model, new=True)
-    loaded = load_collections(
-        collections, lenient=lenient, ignore_identical_ids=ignore_identical_ids, cut_off=cut_off
-    )
-    router = open_or_create(
-        model, base, query_base=query_base, endpoint=endpoint, preset=preset, device=device
-    )
+    loaded = load_collections(_named(collections), **reading)
+    router = opened()
     if kind is None and not router.encoder.is_opened:
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
-    added = save_trained(model, router, report.expert, replace=force)
-    if added != report.expert:
-        say(
-            f"Another process added an expert '{report.expert}' during the training, so the new one "
-            f"is called '{added}'.",
-            err,
-        )
+    added = _saved(model, router, report.expert, force=force)
     if as_json:
         print_json(report.to_dict() | {"expert": added, "model": str(model)})
     else:
-        _show_training(report, added, model, collections)
+        _show_training(report, added, model, _named(collections))
+
+
+def _saved(path: Path, trained: RouterRetriever, expert: str, *, force: bool) -> str:
+    """Save an expert, and return the name that it has got."""
+    from routerretriever.change_model import save_trained
+
+    added = save_trained(path, trained, expert, replace=force)
+    if added != expert:
+        say(
+            f"Another process added an expert '{expert}' during the training, so the new one "
+            f"is called '{added}'.",
+            err,
+        )
+    return added
+
+
+def _named(collections: list[str] | None) -> list[str]:
+    if not collections:
+        raise ExpertError(
+            "Name a collection to train on, or a model whose experts are trained anew: --again MODEL2"
+        )
+    return collections
 
 
 def _refuse_with_again(given: Mapping[str, object]) -> None:
-    wrong = [name for name, value in given.items() if value]
+    wrong = [name.replace("_", " ") for name, value in given.items() if value not in (None, False)]
     if wrong:
         raise ExpertError(
             f"--again takes collections and settings from the other model. Leave out: {', '.join(wrong)}."
