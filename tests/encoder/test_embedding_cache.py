@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,12 @@ def test_vectors_from_elsewhere_replace_what_is_there_or_leave_it(tmp_path):
     np.testing.assert_array_equal(cache.vectors(["x", "y"], embed), [[1, 1], [2, 2]])
     cache.put(["x"], second[:1])
     np.testing.assert_array_equal(cache.vectors(["x"], embed), [[2, 2]])
+
+
+def test_several_make_the_same_file_at_once(tmp_path):
+    def write(number):
+        cache = EmbeddingCache("base", 4, tmp_path / str(number // 6))
+        return cache.vectors([f"{number}"], lambda texts, _: np.ones((len(texts), 4), np.float32))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(list(pool.map(write, range(120)))) == 120

@@ -19,6 +19,7 @@ from routerretriever.errors import StorageError
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.progress import Progress, Silent
 from routerretriever.storage.cache_directory import cache_directory
+from routerretriever.storage.retries import retrying
 
 Encode = Callable[[list[str]], Vectors]
 """Texts → float32 vectors (n, d)."""
@@ -66,7 +67,8 @@ class EmbeddingCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=60)
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
+                # Of two that make the same file, one is refused at once, whatever the timeout.
+                retrying(lambda: connection.execute("PRAGMA journal_mode=WAL"), if_passing=_is_busy)
                 connection.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
                 yield connection
             finally:
@@ -133,6 +135,10 @@ def _write(
 ) -> None:
     statement = _REPLACE if replacing else _KEEP
     connection.executemany(statement, rows)
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 def _key(text: str) -> bytes:
