@@ -68,10 +68,10 @@ bench-real: $(VENV)/.all  ## the figures of benchmarks/, from real collections
 	cp -rn demo-output/bench-real/models demo-output/bench-real/vectors demo-output/bench-real-studies/
 	$(BIN)/routerretriever bench suites/real-studies.yaml --out demo-output/bench-real-studies
 
-# semantic-router wants an older openai than the tests do, so it lives apart.
+# semantic-router wants an older openai than the tests do, so it lives apart, with fastembed beside it.
 .venv-peers/.installed: constraints.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check semantic-router==1.1.1
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check semantic-router==1.1.1 fastembed==0.9.1
 	touch $@
 
 bench-speed: $(VENV)/.all .venv-peers/.installed  ## the figures of benchmarks/speed/, against what one would use instead
