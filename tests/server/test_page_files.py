@@ -82,4 +82,4 @@ def test_without_a_key_the_page_only_reads(own, open_page):
         assert page.is_visible("#read-only") and not page.is_visible("#drop")
         assert page.locator("#held .delete").count() == 0
         page.click("#held-more")
-        expect(page.locator("#held > li")).to_have_count(80)
+        expect(page.locator("#held > li")).to_have_count(40)

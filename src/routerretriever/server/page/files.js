@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { $, count, el } from "./dom.js";
 import { attempt } from "./recovery.js";
 
-const PAGE = 20;
+const PAGE = 10;
 const AT_ONCE = 20; // files of one request, and their bytes
 const BYTES_AT_ONCE = 100 * 2 ** 20;
 
