@@ -35,8 +35,10 @@ SYSTEMS = ("base", "hybrid", "routed", "routed-hybrid")
 class _CheapDocuments(RouterRetriever):
     """A model that encodes documents in bfloat16, where the processor can."""
 
-    def embed_collection(self, collection: Collection, *, progress: Progress | None = None) -> Vectors:
-        return self.embed_texts(collection.contents, precision="auto", progress=progress)
+    def embed_texts(
+        self, texts: Sequence[str], *, precision: str = "auto", progress: Progress | None = None
+    ) -> Vectors:
+        return super().embed_texts(texts, precision=precision, progress=progress)
 
 
 class _Run:
