@@ -9,13 +9,17 @@ from pathlib import Path
 PACKAGE = "routerretriever"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 WITHOUT_TORCH = ("routing", "index")  # folders that are to answer queries in an install without it
-# (module, imported): a model with a compiled engine is opened without torch.
+# (module, imported): what comes with an extra, which a server or an index may lack.
 LATE = {
     ("opening", "model"),
     ("index.open_store", "index.postgres.store"),
     ("index.build.sources", "files.reading"),
     ("index.build.sources", "files.scan"),
     ("server.open_spans", "server.tracing"),
+    ("server.uploads", "files.cache"),
+    ("server.uploads", "files.formats"),
+    ("server.uploads", "files.reading"),
+    ("server.uploads", "files.scan"),
 }
 
 
