@@ -57,7 +57,8 @@ def of_random_experts(count: int, rank: int = 8) -> RouterRetriever:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) / shape[1] ** 0.5
+        drawn: torch.Tensor = torch.randn(*shape, generator=generator)
+        return drawn.div(shape[1] ** 0.5)
 
     experts: dict[str, Adapter] = {}
     for number in range(count):
