@@ -17,6 +17,8 @@ TRAINING_PACKAGES = (
     "sklearn",
     "scipy",
     "ir_measures",
+    "onnx",
+    "jinja2",
 )
 
 
