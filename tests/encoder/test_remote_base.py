@@ -257,3 +257,17 @@ def test_our_own_server_can_be_the_endpoint(built, client):
     remote = RemoteEmbedding.create("openai:base", str(client.base_url.join("/v1")))
     found = remote(remote.preprocess(TEXTS))["sentence_embedding"].numpy()
     np.testing.assert_allclose(found, local.encode_query(TEXTS, expert="base"), atol=1e-5)
+
+
+def test_the_garbage_collector_waits_for_no_endpoint(endpoint):
+    """It may collect one in a thread that holds what the end of another one needs."""
+    requests = remote_requests.EmbeddingRequests(endpoint().url, "tiny")
+    background, busy = requests._started(), threading.Event()
+    background.loop.call_soon_threadsafe(busy.wait)
+    closing = threading.Thread(target=background.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    busy.set()
+    while not background.loop.is_closed():
+        time.sleep(0.01)

@@ -39,16 +39,18 @@ class _Background:
     def __init__(self, url: str) -> None:
         self.endpoint = JsonEndpoint(url, timeout=TIMEOUT, largest=_LARGEST_BODY)
         self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="embeddings")
-        self.thread.start()
+        threading.Thread(target=self._run, daemon=True, name="embeddings").start()
 
     def close(self) -> None:
-        """End connections, loop and thread."""
-        ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
-        if threading.current_thread() is self.thread:  # by the garbage collector: nothing can be waited for
-            return
-        ended.result()
-        self.thread.join()
+        """Let connections, loop and thread end.
+
+        Nothing is waited for: the garbage collector may call this in any thread, also in that of
+        another endpoint and while a lock is held that this one's end needs.
+        """
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop)
+
+    def _run(self) -> None:
+        self.loop.run_forever()
         self.loop.close()
 
     async def _end(self) -> None:
