@@ -7,6 +7,7 @@ import json
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,16 @@ class _Background:
         Nothing is waited for: the garbage collector may call this in any thread, also in that of
         another endpoint and while a lock is held that this one's end needs.
         """
-        asyncio.run_coroutine_threadsafe(self._end(), self.loop)
+        with suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self._end)
 
     def _run(self) -> None:
         self.loop.run_forever()
         self.loop.close()
 
-    async def _end(self) -> None:
-        await self.endpoint.__aexit__()
-        self.loop.call_soon(self.loop.stop)
+    def _end(self) -> None:
+        ending = self.loop.create_task(self.endpoint.__aexit__())
+        ending.add_done_callback(lambda _: self.loop.stop())
 
 
 class EmbeddingRequests:
