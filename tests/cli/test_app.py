@@ -199,9 +199,7 @@ def test_what_cannot_be_indexed_is_told(trained, tmp_path):
     assert "line 2: not valid JSON" in going_on.stderr
     assert "1 left out. Their lines are in" in going_on.stderr
     shard.write_text('{"_id": "1", "text": "word1"}\n')
-    assert (
-        "1 documents are no longer in the source: kept; --prune" in run("index", model, index, shard).stdout
-    )
+    assert "No longer in the source: 1 (kept; --prune" in run("index", model, index, shard).stdout
     assert run_json("index", model, index, shard, "--prune", "--collection", "notes")["total"] == 1
 
 

@@ -104,6 +104,15 @@ def test_uploading_needs_a_key_that_may_write(served, client):
     assert served.get("/v1/files", headers=ADMIN).json()["writable"]
 
 
+def test_a_served_folder_is_not_written_by_uploads_and_the_form_has_no_other_fields(served):
+    before = served.get("/v1/files").json()["documents"]
+    refused = upload(served, ("leave.md", b"word1"), collection="handbook")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "served_folder")
+    misspelt = upload(served, ("leave.md", b"word1"), colection="handbook")
+    assert (misspelt.status_code, misspelt.json()["error"]["param"]) == (422, "colection")
+    assert served.get("/v1/files").json()["documents"] == before
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from routerretriever.model import RouterRetriever
     from routerretriever.opening import OpenedModel
 
-_SHOWN_PROBLEMS = 5
+_SHOWN_PROBLEMS = 20
 
 Source = Annotated[
     str,
@@ -226,7 +226,7 @@ def show_report(report: BuildReport, total: str) -> None:
     )
     if report.gone:
         fate = "deleted" if report.pruned else "kept; --prune deletes them"
-        say(f"{report.gone} documents are no longer in the source: {fate}.")
+        say(f"No longer in the source: {report.gone} ({fate}).")
     if report.left_out:
         names = ", ".join(report.left_out)
         say(f"Fields left out, since they hold lists or the like: {names}.", err)
@@ -236,8 +236,10 @@ def show_report(report: BuildReport, total: str) -> None:
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         say(f"Left out: {problem}", err)
     if report.problems:
+        hidden = len(report.problems) - _SHOWN_PROBLEMS
+        shown = f", {hidden} of them not shown; --json lists all" if hidden > 0 else ""
         place = f" Their lines are in {report.quarantine}." if report.quarantine else ""
-        say(f"{len(report.problems)} left out.{place}", err)
+        say(f"{len(report.problems)} left out{shown}.{place}", err)
 
 
 @command

@@ -145,6 +145,11 @@ class Searcher:
         reranker = options.get("rerank")
         minimum = options.get("min_relevance")
         if minimum is not None:
+            if self._bridge is not None and reranker is None and mode != "text":
+                raise VectorIndexError(
+                    "Across a bridge nothing says how relevant results are, so none can be left out. Finish "
+                    "the move to the new base (routerretriever index migrate), or rerank."
+                )
             _check_minimum(minimum, encoded, mode, reranks=reranker is not None)
         parameters = options.get("parameters") or SearchParameters()
         with self._store.view(options.get("where")) as view:

@@ -169,9 +169,10 @@ class Needs:
         if right in request.state.access.rights:
             return
         if right not in keyring.rights:
+            refused = _REFUSED[right] if right == Right.FIGURES else "Changes are off."
             raise ApiError(
                 403,
-                "Changes are off. Start the server with --admin-key-file to allow them.",
+                f"{refused} Start the server with --admin-key-file to have such a key.",
                 code="no_admin",
             )
         if access is None:
@@ -184,7 +185,7 @@ _REFUSED = {
     Right.DOCUMENTS: _CHANGE,
     Right.EXPERTS: _CHANGE,
     Right.FEEDBACK: "This key may not send feedback.",
-    Right.FIGURES: "This key has a scope, and these figures are of all keys together. Use one without a scope.",
+    Right.FIGURES: "This key has a scope, and these figures are of all keys together. Use a key without one.",
 }
 
 

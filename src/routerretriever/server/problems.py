@@ -152,7 +152,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "A key is needed.",
         403: "This key may not do that.",
         404: "It does not exist.",
-        409: "It exists already.",
+        409: "It exists already, or is kept elsewhere.",
         413: "Over a limit of the server.",
         422: "A field is wrong.",
         429: "Busy: try again after `Retry-After` seconds.",

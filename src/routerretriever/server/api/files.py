@@ -58,7 +58,7 @@ async def indexed(
 @router.post(
     "/v1/files",
     summary="Index files",
-    responses=responses(400, 401, 403, 413, 422, 429),
+    responses=responses(400, 401, 403, 409, 413, 422, 429),
     dependencies=[needs(Right.DOCUMENTS)],
 )
 async def upload(
@@ -73,6 +73,16 @@ async def upload(
     """
     engine: Engine = request.app.state.engine
     access: Access = request.state.access
+    await _check_form(request)
+    served = None if engine.files is None else engine.files.collection
+    if collection == served and access.sees_collection(collection):
+        raise ApiError(
+            409,
+            f"The collection '{collection}' is a folder that is served. Put the files there and run the command again, "
+            f"or choose another collection, such as '{UPLOADS}'.",
+            param="collection",
+            code="served_folder",
+        )
     uploads = [Upload(file.filename or "", file.size or 0, file.file) for file in files]
     outcomes = await engine.uploads.add(uploads, collection, access)
     entries = [
@@ -80,6 +90,14 @@ async def upload(
         for found in outcomes
     ]
     return UploadAnswer(files=entries, documents=await engine.documents.count(access) or 0)
+
+
+async def _check_form(request: Request) -> None:
+    """Refuse fields that the form does not have, as JSON endpoints do."""
+    unknown = set(await request.form()) - {"files", "collection"}
+    if unknown:
+        named = ", ".join(sorted(unknown))
+        raise ApiError(422, f"There is no field {named}. The form has files and collection.", param=named)
 
 
 @router.get(
