@@ -140,4 +140,6 @@ def check_own(collection: str, access: Access) -> None:
     """Refuse to change a collection that is not the asker's, whether it exists or not."""
     if not access.sees_collection(collection):
         message = f"This key may not change the collection '{collection}'."
+        if not collection:
+            message = "This key may change its own collections only. Name one of them."
         raise ApiError(403, message, param="collection", code="not_yours")
