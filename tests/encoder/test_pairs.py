@@ -11,7 +11,7 @@ from models import TEXTS, layers_of, load, with_library
 from pairs import document_base, query_base, static_query_base
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
-from serving import running
+from serving import running, wait_until_ready
 from tiny import make_checkpoint, random_adapter
 
 from routerretriever import (
@@ -273,6 +273,7 @@ def test_a_served_pair_reads_ids_of_each_sides_own_tokeniser(documents, static, 
     model = with_experts(documents, static, ("map",))
     model.save_pretrained(tmp_path / "model")
     with running(Settings(model=tmp_path / "model", index=None)) as client:
+        wait_until_ready(client)
 
         def embed(**body):
             return client.post("/v1/embeddings", json=body)
