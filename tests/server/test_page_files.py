@@ -47,8 +47,9 @@ def test_from_an_empty_page_to_a_result(empty, open_page):
     page.set_input_files("#chosen-files", FILES)
     expect(page.locator("#outcomes li")).to_have_count(2)
     assert "not indexed: nothing here reads" in page.inner_text("#outcomes li:nth-child(2)")
-    assert "1 document, " in page.inner_text("#held-counts")
-    assert not page.is_visible("#first") and not page.is_visible("#route")
+    expect(page.locator("#held-counts")).to_contain_text("1 document, ")
+    expect(page.locator("#first")).to_be_hidden()
+    assert not page.is_visible("#route")
 
     page.fill("#query", "zap cord")
     page.keyboard.press("Enter")
