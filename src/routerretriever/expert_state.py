@@ -32,6 +32,12 @@ class ExpertState:
     infos: Mapping[str, ExpertInfo] = field(default_factory=dict)
     policy: RoutingPolicy | None = None
     _scoped: dict[RoutingScope, RoutingPolicy | None] = field(default_factory=dict, init=False)
+    _places: Mapping[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Every batch asks for the places of all candidates, so they are looked up and not searched for.
+        places = {name: place for place, name in enumerate(self.candidates)}
+        object.__setattr__(self, "_places", places)
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -76,10 +82,10 @@ class ExpertState:
         Raises:
             ExpertError: there is no such candidate.
         """
-        if candidate not in self.candidates:
+        if candidate not in self._places:
             known = ", ".join(self.candidates)
             raise ExpertError(f"There is no expert '{candidate}' in this model. Choose one of: {known}.")
-        return self.candidates.index(candidate)
+        return self._places[candidate]
 
     def expert(self, name: str) -> Adapter:
         """Return the adapter of an expert.
