@@ -27,13 +27,7 @@ from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.kinds import KindTraining, on_device
 from routerretriever.experts.trainer import Chosen
 from routerretriever.experts.training_data import TrainingData
-from routerretriever.lora.adapter import Adapter
 from routerretriever.progress import Silent
-
-
-def size(adapter: Adapter) -> int:
-    """Return the bytes of the factors."""
-    return sum(factor.numel() * factor.element_size() for factor in adapter.parameters())
 
 
 def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
@@ -66,7 +60,7 @@ def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
         "selecting_gain": selecting,
         "test_gain": {**{kind: gain for kind, (gain, _) in tested.items()}, "auto": tested[auto][0]},
         "test_p": {kind: p for kind, (_, p) in tested.items()},
-        "bytes": {kind: size(found.adapter) for kind, found in chosen.items()},
+        "bytes": {kind: found.adapter.nbytes for kind, found in chosen.items()},
         "seconds": seconds,
     }
 

@@ -64,7 +64,7 @@ def costs(bench: Bench) -> dict[str, dict[str, Any]]:
         name: {
             "experts": len(system.adapters),
             "training_seconds": _total(system),
-            "bytes": sum(map(_bytes, system.adapters.values())),
+            "bytes": sum(adapter.nbytes for adapter in system.adapters.values()),
             "query_ms": 1000 * statistics.median(lone[name]),
             "batched_query_ms": 1000 * statistics.median(batched[name]),
         }
@@ -120,7 +120,3 @@ def _total(system: _Costly) -> float | None:
     if any(name not in system.seconds for name in system.adapters):
         return None
     return sum(system.seconds[name] for name in system.adapters)
-
-
-def _bytes(adapter: Adapter) -> int:
-    return sum(factor.numel() * factor.element_size() for factor in adapter.parameters())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from routerretriever.data.jsonl import numbered_lines
 from routerretriever.errors import ServerError
+from routerretriever.validation import first_fault
 
 
 class ShadowHit(BaseModel):
@@ -89,8 +90,8 @@ def _parsed(log: Path, number: int, content: bytes) -> ShadowLine:
     try:
         return ShadowLine.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "the line"
+        fault = first_fault(error)
+        where = fault.name or "the line"
         raise ServerError(
-            f"{log}, line {number}: {where}: {fault['msg']}. Give a file that serve --shadow-log wrote."
+            f"{log}, line {number}: {where}: {fault.message}. Give a file that serve --shadow-log wrote."
         ) from error

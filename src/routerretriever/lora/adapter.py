@@ -94,6 +94,11 @@ class Adapter:
         """All factors, in a stable order."""
         return list(chain.from_iterable(self.factors.values()))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all factors."""
+        return sum(factor.numel() * factor.element_size() for factor in self.parameters())
+
     def detached(self) -> Adapter:
         """A copy of the factors on the CPU that no optimiser touches."""
         return self.mapped(lambda factor: factor.detach().clone().cpu())

@@ -92,10 +92,8 @@ class DocumentService:
 
         async def remove() -> tuple[int, int]:
             async with self._writing:
-                before = await self._count_in(index, access)
-                await asyncio.to_thread(index.delete, ids, collection=collection)
-                after = await self._count_in(index, access)
-                return before - after, after
+                deleted = await asyncio.to_thread(index.delete, ids, collection=collection)
+                return deleted, await self._count_in(index, access)
 
         return await uninterrupted(remove())
 

@@ -91,12 +91,11 @@ class MigrationFolder:
             return None
         return Bridge(matrix=matrix_of(content), method=migration.method, figures=migration.figures)
 
-    def keep_bridge(self, migration: Migration, bridge: Bridge) -> Migration:
-        """Keep a bridge, and return the migration with it."""
+    def keep_bridge(self, migration: Migration, bridge: Bridge) -> None:
+        """Keep the bridge of a migration."""
         self._folder.write(_BRIDGE, matrix_bytes(bridge.matrix))
-        migration = replace(migration, method=bridge.method, figures=bridge.figures)
-        self.write(migration)  # after the matrix, which it says is there
-        return migration
+        # After the matrix, which it says is there.
+        self.write(replace(migration, method=bridge.method, figures=bridge.figures))
 
     def remove(self) -> None:
         """Remove everything: the migration is done."""
