@@ -19,16 +19,9 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from large import is_large
 
-TESTS = Path(__file__).parent
-# These import frameworks, Ray or a browser's driver, which only `make test-all` installs.
-LARGE = ["cluster", "integrations", "server/test_page.py", "server/test_replicas.py"]
 DATA = Path(os.environ.get("ROUTERRETRIEVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-def is_large(path):
-    """Whether a file of tests, or a folder that it is in, is listed in ``LARGE``."""
-    return any(path.is_relative_to(TESTS / name) for name in LARGE)
 
 
 def pytest_ignore_collect(collection_path, config):

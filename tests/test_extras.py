@@ -1,9 +1,14 @@
-"""A framework that is not there, and what the library loads without one."""
+"""A framework that is not there, and what the library and its tests load without one."""
 
+import ast
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+from large import TESTS, is_large
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from routerretriever.errors import MissingExtraError
 
@@ -36,3 +41,36 @@ def test_no_framework_is_loaded_unless_asked_for():
         f"routerretriever.integrations.shared; loaded = set({packages}) & set(sys.modules); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def installed_with(extra):
+    """Every distribution that ``pip install routerretriever[extra]`` brings, by its canonical name."""
+    found, open_ = set(), {("routerretriever", extra)}
+    while open_:
+        name, wanted = open_.pop()
+        found.add((name, wanted))
+        for line in metadata.requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
+                continue
+            name_of_it = canonicalize_name(requirement.name)
+            open_ |= {(name_of_it, each) for each in ("", *requirement.extras)} - found
+    return {name for name, _ in found}
+
+
+def test_fast_tests_import_only_what_make_test_installs():
+    """A larger environment would hide it until a fresh machine runs ``make test``."""
+    there = installed_with("test")
+    owners = metadata.packages_distributions()
+    files = [path for path in TESTS.rglob("*.py") if path.name != "conftest.py"]
+    fast = [path for path in files if not is_large(path)]
+    assert len(fast) > 100
+    for path in fast:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in names:
+                top = name.split(".")[0]
+                brought_by = {canonicalize_name(owner) for owner in owners.get(top, [])}
+                assert not brought_by or brought_by & there, f"{path.name} imports {name}"
