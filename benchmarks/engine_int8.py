@@ -1,117 +1,79 @@
-"""Whether 8 bits pay for the engine: time of queries and documents, and what they cost in nDCG@10.
+"""What 8 bits for queries cost: nDCG@10 and routes of a compiled model, beside the same model in fp32.
 
-    python benchmarks/engine_int8.py DATA [--out FILE] [--only COLLECTION …]
+    python benchmarks/engine_int8.py MODEL DATA [--out FILE] [--only COLLECTION …]
 
-The base is one graph, quantised as ONNX Runtime does without examples: weights in 8 bits, one scale for each column,
-activations by the range of each batch. Documents are in fp32 (``queries``), and in 8 bits too (``both``). Times are
-medians of paired rounds, by the clock and by processor time, which other programs disturb less.
+MODEL has experts and pilots; it is compiled twice, into a folder that goes away. Documents are in fp32 both times. The
+queries of a row are a collection's training queries, at most --queries of them, which its expert has seen, so that the
+precision is not chosen on a test split; of collections without an expert of MODEL they are all the same to it. How long
+queries take is measured by `speed.py --only engine`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import shutil
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from core import mixed_queries, surroundings
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from plain_base import GRAPH, PlainBase, export_plain
-from speed_models import texts_of
+from core import SEED, surroundings
 
-from routerretriever import Collection, RouterRetriever
+from routerretriever import Collection, compile_model, open_model
 from routerretriever.cli.common import quiet_libraries
-from routerretriever.encoder.base_models import load_base
 from routerretriever.encoder.document_vectors import DocumentVectors
+from routerretriever.engine.compiled_model import CompiledModel
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.passages.passage import Passage
 
-COLLECTIONS = ("bankfaq", "med", "mitre_attack", "cranfield", "scifact")
-INT8 = "int8.onnx"
-THREADS, TOKENS, DOCUMENTS = 2, 16, 128
-ROUNDS = {1: 40, 8: 20, 64: 10}
+COLLECTIONS = ("bankfaq", "nl2bash", "mitre_attack", "scifact", "nfcorpus", "cranfield", "cacm", "fiqa_mini")
+QUERIES = 500
+BLOCK = 64
 
 
-def quantised(folder: Path) -> None:
-    """Write the graph in 8 bits beside that in fp32."""
-    quantize_dynamic(
-        folder / GRAPH,
-        folder / INT8,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm"],
-    )
+def compiled(model: Path, scratch: Path, precision: str) -> CompiledModel:
+    """Return a copy of a model with an engine of a precision."""
+    folder = scratch / precision
+    shutil.copytree(model, folder)
+    compile_model(folder, precision=precision)
+    opened = open_model(folder, engine="onnx")
+    assert isinstance(opened, CompiledModel)
+    return opened
 
 
-def paired(systems: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Return median milliseconds of each, and the median of the ratios of fp32 to int8."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
-    for number in range(rounds + 1):
-        for name in systems if number % 2 else reversed(systems):
-            cpu, wall = time.process_time(), time.perf_counter()
-            systems[name]()
-            seconds[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    result: dict[str, Any] = {}
-    for place, what in enumerate(("processor", "clock")):
-        columns = {name: [pair[place] for pair in found[1:]] for name, found in seconds.items()}
-        medians = {name: round(1e3 * statistics.median(column), 2) for name, column in columns.items()}
-        ratios = [wide / narrow for wide, narrow in zip(columns["fp32"], columns["int8"], strict=True)]
-        result[f"{what} ms"] = medians
-        result[f"times as fast by {what}"] = round(statistics.median(ratios), 2)
-    return result
+def encoded(model: CompiledModel, queries: list[str], expert: str | None) -> tuple[Vectors, list[str]]:
+    """Return the vectors of queries (n, d) and what encoded each."""
+    vectors: list[Vectors] = []
+    names: list[str] = []
+    for start in range(0, len(queries), BLOCK):
+        block = queries[start : start + BLOCK]
+        found = model.encode_routed(block, None if expert is None else [expert] * len(block))
+        vectors.append(found.vectors)
+        names += found.experts
+    return np.concatenate(vectors), names
 
 
-def speed(wide: PlainBase, narrow: PlainBase, texts: Sequence[str], documents: Sequence[str]) -> list[Any]:
-    """Return the time of queries alone and in batches, and of documents."""
-    rows = []
-    for batch, rounds in ROUNDS.items():
-        some = texts[:batch]
-        systems: dict[str, Callable[[], Any]] = {
-            "fp32": lambda some=some: wide.encode(some),  # type: ignore[misc]
-            "int8": lambda some=some: narrow.encode(some),  # type: ignore[misc]
-        }
-        rows.append({"queries": batch, "tokens": TOKENS, "threads": THREADS, **paired(systems, rounds)})
-        print(json.dumps(rows[-1]), flush=True)
-    systems = {
-        "fp32": lambda: wide.encode_in_bulk(documents),
-        "int8": lambda: narrow.encode_in_bulk(documents),
-    }
-    rows.append({"documents": len(documents), "threads": THREADS, **paired(systems, 3)})
-    print(json.dumps(rows[-1]), flush=True)
-    return rows
-
-
-def quality(
-    collection: Collection, model: RouterRetriever, wide: PlainBase, narrow: PlainBase
-) -> dict[str, Any]:
-    """Return nDCG@10 in points with fp32, with queries in 8 bits, and with everything in 8 bits."""
-    split = collection.split("test")
+def compared(models: dict[str, CompiledModel], collection: Collection, most: int) -> dict[str, Any]:
+    """Return one row: by the base, routed, and how often the route is another."""
+    split = collection.split("train" if "train" in collection.splits else "test").sample(most, SEED)
     queries = list(split.queries.values())
-    passages = [Passage.whole(document) for document in collection.documents]
-
-    def points(asked: Vectors, kept: Vectors) -> float:
-        found = DocumentVectors(
-            documents=collection.documents, passages=passages, owners=np.arange(len(kept)), vectors=kept
-        )
-        values = ndcg_at_10(asked, split, found, collection)
-        return round(100 * float(np.mean(values)), 2)
-
-    by_wide, by_narrow = wide.encode_in_bulk(queries), narrow.encode_in_bulk(queries)
-    documents = {"fp32": model.embed_texts(collection.contents)}
-    documents["int8"] = narrow.encode_in_bulk(collection.contents)
-    row = {
-        "collection": collection.name,
-        "queries": len(queries),
-        "fp32": points(by_wide, documents["fp32"]),
-        "queries int8": points(by_narrow, documents["fp32"]),
-        "both int8": points(by_narrow, documents["int8"]),
-    }
+    documents = DocumentVectors(
+        documents=collection.documents,
+        passages=[Passage.whole(document) for document in collection.documents],
+        owners=np.arange(len(collection.documents)),
+        vectors=models["fp32"].embed_texts(collection.contents),
+    )
+    row: dict[str, Any] = {"collection": collection.name, "split": split.name, "queries": len(queries)}
+    routes = {}
+    for expert in ("base", None):
+        for precision, model in models.items():
+            vectors, names = encoded(model, queries, expert)
+            value = 100 * float(np.mean(ndcg_at_10(vectors, split, documents, collection)))
+            row[f"{expert or 'routed'} {precision}"] = round(value, 2)
+            routes[precision] = names
+    row["same route"] = round(float(np.mean([a == b for a, b in zip(*routes.values(), strict=True)])), 3)
     print(json.dumps(row), flush=True)
     return row
 
@@ -121,33 +83,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="+", default=COLLECTIONS, metavar="COLLECTION")
+    parser.add_argument("--queries", type=int, default=QUERIES)
     args = parser.parse_args()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        export_plain(load_base("all-MiniLM-L6-v2", "cpu").eval(), folder)
-        quantised(folder)
-        wide, narrow = PlainBase(folder, THREADS), PlainBase(folder, THREADS, INT8)
-        collections = [Collection.load(args.data / name, cut_off=True) for name in args.only]
-        model = RouterRetriever.create(device="cpu")
-        texts = texts_of(model, mixed_queries(args.data), 64, TOKENS)
-        times = speed(wide, narrow, texts, collections[-1].contents[:DOCUMENTS])
-        rows = [quality(collection, model, wide, narrow) for collection in collections]
-    changes = {
-        name: round(float(np.mean([row[name] - row["fp32"] for row in rows])), 2)
-        for name in ("queries int8", "both int8")
+        models = {name: compiled(args.model, Path(scratch), name) for name in ("fp32", "int8")}
+        experts = [
+            f"{name} ({models['fp32'].state.experts[name].kind})" for name in models["fp32"].state.experts
+        ]
+        rows = [
+            compared(models, Collection.load(args.data / name, cut_off=True), args.queries)
+            for name in args.only
+        ]
+    change = {
+        name: round(float(np.mean([row[f"{name} int8"] - row[f"{name} fp32"] for row in rows])), 2)
+        for name in ("base", "routed")
     }
     result = {
-        "command": "python benchmarks/engine_int8.py DATA",
+        "command": "python benchmarks/engine_int8.py MODEL DATA",
         **surroundings(),
-        "speed": times,
+        "experts": experts,
         "nDCG@10": rows,
-        "mean change": changes,
+        "mean change": change,
     }
-    print(json.dumps(changes))
+    print(json.dumps(change))
     if args.out is not None:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

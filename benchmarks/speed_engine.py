@@ -2,7 +2,8 @@
 
 Every system is a process of its own (``speed_worker.py``), and they take turns. The plain base is a single graph of
 ONNX Runtime with pooling inside, which is what one would serve without experts; fastembed runs the same graph where
-the Python of ``--peers`` has it. Takes eight minutes on two quiet cores.
+the Python of ``--peers`` has it. In 8 bits are the queries of a model that was compiled so, and the plain graph as
+ONNX Runtime quantises it. Takes ten minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plain_base import export_plain
+from plain_base import export_plain, quantise_plain
 from speed_maps import with_maps
 from speed_models import route_to_all, saved_adapters, texts_of, with_experts
 from speed_setting import Setting, said
@@ -40,8 +42,12 @@ GRID: Sequence[tuple[int, Sequence[int], bool]] = (
 DOCUMENTS = 128
 PEFT_EXPERTS = 8  # of more it takes minutes to load
 TOLERANCE = 1e-4
-_ROUTED = ("engine", "torch routed")
-_BASES = ("onnxruntime base", "sentence-transformers base")
+TOLERANCE_INT8 = 0.1
+"""Of one number of a vector: a difference says that something else is computed, not how good it is."""
+_OURS = {"engine": "fp32", "engine int8": "int8"}
+_ROUTED = (*_OURS, "torch routed")
+_BASES = ("onnxruntime base", "onnxruntime base int8", "sentence-transformers base")
+_EXACT = ("engine", "torch routed", "onnxruntime base", "sentence-transformers base")
 ROUNDS = {1: 30, 8: 15, 64: 9}
 _AT_LEAST = 0.05  # seconds of one measurement; short work is repeated
 _START = "import sys; from routerretriever.cli.app import app; app(sys.argv[1:])"
@@ -101,9 +107,10 @@ def run(setting: Setting) -> dict[str, Any]:
         for count, batches, maps in GRID:
             asked, folder = _prepared(setting, count, max(batches), maps)
             with ExitStack() as own:
-                systems = {name: own.enter_context(_running(name, folder)) for name in _ROUTED}
+                folders = dict.fromkeys(_ROUTED, folder) | {"engine int8": _in_int8(folder)}
+                systems = {name: own.enter_context(_running(name, folders[name])) for name in _ROUTED}
                 facts: dict[str, Any] = {"kind": "map" if maps else "lora", "experts": count}
-                facts |= {"threads": THREADS, "load s": systems["engine"].load}
+                facts |= {"threads": THREADS}
                 if count <= PEFT_EXPERTS and not maps:
                     name = "peft adapter_names"
                     systems[name] = own.enter_context(_running(name, setting.scratch / "peft"))
@@ -111,7 +118,13 @@ def run(setting: Setting) -> dict[str, Any]:
                     some = {key: value[:batch] for key, value in asked.items()} | {"kind": "query"}
                     times = _paired({**systems, **peers}, some, ROUNDS[batch], setting.scratch)
                     floor = _floor(setting, base[0].model, batch)
-                    rows.append(said(facts | {"batch": batch} | _summary(times, floor)))
+                    for ours, precision in _OURS.items():
+                        others = {
+                            name: took for name, took in times.items() if name not in _OURS or name == ours
+                        }
+                        found = _summary(others, floor, ours)
+                        more = {"precision": precision, "load s": systems[ours].load, "batch": batch}
+                        rows.append(said(facts | more | found))
                 if not documents:
                     documents = said(_documents(setting, {**systems, **peers}))
     return {"rows": rows, "documents": [documents], "starting": [said(_starting(setting))]}
@@ -121,6 +134,7 @@ def _plain(base: Any, scratch: Path) -> Path:
     """Write the plain graph, with all that fastembed reads beside it."""
     folder = scratch / "plain"
     export_plain(base, folder)
+    quantise_plain(folder)
     base.tokenizer.save_pretrained(folder)
     base[0].model.config.save_pretrained(folder)
     return folder
@@ -137,6 +151,14 @@ def _prepared(setting: Setting, count: int, most: int, maps: bool) -> tuple[dict
     if count <= PEFT_EXPERTS and not maps:
         saved_adapters(model, setting.scratch / "peft")
     return {"texts": texts, "experts": experts}, folder
+
+
+def _in_int8(folder: Path) -> Path:
+    """Return a copy of a model that is compiled with its queries in 8 bits."""
+    copy = folder.with_name(f"{folder.name}-int8")
+    shutil.copytree(folder, copy)
+    compile_model(copy, precision="int8")
+    return copy
 
 
 @contextmanager
@@ -169,7 +191,7 @@ def _paired(
         routed = name in _ROUTED or name.startswith("peft")
         wanted = "engine" if routed and asked["kind"] == "query" else "sentence-transformers base"
         difference = float(np.abs(vectors[name] - vectors[wanted]).max())
-        if difference > TOLERANCE:
+        if difference > (TOLERANCE_INT8 if name.endswith("int8") else TOLERANCE):
             raise SystemExit(f"'{name}' computes something else: vectors differ by {difference:.2g}.")
 
     times: dict[str, list[list[float]]] = {name: [] for name in systems}
@@ -179,13 +201,15 @@ def _paired(
     return times
 
 
-def _summary(times: Mapping[str, list[list[float]]], floor: float | None = None) -> dict[str, Any]:
+def _summary(
+    times: Mapping[str, list[list[float]]], floor: float | None = None, ours: str = "engine"
+) -> dict[str, Any]:
     """Return what :func:`speed_timing.summary` does, and the processor's milliseconds."""
     by_clock = {name: [pair[0] for pair in pairs] for name, pairs in times.items()}
     processor = {
         name: round(1e3 * statistics.median([pair[1] for pair in pairs]), 2) for name, pairs in times.items()
     }
-    return summary(by_clock, "engine", floor) | {"processor ms": processor}
+    return summary(by_clock, ours, floor) | {"processor ms": processor}
 
 
 def _floor(setting: Setting, transformer: Any, batch: int) -> float:
@@ -204,7 +228,7 @@ def _documents(setting: Setting, systems: Mapping[str, Worker]) -> dict[str, Any
     """Real documents, each encoded once in a round."""
     texts = setting.collection("scifact").contents[:DOCUMENTS]
     # fastembed cuts them off elsewhere, and PEFT has no path for them.
-    compared = {name: systems[name] for name in (*_ROUTED, *_BASES)}
+    compared = {name: systems[name] for name in _EXACT}
     times = _paired(compared, {"texts": texts, "kind": "document"}, 5, setting.scratch)
     return {"documents": DOCUMENTS, "threads": THREADS, **_summary(times)}
 

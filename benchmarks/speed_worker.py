@@ -48,9 +48,22 @@ def _of_ours(model: Any) -> Encode:
 
 def onnxruntime_base(folder: Path, threads: int) -> Encode:
     """Return the plain graph of the base."""
+    from plain_base import GRAPH
+
+    return _plain(folder, threads, GRAPH)
+
+
+def onnxruntime_base_int8(folder: Path, threads: int) -> Encode:
+    """Return the plain graph of the base in 8 bits."""
+    from plain_base import GRAPH_INT8
+
+    return _plain(folder, threads, GRAPH_INT8)
+
+
+def _plain(folder: Path, threads: int, graph: str) -> Encode:
     from plain_base import PlainBase
 
-    plain = PlainBase(folder, threads)
+    plain = PlainBase(folder, threads, graph)
     return lambda texts, kind, experts: plain.encode_in_bulk(texts, 64 if kind == "query" else 32)
 
 
@@ -105,8 +118,10 @@ def _use_threads(threads: int) -> None:
 
 SYSTEMS: dict[str, Callable[[Path, int], Encode]] = {
     "engine": engine,
+    "engine int8": engine,
     "torch routed": torch_routed,
     "onnxruntime base": onnxruntime_base,
+    "onnxruntime base int8": onnxruntime_base_int8,
     "sentence-transformers base": sentence_transformers_base,
     "peft adapter_names": peft,
     "fastembed base": fastembed,

@@ -50,7 +50,7 @@ class CompiledModel(ExpertMethods, DocumentMethods):
     """Encodes queries by their experts and documents by the base, with the engine beside a saved model.
 
     It answers as :class:`routerretriever.RouterRetriever` does: the same routes, and vectors that differ
-    in the seventh digit. It cannot train or measure.
+    in the seventh digit; in the second or third if it was compiled in 8 bits. It cannot train or measure.
 
     Args:
         folder: of the model.
@@ -260,10 +260,10 @@ class CompiledModel(ExpertMethods, DocumentMethods):
         fitting = self._fitting(state)
 
         def largest_changes(names: Sequence[str], probe: str) -> Sequence[float]:
-            base = self._queries.encode([probe], None)
-            tokens = self._queries.tokenizer.batch([probe] * len(names), None)
+            read, passes = self._queries.tokenizer, self._queries.passes
+            base = passes.base(read.batch([probe], None), None)
             routing = BatchRouting(fitting.state, len(names), names)
-            vectors, _ = self._queries.passes.routed(tokens, None, routing, fitting)
+            vectors, _ = passes.routed(read.batch([probe] * len(names), None), None, routing, fitting)
             changes: list[float] = np.abs(vectors - base).max(axis=1).tolist()
             return changes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from routerretriever.encoder.text_tokenizer import TextTokenizer
 from routerretriever.encoder.token_ids import TokenIds
-from routerretriever.engine.engine_info import COMPILE_AGAIN, ENGINE, TOKENIZER, EngineInfo
+from routerretriever.engine.engine_info import COMPILE_AGAIN, ENGINE, FP32, TOKENIZER, EngineInfo
 from routerretriever.engine.routed_pass import RoutedPass
 from routerretriever.errors import EngineError, FormatError
 from routerretriever.kernels.vectors import Vectors
@@ -25,7 +25,7 @@ class EngineBase:
         info: the same.
         folder: of the engine.
         tokenizer: reads texts.
-        passes: runs the graphs.
+        passes: runs the graphs of queries.
 
     Raises:
         EngineError: the tokeniser cannot be read.
@@ -34,12 +34,14 @@ class EngineBase:
     def __init__(self, model: Path, info: EngineInfo, threads: int | None) -> None:
         self.info = info
         self.folder = model / ENGINE
-        self.passes = RoutedPass(info, self.folder, threads)
+        self.passes = self._exact = RoutedPass(info, self.folder, threads)
+        if info.precision != FP32:
+            self.passes = RoutedPass(info, self.folder, threads, info.precision)
         try:
             self.tokenizer = TextTokenizer(self.folder / TOKENIZER, info.tokenizer)
         except FormatError as error:
             raise EngineError(f"{error} {COMPILE_AGAIN}") from error
 
     def encode(self, texts: Sequence[str | TokenIds], prompt: str | None) -> Vectors:
-        """Return vectors (n, d) of texts or token ids, by the base."""
-        return self.passes.base(self.tokenizer.batch(texts, prompt), prompt)
+        """Return vectors (n, d) of documents, as texts or token ids, by the base in fp32."""
+        return self._exact.base(self.tokenizer.batch(texts, prompt), prompt)

@@ -6,6 +6,7 @@
       lower.onnx, .bin     tokens → hidden states at the branch layer, and what the router reads
       upper.onnx, .bin     hidden states → vectors, by the base
       adapted.onnx, .bin   the same with the factors of experts as inputs
+      int8/                the three in 8 bits, for queries, if they were asked for
 
 Of a base that is an ONNX file itself, that file is the lower graph, and ``upper.onnx`` is what comes after it:
 pooling, for example. There are no others.
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routerretriever.encoder.text_tokenizer import TokenizerInfo
 from routerretriever.errors import EngineError
@@ -33,6 +34,9 @@ from routerretriever.validation import first_fault
 ENGINE, ENGINE_INFO, TOKENIZER = "engine", "engine.json", "tokenizer.json"
 LOWER, UPPER, ADAPTED = "lower.onnx", "upper.onnx", "adapted.onnx"
 UPPER_WEIGHTS = "upper.bin"
+FP32, INT8 = "fp32", "int8"
+PRECISIONS = (FP32, INT8)
+"""In which queries may be encoded; documents are in fp32."""
 ENGINE_FORMAT = 1
 COMPILE_AGAIN = "Compile it again: routerretriever compile MODEL"
 
@@ -71,6 +75,7 @@ class EngineInfo(BaseModel):
         layers: name → each layer that experts may change.
         onnxruntime: version that wrote the graphs.
         sizes: file → bytes.
+        precision: in which queries are encoded, one of :data:`PRECISIONS`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,6 +93,7 @@ class EngineInfo(BaseModel):
     layers: Mapping[str, LayerInfo]
     onnxruntime: str
     sizes: Mapping[str, int]
+    precision: str = Field(default=FP32, pattern=f"^({'|'.join(PRECISIONS)})$")
 
     @property
     def routes_by_final_vector(self) -> bool:

@@ -27,17 +27,22 @@ from routerretriever.encoder.pass_state import DeferredLayers
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.silent import PROBES
 from routerretriever.encoder.text_tokenizer import TokenizerInfo
+from routerretriever.engine.eight_bits import write_eight_bits
 from routerretriever.engine.engine_info import (
     ADAPTED,
     ENGINE,
     ENGINE_FORMAT,
     ENGINE_INFO,
+    FP32,
+    INT8,
     LOWER,
+    PRECISIONS,
     TOKENIZER,
     UPPER,
     EngineInfo,
     LayerInfo,
 )
+from routerretriever.engine.graph_files import write_optimised
 from routerretriever.engine.same_results import TORCH_WOULD_DO, check_same
 from routerretriever.errors import EngineError
 from routerretriever.lora.layers import LoraLinear
@@ -119,26 +124,32 @@ def _after_layers(encoder: RoutedEncoder, hidden: Tensor, mask: Tensor) -> Tenso
     return vectors
 
 
-def export_engine(encoder: RoutedEncoder, prompts: Sequence[str], model: Path) -> EngineInfo:
+def export_engine(
+    encoder: RoutedEncoder, prompts: Sequence[str], model: Path, *, precision: str = FP32
+) -> EngineInfo:
     """Write the engine of a model's base into its folder, in one step.
 
     Args:
         encoder: the base, on a processor.
         prompts: put before queries and documents.
         model: folder of the model; only ``engine/`` in it is replaced.
+        precision: in which queries are encoded.
 
     Raises:
         EngineError: the base cannot be exported.
         StorageError: the engine could not be written; a former one is unchanged.
     """
     _check_exportable(encoder)
-    with tempfile.TemporaryDirectory() as scratch, replacing(model / ENGINE) as folder:
+    _check_precision(encoder, precision)
+    with tempfile.TemporaryDirectory() as scratch, replacing(model / ENGINE, renewed=(INT8,)) as folder:
         try:
             if isinstance(encoder.body, OnnxEncoder):
                 _write_head(encoder, Path(scratch), folder)
             else:
                 with _traceable(encoder):
                     _write_graphs(encoder, Path(scratch), folder)
+            if precision == INT8:
+                _write_in_eight_bits(Path(scratch), folder)
         except EngineError:
             raise
         except Exception as error:  # the exporter raises whatever the architecture provokes
@@ -148,7 +159,7 @@ def export_engine(encoder: RoutedEncoder, prompts: Sequence[str], model: Path) -
                 f"{TORCH_WOULD_DO}"
             ) from error
         encoder.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
-        info = _describe(encoder, prompts, folder)
+        info = _describe(encoder, prompts, folder, precision)
         text = json.dumps(info.model_dump(), indent=2, ensure_ascii=False)
         (folder / ENGINE_INFO).write_text(text + "\n", encoding="utf-8")
         check_same(encoder, info, folder)
@@ -173,6 +184,16 @@ def _check_exportable(encoder: RoutedEncoder) -> None:
     types = sample.get("token_type_ids")
     if types is not None and bool(types.any()):
         raise EngineError(f"The base reads token types other than 0. {TORCH_WOULD_DO}")
+
+
+def _check_precision(encoder: RoutedEncoder, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise EngineError(f"There is no precision '{precision}'. Choose one of: {', '.join(PRECISIONS)}.")
+    if precision == INT8 and isinstance(encoder.body, OnnxEncoder):
+        raise EngineError(
+            "The base is an ONNX file, which is run as it is. Compile it with --precision fp32; for 8 bits create the "
+            "model from a file in 8 bits."
+        )
 
 
 @contextmanager
@@ -245,6 +266,12 @@ def _write_graphs(encoder: RoutedEncoder, scratch: Path, folder: Path) -> None:
         )
 
 
+def _write_in_eight_bits(scratch: Path, folder: Path) -> None:
+    (folder / INT8).mkdir()
+    for name in (LOWER, UPPER, ADAPTED):
+        write_eight_bits(folder / name, folder / INT8 / name, scratch)
+
+
 def _write_head(encoder: RoutedEncoder, scratch: Path, folder: Path) -> None:
     """Write what comes after the graph of an ONNX base."""
     with torch.no_grad(), _quietly():
@@ -276,7 +303,7 @@ class _Graph:
     outputs: Sequence[str]
 
     def write(self, target: Path, scratch: Path) -> None:
-        """Trace, and let ONNX Runtime remove what is not needed and put the weights into a file of their own."""
+        """Trace, and write the graph."""
         raw = scratch / target.name
         options: dict[str, Any] = {}
         if "dynamo" in inspect.signature(torch.onnx.export).parameters:
@@ -291,18 +318,11 @@ class _Graph:
             opset_version=_OPSET,
             **options,
         )
-        session = onnxruntime.SessionOptions()
-        session.optimized_model_filepath = str(target)
-        session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        session.log_severity_level = 3
-        weights = "session.optimized_model_external_initializers"
-        session.add_session_config_entry(f"{weights}_file_name", f"{target.stem}.bin")
-        session.add_session_config_entry(f"{weights}_min_size_in_bytes", "256")
-        onnxruntime.InferenceSession(str(raw), session, providers=["CPUExecutionProvider"])
+        write_optimised(raw, target)
         raw.unlink()
 
 
-def _describe(encoder: RoutedEncoder, prompts: Sequence[str], folder: Path) -> EngineInfo:
+def _describe(encoder: RoutedEncoder, prompts: Sequence[str], folder: Path, precision: str) -> EngineInfo:
     left_out: dict[str, int] = {}
     if any(isinstance(module, Pooling) and not module.include_prompt for module in encoder.head):
         for prompt in prompts:
@@ -320,7 +340,12 @@ def _describe(encoder: RoutedEncoder, prompts: Sequence[str], folder: Path) -> E
         tokenizer=_reading(encoder),
         layers=_layers(encoder, folder),
         onnxruntime=onnxruntime.__version__,
-        sizes={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        sizes={
+            file.relative_to(folder).as_posix(): file.stat().st_size
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        },
+        precision=precision,
     )
 
 

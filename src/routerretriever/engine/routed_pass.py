@@ -18,7 +18,7 @@ from routerretriever.encoder.row_weights import (
 )
 from routerretriever.encoder.text_tokenizer import TokenBatch
 from routerretriever.encoder.token_graph import own_graph
-from routerretriever.engine.engine_info import EngineInfo
+from routerretriever.engine.engine_info import FP32, EngineInfo
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.sessions import Sessions
 from routerretriever.kernels.threads import one_blas_thread
@@ -47,12 +47,15 @@ class RoutedPass:
         info: of the engine.
         folder: of the engine.
         threads: of each graph; default one a core.
+        precision: of the graphs.
     """
 
-    def __init__(self, info: EngineInfo, folder: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, info: EngineInfo, folder: Path, threads: int | None = None, precision: str = FP32
+    ) -> None:
         self._info = info
         own = own_graph(folder.parent, threads) if info.is_whole else None
-        self._sessions = Sessions(folder, own, threads)
+        self._sessions = Sessions(folder, own, threads, precision)
 
     def base(self, tokens: TokenBatch, prompt: str | None) -> Vectors:
         """Return vectors (n, d) of the base."""

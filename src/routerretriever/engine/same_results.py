@@ -11,18 +11,20 @@ from routerretriever.encoder.batch_routing import BatchRouting
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.silent import PROBES
 from routerretriever.encoder.text_tokenizer import TextTokenizer
-from routerretriever.engine.engine_info import TOKENIZER, EngineInfo
+from routerretriever.engine.engine_info import FP32, TOKENIZER, EngineInfo
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.routed_pass import RoutedPass
 from routerretriever.errors import EngineError
 from routerretriever.expert_state import ExpertState
-from routerretriever.kernels.vectors import Vectors
+from routerretriever.kernels.vectors import Vectors, unit_rows
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.expert_info import ExpertInfo
 from routerretriever.lora.layers import FusedPlan
 
 TORCH_WOULD_DO = "With torch the model can be used as it is: engine='torch'."
 TOLERANCE = 1e-4
+LEAST_COSINE = 0.98
+"""In 8 bits, between a vector and that in fp32."""
 _TEXTS = (*PROBES, "a", " ".join(["several words"] * 20), " ".join(["more than is read"] * 400))
 
 
@@ -35,7 +37,8 @@ def check_same(encoder: RoutedEncoder, info: EngineInfo, folder: Path) -> None:
         folder: of the engine.
 
     Raises:
-        EngineError: something differs by more than :data:`TOLERANCE`, at unit length.
+        EngineError: something differs by more than :data:`TOLERANCE`, at unit length, or in 8 bits by more than
+            :data:`LEAST_COSINE` allows.
     """
     tokens = TextTokenizer(folder / TOKENIZER, info.tokenizer).batch(_TEXTS, None)
     features = encoder.tokenized(_TEXTS)
@@ -55,6 +58,13 @@ def check_same(encoder: RoutedEncoder, info: EngineInfo, folder: Path) -> None:
     _compare("vectors", base, engine.base(tokens, None))
     _compare("route embeddings", routed, engine.route_embeddings(tokens, None))
     _compare("vectors of an expert", changed, adapted)
+    if info.precision == FP32:
+        return
+    engine = RoutedPass(info, folder, precision=info.precision)
+    adapted, _ = engine.routed(tokens, None, everything, EngineExperts(state, info, folder))
+    _compare_directions("vectors", base, engine.base(tokens, None))
+    _compare_directions("route embeddings", routed, engine.route_embeddings(tokens, None))
+    _compare_directions("vectors of an expert", changed, adapted)
 
 
 def _any_adapter(info: EngineInfo) -> Adapter:
@@ -81,4 +91,13 @@ def _compare(what: str, wanted: Vectors, found: Vectors) -> None:
     if not difference < TOLERANCE:
         raise EngineError(
             f"The exported graph computes other {what} than the base (difference {difference:.1e}). {TORCH_WOULD_DO}"
+        )
+
+
+def _compare_directions(what: str, wanted: Vectors, found: Vectors) -> None:
+    cosine = float((unit_rows(wanted) * unit_rows(found)).sum(axis=1).min())
+    if not cosine > LEAST_COSINE:
+        raise EngineError(
+            f"In 8 bits the {what} of this base are too far from those in fp32 (cosine {cosine:.3f}, at least "
+            f"{LEAST_COSINE} is wanted). Compile it with --precision fp32."
         )

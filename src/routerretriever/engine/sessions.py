@@ -9,7 +9,7 @@ from pathlib import Path
 
 from routerretriever.encoder.graph import Arrays, Graph, open_graph
 from routerretriever.encoder.token_graph import TokenGraph
-from routerretriever.engine.engine_info import ADAPTED, COMPILE_AGAIN, LOWER, UPPER
+from routerretriever.engine.engine_info import ADAPTED, COMPILE_AGAIN, FP32, INT8, LOWER, UPPER
 from routerretriever.errors import EngineError, FormatError
 
 MAX_FUSED = 4
@@ -23,10 +23,18 @@ class Sessions:
         folder: of the engine.
         own_graph: the base's own, which takes the place of the lower one; ``None`` if it is no ONNX file.
         threads: of each session; default one a core.
+        precision: of the graphs. Those with other weights are in fp32.
     """
 
-    def __init__(self, folder: Path, own_graph: TokenGraph | None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        own_graph: TokenGraph | None,
+        threads: int | None = None,
+        precision: str = FP32,
+    ) -> None:
         self._folder = folder
+        self._graphs = folder / INT8 if precision == INT8 else folder
         self.own_graph = own_graph
         self._threads = threads
         self._lock = threading.Lock()
@@ -57,7 +65,7 @@ class Sessions:
         """
         with self._lock:
             if key not in self._fused:
-                self._fused[key] = self._session(UPPER, weights())
+                self._fused[key] = self._session(self._folder / UPPER, weights())
                 if len(self._fused) > MAX_FUSED:
                     self._fused.popitem(last=False)
             self._fused.move_to_end(key)
@@ -74,11 +82,11 @@ class Sessions:
             return found
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = self._session(name, {})
+                self._opened[name] = self._session(self._graphs / name, {})
             return self._opened[name]
 
-    def _session(self, name: str, replaced: Arrays) -> Graph:
+    def _session(self, path: Path, replaced: Arrays) -> Graph:
         try:
-            return open_graph(self._folder / name, self._threads, replaced)
+            return open_graph(path, self._threads, replaced)
         except FormatError as error:
             raise EngineError(f"{error} {COMPILE_AGAIN}") from error
