@@ -256,8 +256,10 @@ class CompiledModel(ExpertMethods, DocumentMethods):
             ExpertError: one does not fit the base.
             SilentExpertError: names them.
         """
-        state = ExpertState(experts=experts, infos={name: ExpertInfo() for name in experts})
-        fitting = self._fitting(state)
+        fitting = self._experts  # of many experts, another arrangement takes a second and as much memory
+        if experts is not self.state.experts:
+            state = ExpertState(experts=experts, infos={name: ExpertInfo() for name in experts})
+            fitting = self._fitting(state)
 
         def largest_changes(names: Sequence[str], probe: str) -> Sequence[float]:
             read, passes = self._queries.tokenizer, self._queries.passes
