@@ -1,6 +1,7 @@
 """Experts that are trained anew for another base, from what a saved model remembers."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -50,6 +51,11 @@ def test_experts_are_trained_for_a_new_base(former, tmp_path):
     told = run_json("train", new, "--again", path)
     assert told["kept"] == ["aliases"]
     assert {report["expert"] for report in told["trained"]} | set(told["without_gain"]) == {"others"}
+    shown = " ".join(run("train", new, "--again", path, "--name", "aliases", "--force").output.split())
+    assert re.search(
+        r"aliases: held-out nDCG@10 [\d.]+, base [\d.]+ \([+-−][\d.]+ points\), p = .*; before [\d.]+, base",
+        shown,
+    )
 
 
 def test_data_that_is_gone_or_changed_is_refused_by_name(former, tmp_path):

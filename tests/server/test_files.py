@@ -151,6 +151,9 @@ def test_indexed_files_are_shown_as_text_or_downloaded(served):
     plan = served.get("/files/plan.docx")
     assert plan.headers["content-type"] == "application/octet-stream"
     assert plan.headers["content-disposition"].startswith("attachment")
+    asked = served.head("/files/plan.docx")
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == plan.headers["content-length"]
     for answer in (page, plan):
         assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -242,14 +242,14 @@ def test_two_rankings_are_compared():
     assert (turned.overlap, turned.changed, turned.first_changed) == (1.0, True, True)
     other = compare([hit("a"), hit("b")], [hit("a"), hit("c", 0.25), hit("d")])
     assert other.overlap == pytest.approx(1 / 3) and not other.first_changed
-    assert other.came[0] == {"id": "c", "collection": "c", "rank": 2, "score": 0.25}
-    assert [each["id"] for each in other.went] == ["b"]
+    assert other.came[0].model_dump() == {"id": "c", "collection": "c", "rank": 2, "score": 0.25}
+    assert [each.id for each in other.went] == ["b"]
     assert compare([], []).overlap == 1.0
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("", "is empty"), ('{"query": "x"}\n', "line 1: shadow: Field required"), ("nonsense\n", "line 1")],
+    [("", "is empty"), ('{"query": "x"}\n', "line 1: overlap: Field required"), ("nonsense\n", "line 1")],
 )
 def test_a_file_that_is_no_log_of_a_shadow(tmp_path, content, said):
     (tmp_path / "log.jsonl").write_text(content)

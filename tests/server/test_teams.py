@@ -149,6 +149,7 @@ ATTACKS = {
         lambda name: {"data": {"collection": name}, "files": [("files", ("a.md", b"word1"))]},
     ],
     ("GET", "/files/{name}"): [],
+    ("HEAD", "/files/{name}"): [],
 }
 
 
@@ -372,13 +373,14 @@ def test_files_are_those_of_the_own_collections(served):
     for key, name in ((RED, "plan.md"), (GUEST, "plan.md"), (RED, "unread.md"), (BLUE, "unread.md")):
         answer = served.get(f"/files/{name}", headers=bearer(key))
         assert (answer.status_code, answer.text) == (404, nobody.text)
+        assert served.head(f"/files/{name}", headers=bearer(key)).status_code == 404
     files_of = [served.get("/v1/files", headers=bearer(key)).json()["files_of"] for key in (RED, BLUE)]
     assert files_of == [None, "beta"]
 
 
 def test_rights_that_are_not_given(served):
     for method, path in ATTACKS:
-        if method == "GET" or path in ("/v1/search", "/v1/embeddings", "/v1/route"):
+        if method in ("GET", "HEAD") or path in ("/v1/search", "/v1/embeddings", "/v1/route"):
             continue
         answer = served.request(method, path.format(name="alpha"), headers=bearer(GUEST), json={})
         assert answer.status_code == 403, (method, path)

@@ -177,6 +177,20 @@ def open_model(source: str | Path, device: str | None, engine: EngineName) -> Op
     return opened(source, engine=engine, device=device)
 
 
+def keep_trained(path: Path, trained: RouterRetriever, expert: str, *, force: bool) -> str:
+    """Save an expert into a model's folder, and return the name that it has got."""
+    from routerretriever.change_model import save_trained
+
+    added = save_trained(path, trained, expert, replace=force)
+    if added != expert:
+        say(
+            f"Another process added an expert '{expert}' during the training, so the new one "
+            f"is called '{added}'.",
+            err,
+        )
+    return added
+
+
 def load_collections(
     sources: list[str],
     *,

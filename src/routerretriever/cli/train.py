@@ -18,6 +18,7 @@ from routerretriever.cli.common import (
     Lenient,
     OptionalSources,
     OwnModel,
+    keep_trained,
     load_collections,
     load_model,
 )
@@ -153,25 +154,11 @@ def train(
         say(f"The layers of '{router.encoder.base.id}' cannot be changed, so the expert is a map.", err)
         config = _training_config(preset, kind="map", **given)
     report = train_expert(router, loaded, name=name, config=config, force=force, progress=Bars())
-    added = _saved(model, router, report.expert, force=force)
+    added = keep_trained(model, router, report.expert, force=force)
     if as_json:
         print_json(report.to_dict() | {"expert": added, "model": str(model)})
     else:
         _show_training(report, added, model, _named(collections))
-
-
-def _saved(path: Path, trained: RouterRetriever, expert: str, *, force: bool) -> str:
-    """Save an expert, and return the name that it has got."""
-    from routerretriever.change_model import save_trained
-
-    added = save_trained(path, trained, expert, replace=force)
-    if added != expert:
-        say(
-            f"Another process added an expert '{expert}' during the training, so the new one "
-            f"is called '{added}'.",
-            err,
-        )
-    return added
 
 
 def _named(collections: list[str] | None) -> list[str]:

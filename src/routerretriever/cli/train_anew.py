@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from routerretriever.cli.common import keep_trained
 from routerretriever.cli.formatting import err, points, print_json, say
 from routerretriever.errors import NoGainError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
+    from routerretriever.lora.expert_info import ExpertInfo
     from routerretriever.model import RouterRetriever
 
 
@@ -31,7 +33,6 @@ def train_anew(
     Those that the model has already are left, so that the same command continues after a kill. ``opened`` gives
     the model, which takes seconds, when all data is known to be there.
     """
-    from routerretriever.change_model import save_trained
     from routerretriever.experts.train import train_expert
     from routerretriever.experts.train_again import remembered_experts
 
@@ -52,11 +53,15 @@ def train_anew(
             without_gain.append(expert.name)
             say(str(error), err)
             continue
-        save_trained(path, model, expert.name, replace=force)
-        trained.append(report.to_dict())
+        added = keep_trained(path, model, expert.name, force=force)
+        trained.append(report.to_dict() | {"expert": added})
         if not as_json:
-            now, before = (points(info.gain, signed=True) for info in (report.info, expert.info))
-            say(Text.assemble((expert.name, "bold"), f": gain {now} points, before {before}"))
+            now, before = _measured(report.info), _measured(expert.info)
+            say(
+                Text.assemble(
+                    (added, "bold"), f": held-out nDCG@10 {now}, p = {report.p_value:.3g}; before {before}"
+                )
+            )
 
     if as_json:
         outcome = {"trained": trained, "kept": kept, "without_gain": without_gain}
@@ -66,3 +71,8 @@ def train_anew(
         say(f"Trained before: {', '.join(kept)}.")
     places = {data.place: None for expert in remembered for data in expert.info.trained_on_data}
     say(f"Next: routerretriever library {path} {shlex.join(places)}")
+
+
+def _measured(info: ExpertInfo) -> str:
+    gain = points(info.gain, signed=True)
+    return f"{points(info.expert_ndcg)}, base {points(info.base_ndcg)} ({gain} points)"

@@ -23,28 +23,39 @@ class ShadowHit(BaseModel):
     score: float
 
 
-class ShadowLine(BaseModel):
-    """One search.
+class Difference(BaseModel):
+    """How two rankings of one query differ.
 
     Attributes:
-        query: its text.
-        shadow: the expert that would have answered.
-        answered: what did answer: an expert, ``base`` or ``merged``.
-        predicted_gain: of the expert, in nDCG@10 over the base.
-        overlap: share of the first ten that both have.
-        changed, first_changed: whether any of the first ten differs, and whether the first does.
-        came, went: the documents that differ.
+        overlap: share of the first hits that are in both; 1 if there are none.
+        changed: whether they differ at all, in hits or order.
+        first_changed: whether the first hit is another.
+        came, went: hits that are in the second or the first alone.
     """
 
-    query: str
-    shadow: str
-    answered: str
-    predicted_gain: float
     overlap: float
     changed: bool
     first_changed: bool
     came: list[ShadowHit]
     went: list[ShadowHit]
+
+
+class ShadowLine(Difference):
+    """One search.
+
+    Attributes:
+        time: when it was looked at, in ISO format.
+        query: its text.
+        shadow: the expert that would have answered.
+        answered: what did answer: an expert, ``base`` or ``merged``.
+        predicted_gain: of the expert, in nDCG@10 over the base.
+    """
+
+    time: str
+    query: str
+    shadow: str
+    answered: str
+    predicted_gain: float
 
 
 def read_shadow_log(log: Path) -> list[ShadowLine]:

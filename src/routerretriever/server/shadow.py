@@ -7,21 +7,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from routerretriever.encoder.served_model import ServedModel
 from routerretriever.errors import StorageError
 from routerretriever.expert_state import ExpertState
+from routerretriever.feedback.shadow_log import Difference, ShadowHit, ShadowLine
 from routerretriever.index.answer import Answer, SearchOptions
 from routerretriever.index.index import Index
 from routerretriever.index.querying import EncodedQueries
 from routerretriever.index.search import Hit
 from routerretriever.kernels.vectors import Vectors
+from routerretriever.routing.candidates import BASE
 from routerretriever.routing.scope import RoutingScope
 from routerretriever.server.metrics import Metrics
 from routerretriever.storage.atomic import append_line
@@ -202,21 +201,21 @@ class Shadow:
         )
         self._metrics.shadow_overlap.observe(difference.overlap)
         self._write(
-            {
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "query": query,
-                "shadow": self.expert,
-                "answered": before.expert,
-                "predicted_gain": round(gain, 4),
-                **asdict(difference),
-            }
+            ShadowLine(
+                time=datetime.now(UTC).isoformat(timespec="seconds"),
+                query=query,
+                shadow=self.expert,
+                answered=before.expert or BASE,
+                predicted_gain=round(gain, 4),
+                **dict(difference),
+            )
         )
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, line: ShadowLine) -> None:
         if self._log is None:
             return
         try:
-            written = append_line(self._log, orjson.dumps(row), self._limit)
+            written = append_line(self._log, line.model_dump_json().encode(), self._limit)
         except StorageError as error:
             LOG.error("%s", error)
             written = False
@@ -229,24 +228,6 @@ class Shadow:
             self._totals = replace(self._totals, **grown)
         if outcome is not None:
             self._metrics.shadow.labels(outcome).inc(times)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """How two rankings of one query differ.
-
-    Attributes:
-        overlap: share of the first hits that are in both; 1 if there are none.
-        changed: whether they differ at all, in hits or order.
-        first_changed: whether the first hit is another.
-        came, went: hits that are in the second or the first alone: id, collection, rank from 1, score.
-    """
-
-    overlap: float
-    changed: bool
-    first_changed: bool
-    came: list[dict[str, Any]]
-    went: list[dict[str, Any]]
 
 
 def compare(before: Sequence[Hit], after: Sequence[Hit]) -> Difference:
@@ -266,10 +247,5 @@ def _identity(hit: Hit) -> tuple[str, str, int | None]:
     return hit.collection, hit.id, None if hit.passage is None else hit.passage.number
 
 
-def _shown(hit: Hit, rank: int) -> dict[str, Any]:
-    return {
-        "id": hit.id,
-        "collection": hit.collection,
-        "rank": rank,
-        "score": round(hit.score, 6),
-    }
+def _shown(hit: Hit, rank: int) -> ShadowHit:
+    return ShadowHit(id=hit.id, collection=hit.collection, rank=rank, score=round(hit.score, 6))

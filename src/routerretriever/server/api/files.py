@@ -100,6 +100,7 @@ async def _check_form(request: Request) -> None:
         raise ApiError(422, f"There is no field {named}. The form has files and collection.", param=named)
 
 
+@router.head("/files/{name:path}", include_in_schema=False, dependencies=[needs(Right.READ)])
 @router.get(
     "/files/{name:path}",
     summary="A file that was indexed",
