@@ -317,10 +317,12 @@ def test_each_study_has_settings():
 def test_the_suites_that_come_with_the_project_are_valid(request):
     folder = request.config.rootpath / "suites"
     names = {path.stem: Suite.load(path) for path in folder.glob("*.yaml")}
-    assert {"paper", "real", "demo"} <= set(names)
+    assert {"paper", "real", "real-mpnet", "demo"} <= set(names)
     assert len(names["real"].experts) == 9
     assert len(names["paper"].experts) == len(names["paper"].unseen) == 7
     assert names["paper"].training_config(0).in_batch
+    assert names["real-mpnet"].training_config(0).max_queries == 1000
+    assert {*names["real-mpnet"].experts, *names["real-mpnet"].unseen} <= set(names["real"].sources)
 
 
 def test_a_split_that_is_tested_on_is_not_held_out(make_collection):
