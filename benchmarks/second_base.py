@@ -143,8 +143,10 @@ def main() -> None:
     run.train(given.experts)
     run.evaluate(given.experts, given.unseen)
     means = run.means(given.experts, given.unseen)
+    options = f"--experts {' '.join(given.experts)} --unseen {' '.join(given.unseen)}"
+    base = Path(given.base).name
     document = {
-        "command": f"python benchmarks/second_base.py {Path(given.base).name} DATA OUT.json --models FOLDER",
+        "command": f"python benchmarks/second_base.py {base} DATA OUT.json --models FOLDER {options}",
         **surroundings(),
         "max_queries": QUERIES,
         "lora_epochs": EPOCHS,
