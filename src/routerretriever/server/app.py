@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
+from routerretriever.encoder.graph import available_threads
 from routerretriever.errors import RouterRetrieverError, ServerError
 from routerretriever.server import memory, problems
 from routerretriever.server.access import Right
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine: Engine = app.state.engine
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    memory.share_heaps(available_threads())
     loading = asyncio.create_task(asyncio.to_thread(_load, engine))
     trimming = asyncio.create_task(memory.keep_trimming())
     following = asyncio.create_task(_follow(engine, loading))
