@@ -163,6 +163,7 @@ def serve(
         api_keys=read_keys(api_keys),
         admin_keys=read_admin,
         keys=scoped,
+        key_file=keys,
         engine=engine,
         device=device,
         rerank=rerank,

@@ -27,6 +27,7 @@ from routerretriever.server.api import files as api_files
 from routerretriever.server.api import search as api_search
 from routerretriever.server.api import shadow as api_shadow
 from routerretriever.server.engine import Engine
+from routerretriever.server.follow_keys import FollowedKeys
 from routerretriever.server.guard import Guard, check_declared, model_is_ready, needs
 from routerretriever.server.keyring import Keyring
 from routerretriever.server.problems import responses
@@ -84,7 +85,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     memory.share_heaps(available_threads())
     loading = asyncio.create_task(asyncio.to_thread(_load, engine))
     trimming = asyncio.create_task(memory.keep_trimming())
-    following = asyncio.create_task(_follow(engine, loading))
+    following = asyncio.create_task(_follow(engine, app.state.keyring, loading))
     yield
     trimming.cancel()
     following.cancel()
@@ -92,17 +93,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(engine.close)
 
 
-async def _follow(engine: Engine, loading: asyncio.Task[None]) -> None:
+async def _follow(engine: Engine, keyring: Keyring, loading: asyncio.Task[None]) -> None:
     await asyncio.shield(loading)
-    if engine.ready:
-        await engine.shared.keep_following(engine.settings.follow_seconds)
+    if not engine.ready:
+        return
+    settings = engine.settings
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(engine.shared.keep_following(settings.follow_seconds))
+        if settings.key_file is not None:
+            keys = FollowedKeys(settings.key_file, keyring, engine.check_keys)
+            tasks.create_task(keys.keep_following(settings.follow_seconds))
 
 
 def _load(engine: Engine) -> None:
     try:
         if not engine.ready:
             engine.load()
-        LOG.info("ready: %s", ", ".join(engine.answering.state.candidates))
+        LOG.info("ready: %s", ", ".join(engine.answering.state.experts) or "the base, without experts yet")
     except ServerError as error:
         # It names experts and collections, and whoever asks has shown no key.
         engine.failure = "The server was not set up correctly; its log says why."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
 
 from routerretriever.encoder.graph import available_threads
 from routerretriever.index.index import Index
@@ -15,6 +16,7 @@ from routerretriever.server.documents import DocumentService
 from routerretriever.server.encode_batch import BatchEncoder
 from routerretriever.server.experts import ExpertService
 from routerretriever.server.feedback_log import FeedbackLog
+from routerretriever.server.key_file import Key
 from routerretriever.server.metrics import Metrics
 from routerretriever.server.open_spans import open_spans
 from routerretriever.server.queries import QueryService
@@ -60,9 +62,9 @@ class Engine:
         )
         self.fingerprint = self.model.fingerprint
         index = None if settings.index is None else Index.open(settings.index, self.model)
+        self.index = index
+        self.check_keys(settings.keys)
         state = self.model.state
-        pilots = state.library.collections() if state.library else ()
-        check_keys(settings.keys, experts=state.experts, pilots=pilots, index=index)
         if settings.shadow is not None:
             check_shadow(settings, experts=tuple(state.experts), library=state.library)
         reranker = None
@@ -86,6 +88,16 @@ class Engine:
         gc.collect()
         gc.freeze()  # what is loaded now stays: collections need not look through it again
         self.ready = True
+
+    def check_keys(self, keys: Sequence[Key]) -> None:
+        """Check keys against the experts, pilots and documents that there are now; blocks.
+
+        Raises:
+            ServerError: a key names what does not exist.
+        """
+        state = self.model.state
+        pilots = state.library.collections() if state.library else ()
+        check_keys(keys, experts=state.experts, pilots=pilots, index=self.index)
 
     def _make_batcher(self) -> Batcher:
         return Batcher(

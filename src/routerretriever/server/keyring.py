@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 
 from routerretriever.server.access import EVERYTHING, READER, Access, Right
-from routerretriever.server.key_file import digest_of
+from routerretriever.server.key_file import Key, digest_of
 from routerretriever.server.settings import Settings
 
 
@@ -21,12 +22,15 @@ class Keyring:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._keys: list[tuple[bytes, Access]] = []
         reading = Access(rights=READER)
-        self._keys += [(digest_of(key), EVERYTHING) for key in settings.admin_keys]
-        self._keys += [(digest_of(key), reading) for key in settings.api_keys]
-        self._keys += [(key.digest, key.access) for key in settings.keys]
+        self._whole = [(digest_of(key), EVERYTHING) for key in settings.admin_keys]
+        self._whole += [(digest_of(key), reading) for key in settings.api_keys]
         self.is_locked = settings.is_locked
+        self.take(settings.keys)
+
+    def take(self, keys: Sequence[Key]) -> None:
+        """Let these be the keys with scopes; requests that are being answered go on as they began."""
+        self._keys = [*self._whole, *((key.digest, key.access) for key in keys)]
         rights: set[Right] = set() if self.is_locked else set(READER)
         self.rights = rights.union(*(access.rights for _, access in self._keys))
 

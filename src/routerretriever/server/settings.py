@@ -73,6 +73,7 @@ class Settings:
         api_keys: any of them opens the API; empty leaves it open.
         admin_keys: any of them may change documents and experts, and read; empty forbids changes.
         keys: with scopes; see :func:`routerretriever.server.read_key_file`.
+        key_file: that they were read from, and are read from again when it changes.
         engine: what computes: ``onnx`` is the model's compiled engine, ``torch``, or ``auto``.
         device: torch device; default the best one present.
         rerank: cross-encoder that searches may ask for: a folder or a name on the hub.
@@ -83,7 +84,7 @@ class Settings:
         trace: where spans are sent, as :func:`routerretriever.server.trace_target.trace_target` says it.
         drain_seconds: how long requests in flight may take after SIGTERM.
         replica: this process's name where several answer as one; a label of its metrics.
-        follow_seconds: how often it looks whether another process has changed the saved experts.
+        follow_seconds: how often it looks whether the saved experts or the key file have changed.
     """
 
     model: Path
@@ -94,6 +95,7 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     keys: tuple[Key, ...] = ()
+    key_file: Path | None = None
     engine: str = "auto"
     device: str | None = None
     rerank: str | None = None
