@@ -1,9 +1,9 @@
-"""What 8 bits for queries cost: nDCG@10 and routes of a compiled model, beside the same model in fp32.
+"""What 8 bits cost: nDCG@10 and routes of a compiled model, beside the same model in fp32.
 
     python benchmarks/engine_int8.py MODEL DATA [--out FILE] [--only COLLECTION …]
 
-MODEL has experts and pilots; it is compiled twice, into a folder that goes away. Documents are in fp32 both times. The
-queries of a row are a collection's training queries, at most --queries of them, which its expert has seen, so that the
+MODEL has experts and pilots; it is compiled twice, into a folder that goes away. Documents are in fp32 (``int8``: queries
+alone are in 8 bits) and in 8 bits too (``all int8``). The queries of a row are a collection's training queries, at most --queries of them, which its expert has seen, so that the
 precision is not chosen on a test split; of collections without an expert of MODEL they are all the same to it. How long
 queries take is measured by `speed.py --only engine`.
 """
@@ -55,24 +55,31 @@ def encoded(model: CompiledModel, queries: list[str], expert: str | None) -> tup
     return np.concatenate(vectors), names
 
 
+def documents(collection: Collection, vectors: Vectors) -> DocumentVectors:
+    """Return documents with their vectors, each as one passage."""
+    return DocumentVectors(
+        documents=collection.documents,
+        passages=[Passage.whole(document) for document in collection.documents],
+        owners=np.arange(len(collection.documents)),
+        vectors=vectors,
+    )
+
+
 def compared(models: dict[str, CompiledModel], collection: Collection, most: int) -> dict[str, Any]:
     """Return one row: by the base, routed, and how often the route is another."""
     split = collection.split("train" if "train" in collection.splits else "test").sample(most, SEED)
     queries = list(split.queries.values())
-    documents = DocumentVectors(
-        documents=collection.documents,
-        passages=[Passage.whole(document) for document in collection.documents],
-        owners=np.arange(len(collection.documents)),
-        vectors=models["fp32"].embed_texts(collection.contents),
-    )
+    fp32 = documents(collection, models["fp32"].embed_texts(collection.contents))
+    int8 = documents(collection, models["int8"].embed_texts(collection.contents, precision="int8"))
     row: dict[str, Any] = {"collection": collection.name, "split": split.name, "queries": len(queries)}
     routes = {}
     for expert in ("base", None):
         for precision, model in models.items():
-            vectors, names = encoded(model, queries, expert)
-            value = 100 * float(np.mean(ndcg_at_10(vectors, split, documents, collection)))
-            row[f"{expert or 'routed'} {precision}"] = round(value, 2)
-            routes[precision] = names
+            vectors, routes[precision] = encoded(model, queries, expert)
+            kept = {precision: fp32} if precision == "fp32" else {"int8": fp32, "all int8": int8}
+            for name, searched in kept.items():
+                value = 100 * float(np.mean(ndcg_at_10(vectors, split, searched, collection)))
+                row[f"{expert or 'routed'} {name}"] = round(value, 2)
     row["same route"] = round(float(np.mean([a == b for a, b in zip(*routes.values(), strict=True)])), 3)
     print(json.dumps(row), flush=True)
     return row
@@ -100,8 +107,11 @@ def main() -> None:
             for name in args.only
         ]
     change = {
-        name: round(float(np.mean([row[f"{name} int8"] - row[f"{name} fp32"] for row in rows])), 2)
+        f"{name} {precision}": round(
+            float(np.mean([row[f"{name} {precision}"] - row[f"{name} fp32"] for row in rows])), 2
+        )
         for name in ("base", "routed")
+        for precision in ("int8", "all int8")
     }
     result = {
         "command": "python benchmarks/engine_int8.py MODEL DATA",

@@ -70,6 +70,11 @@ def test_vectors_are_those_of_the_torch_base(base, source):
     assert model.cut(document) == wanted.cut(document) and len(model.cut(document)) > 1
 
 
+def test_a_folder_that_is_called_onnx_and_holds_everything(source, tmp_path):
+    model = create(export_onnx(source, tmp_path / "onnx"))
+    np.testing.assert_allclose(model.encode_document(TEXTS), create(source).encode_document(TEXTS), atol=1e-5)
+
+
 def test_a_folder_with_its_graph_below_it_and_weights_beside_that(source, base, tmp_path):
     folder = export_onnx(source, tmp_path / "hub", name="onnx/model.onnx", types=True, outside=True)
     first, second = create(folder), create(folder / "onnx" / "model.onnx")

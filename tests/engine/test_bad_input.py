@@ -94,7 +94,7 @@ def test_what_no_engine_has(folder):
         open_model(folder, engine="tpu")
     with pytest.raises(FormatError, match="no model at"):
         open_model(folder.parent / "nothing")
-    with pytest.raises(EngineError, match="fp32, not in int8.*engine='torch'"):
+    with pytest.raises(EngineError, match="does not encode documents in int8.*engine='torch'"):
         open_model(folder, engine="onnx").embed_texts(["a"], precision="int8")
 
 

@@ -10,7 +10,7 @@ from models import TEXTS, with_experts, with_library
 from onnx_files import export_onnx
 from tiny import make_checkpoint, random_adapter
 
-from routerretriever import RouterRetriever, compile_model, open_model
+from routerretriever import Index, RouterRetriever, compile_model, open_model
 from routerretriever.engine.engine_info import ENGINE_INFO
 from routerretriever.errors import EngineError
 from routerretriever.kernels.vectors import unit_rows
@@ -60,6 +60,37 @@ def test_documents_stay_in_fp32(fp32, int8):
     exact, rounded = open_model(fp32, engine="onnx"), open_model(int8, engine="onnx")
     assert np.array_equal(rounded.encode_document(TEXTS), exact.encode_document(TEXTS))
     assert rounded.documents_fingerprint == exact.documents_fingerprint
+
+
+def test_documents_in_eight_bits_are_asked_for(fp32, int8):
+    exact, rounded = open_model(fp32, engine="onnx"), open_model(int8, engine="onnx")
+    wanted = exact.embed_texts(TEXTS)
+    found = rounded.embed_texts(TEXTS, precision="int8")
+    assert 0.98 < least_cosine(wanted, found) < 1 - 1e-7
+    assert np.array_equal(rounded.embed_texts(TEXTS, precision="int8"), found)
+    assert np.array_equal(rounded.embed_texts(TEXTS, precision="auto"), wanted), "each precision has a cache"
+    with pytest.raises(
+        EngineError, match="not encode documents in int8. Compile the model with --precision int8"
+    ):
+        exact.embed_texts(TEXTS, precision="int8")
+    with pytest.raises(EngineError, match="not encode documents in bf16. Choose fp32 or auto"):
+        rounded.embed_texts(TEXTS, precision="bf16")
+
+
+def test_an_index_of_documents_in_eight_bits(int8, fp32, tmp_path):
+    lines = [json.dumps({"_id": str(row), "text": text}) for row, text in enumerate(dict.fromkeys(TEXTS))]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines) + "\n")
+
+    def vectors(model, *options):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        run("index", "add", model, folder, tmp_path / "d.jsonl", "--collection", "d", *options)
+        return np.stack(list(Index.open(folder).lookup(map(str, range(len(lines)))).values()))
+
+    exact = vectors(int8)
+    by_engine = vectors(int8, "--precision", "int8")
+    assert abs(by_engine - exact).max() > 1e-5 and least_cosine(by_engine, exact) > 0.98
+    by_torch = vectors(fp32, "--precision", "int8")  # this engine cannot, so auto takes torch
+    assert abs(by_torch - exact).max() > 1e-5 and least_cosine(by_torch, exact) > 0.98
 
 
 def test_an_engine_keeps_its_precision_until_another_is_asked_for(int8, tmp_path):

@@ -175,9 +175,9 @@ def add(
         loaded = load_model(model, device)
         runner = _runner(cluster, loaded, workers)
     else:
-        if engine == EngineName.AUTO and precision in ("bf16", "int8"):
-            engine = EngineName.TORCH
         loaded = open_model(model, device, engine)
+        if engine == EngineName.AUTO and not _encodes_in(loaded, precision):
+            loaded = open_model(model, device, EngineName.TORCH)
     opened = Index.create(index, loaded, model_path=model)
     report = opened.add(
         source,
@@ -195,6 +195,16 @@ def add(
         return
     search = "approximate" if opened.is_approximate else "exact"
     show_report(report, f"{shown_uri(index)} now holds {len(opened)} ({search} search).")
+
+
+def _encodes_in(model: OpenedModel, precision: str) -> bool:
+    from routerretriever.errors import EngineError
+
+    try:
+        model.document_precision(precision)
+    except EngineError:
+        return False
+    return True
 
 
 def _check_workers(cluster: str | None, workers: int | None) -> None:

@@ -56,8 +56,10 @@ def onnx_file(base: str | Path) -> Path | None:
 
 
 def onnx_root(graph: Path) -> Path:
-    """Return the folder of the files that describe a graph."""
-    return graph.parent.parent if graph.parent.name == _FURTHER else graph.parent
+    """Return the folder of the files that describe a graph: its own, or as on the hub the one above ``onnx/``."""
+    own = graph.parent
+    describes_itself = (own / "modules.json").exists() or (own / _POOLING).exists()
+    return own.parent if own.name == _FURTHER and not describes_itself else own
 
 
 def load_onnx(graph: Path) -> SentenceTransformer:

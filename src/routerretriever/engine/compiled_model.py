@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from routerretriever.encoder.text_tokenizer import TextTokenizer
 from routerretriever.encoder.token_batches import batches
 from routerretriever.encoder.token_ids import TokenIds, read_counts
 from routerretriever.engine.engine_base import EngineBase
-from routerretriever.engine.engine_info import EngineInfo, fresh_engine_info
+from routerretriever.engine.engine_info import FP32, INT8, EngineInfo, fresh_engine_info
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.errors import EngineError
 from routerretriever.expert_state import ExpertState
@@ -311,26 +311,28 @@ class CompiledModel(ExpertMethods, DocumentMethods):
             return only
         return self._by_length(inputs, batch_size, self.encode_documents, self.info.dimension)
 
-    def encode_documents(self, documents: Sequence[str | TokenIds]) -> Vectors:
+    def encode_documents(self, documents: Sequence[str | TokenIds], *, precision: str = FP32) -> Vectors:
         """Return vectors (n, d) of one batch of documents: texts or token ids."""
-        return self._documents.encode(documents, self.document_prompt)
+        return self._documents.encode(documents, self.document_prompt, precision)
 
     def token_counts(self, texts: Sequence[str | TokenIds]) -> list[int]:
         """Return how many tokens are read of each document or of its ids, without a prompt."""
         return read_counts(texts, self.document_tokenizer, self.document_length)
 
     def document_precision(self, precision: str) -> str:
-        """Return the precision that documents are encoded in: engines have one.
+        """Return the precision that documents are encoded in: ``auto`` is ``fp32``.
 
         Raises:
-            EngineError: another one is asked for.
+            EngineError: the engine has no such graphs.
         """
-        if precision not in ("fp32", "auto"):
-            raise EngineError(
-                f"A compiled engine encodes documents in fp32, not in {precision}. Choose fp32 or auto, or "
-                "use torch: engine='torch'."
-            )
-        return "fp32"
+        if precision == "auto":
+            return FP32
+        if precision in self._documents.precisions:
+            return precision
+        remedy = "Compile the model with --precision int8" if precision == INT8 else "Choose fp32 or auto"
+        raise EngineError(
+            f"This compiled engine does not encode documents in {precision}. {remedy}, or use torch: engine='torch'."
+        )
 
     def embed_texts(
         self, texts: Sequence[str], *, precision: str = "fp32", progress: Progress | None = None
@@ -339,23 +341,28 @@ class CompiledModel(ExpertMethods, DocumentMethods):
 
         Args:
             texts: any number of them.
-            precision: ``fp32`` or ``auto``.
+            precision: ``fp32``, ``auto``, or ``int8`` if the model was compiled so.
             progress: where to report.
         """
-        self.document_precision(precision)
-        cache = EmbeddingCache(self.fingerprint, self.info.dimension)
-        return cache.vectors(texts, self.encode_in_bulk, progress=progress)
+        precision = self.document_precision(precision)
+        # Torch rounds in another way, and has a cache of its own.
+        name = self.fingerprint if precision == FP32 else f"{self.fingerprint}-{precision}-tokens"
+        cache = EmbeddingCache(name, self.info.dimension)
+        return cache.vectors(texts, partial(self.encode_in_bulk, precision=precision), progress=progress)
 
-    def encode_in_bulk(self, texts: Sequence[str], done: Callable[[int], None] | None = None) -> Vectors:
+    def encode_in_bulk(
+        self, texts: Sequence[str], done: Callable[[int], None] | None = None, *, precision: str = FP32
+    ) -> Vectors:
         """Return vectors of any number of documents (n, d).
 
         Args:
             texts: in any order.
             done: is told after each batch how many texts it had.
+            precision: ``fp32``, or ``int8`` if the model was compiled so.
         """
         vectors = np.empty((len(texts), self.info.dimension), np.float32)
         for rows in batches(self.token_counts(texts), _BATCH_TOKENS):
-            vectors[rows] = self.encode_documents([texts[row] for row in rows])
+            vectors[rows] = self.encode_documents([texts[row] for row in rows], precision=precision)
             if done is not None:
                 done(len(rows))
         return vectors

@@ -34,14 +34,20 @@ class EngineBase:
     def __init__(self, model: Path, info: EngineInfo, threads: int | None) -> None:
         self.info = info
         self.folder = model / ENGINE
-        self.passes = self._exact = RoutedPass(info, self.folder, threads)
+        self._by_precision = {FP32: RoutedPass(info, self.folder, threads)}
         if info.precision != FP32:
-            self.passes = RoutedPass(info, self.folder, threads, info.precision)
+            self._by_precision[info.precision] = RoutedPass(info, self.folder, threads, info.precision)
+        self.passes = self._by_precision[info.precision]
         try:
             self.tokenizer = TextTokenizer(self.folder / TOKENIZER, info.tokenizer)
         except FormatError as error:
             raise EngineError(f"{error} {COMPILE_AGAIN}") from error
 
-    def encode(self, texts: Sequence[str | TokenIds], prompt: str | None) -> Vectors:
-        """Return vectors (n, d) of documents, as texts or token ids, by the base in fp32."""
-        return self._exact.base(self.tokenizer.batch(texts, prompt), prompt)
+    @property
+    def precisions(self) -> Sequence[str]:
+        """In which documents can be encoded."""
+        return tuple(self._by_precision)
+
+    def encode(self, texts: Sequence[str | TokenIds], prompt: str | None, precision: str = FP32) -> Vectors:
+        """Return vectors (n, d) of documents, as texts or token ids, by the base."""
+        return self._by_precision[precision].base(self.tokenizer.batch(texts, prompt), prompt)

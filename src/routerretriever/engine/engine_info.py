@@ -36,7 +36,7 @@ LOWER, UPPER, ADAPTED = "lower.onnx", "upper.onnx", "adapted.onnx"
 UPPER_WEIGHTS = "upper.bin"
 FP32, INT8 = "fp32", "int8"
 PRECISIONS = (FP32, INT8)
-"""In which queries may be encoded; documents are in fp32."""
+"""In which queries may be encoded. Documents are in fp32, or in 8 bits if an index asks for it."""
 ENGINE_FORMAT = 1
 COMPILE_AGAIN = "Compile it again: routerretriever compile MODEL"
 
