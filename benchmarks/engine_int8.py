@@ -2,10 +2,11 @@
 
     python benchmarks/engine_int8.py MODEL DATA [--out FILE] [--only COLLECTION …]
 
-MODEL has experts and pilots; it is compiled twice, into a folder that goes away. Documents are in fp32 (``int8``: queries
-alone are in 8 bits) and in 8 bits too (``all int8``). The queries of a row are a collection's training queries, at most --queries of them, which its expert has seen, so that the
-precision is not chosen on a test split; of collections without an expert of MODEL they are all the same to it. How long
-queries take is measured by `speed.py --only engine`.
+MODEL has experts and pilots; it is compiled twice, into a folder that goes away. Documents are in fp32 (``int8``: only
+queries are in 8 bits) and in 8 bits too (``all int8``). The queries of a row are a collection's training queries, at
+most --queries of them, which its expert has seen, so that the precision is not chosen on a test split; collections
+without an expert of MODEL that have no training queries give their test queries. How long queries take is measured by
+`speed.py --only engine`.
 """
 
 from __future__ import annotations
