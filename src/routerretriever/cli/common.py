@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from routerretriever.cli.formatting import err, say, show_error
-from routerretriever.errors import RouterRetrieverError
+from routerretriever.errors import EngineError, RouterRetrieverError
 from routerretriever.extras import of_training
 
 if TYPE_CHECKING:
@@ -170,11 +170,23 @@ def load_model(source: str | Path, device: str | None) -> RouterRetriever:
     return RouterRetriever.from_pretrained(source, device=device)
 
 
-def open_model(source: str | Path, device: str | None, engine: EngineName) -> OpenedModel:
-    """Open the model in a folder, or of a name on the hub, for queries and documents."""
+def open_model(
+    source: str | Path, device: str | None, engine: EngineName, *, precision: str = "fp32"
+) -> OpenedModel:
+    """Open the model in a folder, or of a name on the hub, for queries and documents.
+
+    Where the engine is chosen here, it is one that encodes documents in the precision that is asked for.
+    """
     from routerretriever.opening import open_model as opened
 
-    return opened(source, engine=engine, device=device)
+    model = opened(source, engine=engine, device=device)
+    try:
+        model.document_precision(precision)
+    except EngineError:
+        if engine != EngineName.AUTO:
+            raise
+        return opened(source, engine=EngineName.TORCH, device=device)
+    return model
 
 
 def keep_trained(path: Path, trained: RouterRetriever, expert: str, *, force: bool) -> str:

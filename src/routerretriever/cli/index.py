@@ -175,9 +175,7 @@ def add(
         loaded = load_model(model, device)
         runner = _runner(cluster, loaded, workers)
     else:
-        loaded = open_model(model, device, engine)
-        if engine == EngineName.AUTO and not _encodes_in(loaded, precision):
-            loaded = open_model(model, device, EngineName.TORCH)
+        loaded = open_model(model, device, engine, precision=precision)
     opened = Index.create(index, loaded, model_path=model)
     report = opened.add(
         source,
@@ -195,16 +193,6 @@ def add(
         return
     search = "approximate" if opened.is_approximate else "exact"
     show_report(report, f"{shown_uri(index)} now holds {len(opened)} ({search} search).")
-
-
-def _encodes_in(model: OpenedModel, precision: str) -> bool:
-    from routerretriever.errors import EngineError
-
-    try:
-        model.document_precision(precision)
-    except EngineError:
-        return False
-    return True
 
 
 def _check_workers(cluster: str | None, workers: int | None) -> None:
