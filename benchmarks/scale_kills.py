@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
-import lancedb
 import numpy as np
 
 from routerretriever.data.document import Document
@@ -53,7 +52,6 @@ def vectors_of(texts: list[str], dimension: int) -> Vectors:
 
 def child(dimension: str) -> None:
     """Wait for what to do on standard input, then do it until killed."""
-    _ = lancedb.connect  # loads it now: the first write would, and be killed meanwhile
     print("ready", flush=True)
     uri, verb, start = sys.stdin.readline().rstrip("\n").split("\t")
     index, at = Index.open(uri), int(start)

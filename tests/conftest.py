@@ -119,7 +119,7 @@ def admin(own):
 
 @pytest.fixture
 def s3(monkeypatch):
-    """A bucket that lancedb, pylance and pyarrow reach by ``s3://`` without being told anything."""
+    """A bucket that Lance and pyarrow reach by ``s3://`` without being told anything."""
     from object_store import object_store, server_command
 
     if server_command() is None:

@@ -405,7 +405,6 @@ HEAVY = {
     "httpx",
     "jinja2",
     "lance",
-    "lancedb._lancedb",
     "numpy",
     "peft",
     "pyarrow",

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import lance
 import numpy as np
 import pytest
 from tiny import make_checkpoint
@@ -87,10 +88,10 @@ def test_delete(index):
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("Permission denied")])
 def test_a_delete_that_cannot_be_written_is_named(index, monkeypatch, error):
-    def delete(where):
+    def delete(dataset, where):
         raise error
 
-    monkeypatch.setattr(index._store.table.lancedb, "delete", delete)
+    monkeypatch.setattr(lance.LanceDataset, "delete", delete)
     with pytest.raises(StorageError, match=str(error)):
         index.delete(["d1"], collection="c")
 
@@ -168,12 +169,12 @@ def test_approximate_only_above_the_limit(model, tmp_path, monkeypatch):
 def test_adding_experts_does_not_touch_the_index(index, model):
     from tiny import random_adapter
 
-    before = index._store.table.lancedb.version
+    before = index._store.table.newest().version
     model.add_expert("e", random_adapter(model.encoder.lora_layers, 0))
     hits = index.search("word3", expert="e")
     model.remove_expert("e")
     assert len(hits) == 10
-    assert index._store.table.lancedb.version == before
+    assert index._store.table.newest().version == before
 
 
 def test_every_error_is_one_of_ours():

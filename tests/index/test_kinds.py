@@ -1,5 +1,6 @@
 """Kinds of vector index, and that a filter never costs results."""
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -33,14 +34,17 @@ def vectors():
 def index(model, vectors, tmp_path_factory):
     """Written in one go: 25,000 documents of a cluster each."""
     index = Index.create(tmp_path_factory.mktemp("kinds") / "index", model)
-    index._store.table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
+    index._store.table.newest().add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
     numbers = list(range(ROWS))
     columns = {"key": [document_key("", f"d{n}") for n in numbers], "id": [f"d{n}" for n in numbers]}
     columns |= {name: [""] * ROWS for name in ("collection", "title", "text")}
     columns |= {"vector": list(vectors), "number": numbers, "cluster": [n % CLUSTERS for n in numbers]}
-    schema = index._store.table.lancedb.schema
+    dataset = index._store.table.newest()
+    schema = dataset.schema
     values = [columns.get(name, [None] * ROWS) for name in schema.names]
-    index._store.table.lancedb.add(pa.table(dict(zip(schema.names, values, strict=True)), schema=schema))
+    lance.write_dataset(
+        pa.table(dict(zip(schema.names, values, strict=True)), schema=schema), dataset, mode="append"
+    )
     return index
 
 
@@ -70,16 +74,11 @@ def test_a_filter_never_costs_results(index, vectors, kind):
 
 @pytest.mark.parametrize("kind", ["ivf_pq", "hnsw"])
 def test_slow_kinds_keep_to_filters_too(index, model, vectors, tmp_path, kind):
-    """On few rows, because LanceDB takes half a minute to build a graph of 25,000."""
+    """On few rows, because Lance takes half a minute to build a graph of 25,000."""
     small = Index.create(tmp_path / "small", model)
-    small._store.table.lancedb.add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
-    small._store.table.lancedb.add(
-        index._store.table.lancedb.search()
-        .where("number < 2000")
-        .limit(2000)
-        .to_arrow()
-        .select(small._store.table.lancedb.schema.names)
-    )
+    small._store.table.newest().add_columns(pa.schema([("number", pa.int64()), ("cluster", pa.int64())]))
+    rows = index._store.table.newest().to_table(filter="number < 2000")
+    lance.write_dataset(rows, small._store.table.newest(), mode="append")
     assert small.build_index(kind).kind == small.kind.kind == kind
     for condition, kept in (("number % 2 = 0", 1000), ("number % 100 = 7", 20), ("number IN (11, 900)", 2)):
         for hits in small.search_vectors(
@@ -140,10 +139,8 @@ def test_a_choice_is_kept_and_auto_follows_the_size(index, monkeypatch):
 
 def test_an_index_that_nobody_noted_keeps_its_kind(index):
     """As another program may build it, or one that was killed before it could note why."""
-    from lancedb.index import IvfFlat
-
     index.build_index("auto")
-    index._store.table.lancedb.create_index("vector", config=IvfFlat(distance_type="cosine"))
+    index._store.table.newest().create_index("vector", "IVF_FLAT", metric="cosine", replace=True)
     assert (index.kind.kind, index.kind.reason) == ("ivf_flat", "reason not recorded")
-    index_kinds.rebuild(index._store.table.lancedb, "cosine")
+    index_kinds.rebuild(index._store.table)
     assert index.kind.kind == "ivf_flat"

@@ -19,6 +19,7 @@ from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index import connection as index_store
 from routerretriever.index import kinds as index_kinds
 from routerretriever.index import maintenance, reports, snapshot
+from routerretriever.index.table import IndexTable
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -137,12 +138,12 @@ def test_refresh_takes_rows_in_and_builds_anew_when_parts_are_many(index, monkey
         assert (done.vectors, done.texts) == (10, 10)
         assert index.describe().unindexed == 0
         rebuilt.append(done.rebuilt)
-        assert index_kinds.vector_indices(index._store.table.lancedb)[0].num_segments <= 3
+        assert len(index_kinds.vector_indices(index._store.table.newest())[0].segments) <= 3
     assert rebuilt == [False, False, True, False, False, True]
 
 
 def test_small_writes_are_taken_in_now_and_then(index, monkeypatch):
-    """Not at every write: LanceDB would add a segment to the index each time."""
+    """Not at every write: Lance would add a segment to the index each time."""
     monkeypatch.setattr(index_kinds, "EXACT_LIMIT", 500)
     monkeypatch.setattr(maintenance, "UNINDEXED_LIMIT", 30)
     write(index, 600)
@@ -201,21 +202,22 @@ def test_caches_are_bounded(index, monkeypatch):
 
 
 def test_caches_for_writing_are_bounded_too(index, monkeypatch):
-    asked = []
+    asked, real = [], index_store.lance.Session
 
-    class Session:
-        def __init__(self, *sizes):
-            asked.append(sizes)
+    def session(**sizes):
+        asked.append(tuple(size >> 20 for size in sizes.values()))
+        return real(**sizes)
 
-    monkeypatch.setattr(index_store.lancedb, "Session", Session)
-    monkeypatch.setattr(index_store.lancedb, "connect", lambda uri, **options: options)
-    index_store.connect(index.uri)
-    assert index_store.connect("s3://bucket/index")["read_consistency_interval"] > timedelta(0)
-    assert asked == [(128 << 20, 128 << 20)] * 2
+    monkeypatch.setattr(index_store.lance, "Session", session)
+    table = IndexTable.open(index.uri)
+    assert asked == [(128, 128)]
+    assert table.newest().session().is_same_as(table.newest().session())
+    assert len(asked) == 1
 
 
 def test_an_object_store_is_not_asked_for_versions_at_every_search(index, monkeypatch):
-    assert index_store.connect(index.uri).read_consistency_interval == timedelta(0)
+    assert index_store.consistency_interval(index.uri) == timedelta(0)
+    assert index_store.consistency_interval("s3://bucket/index") > timedelta(0)
     monkeypatch.setattr(index_store, "LOCAL_INTERVAL", timedelta(hours=1))  # as for one, but longer
     index._store.table.latest = snapshot.LatestSnapshot(index.uri)
     before = index._store.table.latest.get().dataset.version
@@ -276,7 +278,7 @@ def test_a_flush_syncs_only_what_is_new(index, synced):
     after, folders = on_disk(index)
     assert after - files <= set(synced) <= (after | folders)
     assert done.files >= len(after - files) > 0
-    assert len(set(synced) & files) <= 1  # LanceDB's hint at the newest version is written again
+    assert len(set(synced) & files) <= 1  # Lance's hint at the newest version is written again
 
 
 def test_a_disk_that_cannot_write_is_named(index, monkeypatch):

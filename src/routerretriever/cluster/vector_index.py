@@ -23,7 +23,7 @@ from routerretriever.index.connection import dataset_uri
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.index import Index
-from routerretriever.index.kinds import partitions, pq_parts
+from routerretriever.index.kinds import ENGINE_KINDS, engine_options, partitions
 from routerretriever.index.lance_view import approximation, record_of
 from routerretriever.index.maintenance import Builder
 from routerretriever.index.parameters import SearchParameters
@@ -32,7 +32,7 @@ from routerretriever.index.search import Hit, hit_of
 from routerretriever.index.table import IndexTable
 from routerretriever.passages.grouping import WIDER
 
-_ENGINE_KINDS = {"ivf_flat": "IVF_FLAT", "ivf_pq": "IVF_PQ", "ivf_rq": "IVF_RQ"}
+_KINDS = ("ivf_flat", "ivf_pq", "ivf_rq")  # that lance-ray builds
 _NAME = "vector_idx"
 _MOST_SAMPLED_ROWS = 256  # for each centre that is to be found, where there are this many
 _PQ_CENTRES = 256
@@ -47,23 +47,22 @@ def build_index_on(address: str, *, workers: int | None = None) -> Builder:
     """
 
     def build(table: IndexTable, kind: str) -> None:
-        if kind not in _ENGINE_KINDS:
-            known = ", ".join(_ENGINE_KINDS)
+        if kind not in _KINDS:
             raise VectorIndexError(
-                f"A cluster builds {known}, not '{kind}'. Leave out --cluster to build it here."
+                f"A cluster builds {', '.join(_KINDS)}, not '{kind}'. Leave out --cluster to build it here."
             )
         with connected(address), _quiet():
             lance_ray.create_index(
                 table.dataset_uri,
                 "vector",
-                _ENGINE_KINDS[kind],
+                ENGINE_KINDS[kind],
                 _NAME,
                 num_workers=worker_count(workers),
                 metric=table.metric,
                 # As in one process, so that the same settings find as much.
                 num_partitions=partitions(table.rows),
                 sample_rate=_sampled_rows(table.rows),
-                **_engine_options(table, kind),
+                **engine_options(kind, table.dimension),
             )
 
     return build
@@ -71,14 +70,6 @@ def build_index_on(address: str, *, workers: int | None = None) -> Builder:
 
 def _sampled_rows(rows: int) -> int:
     return max(1, min(_MOST_SAMPLED_ROWS, rows // _PQ_CENTRES))
-
-
-def _engine_options(table: IndexTable, kind: str) -> dict[str, Any]:
-    if kind == "ivf_pq":
-        return {"num_sub_vectors": pq_parts(table.dimension)}
-    if kind == "ivf_rq":
-        return {"num_bits": 1}  # left out, lance-ray's workers and its driver disagree about it
-    return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,6 @@ from routerretriever.storage.retries import retrying
 
 T = TypeVar("T")
 
-_PREFIX = "lance error: "
-"""What LanceDB puts before the messages of Lance; it has no type for a conflict."""
-
 _CONFLICTS = (
     "Retryable commit conflict",
     "Commit conflict",
@@ -31,7 +28,7 @@ def is_conflict(error: BaseException) -> bool:
         return True
     if not isinstance(error, OSError | RuntimeError):
         return False
-    return str(error).removeprefix(_PREFIX).startswith(_CONFLICTS)
+    return str(error).startswith(_CONFLICTS)
 
 
 def retrying_conflicts(work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Where an index is: connections to LanceDB with bounded caches, and files on a local disk."""
+"""Where an index is: its data set with bounded caches, and files on a local disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import lancedb
+import lance
 
 TABLE = "documents"
 
@@ -27,11 +27,12 @@ REMOTE_INTERVAL = timedelta(seconds=2)
 """The same for an object store, where looking is a request."""
 
 
-def connect(uri: str) -> Any:
-    """Open a LanceDB connection that sees what other processes commit."""
-    session = lancedb.Session(WRITER_CACHE_MIB << 20, METADATA_CACHE_MIB << 20)
-    interval = consistency_interval(uri)
-    return lancedb.connect(uri, session=session, read_consistency_interval=interval)
+def writer_session() -> Any:
+    """Return bounded caches for data sets that are opened to write and maintain one index."""
+    return lance.Session(  # type: ignore[attr-defined]  # documented, but not among its names
+        index_cache_size_bytes=WRITER_CACHE_MIB << 20,
+        metadata_cache_size_bytes=METADATA_CACHE_MIB << 20,
+    )
 
 
 def consistency_interval(uri: str) -> timedelta:
@@ -54,7 +55,11 @@ def exists(uri: str) -> bool:
     folder = local_folder(uri)
     if folder is not None:
         return Path(dataset_uri(str(folder))).is_dir()
-    return TABLE in lancedb.connect(uri).list_tables().tables
+    try:
+        lance.dataset(dataset_uri(uri))
+    except ValueError:  # so Lance says that there is nothing
+        return False
+    return True
 
 
 def local_folder(uri: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Conditions on documents as plain data: the one check of them, and the SQL that LanceDB runs.
+"""Conditions on documents as plain data: the one check of them, and the SQL that Lance runs.
 
 Nothing that a caller wrote becomes part of the SQL as it is: fields must be columns of the
 index, values have the column's type, operators come from a list.

@@ -24,9 +24,9 @@ class Flusher:
     def flush(self) -> Flushed:
         """Write files and folders through that are new since the last flush.
 
-        LanceDB never calls fsync, so that a power cut can lose a write until the operating
+        Lance never calls fsync, so that a power cut can lose a write until the operating
         system has written it out. A power cut *while* a write runs can leave its new version on
-        the disk without all of its files, since LanceDB orders nothing; the version before it
+        the disk without all of its files, since Lance orders nothing; the version before it
         is whole. An object store acknowledges only what is safe, so there is nothing to do.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The document index: one LanceDB table that all experts share.
+"""The document index: one table that all experts share.
 
 Documents are encoded by the base alone, so adding or removing experts never touches an index.
 The table records the base's fingerprint and refuses another's vectors.

@@ -1,4 +1,4 @@
-"""Documents in a LanceDB table: a folder or an object store."""
+"""Documents in a Lance data set: a folder or an object store."""
 
 from __future__ import annotations
 
@@ -80,11 +80,14 @@ class LanceStore(Maintenance):
         yield LanceView(snapshot=snapshot, metric=self.table.metric, where=where)
 
     def lookup(self, ids: Iterable[str]) -> dict[tuple[str, str], Vectors]:
+        dataset = self.table.latest.get().dataset
         first = f" AND {FIRST_ROWS}" if self.table.holds_passages else ""
         found: dict[tuple[str, str], Vectors] = {}
         for block in blocks(dict.fromkeys(checked_ids(ids)), _LOOKUP_BLOCK):
-            rows = self.table.lancedb.search().where(f"id IN ({', '.join(map(quoted, block))}){first}")
-            columns = rows.select(["id", "collection", "vector"]).to_arrow()
+            columns = dataset.to_table(
+                columns=["id", "collection", "vector"],
+                filter=f"id IN ({', '.join(map(quoted, block))}){first}",
+            )
             flat = columns["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             vectors = flat.reshape(len(columns), self.table.dimension)
             keys = zip(columns["collection"].to_pylist(), columns["id"].to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""Searching one version of a LanceDB table."""
+"""Searching one version of a Lance data set."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class MaintainedIndex(ListedIndex):
         Args:
             kind: ``auto`` chooses by the number of documents; ``flat`` drops the index, so that
                 searches scan all vectors; ``ivf_flat``, ``ivf_pq``, ``ivf_rq`` and ``hnsw`` are
-                LanceDB's.
+                approximate indexes.
             builder: builds it elsewhere, such as
                 :func:`routerretriever.cluster.build_index_on`; default this process.
 

@@ -1,9 +1,8 @@
 """Maintenance of an index: building, compacting, refreshing, and cleaning.
 
-LanceDB has one call for compaction, for taking rows into the indexes, and for removing old
-versions, so each of the three methods here may do a part of the others' work; none of them
-changes what a search finds in the documents. Before anything is removed, what takes its place
-is written through to the disk.
+Merging fragments, taking rows into the indexes and removing old versions go together, so each of
+the three methods here may do a part of the others' work; none of them changes what a search finds
+in the documents. Before anything is removed, what takes its place is written through to the disk.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any
-
-import lance
 
 from routerretriever.errors import BuildError, StorageError, VectorIndexError
 from routerretriever.index import kinds
@@ -51,7 +47,7 @@ SEGMENT_LIMIT = 8
 """Taking rows in adds a segment to the vector index, and each is searched separately; at this
 many the index is built again."""
 
-_NEVER = timedelta(days=36_500)
+_SMALL_ROWS = 100_000  # fragments with fewer rows are small
 _SLACK = 1 << 20  # bytes of manifests and footers
 
 
@@ -68,7 +64,7 @@ class Maintenance:
 
     @property
     def kind(self) -> IndexKind:
-        return kinds.present(self.table.lancedb)
+        return kinds.present(self.table.newest())
 
     def build_index(self, kind: str, builder: Builder | None) -> IndexKind:
         """Build the vector index again, here or by a builder; see :meth:`Index.build_index`."""
@@ -76,7 +72,7 @@ class Maintenance:
         if builder is not None:
             self._check_buildable(kind)
             make = partial(builder, self.table)
-        built = kinds.build(self.table.lancedb, kind, self.table.metric, make)
+        built = kinds.build(self.table, kind, make)
         self.table.latest.expire()
         return built
 
@@ -93,13 +89,13 @@ class Maintenance:
 
     def build_text_index(self, settings: TextSettings) -> TextIndex:
         """Build the full-text index again; see :meth:`Index.build_text_index`."""
-        built = build_text(self.table.lancedb, settings)
+        built = build_text(self.table, settings)
         self.table.latest.expire()
         return built
 
     def drop_text_index(self) -> None:
         """Drop the full-text index; see :meth:`Index.drop_text_index`."""
-        drop_text(self.table.lancedb)
+        drop_text(self.table)
         self.table.latest.expire()
 
     def compact(self) -> Compacted:
@@ -109,7 +105,7 @@ class Maintenance:
 
         # Fragments in different segments of the vector index cannot be merged: it is built again.
         if self._segments() > 1:
-            kinds.rebuild(self.table.lancedb, self.table.metric)
+            kinds.rebuild(self.table)
         self._optimize()
 
         return Compacted(
@@ -128,7 +124,7 @@ class Maintenance:
 
         rebuilt = vectors > 0 and self._segments() >= SEGMENT_LIMIT
         if rebuilt:
-            kinds.rebuild(self.table.lancedb, self.table.metric)
+            kinds.rebuild(self.table)
         self._optimize()
 
         return Refreshed(
@@ -165,18 +161,17 @@ class Maintenance:
     def describe(self) -> IndexInfo:
         """Return the index at a glance; see :meth:`Index.describe`."""
         counts: Counter[str] = Counter()
-        collections = self.table.lancedb.search().select(["collection"])
-        if self.table.holds_passages:
-            collections = collections.where(FIRST_ROWS)
-        for batch in collections.to_batches(65_536):
+        dataset = self.table.newest()
+        where = FIRST_ROWS if self.table.holds_passages else None
+        for batch in dataset.to_batches(columns=["collection"], filter=where, batch_size=65_536):
             for entry in batch.column("collection").value_counts().to_pylist():
                 counts[entry["values"]] += entry["counts"]
         return IndexInfo(
             documents=sum(counts.values()),
-            passages=self.table.rows,
+            passages=int(dataset.count_rows()),
             collections=dict(sorted(counts.items())),
-            kind=self.kind,
-            text=present_settings(self.table.lancedb),
+            kind=kinds.present(dataset),
+            text=present_settings(dataset),
             unindexed=self._unindexed("vector"),
             fragments=self._fragments(),
             versions=self._versions(),
@@ -198,7 +193,7 @@ class Maintenance:
             with progress.task("refresh the index", 1) as task:
                 self.refresh()
                 task.advance()
-        if wants_text(self.table.lancedb):
+        if wants_text(self.table.newest()):
             with progress.task("index words", 1) as task:
                 self.build_text_index(TextSettings())
                 task.advance()
@@ -210,54 +205,58 @@ class Maintenance:
                 self._optimize()
 
     def _wants_first_index(self) -> bool:
-        if kinds.vector_indices(self.table.lancedb) or self.table.rows <= kinds.EXACT_LIMIT:
+        dataset = self.table.newest()
+        if kinds.vector_indices(dataset) or dataset.count_rows() <= kinds.EXACT_LIMIT:
             return False
-        return kinds.chosen_by_size(self.table.lancedb)
+        return kinds.chosen_by_size(dataset)
 
     def _is_due(self) -> bool:
         behind = max(self._unindexed("vector"), self._unindexed("text"))
         return behind > UNINDEXED_LIMIT or self._small_fragments() > FRAGMENT_LIMIT
 
-    # -- LanceDB -----------------------------------------------------------------------------
+    # -- Lance -------------------------------------------------------------------------------
 
     def _optimize(self, older_than: timedelta = KEEP_VERSIONS) -> None:
         """Merge fragments and take rows in, then remove old versions.
 
-        LanceDB would do it all at once, and remove the old before the new is safe from a
-        power cut.
+        The new is made safe from a power cut before the old is removed.
         """
         try:
-            retrying_conflicts(lambda: self.table.lancedb.optimize(cleanup_older_than=_NEVER))
+            retrying_conflicts(self._merge_and_take_in)
             self.table.latest.expire()
             self.flush()
-            dataset = lance.dataset(self.table.dataset_uri)
-            dataset.cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
+            self.table.newest().cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {self.table.uri} could not be written: {error}") from error
         self.table.refresh()
+
+    def _merge_and_take_in(self) -> None:
+        dataset = self.table.newest()
+        dataset.optimize.compact_files()
+        dataset.optimize.optimize_indices()
 
     def _bytes(self) -> int | None:
         return bytes_on_disk(self.table.uri)
 
     def _versions(self) -> int:
-        return len(self.table.lancedb.list_versions())
+        return len(self.table.newest().versions())
 
     def _fragments(self) -> int:
-        return int(self._fragment_stats()["num_fragments"])
+        return len(self.table.newest().get_fragments())
 
     def _small_fragments(self) -> int:
-        return int(self._fragment_stats()["num_small_fragments"])
-
-    def _fragment_stats(self) -> Any:
-        return self.table.lancedb.stats()["fragment_stats"]
+        return int(self.table.newest().stats.dataset_stats(_SMALL_ROWS)["num_small_files"])
 
     def _segments(self) -> int:
-        indices = kinds.vector_indices(self.table.lancedb)
-        return max((index.num_segments for index in indices), default=0)
+        indices = kinds.vector_indices(self.table.newest())
+        return max((len(index.segments) for index in indices), default=0)
 
     def _unindexed(self, column: str) -> int:
-        indices = [i for i in self.table.lancedb.list_indices() if column in i.columns]
-        return max((index.num_unindexed_rows for index in indices), default=0)
+        dataset = self.table.newest()
+        indices = [index for index in dataset.describe_indices() if column in index.field_names]
+        if not indices:
+            return 0
+        return int(dataset.count_rows() - min(index.num_rows_indexed for index in indices))
 
 
 def _most_bytes(before: int | None) -> int | None:

@@ -16,7 +16,7 @@ from routerretriever.index.connection import (
     dataset_uri,
 )
 from routerretriever.index.schema import check_same_base, holds_passages, metadata_columns, recorded_info
-from routerretriever.words.text_index import covers_texts
+from routerretriever.words.text_index import has_text_index
 
 INDEX_CACHE_MIB = 1024
 """Most memory for parts of vector and text indexes, in MiB for each opened index.
@@ -25,8 +25,6 @@ Lance's own bound is 6 GiB. A million vectors of 384 dimensions take some 60 MiB
 and 600 MiB as HNSW. What does not fit is read again by every search, which then takes
 seconds. The environment variable ``ROUTERRETRIEVER_INDEX_CACHE_MIB`` overrides it.
 """
-
-_TEXT_INDEX = "InvertedIndexDetails"  # how Lance names the type of a text index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,7 @@ class Snapshot:
 class LatestSnapshot:
     """The newest version of an index, for searching.
 
-    It is opened by Lance itself, which takes 3 ms less for each query than LanceDB.
+    What is read for searches has caches of its own, which writing and maintaining do not displace.
     """
 
     def __init__(self, uri: str) -> None:
@@ -106,11 +104,10 @@ def _newest(known: Snapshot) -> Snapshot:
 
 
 def _snapshot_of(dataset: Any) -> Snapshot:
-    texts = [index for index in dataset.describe_indices() if index.type_url.endswith(_TEXT_INDEX)]
     return Snapshot(
         dataset=dataset,
         metadata=tuple(metadata_columns(dataset.schema)),
-        has_text=covers_texts(index.field_names for index in texts),
+        has_text=has_text_index(dataset),
         has_passages=holds_passages(dataset.schema) and _any_row(dataset, "_passage = 1"),
     )
 

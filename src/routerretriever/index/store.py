@@ -1,6 +1,6 @@
 """What an index asks of the store that holds its documents.
 
-LanceDB and PostgreSQL are stores. Encoding, the fusion of words and vectors, relevance and
+Lance and PostgreSQL are stores. Encoding, the fusion of words and vectors, relevance and
 reranking are done above them, once for all.
 """
 

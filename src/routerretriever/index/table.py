@@ -1,10 +1,9 @@
-"""The store of one index: a LanceDB table with what the index records about itself."""
+"""The store of one index: a Lance data set with what the index records about itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ import lance
 import pyarrow as pa
 
 from routerretriever.errors import StorageError, VectorIndexError
-from routerretriever.index.connection import TABLE, connect, dataset_uri, exists
+from routerretriever.index.connection import dataset_uri, exists, writer_session
 from routerretriever.index.schema import (
     FIRST_ROWS,
     check_same_base,
@@ -43,6 +42,7 @@ class IndexTable:
         self.uri = uri
         self.info = info
         self.latest = LatestSnapshot(uri)
+        self._session = writer_session()
 
     @classmethod
     def create(cls, uri: str, *, dimension: int, fingerprint: str, similarity: str, model: str) -> Self:
@@ -70,7 +70,7 @@ class IndexTable:
         }
         schema = table_schema(dimension, json.dumps(info).encode())
         try:
-            connect(uri).create_table(TABLE, schema=schema)
+            lance.write_dataset(schema.empty_table(), dataset_uri(uri))
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The index {uri} could not be created: {error}") from error
         return cls(uri, info)
@@ -95,11 +95,6 @@ class IndexTable:
             ) from error
         _check_format(uri, table.info["format_version"])
         return table
-
-    @cached_property
-    def lancedb(self) -> Any:
-        """The table as LanceDB sees it, for indexes and maintenance; searches do without."""
-        return connect(self.uri).open_table(TABLE)
 
     @property
     def dataset_uri(self) -> str:
@@ -136,19 +131,21 @@ class IndexTable:
         return int(self.latest.get().dataset.count_rows(FIRST_ROWS)) if self.holds_passages else self.rows
 
     def newest(self) -> Any:
-        """Return the newest version of the Lance data set.
+        """Return the newest version of the Lance data set, to write and maintain it.
 
         Raises:
             FingerprintError: the index was migrated to another base since it was opened.
         """
-        dataset = lance.dataset(self.dataset_uri)
+        dataset = self.newest_of_any_base()
         check_same_base(dataset.schema, self.info["fingerprint"], self.uri)
         return dataset
 
+    def newest_of_any_base(self) -> Any:
+        """Return the newest version, also where the index was migrated since it was opened."""
+        return lance.dataset(self.dataset_uri, session=self._session)
+
     def refresh(self) -> None:
         """See what this process has just written, on an object store too."""
-        if "lancedb" in vars(self):
-            self.lancedb.checkout_latest()
         self.latest.expire()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from routerretriever.index.conflicts import retrying_conflicts
 from routerretriever.index.kinds import guarded
+from routerretriever.index.table import IndexTable
 from routerretriever.words.text_index import (
     SAMPLE,
     TEXT_COLUMNS,
@@ -40,11 +40,11 @@ class TextIndex:
         return asdict(self)
 
 
-def build_text(table: Any, settings: TextSettings) -> TextIndex:
+def build_text(table: IndexTable, settings: TextSettings) -> TextIndex:
     """Build the text index of a table again, and keep it from now on.
 
     Args:
-        table: of LanceDB.
+        table: whose documents are searched.
         settings: how texts are split; ``auto`` is chosen by a sample of the documents.
 
     Raises:
@@ -53,28 +53,28 @@ def build_text(table: Any, settings: TextSettings) -> TextIndex:
     """
     start = time.perf_counter()
     chosen = settings.chosen_for(_sample(table))
-    guarded(partial(create_text_index, table, chosen), "The text index could not be built")
-    if not is_wanted(table.schema):
+    guarded(lambda: create_text_index(table.newest(), chosen), "The text index could not be built")
+    if not is_wanted(table.newest().schema):
         _remember(table, wanted=True)
     seconds = round(time.perf_counter() - start, 2)
     return TextIndex(tokenizer=chosen.tokenizer, language=chosen.language, seconds=seconds)
 
 
-def drop_text(table: Any) -> None:
+def drop_text(table: IndexTable) -> None:
     """Drop the text index of a table, and keep none from now on."""
-    drop_text_index(table)
+    guarded(lambda: drop_text_index(table.newest()), "The text index could not be dropped")
     _remember(table, wanted=False)
 
 
-def wants_text(table: Any) -> bool:
+def wants_text(dataset: Any) -> bool:
     """Return whether a text index is to be built: it is missing, and nobody dropped it."""
-    return not has_text_index(table) and is_wanted(table.schema) and table.count_rows() > 0
+    return not has_text_index(dataset) and is_wanted(dataset.schema) and dataset.count_rows() > 0
 
 
-def _remember(table: Any, *, wanted: bool) -> None:
-    retrying_conflicts(lambda: table.update_field_metadata(wanted_note(wanted)))
+def _remember(table: IndexTable, *, wanted: bool) -> None:
+    retrying_conflicts(lambda: table.newest().update_field_metadata(wanted_note(wanted)))
 
 
-def _sample(table: Any) -> list[str]:
-    rows = table.search().select(list(TEXT_COLUMNS)).limit(SAMPLE).to_list()
+def _sample(table: IndexTable) -> list[str]:
+    rows = table.newest().to_table(columns=list(TEXT_COLUMNS), limit=SAMPLE).to_pylist()
     return [f"{row['title'] or ''} {row['text']}" for row in rows]

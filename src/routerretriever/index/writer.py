@@ -114,7 +114,7 @@ class DocumentWriter:
 
     def _delete(self, keys: list[str]) -> None:
         with committing(self._table.uri):
-            self._table.lancedb.delete(key_condition(keys))
+            self._table.newest_of_any_base().delete(key_condition(keys))
 
     def _written(self, work: Callable[[], Any]) -> None:
         try:

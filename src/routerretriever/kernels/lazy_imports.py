@@ -47,10 +47,5 @@ def import_lazily(name: str) -> None:
 
 
 def import_lance_lazily() -> None:
-    """Let searches do without LanceDB, and everything without the client of Lance's REST catalogue.
-
-    Searches read an index by Lance itself; LanceDB makes and maintains it, and takes a second and a half
-    of the processor's time to import. The catalogue is used by nobody here.
-    """
+    """Let everything do without the client of Lance's REST catalogue, which nobody uses here."""
     import_lazily("lance_namespace_urllib3_client")
-    import_lazily("lancedb")

@@ -26,7 +26,7 @@ LANGUAGES = (
     "Tamil",
     "Turkish",
 )
-"""Languages whose words LanceDB can stem, and whose stop words it knows."""
+"""Languages whose words Lance can stem, and whose stop words it knows."""
 
 NONE = "none"
 """No stemming and no stop words."""

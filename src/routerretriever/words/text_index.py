@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-import lancedb
 from lance.query import FullTextOperator, MultiMatchQuery
 
 from routerretriever.errors import VectorIndexError
@@ -21,6 +20,7 @@ AUTO = "auto"
 SAMPLE = 500
 """Documents that ``auto`` looks at."""
 
+_INDEX_TYPE = "InvertedIndexDetails"  # how Lance names that of a text index
 _NOTE = b"routerretriever.keeps_words"  # metadata of the text column, where the choice is remembered
 
 
@@ -83,18 +83,18 @@ class TextSettings:
         """Return plain data for JSON."""
         return asdict(self)
 
-    def config(self) -> Any:
-        """Return LanceDB's description of the index."""
+    def config(self) -> dict[str, Any]:
+        """Return what Lance is told of how texts are split."""
         if self.language == NONE:
-            return lancedb.index.FTS(base_tokenizer=self.tokenizer, stem=False, remove_stop_words=False)
+            return {"base_tokenizer": self.tokenizer, "stem": False, "remove_stop_words": False}
         # Parts of words have no stem, and no part is a stop word.
         whole_words = self.tokenizer != Tokenizer.NGRAM
-        return lancedb.index.FTS(
-            base_tokenizer=self.tokenizer,
-            language=self.language,
-            stem=whole_words,
-            remove_stop_words=whole_words,
-        )
+        return {
+            "base_tokenizer": self.tokenizer,
+            "language": self.language,
+            "stem": whole_words,
+            "remove_stop_words": whole_words,
+        }
 
 
 def matching(query: str) -> MultiMatchQuery:
@@ -105,21 +105,17 @@ def matching(query: str) -> MultiMatchQuery:
     return MultiMatchQuery(query, list(TEXT_COLUMNS), operator=FullTextOperator.OR)
 
 
-def covers_texts(indexed: Iterable[Iterable[str]]) -> bool:
-    """Return whether full-text indexes of these columns cover title and text."""
-    return {column for columns in indexed for column in columns}.issuperset(TEXT_COLUMNS)
+def has_text_index(dataset: Any) -> bool:
+    """Return whether a data set of Lance has a full-text index of title and text."""
+    indexed = {name for index in _text_indices(dataset) for name in index.field_names}
+    return indexed.issuperset(TEXT_COLUMNS)
 
 
-def has_text_index(table: Any) -> bool:
-    """Return whether a table of LanceDB has a full-text index of title and text."""
-    return covers_texts(index.columns for index in _text_indices(table))
-
-
-def present_settings(table: Any) -> TextSettings | None:
-    """Return how the texts of a table are split now; ``None`` without a text index."""
-    if not has_text_index(table):
+def present_settings(dataset: Any) -> TextSettings | None:
+    """Return how the texts of a data set are split now; ``None`` without a text index."""
+    if not has_text_index(dataset):
         return None
-    details: Mapping[str, Any] = _text_indices(table)[0].index_details
+    details: Mapping[str, Any] = _text_indices(dataset)[0].details
     stems = details["stem"] or details["remove_stop_words"]
     return TextSettings(
         tokenizer=details["base_tokenizer"],
@@ -127,16 +123,16 @@ def present_settings(table: Any) -> TextSettings | None:
     )
 
 
-def create_text_index(table: Any, settings: TextSettings) -> None:
+def create_text_index(dataset: Any, settings: TextSettings) -> None:
     """Build the full-text index of title and text; ``settings`` name no ``auto``."""
     for column in TEXT_COLUMNS:
-        table.create_index(column, config=settings.config())
+        dataset.create_scalar_index(column, "INVERTED", **settings.config())
 
 
-def drop_text_index(table: Any) -> None:
+def drop_text_index(dataset: Any) -> None:
     """Drop the full-text index, if there is one."""
-    for index in _text_indices(table):
-        table.drop_index(index.name)
+    for index in _text_indices(dataset):
+        dataset.drop_index(index.name)
 
 
 def is_wanted(schema: Any) -> bool:
@@ -146,9 +142,9 @@ def is_wanted(schema: Any) -> bool:
 
 
 def wanted_note(wanted: bool) -> dict[str, Any]:
-    """Return the change of a table's metadata that remembers whether a text index is kept."""
-    return {"path": "text", "metadata": {_NOTE.decode(): json.dumps(wanted)}}
+    """Return the change of the columns' metadata that remembers whether a text index is kept."""
+    return {"text": {_NOTE.decode(): json.dumps(wanted)}}
 
 
-def _text_indices(table: Any) -> list[Any]:
-    return [index for index in table.list_indices() if index.index_type == "FTS"]
+def _text_indices(dataset: Any) -> list[Any]:
+    return [index for index in dataset.describe_indices() if index.type_url.endswith(_INDEX_TYPE)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -42,6 +42,6 @@ def word_search(titles: Sequence[str], texts: Sequence[str]) -> Iterator[WordSea
     """Give a search over documents, whose text index is in a temporary folder meanwhile."""
     rows = pa.table({"row": np.arange(len(texts)), "title": list(titles), "text": list(texts)})
     with tempfile.TemporaryDirectory(prefix="routerretriever-words-") as folder:
-        table = lancedb.connect(folder).create_table("documents", rows)
-        create_text_index(table, TextSettings().chosen_for(texts[:SAMPLE]))
-        yield WordSearch(table.to_lance())
+        dataset = lance.write_dataset(rows, f"{folder}/documents.lance")
+        create_text_index(dataset, TextSettings().chosen_for(texts[:SAMPLE]))
+        yield WordSearch(dataset)

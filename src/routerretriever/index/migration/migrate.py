@@ -1,4 +1,4 @@
-"""Migrating an index in LanceDB: the bridge, the documents, the switch, and what comes after it."""
+"""Migrating an index in Lance: the bridge, the documents, the switch, and what comes after it."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ class _Migration:
             )
         if found is not None or self.table.info["fingerprint"] == self.model.fingerprint:
             return found
-        lancedb = self.table.lancedb
-        text = present_settings(lancedb)
+        dataset = self.table.newest()
+        text = present_settings(dataset)
         begun = Migration(
             fingerprint=self.model.fingerprint,
             model=self.place,
-            kind="auto" if kinds.chosen_by_size(lancedb) else kinds.present(lancedb).kind,
+            kind="auto" if kinds.chosen_by_size(dataset) else kinds.present(dataset).kind,
             text=None if text is None else text.to_dict(),
-            keeps_words=is_wanted(lancedb.schema),
+            keeps_words=is_wanted(dataset.schema),
             figures={},
         )
         folder.remove()  # what a kill left of one that was done

@@ -76,7 +76,7 @@ class PostgresMaintenance:
 
     def build_index(self, kind: str, builder: Builder | None) -> IndexKind:
         if builder is not None:
-            raise BuildError("A cluster builds indexes of LanceDB, not of PostgreSQL. Leave out --cluster.")
+            raise BuildError("A cluster builds indexes of Lance, not of PostgreSQL. Leave out --cluster.")
         with self._restructuring() as connection:
             layout = self.table.layout(connection)
             return vector_index.build(connection, self.table, layout, kind)

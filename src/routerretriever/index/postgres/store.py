@@ -239,7 +239,7 @@ class PostgresStore(PostgresMaintenance):
         progress: Progress,
     ) -> BuildReport:
         if runner is not None:
-            raise BuildError("A cluster writes files of LanceDB, not PostgreSQL. Leave out --cluster.")
+            raise BuildError("A cluster writes files of Lance, not PostgreSQL. Leave out --cluster.")
         try:
             return build(
                 self.table,

@@ -1,4 +1,4 @@
-"""Words of documents in PostgreSQL: the same BM25 as LanceDB's, over its own full-text index.
+"""Words of documents in PostgreSQL: the same BM25 as Lance's, over its own full-text index.
 
 PostgreSQL splits and stems words, and finds the documents that have them. Its ranking functions
 know neither how rare a word is nor how long a document; BM25 does, and what the model has measured
@@ -21,7 +21,7 @@ CANDIDATES = 500
 """Documents that are scored at least, if so many have a word of the query: those with its rarest words."""
 
 K1, B = 1.2, 0.75
-"""Of BM25, as in LanceDB."""
+"""Of BM25, as in Lance."""
 
 _MOST_CHARACTERS = 250_000  # of a document: PostgreSQL keeps a megabyte of words at most
 _KEPT_SECONDS = 60.0
