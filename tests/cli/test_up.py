@@ -9,10 +9,13 @@ import time
 import httpx
 import lance
 import pytest
+from bases import save_static
 from commands import run, run_json
 from office_files import pdf, word
 
 import routerretriever.server
+from routerretriever import open_model
+from routerretriever.engine.compiled_model import CompiledModel
 
 
 @pytest.fixture
@@ -45,6 +48,22 @@ def test_it_makes_everything_and_takes_up_what_changed(folder, checkpoint):
     assert (again["encoded"], again["gone"], again["total"]) == (2, 1, 3)
     assert [found(folder, word) for word in ("cord", "lamp", "tide")] == [["a.md"], ["new.txt"], []]
     assert "Search: routerretriever search" in run("up", folder, "--no-serve").output
+
+
+def test_the_first_run_compiles_the_model(folder, checkpoint):
+    run("up", folder, "--base", checkpoint, "--no-serve")
+    model = folder / ".routerretriever" / "model"
+    assert isinstance(open_model(model), CompiledModel)
+    written = (model / "engine" / "engine.json").stat().st_mtime_ns
+    run("up", folder, "--no-serve")
+    assert (model / "engine" / "engine.json").stat().st_mtime_ns == written
+
+
+def test_a_base_that_cannot_be_compiled_is_served_by_torch(folder, tmp_path):
+    save_static(tmp_path / "static")
+    output = " ".join(run("up", folder, "--base", tmp_path / "static", "--no-serve").output.split())
+    assert "Queries are answered by torch, which starts more slowly. The base has no layers" in output
+    assert found(folder, "zap") == ["sub/b.pdf"]
 
 
 def test_an_empty_folder_is_an_empty_index(tmp_path, checkpoint):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from routerretriever.cli.common import AsJson, Device
-from routerretriever.cli.formatting import print_json, say
+from routerretriever.cli.formatting import err, print_json, say
 from routerretriever.cli.index import Ignored, show_report
 from routerretriever.cli.serve import Host, Port, serve
+from routerretriever.errors import EngineError
 from routerretriever.progress import Bars
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def up(
     folder = folder.expanduser().absolute()
     kept = (state or folder / STATE_FOLDER).expanduser().absolute()
     opened, report = _indexed(folder, kept, base, tuple(ignore or ()), device)
+    _compile_if_possible(kept / "model")
     if as_json:
         print_json({"index": str(kept / "index"), **report.to_dict(), "total": len(opened)})
     else:
@@ -101,6 +103,16 @@ def _indexed(
     settings = BuildSettings(on_error="skip", resume=True, prune="if-listed", read_as="files", ignore=ignore)
     report = opened.add(folder, settings=settings, precision="auto", progress=Bars())
     return opened, report
+
+
+def _compile_if_possible(model: Path) -> None:
+    """Write the engine that answers queries without torch, once; a base that has none is served by torch."""
+    from routerretriever.compiling import compile_model
+
+    try:
+        compile_model(model)
+    except EngineError as error:
+        say(f"Queries are answered by torch, which starts more slowly. {error}", err)
 
 
 def _writing_key(path: Path) -> Path:
