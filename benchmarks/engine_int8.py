@@ -115,7 +115,7 @@ def main() -> None:
         for precision in ("int8", "all int8")
     }
     result = {
-        "command": "python benchmarks/engine_int8.py MODEL DATA",
+        "command": f"python benchmarks/engine_int8.py MODEL DATA --only {' '.join(args.only)}",
         **surroundings(),
         "experts": experts,
         "nDCG@10": rows,
