@@ -7,13 +7,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from routerretriever.engine.engine_info import ENGINE, FP32, fresh_engine_info, has_engine
+from routerretriever.engine.engine_info import (
+    ENGINE,
+    ENGINE_INFO,
+    FP32,
+    PRECISIONS,
+    fresh_engine_info,
+    has_engine,
+)
 from routerretriever.engine.export import export_engine
-from routerretriever.errors import EngineError
+from routerretriever.errors import EngineError, FormatError
 from routerretriever.model import RouterRetriever
 from routerretriever.storage.hub_download import own_folder
 from routerretriever.storage.locks import changing
-from routerretriever.storage.model_folder import DOCUMENTS, read_model_info
+from routerretriever.storage.model_folder import DOCUMENTS, read_json, read_model_info
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +68,7 @@ def compile_model(path: str | Path, *, precision: str | None = None, again: bool
     read_model_info(folder)  # before the lock: what is no model is refused at once
     with changing(folder):
         present = _present_precision(folder)
-        precision = precision or present or FP32
+        precision = precision or present or _former_precision(folder)
         written = again or precision != present
         if written:
             model = RouterRetriever.from_pretrained(folder, device="cpu")
@@ -91,3 +98,12 @@ def _present_precision(folder: Path) -> str | None:
         return fresh_engine_info(folder, read_model_info(folder)).precision
     except EngineError:
         return None
+
+
+def _former_precision(folder: Path) -> str:
+    """Return the precision of an engine that may be stale or damaged; ``fp32`` if it does not say."""
+    try:
+        former = read_json(folder / ENGINE / ENGINE_INFO).get("precision")
+    except FormatError:
+        return FP32
+    return former if former in PRECISIONS else FP32

@@ -101,6 +101,12 @@ def test_an_engine_keeps_its_precision_until_another_is_asked_for(int8, tmp_path
     assert not (folder / "engine" / "int8").exists()
 
 
+def test_a_damaged_engine_is_compiled_again_as_it_was(int8, tmp_path):
+    folder = shutil.copytree(int8, tmp_path / "model")
+    (folder / "engine" / "int8" / "lower.bin").write_bytes(b"")
+    assert compile_model(folder).precision == "int8"
+
+
 def test_the_command_says_the_precision(fp32, tmp_path):
     folder = shutil.copytree(fp32, tmp_path / "model")
     assert "queries in fp32" in run("compile", folder).output

@@ -6,7 +6,7 @@ from properties import tried
 
 from routerretriever import Index, RouterRetriever
 from routerretriever.data.document import Document
-from routerretriever.errors import FilterError
+from routerretriever.errors import FilterError, VectorIndexError
 from routerretriever.index.filters import to_sql
 
 SCHEMA = pa.schema(
@@ -124,6 +124,19 @@ def test_documents_without_a_field_are_found_by_that_alone(checkpoint, tmp_path)
     assert found({"year": {"ne": 2000}}) == found({"not": {"year": 2000}}) == {"old"}
     assert found({"or": [{"year": None}, {"year": {"ne": 1990}}]}) == {"none", "x"}
     assert found({"title": None}) == {"old", "none"}
+
+
+@pytest.mark.parametrize("where", ["id = 'a'; drop", "id = 'a';", "id = 'it''s'; --"])
+def test_nothing_stands_behind_a_semicolon(index, where):
+    with pytest.raises(FilterError, match="has no ';'"):
+        index.search("word1", where=where)
+    assert index.search("word1", where="id = 'a;b' OR id = 'it''s; b'") == []
+
+
+def test_a_condition_that_lance_cannot_read_is_told_without_its_sources(index):
+    with pytest.raises(VectorIndexError, match=r"The search failed: .*[^.]\. A condition looks like") as caught:
+        index.search("word1", where="collection = 'bank")
+    assert ".rs:" not in str(caught.value)
 
 
 def test_documents_are_counted_under_a_condition(index):

@@ -184,3 +184,14 @@ def test_every_error_is_one_of_ours():
 def test_vectors_of_another_length_are_refused(index):
     with pytest.raises(VectorIndexError, match=r"shape \(2, 32\), not \(2, 16\)"):
         index.upsert(documents(2), encode=lambda texts: np.ones((len(texts), 16), np.float32))
+
+
+def test_an_index_whose_files_are_damaged_is_not_called_somebody_elses(model, tmp_path):
+    made = Index.create(tmp_path / "index", model)
+    made.upsert([Document("a", "word1")], collection="c")
+    for path in (tmp_path / "index" / "documents.lance" / "data").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    for path in (tmp_path / "index" / "documents.lance" / "_versions").glob("*.manifest"):
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(StorageError, match="is damaged or cannot be read .*Restore it from a copy"):
+        Index.open(tmp_path / "index", model)

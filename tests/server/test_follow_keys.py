@@ -1,13 +1,16 @@
 """Keys that come and go while the server runs."""
 
+import asyncio
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from clients import eventually
 from serving import running, wait_until_ready
 
 from routerretriever.server import Settings, read_key_file
+from routerretriever.server.follow_keys import FollowedKeys
 
 RED, BLUE = "the-key-of-team-red", "the-key-of-team-blue"
 
@@ -85,11 +88,31 @@ def test_a_file_that_cannot_be_used_changes_nothing(served, file, caplog, text, 
     assert caplog.text.count("cannot be used") == 1, "it is logged once"
 
 
-def test_a_file_that_is_gone_leaves_the_keys(served, file):
-    file.unlink()
-    eventually(lambda: status(served, RED) == 200)
+def test_a_file_that_is_gone_leaves_the_keys(served, file, caplog):
+    with caplog.at_level(logging.ERROR, "routerretriever.server"):
+        file.unlink()
+        eventually(lambda: "is gone" in caplog.text)
+    assert status(served, RED) == 200
     file.write_text(entry("blue", BLUE))
     eventually(lambda: status(served, RED) == 401)
+
+
+def test_a_file_that_is_being_written_is_not_taken(tmp_path, file):
+    taken = []
+    keyring = SimpleNamespace(take=taken.append)
+    keys = FollowedKeys(file, keyring, lambda keys: None)
+
+    def look():
+        asyncio.run(keys.follow())
+        return len(taken)
+
+    assert (look(), look()) == (1, 1)
+    whole = entry("red", RED, filter="{ draft = false }")
+    file.write_text(whole[: whole.index("filter")])  # so far a key that sees everything
+    assert look() == 1
+    file.write_text(whole)
+    assert (look(), look(), look()) == (1, 2, 2)
+    assert taken[-1][0].access.filter == {"draft": False}
 
 
 def test_a_change_while_the_server_loads_is_seen(built, file):

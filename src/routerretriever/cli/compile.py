@@ -37,7 +37,8 @@ def compile_model(
 ) -> None:
     """Write an engine beside MODEL, so that search, route and serve need no torch and start at once.
 
-    Experts and pilots may change afterwards; compile again only if the base changed. Documents are encoded in fp32.
+    Experts and pilots may change afterwards; compile again only if the base changed.
+    Documents are encoded in fp32, unless an index asks for int8.
     """
     from routerretriever.compiling import compile_model as write_engine
 

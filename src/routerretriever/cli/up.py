@@ -13,7 +13,7 @@ import typer
 from routerretriever.cli.common import AsJson, Device
 from routerretriever.cli.formatting import err, print_json, say
 from routerretriever.cli.index import Ignored, show_report
-from routerretriever.cli.serve import Host, Port, serve
+from routerretriever.cli.serve import Port, serve
 from routerretriever.errors import EngineError
 from routerretriever.progress import Bars
 
@@ -47,17 +47,15 @@ def up(
     base: Base = None,
     ignore: Ignored = None,
     serve_page: Serve = True,
-    host: Host = "127.0.0.1",
     port: Port = 8080,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Index the files of FOLDER, and serve a page that searches them.
 
-    Run again, it takes up what changed: new and changed files are encoded, those that
-        are gone are removed.
-    After a kill it ends in the same state. Files that are dropped on the page are kept
-    beside those of FOLDER, in a collection of their own.
+    Run again, it takes up what changed: new and changed files are encoded, those that are gone are removed.
+    After a kill it ends in the same state. Files that are dropped on the page are kept beside those of FOLDER, in
+    a collection of their own. The page is for this machine; `routerretriever serve` serves others.
     """
     folder = folder.expanduser().absolute()
     kept = (state or folder / STATE_FOLDER).expanduser().absolute()
@@ -72,12 +70,13 @@ def up(
     if serve_page:
         key = _writing_key(kept / "key")
         if not as_json:
-            say(f"To add and remove files on the page: http://{host}:{port}/#key={key.read_text().strip()}")
+            say(
+                f"To add and remove files on the page: http://127.0.0.1:{port}/#key={key.read_text().strip()}"
+            )
         serve(
             str(kept / "model"),
             index=str(kept / "index"),
             files=folder,
-            host=host,
             port=port,
             admin_keys=key,
             device=device,

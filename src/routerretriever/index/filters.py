@@ -7,6 +7,7 @@ index, values have the column's type, operators come from a list.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ _HIDDEN = ("vector", "key", "hash", *PLACE_COLUMNS)
 _MOST_DEPTH = 16
 _MOST_VALUES = 1000
 _SHOWN_CHARACTERS = 60
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")  # a doubled quote ends one and begins another
 
 Condition = Mapping[str, Any]
 """What documents must satisfy, as plain data.
@@ -107,8 +109,15 @@ def as_sql(where: str | Condition | None, schema: pa.Schema) -> str | None:
         FilterError: the condition cannot be understood.
     """
     if where is None or isinstance(where, str):
+        _check_whole(where or "")
         return where or None
     return to_sql(where, schema)
+
+
+def _check_whole(where: str) -> None:
+    """Refuse what the engine would ignore: everything after a semicolon that is in no quotes."""
+    if ";" in _QUOTED.sub("", where):
+        raise FilterError(f"A condition has no ';', behind which nothing would be read: {where}")
 
 
 def _sql(node: Node) -> str:

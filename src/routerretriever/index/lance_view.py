@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.view import Metric, Record, RowIds
 from routerretriever.passages.passage import Place
 from routerretriever.words.text_index import matching
+
+_PLACE = re.compile(r",? /\S+\.rs:\d+:\d+")  # in the source code of Lance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +125,8 @@ class LanceView:
             if self.where:
                 hint = " A condition looks like: collection = 'scifact' AND year > 2020"
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise VectorIndexError(f"The search failed: {reason}{hint}") from error
+            reason = _PLACE.sub("", reason).rstrip(".")
+            raise VectorIndexError(f"The search failed: {reason}.{hint}") from error
         return found
 
 

@@ -81,6 +81,7 @@ class IndexTable:
 
         Raises:
             VectorIndexError: there is none, or it has a format that is not read.
+            StorageError: it is damaged.
         """
         if not exists(uri):
             raise VectorIndexError(
@@ -88,7 +89,14 @@ class IndexTable:
             )
         table = cls(uri, {})
         try:
-            table.info = recorded_info(table.schema)
+            schema = table.schema
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StorageError(
+                f"The index {uri} is damaged or cannot be read ({_first_line(error)}). Restore it from a copy, or "
+                "index the documents again into a new folder; vectors come from the embedding cache."
+            ) from error
+        try:
+            table.info = recorded_info(schema)
         except (KeyError, ValueError) as error:
             raise VectorIndexError(
                 f"{uri} was not made by routerretriever. Choose another folder."
@@ -147,6 +155,10 @@ class IndexTable:
     def refresh(self) -> None:
         """See what this process has just written, on an object store too."""
         self.latest.expire()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_format(uri: str, found: int) -> None:

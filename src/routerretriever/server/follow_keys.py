@@ -28,7 +28,8 @@ class FollowedKeys:
         self._path = path
         self._keyring = keyring
         self._check = check
-        self._seen: SavedVersion | None = None  # the first look reads: it may have changed meanwhile
+        self._taken: SavedVersion | None = None  # the first look takes: the file may have changed meanwhile
+        self._seen = SavedVersion.of_file(path)
 
     async def keep_following(self, seconds: float) -> None:
         """Look again and again, until cancelled."""
@@ -39,12 +40,17 @@ class FollowedKeys:
     async def follow(self) -> None:
         """Take the keys of the file if it has changed, all or none of them.
 
-        A file that cannot be used is logged once, and the keys stay as they were; so do those of a file that is gone.
+        Two looks must see the same file, since one that is still being written may read as fewer keys, or as keys
+        without their filters. A file that cannot be used or is gone is logged once, and the keys stay as they were.
         """
         version = SavedVersion.of_file(self._path)
-        if version in (None, self._seen):
+        is_settled, self._seen = version == self._seen, version
+        if not is_settled or version == self._taken:
             return
-        is_first, self._seen = self._seen is None, version
+        is_first, self._taken = self._taken is None, version
+        if version is None:
+            LOG.error("The key file %s is gone; the server keeps the keys that it has", self._path)
+            return
         try:
             keys = await asyncio.to_thread(read_key_file, self._path)
             await asyncio.to_thread(self._check, keys)
@@ -52,9 +58,9 @@ class FollowedKeys:
             LOG.error("The changed key file cannot be used; the server keeps the keys that it has: %s", error)
             return
         except Exception:  # of an index far away, perhaps
-            self._seen = None
+            self._taken = None
             LOG.exception("The keys could not be checked; the server will try again")
             return
         self._keyring.take(keys)
         if not is_first:
-            LOG.info("the key file has changed: it has %d keys now", len(keys))
+            LOG.info("the key file has changed: keys in it: %d", len(keys))

@@ -68,8 +68,7 @@ async def upload(
 ) -> UploadAnswer:
     """Read files in a process of their own, and index each as a document whose id is its name.
 
-    A file that cannot be read stops no other: the answer says why. Only its text is
-        kept.
+    A file that cannot be read stops no other: the answer says why. Only its text is kept.
     """
     engine: Engine = request.app.state.engine
     access: Access = request.state.access
