@@ -134,7 +134,9 @@ def test_nothing_stands_behind_a_semicolon(index, where):
 
 
 def test_a_condition_that_lance_cannot_read_is_told_without_its_sources(index):
-    with pytest.raises(VectorIndexError, match=r"The search failed: .*[^.]\. A condition looks like") as caught:
+    with pytest.raises(
+        VectorIndexError, match=r"The search failed: .*[^.]\. A condition looks like"
+    ) as caught:
         index.search("word1", where="collection = 'bank")
     assert ".rs:" not in str(caught.value)
 

@@ -195,3 +195,14 @@ def test_an_index_whose_files_are_damaged_is_not_called_somebody_elses(model, tm
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(StorageError, match="is damaged or cannot be read .*Restore it from a copy"):
         Index.open(tmp_path / "index", model)
+
+
+def test_a_model_that_was_moved_with_its_index_is_found(model, tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    model.save_pretrained(before / "model")
+    Index.create(before / "index", model, model_path=before / "model").upsert(documents(3), collection="c")
+    before.rename(after)
+    assert [hit.id for hit in Index.open(after / "index").search("word1", k=1)] == ["d1"]
+    (after / "model").rename(after / "other")
+    with pytest.raises(VectorIndexError, match="no longer at .*Say where it is: --model PATH"):
+        Index.open(after / "index").search("word1")
