@@ -29,7 +29,7 @@ class PlainBase:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Threads that spin after a run would take the processor from whoever is measured next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(
             str(folder / graph), options, providers=["CPUExecutionProvider"]
         )

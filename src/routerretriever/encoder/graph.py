@@ -68,8 +68,8 @@ def open_graph(path: Path, threads: int | None = None, replaced: Arrays | None =
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
-    # Threads of one graph that spin until there is work stand in the way of the next graph's.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads spin between two products of a graph; after its last they would stand in the way of the next graph's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     if replaced:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in replaced.values()]
