@@ -70,8 +70,8 @@ class Engine:
         reranker = None
         if settings.rerank is not None:
             reranker = Reranker.load(settings.rerank, device=settings.device)
+        # Documents have graphs of their own in an engine of 8 bits, which a server that only searches never opens.
         self.model.encode_routed(["warm up"])
-        self.model.encode_documents(["warm up"])
 
         self.answering = Answering(self.model, settings.shadow)
         self.batcher = self._make_batcher()
