@@ -13,7 +13,6 @@ from routerretriever.engine.engine_info import (
     FP32,
     PRECISIONS,
     fresh_engine_info,
-    has_engine,
 )
 from routerretriever.engine.export import export_engine
 from routerretriever.errors import EngineError, FormatError
@@ -54,7 +53,7 @@ def compile_model(path: str | Path, *, precision: str | None = None, again: bool
     Args:
         path: folder of the model.
         precision: in which queries are encoded: ``fp32``, or ``int8``, which takes about half the time and
-            changes vectors a little; documents are in fp32. Default what a former engine has, or ``fp32``.
+            changes vectors a little. Default what a former engine has, or ``fp32``.
         again: export even if the engine fits.
 
     Raises:
@@ -67,9 +66,8 @@ def compile_model(path: str | Path, *, precision: str | None = None, again: bool
     folder = own_folder(path)
     read_model_info(folder)  # before the lock: what is no model is refused at once
     with changing(folder):
-        present = _present_precision(folder)
-        precision = precision or present or _former_precision(folder)
-        written = again or precision != present
+        precision = precision or _former_precision(folder)
+        written = again or not _fits(folder, precision)
         if written:
             model = RouterRetriever.from_pretrained(folder, device="cpu")
             prompts = {prompt for prompt in (model.query_prompt, model.document_prompt) if prompt}
@@ -90,18 +88,16 @@ def compile_model(path: str | Path, *, precision: str | None = None, again: bool
     )
 
 
-def _present_precision(folder: Path) -> str | None:
-    """Return the precision of an engine that fits the model; ``None`` if there is none."""
-    if not has_engine(folder):
-        return None
+def _fits(folder: Path, precision: str) -> bool:
+    """Return whether a model has a whole engine of its own base in a precision."""
     try:
-        return fresh_engine_info(folder, read_model_info(folder)).precision
+        return fresh_engine_info(folder, read_model_info(folder)).precision == precision
     except EngineError:
-        return None
+        return False
 
 
 def _former_precision(folder: Path) -> str:
-    """Return the precision of an engine that may be stale or damaged; ``fp32`` if it does not say."""
+    """Return the precision of the engine that is there, even a stale or damaged one; ``fp32`` if none says."""
     try:
         former = read_json(folder / ENGINE / ENGINE_INFO).get("precision")
     except FormatError:

@@ -24,6 +24,7 @@ from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import Condition, as_sql
 from routerretriever.index.index import Index
 from routerretriever.index.kinds import ENGINE_KINDS, engine_options, partitions
+from routerretriever.index.lance_errors import reason_of
 from routerretriever.index.lance_view import approximation, record_of
 from routerretriever.index.maintenance import Builder
 from routerretriever.index.parameters import SearchParameters
@@ -130,7 +131,7 @@ class ShardedSearch:
                 scanner_options={"prefilter": True},
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise VectorIndexError(f"The search failed: {str(error).splitlines()[0]}") from error
+            raise VectorIndexError(f"The search failed: {reason_of(error)}") from error
 
 
 @contextmanager

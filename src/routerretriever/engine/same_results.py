@@ -11,7 +11,7 @@ from routerretriever.encoder.batch_routing import BatchRouting
 from routerretriever.encoder.routed_encoder import RoutedEncoder
 from routerretriever.encoder.silent import PROBES
 from routerretriever.encoder.text_tokenizer import TextTokenizer
-from routerretriever.engine.engine_info import FP32, TOKENIZER, EngineInfo
+from routerretriever.engine.engine_info import FP32, INT8, TOKENIZER, EngineInfo
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.engine.routed_pass import RoutedPass
 from routerretriever.errors import EngineError
@@ -48,23 +48,22 @@ def check_same(encoder: RoutedEncoder, info: EngineInfo, folder: Path) -> None:
 
     adapter = _any_adapter(info)
     state = ExpertState(experts={"any": adapter}, infos={"any": ExpertInfo()})
-    engine = RoutedPass(info, folder)
+    experts = EngineExperts(state, info, folder)
     everything = BatchRouting(state, len(_TEXTS), ["any"] * len(_TEXTS))
-    adapted, _ = engine.routed(tokens, None, everything, EngineExperts(state, info, folder))
     with torch.inference_mode():
         base = encoder.encode_plainly(dict(features))["sentence_embedding"].numpy()
         routed = encoder.forward_by(dict(features), None)["route_embedding"].numpy()
         changed = encoder.finish(FusedPlan((_as_tensors(adapter),)), features, None).numpy()
-    _compare("vectors", base, engine.base(tokens, None))
-    _compare("route embeddings", routed, engine.route_embeddings(tokens, None))
-    _compare("vectors of an expert", changed, adapted)
-    if info.precision == FP32:
-        return
-    engine = RoutedPass(info, folder, precision=info.precision)
-    adapted, _ = engine.routed(tokens, None, everything, EngineExperts(state, info, folder))
-    _compare_directions("vectors", base, engine.base(tokens, None))
-    _compare_directions("route embeddings", routed, engine.route_embeddings(tokens, None))
-    _compare_directions("vectors of an expert", changed, adapted)
+
+    comparisons = {FP32: _compare}
+    if info.precision == INT8:
+        comparisons[INT8] = _compare_directions
+    for precision, compare in comparisons.items():
+        engine = RoutedPass(info, folder, precision=precision)
+        adapted, _ = engine.routed(tokens, None, everything, experts)
+        compare("vectors", base, engine.base(tokens, None))
+        compare("route embeddings", routed, engine.route_embeddings(tokens, None))
+        compare("vectors of an expert", changed, adapted)
 
 
 def _any_adapter(info: EngineInfo) -> Adapter:

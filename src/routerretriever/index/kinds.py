@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.conflicts import retrying_conflicts
+from routerretriever.index.lance_errors import reason_of
 from routerretriever.index.table import IndexTable
 
 EXACT_LIMIT = 20_000
@@ -198,5 +199,4 @@ def guarded(work: Callable[[], Any], what: str) -> None:
     except OSError as error:
         raise StorageError(f"{what}: {error}. Free some space, or check who may write there.") from error
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise VectorIndexError(f"{what}: {reason}") from error
+        raise VectorIndexError(f"{what}: {reason_of(error)}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from routerretriever.errors import VectorIndexError
 from routerretriever.index.encoder import Vectors
 from routerretriever.index.filters import filter_fields
+from routerretriever.index.lance_errors import reason_of
 from routerretriever.index.lance_rows import rows_by_id
 from routerretriever.index.parameters import SearchParameters
 from routerretriever.index.schema import FIRST_ROWS, PLACE_COLUMNS, SHOWN_COLUMNS, collection_and_id
@@ -21,8 +21,6 @@ from routerretriever.index.snapshot import Snapshot
 from routerretriever.index.view import Metric, Record, RowIds
 from routerretriever.passages.passage import Place
 from routerretriever.words.text_index import matching
-
-_PLACE = re.compile(r",? /\S+\.rs:\d+:\d+")  # in the source code of Lance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +122,7 @@ class LanceView:
             hint = ""
             if self.where:
                 hint = " A condition looks like: collection = 'scifact' AND year > 2020"
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            reason = _PLACE.sub("", reason).rstrip(".")
-            raise VectorIndexError(f"The search failed: {reason}.{hint}") from error
+            raise VectorIndexError(f"The search failed: {reason_of(error).rstrip('.')}.{hint}") from error
         return found
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from routerretriever.errors import StorageError, VectorIndexError
 from routerretriever.index.connection import dataset_uri, exists, writer_session
+from routerretriever.index.lance_errors import reason_of
 from routerretriever.index.schema import (
     FIRST_ROWS,
     check_same_base,
@@ -92,7 +93,7 @@ class IndexTable:
             schema = table.schema
         except (OSError, ValueError, RuntimeError) as error:
             raise StorageError(
-                f"The index {uri} is damaged or cannot be read ({_first_line(error)}). Restore it from a copy, or "
+                f"The index {uri} is damaged or cannot be read ({reason_of(error)}). Restore it from a copy, or "
                 "index the documents again into a new folder; vectors come from the embedding cache."
             ) from error
         try:
@@ -155,10 +156,6 @@ class IndexTable:
     def refresh(self) -> None:
         """See what this process has just written, on an object store too."""
         self.latest.expire()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_format(uri: str, found: int) -> None:

@@ -61,8 +61,7 @@ class Engine:
             threads=max(1, available_threads() // self._workers),
         )
         self.fingerprint = self.model.fingerprint
-        index = None if settings.index is None else Index.open(settings.index, self.model)
-        self.index = index
+        self.index = None if settings.index is None else Index.open(settings.index, self.model)
         self.check_keys(settings.keys)
         state = self.model.state
         if settings.shadow is not None:
@@ -82,7 +81,7 @@ class Engine:
             barrier=self.batcher.change,
             forget=self.metrics.forget,
         )
-        self._make_services(index, reranker)
+        self._make_services(self.index, reranker)
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
 
         gc.collect()
