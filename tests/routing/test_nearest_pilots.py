@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from routerretriever.routing.nearest_pilots import Similarities, by_dimension, largest
+from routerretriever.routing.nearest_pilots import PilotVectors, Similarities, largest
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def unit(rows):
 def test_the_nearest_are_the_first_of_all(vectors, n, k):
     """With few of 4,001 asked for, most are never looked at; with many, all are."""
     queries, points = vectors
-    found = Similarities(queries[:n], by_dimension(points)).nearest(k)
+    found = Similarities(queries[:n], PilotVectors(points)).nearest(k)
     wanted = np.argsort(-(queries[:n] @ points.T), axis=1, kind="stable")[:, :k]
     assert found.values.dtype == np.float32
     assert found.indices.shape == wanted.shape
@@ -57,12 +57,12 @@ def test_the_largest_are_found_wherever_they_are(order, k):
 def test_no_query_has_no_nearest(vectors):
     queries, points = vectors
     for k in (0, 5, 30):
-        assert Similarities(queries[:0], by_dimension(points)).nearest(k).indices.shape == (0, k)
+        assert Similarities(queries[:0], PilotVectors(points)).nearest(k).indices.shape == (0, k)
 
 
 def test_points_can_be_copied_and_sent_elsewhere(vectors):
     queries, points = vectors
-    before = by_dimension(points)
+    before = PilotVectors(points)
     for after in (copy.deepcopy(before), pickle.loads(pickle.dumps(before))):
         a, b = (Similarities(queries, each).nearest(9).indices for each in (before, after))
         assert np.array_equal(a, b)
@@ -70,5 +70,19 @@ def test_points_can_be_copied_and_sent_elsewhere(vectors):
 
 def test_the_nearest_are_found_once(vectors):
     queries, points = vectors
-    similarities = Similarities(queries, by_dimension(points))
+    similarities = Similarities(queries, PilotVectors(points))
     assert similarities.nearest(7) is similarities.nearest(7)
+
+
+@pytest.mark.parametrize("n", [1, 3, 16])
+def test_few_queries_find_what_many_do_among_pilots_that_eight_bits_cannot_tell_apart(n):
+    """Thousands of pilots lie within the rounding of one another; what is nearest is decided by the exact ones."""
+    rng = np.random.default_rng(1)
+    queries = unit(rng.normal(size=(64, 48)))
+    around = np.repeat(queries[:16], 300, axis=0)
+    points = unit(np.concatenate([around + 1e-2 * rng.normal(size=around.shape), rng.normal(size=(500, 48))]))
+    pilots = PilotVectors(points)
+    few = Similarities(queries[:n], pilots).nearest(30)
+    many = largest(queries[:n] @ points.T, 30)
+    np.testing.assert_allclose(few.values, many.values, atol=1e-6, rtol=0)
+    assert (few.indices != many.indices).mean() < 0.1  # but for ties in fp32

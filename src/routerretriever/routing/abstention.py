@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from routerretriever.extras import of_training
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.folds import contiguous_folds, group_numbers, leave_one_group_out
-from routerretriever.routing.nearest_pilots import Similarities, by_dimension, largest
+from routerretriever.routing.nearest_pilots import PilotVectors, Similarities, largest
 
 NEIGHBOURS = 30
 """Number of nearest pilots whose similarity makes the in-domain score."""
@@ -175,7 +175,7 @@ class PilotSpace:
 
     def _scores(self, queries: Vectors, pilots: Vectors) -> NDArray[Any]:
         """Return the in-domain scores of route embeddings (n, d) among this space's pilots (P, d), both raw."""
-        vectors = by_dimension(self.transform(pilots))
+        vectors = PilotVectors(self.transform(pilots))
         scores = []
         for start in range(0, len(queries), _BLOCK):
             block = self.transform(queries[start : start + _BLOCK])

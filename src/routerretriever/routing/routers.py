@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from routerretriever.errors import LibraryError
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.routing.abstention import PilotSpace
-from routerretriever.routing.nearest_pilots import Similarities, by_dimension
+from routerretriever.routing.nearest_pilots import PilotVectors, Similarities
 from routerretriever.routing.pilot_library import PilotLibrary
 from routerretriever.routing.plans import Planner
 
@@ -37,7 +37,7 @@ class Router(ABC):
             )
         self.library = library
         self.space = self.make_space(library)
-        self.vectors = by_dimension(self.space.transform(library.centroids))
+        self.vectors = PilotVectors(self.space.transform(library.centroids))
         self.density = self.space.density
         self.log_counts = np.log(library.weights.astype(np.float32))
         self.gains = self.make_gains(library)

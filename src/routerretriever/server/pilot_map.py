@@ -43,7 +43,7 @@ class PilotMap:
         library = policy.library
         router = policy.router
         rows = _sample(np.array(library.sources), library.measured)
-        places = _layout(router.vectors[rows])
+        places = _layout(router.vectors.exact[rows])
         # Under the paper's rules an expert without a pilot scores less than any number.
         scores = np.nan_to_num(router.scores(library.centroids[rows]), neginf=-1.0)
         best = scores.argmax(axis=1).tolist()
