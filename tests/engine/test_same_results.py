@@ -75,6 +75,17 @@ def test_every_kind_of_expert(checkpoint, tmp_path, kinds):
         assert abs(by_engine.encode_query(TEXTS, expert=candidate) - wanted).max() < 1e-4
 
 
+def test_many_rows_of_one_expert_beside_others(checkpoint, tmp_path):
+    """Rows of one expert that run by themselves, more of them than run at a time, and rows that run together."""
+    by_torch, by_engine = compiled(with_library(with_experts(checkpoint)), tmp_path / "model")
+    texts = [f"{text} {number}" for number in range(3) for text in TEXTS][:40]
+    assert len(texts) == 40
+    experts = ["e1" if row % 3 else ["e0", "e2", "base", "merged", "e3"][row % 5] for row in range(40)]
+    assert experts.count("e1") > 16
+    assert_same(by_torch, by_engine, texts, experts)
+    assert_same(by_torch, by_engine, texts[:17], ["e1"] * 17)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from routerretriever.errors import FormatError
+from routerretriever.kernels.threads import available_threads
 
 Arrays = Mapping[str, NDArray[Any]]
-
-
-def available_threads() -> int:
-    """Return how many threads a session uses: one a core, or fewer if ``OMP_NUM_THREADS`` says so."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        cores = os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
 
 
 class Graph:

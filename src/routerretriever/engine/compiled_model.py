@@ -13,7 +13,6 @@ from routerretriever.encoder.batch_routing import BatchRouting
 from routerretriever.encoder.document_methods import DocumentMethods
 from routerretriever.encoder.embedding_cache import EmbeddingCache
 from routerretriever.encoder.expert_methods import ExpertMethods
-from routerretriever.encoder.graph import available_threads
 from routerretriever.encoder.routed_vectors import RoutedVectors
 from routerretriever.encoder.silent import EXPERTS_AT_ONCE, refuse_silent, silent_experts
 from routerretriever.encoder.text_tokenizer import TextTokenizer
@@ -24,6 +23,7 @@ from routerretriever.engine.engine_info import FP32, INT8, EngineInfo, fresh_eng
 from routerretriever.engine.experts import EngineExperts
 from routerretriever.errors import EngineError
 from routerretriever.expert_state import ExpertState
+from routerretriever.kernels.threads import available_threads
 from routerretriever.kernels.vectors import Vectors
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter
 from routerretriever.lora.expert_info import BaseInfo, ExpertInfo

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerretriever.kernels.rounded_vectors import RoundedVectors
+from routerretriever.kernels.threads import by_all_cores
 from routerretriever.kernels.vectors import Vectors
 
 _DEPTH = 40
@@ -55,13 +56,13 @@ class Similarities:
 
     def all(self) -> Vectors:
         """Return the similarity to every pilot (n, P)."""
-        return self.queries @ self.pilots.exact.T
+        return by_all_cores(self.queries, self.pilots.exact.T)
 
     def nearest(self, k: int) -> Nearest:
         """Return the k nearest pilots, or all if there are fewer; the answer is kept."""
         k = min(k, len(self.pilots))
         if k not in self._nearest:
-            is_small = len(self.queries) <= _FEW and 0 < k * _WORTH < len(self.pilots)
+            is_small = 0 < len(self.queries) <= _FEW and 0 < k * _WORTH < len(self.pilots)
             self._nearest[k] = self._of_likely(k) if is_small else largest(self.all(), k)
         return self._nearest[k]
 

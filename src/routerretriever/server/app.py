@@ -15,8 +15,8 @@ from fastapi.responses import FileResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-from routerretriever.encoder.graph import available_threads
 from routerretriever.errors import RouterRetrieverError, ServerError
+from routerretriever.kernels.threads import available_threads
 from routerretriever.server import memory, problems
 from routerretriever.server.access import Right
 from routerretriever.server.api import documents as api_documents

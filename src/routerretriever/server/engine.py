@@ -6,8 +6,8 @@ import gc
 import time
 from collections.abc import Sequence
 
-from routerretriever.encoder.graph import available_threads
 from routerretriever.index.index import Index
+from routerretriever.kernels.threads import available_threads
 from routerretriever.reranking.reranker import Reranker
 from routerretriever.server.answering import Answering
 from routerretriever.server.batching import Batcher
