@@ -103,7 +103,7 @@ def run(setting: Setting) -> dict[str, Any]:
             name = "fastembed base"
             peers[name] = stack.enter_context(_running(name, plain, str(setting.peers)))
         rows: list[dict[str, Any]] = []
-        documents: dict[str, Any] = {}
+        documents: list[dict[str, Any]] = []
         for count, batches, maps in GRID:
             asked, folder = _prepared(setting, count, max(batches), maps)
             with ExitStack() as own:
@@ -126,8 +126,8 @@ def run(setting: Setting) -> dict[str, Any]:
                         more = {"precision": precision, "load s": systems[ours].load, "batch": batch}
                         rows.append(said(facts | more | found))
                 if not documents:
-                    documents = said(_documents(setting, {**systems, **peers}))
-    return {"rows": rows, "documents": [documents], "starting": [said(_starting(setting))]}
+                    documents = _documents(setting, {**systems, **peers})
+    return {"rows": rows, "documents": documents, "starting": [said(_starting(setting))]}
 
 
 def _plain(base: Any, scratch: Path) -> Path:
@@ -224,13 +224,18 @@ def _machine(setting: Setting) -> Machine:
     return setting.machine(THREADS)
 
 
-def _documents(setting: Setting, systems: Mapping[str, Worker]) -> dict[str, Any]:
-    """Real documents, each encoded once in a round."""
+def _documents(setting: Setting, systems: Mapping[str, Worker]) -> list[dict[str, Any]]:
+    """Real documents, each encoded once in a round; a row for each precision."""
     texts = setting.collection("scifact").contents[:DOCUMENTS]
     # fastembed cuts them off elsewhere, and PEFT has no path for them.
-    compared = {name: systems[name] for name in _EXACT}
+    compared = {name: systems[name] for name in (*_EXACT, "engine int8")}
     times = _paired(compared, {"texts": texts, "kind": "document"}, 5, setting.scratch)
-    return {"documents": DOCUMENTS, "threads": THREADS, **_summary(times)}
+    rows = []
+    for ours, precision in _OURS.items():
+        others = {name: took for name, took in times.items() if name not in _OURS or name == ours}
+        facts = {"documents": DOCUMENTS, "threads": THREADS, "precision": precision}
+        rows.append(said({**facts, **_summary(others, None, ours)}))
+    return rows
 
 
 def _starting(setting: Setting) -> dict[str, Any]:

@@ -29,6 +29,13 @@ def engine(folder: Path, threads: int) -> Encode:
     return _of_ours(open_model(folder, engine="onnx", threads=threads))
 
 
+def engine_int8(folder: Path, threads: int) -> Encode:
+    """Return the engine of a model that was compiled in 8 bits, documents included."""
+    from routerretriever import open_model
+
+    return _of_ours(open_model(folder, engine="onnx", threads=threads), precision="int8")
+
+
 def torch_routed(folder: Path, threads: int) -> Encode:
     """Return the same model by torch."""
     from routerretriever import open_model
@@ -37,10 +44,10 @@ def torch_routed(folder: Path, threads: int) -> Encode:
     return _of_ours(open_model(folder, engine="torch", device="cpu"))
 
 
-def _of_ours(model: Any) -> Encode:
+def _of_ours(model: Any, **documents: str) -> Encode:
     def encode(texts: Sequence[str], kind: str, experts: Sequence[str]) -> Any:
         if kind == "document":
-            return model.encode_in_bulk(texts)
+            return model.encode_in_bulk(texts, **documents)
         return model.encode_query(texts, batch_size=len(texts))
 
     return encode
@@ -118,7 +125,7 @@ def _use_threads(threads: int) -> None:
 
 SYSTEMS: dict[str, Callable[[Path, int], Encode]] = {
     "engine": engine,
-    "engine int8": engine,
+    "engine int8": engine_int8,
     "torch routed": torch_routed,
     "onnxruntime base": onnxruntime_base,
     "onnxruntime base int8": onnxruntime_base_int8,
