@@ -494,6 +494,7 @@ def table(server, model):
     """A table of somebody else's, with vectors of the model; returns its address."""
     uri = server.uri()
     name = postgres_uri(uri).table
+    server.execute("CREATE EXTENSION IF NOT EXISTS vector")
     server.execute(
         f"CREATE TABLE {name} (number int PRIMARY KEY, body text, heading varchar(80), emb vector(32), "
         "made timestamptz DEFAULT now(), stars real, tags jsonb, twice int GENERATED ALWAYS AS (2 * number) STORED)"

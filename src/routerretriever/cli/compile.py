@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from routerretriever.cli.common import AsJson, OwnModel
-from routerretriever.cli.formatting import print_json, say
+from routerretriever.cli.formatting import print_json, say, size
 
 
 class QueryPrecision(StrEnum):
@@ -46,8 +46,9 @@ def compile_model(
     if as_json:
         print_json(done.to_dict())
         return
-    size = done.bytes / 2**20
     if done.written:
-        say(f"{done.folder}: {size:.0f} MB, queries in {done.precision}, compiled in {done.seconds:.1f} s.")
+        say(
+            f"{done.folder}: {size(done.bytes)}, queries in {done.precision}, compiled in {done.seconds:.1f} s."
+        )
     else:
-        say(f"{done.folder} fits the model already ({size:.0f} MB, queries in {done.precision}).")
+        say(f"{done.folder} fits the model already ({size(done.bytes)}, queries in {done.precision}).")

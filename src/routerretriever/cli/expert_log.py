@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from routerretriever.cli.common import AsJson, Model, OwnModel
-from routerretriever.cli.formatting import out, print_json, say
+from routerretriever.cli.formatting import out, print_json, say, size
 
 if TYPE_CHECKING:
     from routerretriever.storage.history import Pruned
@@ -61,11 +61,11 @@ def log(
         )
     out.print(table)
     if pruned is not None:
-        say(f"Dropped {pruned.files} files, {pruned.bytes / 2**20:.1f} MiB.")
+        say(f"Dropped {pruned.files} files, {size(pruned.bytes)}.")
     if is_download(folder):
         say("A model on the hub has no log: that stays with the folder it was pushed from.")
         return
-    say(f"The kept versions take {history.size() / 2**20:.1f} MiB.")
+    say(f"The kept versions take {size(history.size())}.")
 
 
 def _told(entry: Entry) -> str:

@@ -71,6 +71,9 @@ def _show_experts(loaded: RouterRetriever, as_json: bool) -> None:
     if as_json:
         print_json({"base": loaded.encoder.base.id, "experts": _rows(loaded)})
         return
+    if not loaded.experts:
+        say("The model has no experts.")
+        return
     from routerretriever.routing.pilot_library import marked
 
     table = Table("expert", "kind", "trained on", "base", "with it", "gain", "p", caption=_MEASURED)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -54,6 +55,11 @@ def points(value: float, *, signed: bool = False) -> str:
     if signed:
         return f"{100 * value:+.1f}"
     return f"{100 * value:.1f}"
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes as people read it; of an object store it is not known."""
+    return "size unknown" if count is None else decimal(count)
 
 
 def _finite(content: Any) -> Any:

@@ -24,7 +24,7 @@ from routerretriever.cli.common import (
     load_model,
     open_model,
 )
-from routerretriever.cli.formatting import err, print_json, say, show_table
+from routerretriever.cli.formatting import err, print_json, say, show_table, size
 from routerretriever.errors import BuildError, VectorIndexError
 from routerretriever.index.build.settings import BuildSettings, OnError, ReadAs
 from routerretriever.index.postgres_uri import shown_uri
@@ -303,7 +303,7 @@ def compact(index: IndexUri, as_json: AsJson = False) -> None:
     if done.fragments_before is None:
         merged = ""
     text = (
-        f"{shown_uri(index)}: {merged}{_size(done.bytes_before)} before, {_size(done.bytes_after)} now, "
+        f"{shown_uri(index)}: {merged}{size(done.bytes_before)} before, {size(done.bytes_after)} now, "
         f"in {done.seconds:.1f} s."
     )
     show(index, done, text, as_json)
@@ -331,7 +331,7 @@ def clean(index: IndexUri, older_than: OlderThan = 7.0, as_json: AsJson = False)
     done = Index.open(index).clean(timedelta(days=older_than))
     text = (
         f"{shown_uri(index)}: {done.versions_before} versions became {done.versions_after}; "
-        f"{_size(done.bytes_before)} before, {_size(done.bytes_after)} now."
+        f"{size(done.bytes_before)} before, {size(done.bytes_after)} now."
     )
     show(index, done, text, as_json)
 
@@ -354,7 +354,7 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
         "text index": text_index,
         "fragments": found.fragments,
         "versions": found.versions,
-        "size": _size(found.bytes),
+        "size": size(found.bytes),
         "model": found.model,
         **_migration_rows(found.migration),
     }
@@ -383,7 +383,3 @@ def show(index: str, report: Report, shown: str | Table, as_json: bool) -> None:
         say(shown)
     else:
         show_table(shown)
-
-
-def _size(count: int | None) -> str:
-    return "size unknown" if count is None else f"{count / 2**20:.1f} MiB"
