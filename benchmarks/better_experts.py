@@ -231,7 +231,8 @@ def main() -> None:
     by_seed: dict[str, Any] = {}
     for seed in given.seeds.split(","):
         kind = TrainedKinds(given.kind)
-        config = TrainingConfig(kind=kind, max_queries=given.queries, seed=int(seed))
+        # Maps of single steps, as all of these figures are.
+        config = TrainingConfig(kind=kind, max_queries=given.queries, seed=int(seed), map_averaged_epochs=0.0)
         experiment = Experiment(model, collections, config)
         by_seed[seed] = {name: experiment.measured(name) for name in given.only}
         # LoRA is dear, so every seed that is done is written.

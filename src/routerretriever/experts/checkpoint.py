@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from routerretriever.data.collection import Collection
 from routerretriever.data.splits import Split
@@ -20,7 +21,7 @@ from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.lora.adapter import Adapter
 from routerretriever.storage.cache_directory import cache_directory
 
-_FORMAT = 4  # of the file; part of the key, so that another format is never read
+_FORMAT = 5  # of the file; part of the key, so that another format is never read
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class TrainingState:
 
     Attributes:
         adapter: its factors are trained in place.
+        average: of the factors over the last steps; ``None`` where none is made.
         optimizer: of the factors.
         step: optimiser steps so far.
         choices: what each part of the held-out queries would choose.
@@ -54,11 +56,17 @@ class TrainingState:
     """
 
     adapter: Adapter
+    average: Adapter | None = None
     optimizer: torch.optim.Optimizer
     step: int = 0
     choices: list[Choice]
     history: list[float] = field(default_factory=list)
     resumed: bool = False
+
+    @property
+    def candidate(self) -> Adapter:
+        """What may become the expert after this step: the average, or the factors themselves."""
+        return self.average or self.adapter
 
 
 class Checkpoint:
@@ -81,6 +89,7 @@ class Checkpoint:
         """Write the state."""
         content = {
             "factors": state.adapter.detached().factors,
+            "average": None if state.average is None else state.average.detached().factors,
             "optimizer": state.optimizer.state_dict(),
             "choices": list(map(_saved, state.choices)),
             "step": state.step,
@@ -101,10 +110,9 @@ class Checkpoint:
             self.delete()
             return
 
-        with torch.no_grad():
-            for name, factors in content["factors"].items():
-                for own, saved in zip(state.adapter.factors[name], factors, strict=True):
-                    own.copy_(saved)
+        _copy(content["factors"], state.adapter)
+        if state.average is not None:
+            _copy(content["average"], state.average)
         state.optimizer.load_state_dict(content["optimizer"])
         for choice, saved in zip(state.choices, content["choices"], strict=True):
             _restore(choice, saved, state.adapter.scaling)
@@ -114,6 +122,14 @@ class Checkpoint:
     def delete(self) -> None:
         """Delete the file, if there is one."""
         self.path.unlink(missing_ok=True)
+
+
+def _copy(saved: Mapping[str, tuple[Tensor, Tensor]], adapter: Adapter) -> None:
+    """Copy saved factors into those of an adapter."""
+    with torch.no_grad():
+        for name, factors in saved.items():
+            for own, wanted in zip(adapter.factors[name], factors, strict=True):
+                own.copy_(wanted)
 
 
 def _saved(choice: Choice) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from routerretriever.experts.checkpoint import Checkpoint, Choice, TrainingState
 from routerretriever.experts.held_out import HeldOutPart, HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
+from routerretriever.experts.weight_average import first_average, move_average
 from routerretriever.lora.adapter import Adapter
 from routerretriever.progress import Progress
 
@@ -60,7 +61,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.data, self.config, self.name, self.plan = data, config, name, plan
         choices = [Choice() for _ in self.plan.parts]
-        self.state = TrainingState(adapter=adapter, optimizer=optimizer, choices=choices)
+        average = first_average(adapter) if config.averaged_epochs else None
+        self.state = TrainingState(adapter=adapter, average=average, optimizer=optimizer, choices=choices)
         self.checkpoint = Checkpoint.of(key, len(choices))
         self.steps_per_epoch = sum(math.ceil(len(part.train) / config.batch_size) for part in data)
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -103,6 +105,9 @@ class Trainer:
         loss.backward()
         state.optimizer.step()
         state.step += 1
+        if state.average is not None:
+            span = self.config.averaged_epochs * self.steps_per_epoch
+            move_average(state.average, state.adapter, state.step, span)
 
     def _batch_of_step(self) -> tuple[TrainingData, list[int]]:
         """Return the queries of this step: a new order every epoch, decided by the seed alone."""
@@ -131,7 +136,7 @@ class Trainer:
         return choice.without_improvement < self.config.patience
 
     def _check_held_out(self) -> None:
-        state, scores = self.state, self.evaluate(self.state.adapter)
+        state, scores = self.state, self.evaluate(self.state.candidate)
         copy: Adapter | None = None
         if self._goes_on(state.choices[0]):
             state.history.append(scores.mean(self.plan.parts[0].selects))
@@ -140,7 +145,7 @@ class Trainer:
                 continue
             best = choice.scores or self.base
             if scores.mean(part.selects) > best.mean(part.selects):
-                copy = copy or state.adapter.detached()
+                copy = copy or state.candidate.detached()
                 choice.best, choice.scores = copy, scores
                 choice.step, choice.without_improvement = state.step, 0
             else:
@@ -167,8 +172,8 @@ class Trainer:
         if trained is None or scores is None:  # nothing beat the base, so the last state is left
             last = (self.state.step, 1.0)
             if last not in known:
-                known[last] = self.evaluate(self.state.adapter)
-            return Chosen(self.state.adapter.detached(), 1.0, known[last])
+                known[last] = self.evaluate(self.state.candidate)
+            return Chosen(self.state.candidate.detached(), 1.0, known[last])
 
         def scores_at(weight: float) -> HeldOutScores:
             key = (choice.step, weight)

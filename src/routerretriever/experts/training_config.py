@@ -67,6 +67,9 @@ class TrainingConfig:
         map_learning_rate, map_batch_size, map_epochs, map_temperature: of a map, which is held
             against the held-out queries once an epoch. They were chosen on held-out queries of two
             collections.
+        map_averaged_epochs: what is held against the held-out queries, and may become the expert,
+            is the exponential moving average of a map's matrix over about so many epochs; with 0 it
+            is the matrix after a single step. LoRA factors are not averaged: it gains nothing there.
         max_queries: train on at most this many queries of a collection, chosen by ``seed``.
         seed: of everything random.
 
@@ -98,6 +101,7 @@ class TrainingConfig:
     map_batch_size: Count = 64
     map_epochs: Count = 30
     map_temperature: AboveZero = 0.05
+    map_averaged_epochs: AtLeastZero = 1.0
     max_queries: Annotated[int, Field(ge=2)] | None = None
     seed: int = 0
 
@@ -114,6 +118,11 @@ class TrainingConfig:
             epochs=self.map_epochs,
             evaluations=1,
         )
+
+    @property
+    def averaged_epochs(self) -> float:
+        """Epochs over which the weights of this training are averaged; 0 is not at all."""
+        return self.map_averaged_epochs if self.kind == TrainedKinds.MAP else 0.0
 
     def computes_in_bf16(self, device: torch.device) -> bool:
         """Return whether products with the frozen weights are computed in bfloat16 on a device."""
