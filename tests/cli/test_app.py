@@ -316,6 +316,12 @@ def test_a_query_may_begin_with_a_hyphen(trained):
     assert run_json("route", trained[0], "--json", "--", "-word1")["routes"][0]["query"] == "-word1"
 
 
+def test_an_anchored_training_says_so(trained):
+    model, x, _ = trained
+    report = run_json("train", model, x, "--name", "z", "--force", "--epochs", "1", "--anchor", "2.5")
+    assert report["info"]["config"]["anchor"] == 2.5
+
+
 @pytest.mark.parametrize("verb", ["train", "library"])
 def test_a_change_of_a_model_waits_for_another(trained, verb, monkeypatch):
     model, _, y = trained

@@ -83,6 +83,15 @@ LearningRate = Annotated[
     float | None, typer.Option("--lr", min=0.0, help="Learning rate.", show_default=_PRESET)
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Queries in each step.", show_default=_PRESET)]
+Anchor = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="How strongly keywords, titles and sentences of the documents hold the expert to the base's answers; "
+        "10 where it is used without a router, 0 for not at all.",
+        show_default=_PRESET,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default=_PRESET)]
 Force = Annotated[
     bool,
@@ -116,6 +125,7 @@ def train(
     rank: Rank = None,
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
+    anchor: Anchor = None,
     seed: Seed = None,
     force: Force = False,
     lenient: Lenient = False,
@@ -133,7 +143,7 @@ def train(
     from routerretriever.storage.hub_download import own_folder
 
     given = {"epochs": epochs, "rank": rank, "learning_rate": learning_rate}
-    given |= {"batch_size": batch_size, "seed": seed}
+    given |= {"batch_size": batch_size, "anchor": anchor, "seed": seed}
     reading: dict[str, Any] = {
         "lenient": lenient,
         "ignore_identical_ids": ignore_identical_ids,

@@ -41,6 +41,13 @@ class TrainingConfig:
         rank, alpha, dropout: LoRA's r, α and dropout.
         targets: last parts of the names of the layers to adapt; ``None`` is every linear layer.
         learning_rate, weight_decay: of AdamW.
+        anchor: weight of the anchors in the loss, 0 for none: some hundred titles, sentences,
+            phrases and keywords of the collection's documents, made without labels, whose vectors
+            (in every step, of some of them: the mean of 1 - cosine to the base's) the expert should
+            leave as they are. Collections with queries that are crops or titles of documents have
+            none, since they are trained on what anchors would hold. With 10, an expert that is used
+            without a router loses less on keywords and in other domains, and may gain less on
+            queries like those that it learned: ``benchmarks/styles.py``.
         warmup: part of all steps over which the learning rate rises linearly, before it falls
             linearly.
         batch_size: queries in a step.
@@ -84,6 +91,7 @@ class TrainingConfig:
     targets: tuple[str, ...] | None = None
     learning_rate: AtLeastZero = 1e-3
     weight_decay: AtLeastZero = 0.0
+    anchor: AtLeastZero = 0.0
     warmup: Fraction = 0.1
     batch_size: Count = 32
     epochs: Count = 8

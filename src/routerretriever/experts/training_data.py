@@ -18,6 +18,7 @@ from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
 from routerretriever.errors import CollectionError
 from routerretriever.evaluation.runs import ndcg_at_10
+from routerretriever.experts.anchors import Anchors
 from routerretriever.experts.negatives import Negatives, ranking_loss
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.kernels.exact_search import as_similarity
@@ -38,6 +39,7 @@ class TrainingData:
         queries, probes: ``train`` and ``held_out``, encoded up to the branch layer, or
             to the end.
         negatives: what the queries are ranked against.
+        anchors: texts that the expert should leave as they are; ``None`` where there are none.
         similarity: ``cosine`` or ``dot``.
     """
 
@@ -48,6 +50,7 @@ class TrainingData:
     queries: PreparedQueries
     probes: PreparedQueries
     negatives: Negatives
+    anchors: Anchors | None
     similarity: str
 
     @classmethod
@@ -83,6 +86,9 @@ class TrainingData:
             prepare_queries(model.encoder, list(split.queries.values()), model.query_prompt, budget)
             for split in (train, held_out)
         )
+        anchors = None
+        if config.anchor and not _is_of_documents(collection, train):
+            anchors = Anchors.of(model, documents.texts, config.seed, budget)
         return cls(
             collection=collection,
             train=train,
@@ -91,6 +97,7 @@ class TrainingData:
             queries=queries,
             probes=probes,
             negatives=negatives,
+            anchors=anchors,
             similarity=model.similarity_fn_name,
         )
 
@@ -100,7 +107,12 @@ class TrainingData:
         Args:
             plan: what encodes them; ``None`` is the plain base.
         """
-        return replace(self, queries=self.queries.finished(plan), probes=self.probes.finished(plan))
+        return replace(
+            self,
+            queries=self.queries.finished(plan),
+            probes=self.probes.finished(plan),
+            anchors=self.anchors and self.anchors.finished(plan),
+        )
 
     @property
     def only_crops(self) -> bool:
@@ -113,14 +125,17 @@ class TrainingData:
         return ndcg_at_10(vectors, self.held_out, self.documents, self.collection, self.similarity)
 
     def loss(self, adapter: Adapter, rows: Sequence[int], config: TrainingConfig) -> Tensor:
-        """Return the ranking loss of one batch."""
+        """Return the ranking loss of one batch, and with anchors what it costs to move some of them."""
         in_bf16 = config.computes_in_bf16(self.negatives.vectors.device)
         plan = TrainingPlan(adapter, config.dropout, in_bf16)
-        vectors = self.queries.vectors_of(plan, rows)
         ranked = self.negatives.candidates(rows)
-        scores = as_similarity(vectors, self.similarity) @ ranked.vectors.T
+        vectors = as_similarity(self.queries.vectors_of(plan, rows), self.similarity)
+        scores = vectors @ ranked.vectors.T
         ignored = None if ranked.ignored is None else ranked.ignored.to(scores.device)
-        return ranking_loss(scores / config.temperature, ranked.positive.to(scores.device), ignored)
+        loss = ranking_loss(scores / config.temperature, ranked.positive.to(scores.device), ignored)
+        if self.anchors is None:
+            return loss
+        return loss + config.anchor * self.anchors.distance(plan)
 
     def batches(self, config: TrainingConfig, generator: torch.Generator) -> list[list[int]]:
         """Return the rows of an epoch's batches, in an order that the generator decides."""
@@ -135,3 +150,8 @@ class TrainingData:
                 by_length += sorted(order[start : start + pool], key=self.queries.length)
             order = by_length
         return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _is_of_documents(collection: Collection, train: Split) -> bool:
+    """Return whether queries to train on are the documents' own words: anchors would hold against them."""
+    return any(collection.generated.get(query_id) in ("crops", "titles") for query_id in train.queries)

@@ -1,0 +1,140 @@
+"""Texts that hold an expert to the base."""
+
+from dataclasses import replace
+
+import pytest
+from training import QUICK
+
+from routerretriever import Collection, Document, RouterRetriever, train_expert
+from routerretriever.experts import anchors
+from routerretriever.experts.anchors import divided, made_texts
+from routerretriever.experts.checkpoint import Checkpoint
+from routerretriever.experts.training_config import PRESETS, TrainedKinds
+
+ANCHORED = replace(QUICK, anchor=10.0)
+
+
+@pytest.fixture
+def model(checkpoint):
+    return RouterRetriever.create(str(checkpoint), device="cpu")
+
+
+@pytest.fixture
+def collection(make_collection):
+    return Collection.load(make_collection("aliases"))
+
+
+def trained(model, collection, config, name="expert"):
+    report = train_expert(model, collection, name=name, config=config, force=True)
+    return report, model.state.experts[name]
+
+
+def moved(model, texts, expert):
+    """How far an expert moves texts: the mean of 1 - cosine."""
+    base, own = (model.encode_query(texts, expert=name) for name in ("base", expert))
+    return float((1 - (base * own).sum(axis=1)).mean())
+
+
+@pytest.mark.parametrize("kind", [TrainedKinds.LORA, TrainedKinds.MAP, TrainedKinds.BOTH])
+def test_anchors_keep_texts_of_other_documents_where_the_base_has_them(model, collection, kind):
+    passages = model.embed_collection(collection).texts
+    _, others = divided(passages, anchors.ANCHORS, QUICK.seed)
+    asked = made_texts(passages, others, QUICK.seed)
+    config = replace(QUICK, kind=kind, map_learning_rate=0.03)
+    far, near = {}, {}
+    for name, anchor, found in (("free", 0.0, far), ("anchored", 10.0, near)):
+        trained(model, collection, replace(config, anchor=anchor), name)
+        found["made"] = moved(model, asked, name)
+        found["true"] = moved(model, list(collection.split("test").queries.values()), name)
+    assert near["made"] < far["made"] / 2
+    assert near["made"] < near["true"] / 2  # it learns its own queries nevertheless
+
+
+def test_an_anchored_expert_still_gains(model, collection):
+    report, _ = trained(model, collection, ANCHORED)
+    assert report.info.selection_gain > 0.05
+
+
+def test_a_resumed_training_draws_the_same_anchors(model, collection, monkeypatch):
+    whole, expected = trained(model, collection, replace(ANCHORED, epochs=2))
+
+    class Stopped(Exception):
+        pass
+
+    def stop(checkpoint, state):
+        save(checkpoint, state)
+        raise Stopped
+
+    save = Checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stop)
+        with pytest.raises(Stopped):
+            trained(model, collection, replace(ANCHORED, epochs=2))
+    resumed, found = trained(model, collection, replace(ANCHORED, epochs=2))
+    assert resumed.resumed and not whole.resumed
+    assert whole.history == resumed.history
+    assert found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(("method", "is_anchored"), [("crops", False), ("titles", False), ("llm", True)])
+def test_queries_of_the_documents_own_words_have_no_anchors(model, collection, method, is_anchored):
+    query_id = next(iter(collection.split("train").queries))
+    marked = replace(collection, generated={query_id: method})
+    config = replace(QUICK, epochs=1)
+    _, free = trained(model, marked, config)
+    _, held = trained(model, marked, replace(config, anchor=10.0))
+    assert (free.fingerprint != held.fingerprint) == is_anchored
+
+
+def test_a_generalist_has_anchors_of_each_collection(model, make_collection):
+    collections = [Collection.load(make_collection(name, shift)) for name, shift in (("x", 1), ("y", 5))]
+    for name, config in (("free", QUICK), ("anchored", ANCHORED)):
+        trained(model, collections, config, name)
+    for collection in collections:
+        asked = [document.text for document in collection.documents]
+        assert moved(model, asked, "anchored") < moved(model, asked, "free") / 2
+
+
+def test_documents_without_words_give_no_anchors(model, collection):
+    empty = tuple(replace(document, text="…", title="") for document in collection.documents)
+    without = replace(collection, documents=empty)
+    config = replace(QUICK, epochs=1)
+    _, free = trained(model, without, config)
+    _, held = trained(model, without, replace(config, anchor=10.0))
+    assert free.fingerprint == held.fingerprint
+
+
+def test_copies_are_on_one_side_and_the_order_does_not_count():
+    passages = [("", f"text number {number % 30}") for number in range(60)]
+    anchored, others = divided(passages, 10, seed=1)
+    texts = {passages[row] for row in anchored}
+    assert len(texts) == 10 and len(anchored) == 20
+    assert texts.isdisjoint(passages[row] for row in others)
+    backwards, _ = divided(passages[::-1], 10, seed=1)
+    assert {passages[::-1][row] for row in backwards} == texts
+    assert {passages[row] for row in divided(passages, 10, seed=2)[0]} != texts
+    assert len(divided(passages, 512, seed=1)[1]) == 12  # a fifth is always left
+
+
+def test_texts_are_short_and_of_every_style():
+    document = Document("d", "The pump stops when the valve is closed. Open it slowly again!", "Pump faults")
+    others = [("", f"The valve number {number} is closed and open.") for number in range(50)]
+    passages = [(document.title, document.text), *others]
+    made = made_texts(passages, [0], seed=1)
+    assert "Pump faults" in made
+    assert "Open it slowly again!" in made
+    assert any(text in document.text and " " in text for text in made)
+    assert any(text.split()[0] == "pump" and text not in document.text.lower() for text in made)
+    assert max(len(text.split()) for text in made) <= 8
+    assert made == made_texts(passages, [0], seed=1)
+
+
+def test_languages_without_spaces_give_texts_of_a_few_signs():
+    text = "東京は日本の首都であり世界最大の都市の一つである。大阪は西日本の中心となる大きな都市である。"
+    made = made_texts([("", text)], [0], seed=1)
+    assert made
+    assert {len(found) for found in made if found in text and "。" not in found} <= set(range(2, 13))
+
+
+def test_the_preset_of_the_paper_has_no_anchors():
+    assert all(config.anchor == 0.0 for config in PRESETS.values())
