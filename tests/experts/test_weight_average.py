@@ -129,7 +129,7 @@ def test_a_resumed_map_ends_with_the_same_average(model, make_collection, monkey
     def interrupted_save(self, state):
         save(self, state)
         saved.append(state.step)
-        if len(saved) == 3:
+        if len(saved) == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -137,5 +137,5 @@ def test_a_resumed_map_ends_with_the_same_average(model, make_collection, monkey
         with pytest.raises(KeyboardInterrupt):
             train_expert(model, collection, config=config, force=True)
     report = train_expert(model, collection, config=config, force=True)
-    assert report.resumed and report.steps > saved[-1]
+    assert report.resumed and report.best_step > saved[0]
     assert model.state.experts["aliases"].fingerprint == undisturbed
