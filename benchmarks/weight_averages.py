@@ -1,10 +1,10 @@
 """What experts gain whose weights are averaged over steps or over seeds, or that start from the base's directions.
 
-    python benchmarks/weight_averages.py DATA OUT.json --only NAME … [--spans 0.5 1] [--kinds lora map]
-    [--parts svd seeds]
+    python benchmarks/weight_averages.py DATA OUT.json --only NAME … [--seeds 0,1] [--queries N]
+        [--spans 0.5 1] --ways lora map svd seeds
 
 `average E` is the exponential moving average of an expert's factors over about E epochs; it is held against the
-held-out queries in place of the factors themselves, in the same training. With both kinds there are also a map
+held-out queries in place of the factors themselves, in the same training. With LoRA and maps there are also a map
 behind LoRA factors, and what `auto` chooses among the three. `svd` starts LoRA's A from the top right
 singular vectors of each layer's weight, as long as the rows of today's start. `seeds` is the mean delta of the
 experts of all seeds: for two of them it has rank 16, and nothing is cut off.
@@ -187,21 +187,22 @@ def _align(adapter: Adapter, weights: Mapping[str, torch.Tensor]) -> None:
             a.copy_(directions / 3**0.5)  # rows that are uniform in ±1/√n have the length 1/√3
 
 
-def run(experiment: Experiment, kinds: Sequence[str], parts: Sequence[str]) -> TrainedKind | None:
+def run(experiment: Experiment, ways: Sequence[str]) -> TrainedKind | None:
     """Train in all ways, and return the plain LoRA expert, if it was asked for."""
-    maps: dict[str, TrainedKind] = {}
-    if "map" in kinds:
-        maps = experiment.map()
-        for name, found in maps.items():
-            experiment.add(f"map, {name}", found.base, found.chosen)
-    if "lora" not in kinds:
+    trained: dict[str, dict[str, TrainedKind]] = {}
+    for label, train in (
+        ("map", experiment.map),
+        ("lora", experiment.lora),
+        ("svd", lambda: experiment.lora("svd")),
+    ):
+        if label not in ways:
+            continue
+        trained[label] = train()
+        for name, found in trained[label].items():
+            experiment.add(f"{label}, {name}", found.base, found.chosen)
+    if "lora" not in trained:
         return None
-    lora = experiment.lora()
-    for name, found in lora.items():
-        experiment.add(f"lora, {name}", found.base, found.chosen)
-    if "svd" in parts:
-        for name, found in experiment.lora("svd").items():
-            experiment.add(f"svd, {name}", found.base, found.chosen)
+    lora, maps = trained["lora"], trained.get("map", {})
     for name in (PLAIN, CHOSEN) if maps else ():
         both = experiment.behind(name, lora[name])
         _, auto = best_kind([lora[name], maps[name], both], experiment.plan)
@@ -239,12 +240,13 @@ def summary(rows: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]])
         plain = f"{setting.partition(',')[0]}, {PLAIN}".replace("mean of seeds", "lora").replace(
             "svd", "lora"
         )
-        differences = [mean(name, setting, "gain") - mean(name, plain, "gain") for name in rows]
         result[setting] = {
             figure: float(np.mean([mean(name, setting, figure) for name in rows]))
             for figure in ("gain", "test_gain")
         }
-        result[setting]["worst against plain"] = min(differences)
+        if plain in settings:
+            differences = [mean(name, setting, "gain") - mean(name, plain, "gain") for name in rows]
+            result[setting]["worst against plain"] = min(differences)
     return result
 
 
@@ -258,9 +260,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", required=True, help="collections")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
     parser.add_argument("--queries", type=int, default=1000, help="of a collection, at most")
-    parser.add_argument("--spans", nargs="+", type=float, default=[0.5, LAST], help="epochs; 1 among them")
-    parser.add_argument("--kinds", nargs="+", choices=["lora", "map"], default=["lora", "map"])
-    parser.add_argument("--parts", nargs="*", choices=["svd", "seeds"], default=[])
+    parser.add_argument("--spans", nargs="*", type=float, default=[0.5, LAST], help="epochs; 1 among them")
+    parser.add_argument("--ways", nargs="+", choices=["lora", "map", "svd", "seeds"], required=True)
     given = parser.parse_args()
     quiet_libraries()
     model = RouterRetriever.create()
@@ -274,18 +275,16 @@ def main() -> None:
             kind=TrainedKinds.LORA, max_queries=given.queries, seed=int(seed), map_averaged_epochs=0.0
         )
         experiment = Experiment(model, collection, documents, config, given.spans)
-        lora = run(experiment, given.kinds, given.parts)
+        lora = run(experiment, given.ways)
         if lora is not None:
             plain[name].append(lora)
-        if "seeds" in given.parts and len(plain[name]) == len(given.seeds.split(",")):
+        if "seeds" in given.ways and len(plain[name]) == len(given.seeds.split(",")):
             add_mean(experiment, plain[name])
         print(name, seed)
         rows[name][seed] = experiment.measured()
         options = f"--only {' '.join(given.only)} --seeds {given.seeds} --queries {given.queries}"
         options += f" --spans {' '.join(f'{span:g}' for span in given.spans)}"
-        options += f" --kinds {' '.join(given.kinds)}"
-        if given.parts:
-            options += f" --parts {' '.join(given.parts)}"
+        options += f" --ways {' '.join(given.ways)}"
         document = {
             "command": f"python benchmarks/weight_averages.py DATA OUT.json {options}",
             **surroundings(),
