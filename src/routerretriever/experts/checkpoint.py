@@ -65,7 +65,7 @@ class TrainingState:
 
     @property
     def candidate(self) -> Adapter:
-        """What may become the expert after this step: the average, or the factors themselves."""
+        """What may become the expert after this step: the average, or the factors."""
         return self.average or self.adapter
 
 
@@ -87,9 +87,10 @@ class Checkpoint:
 
     def save(self, state: TrainingState) -> None:
         """Write the state."""
+        average = state.average and state.average.detached()
         content = {
             "factors": state.adapter.detached().factors,
-            "average": None if state.average is None else state.average.detached().factors,
+            "average": average and average.factors,
             "optimizer": state.optimizer.state_dict(),
             "choices": list(map(_saved, state.choices)),
             "step": state.step,

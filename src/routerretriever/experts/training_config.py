@@ -60,23 +60,25 @@ class TrainingConfig:
         hard_negatives, sampled_negatives: documents, see ``corpus_limit``.
         evaluations: held-out evaluations in an epoch.
         patience: evaluations without improvement before training stops.
-        adapter_weights: after training the LoRA delta is scaled by the smallest of these that
-            keeps ``KEPT_GAIN`` of the held-out gain. A smaller step away from the base costs next
-            to nothing where the expert belongs and halves the harm elsewhere (as in WiSE-FT,
-            arXiv 2109.01903).
-        crops_adapter_weight: the largest weight where all queries are crops of passages. Held-out
-            queries are crops there, too, and do not show where the expert falls behind on true
-            ones: with more, it fell below the base on two of four collections' true held-out
-            queries. Titles, and a mixture, need no such limit.
-        precision: ``bf16`` multiplies by the frozen weights in bfloat16 while learning, ``fp32``
-            keeps the base's precision, ``auto`` is ``bf16`` if the processor has instructions for
-            it. Evaluations always keep the base's precision.
-        map_learning_rate, map_batch_size, map_epochs, map_temperature: of a map, which is held
-            against the held-out queries once an epoch. They were chosen on held-out queries of two
-            collections.
-        map_averaged_epochs: what is held against the held-out queries, and may become the expert,
-            is the exponential moving average of a map's matrix over about so many epochs; with 0 it
-            is the matrix after a single step. LoRA factors are not averaged: it gains nothing there.
+        adapter_weights: after training the LoRA delta is scaled by the smallest of
+            these that keeps ``KEPT_GAIN`` of the held-out gain. A smaller step away
+            from the base costs next to nothing where the expert belongs and halves the
+            harm elsewhere (as in WiSE-FT, arXiv 2109.01903).
+        crops_adapter_weight: the largest weight where all queries are crops of
+            passages. Held-out queries are crops there, too, and do not show where the
+            expert falls behind on true ones: with more, it fell below the base on two
+            of four collections' true held-out queries. Titles, and a mixture, need no
+            such limit.
+        precision: ``bf16`` multiplies by the frozen weights in bfloat16 while learning,
+            ``fp32`` keeps the base's precision, ``auto`` is ``bf16`` if the processor
+            has instructions for it. Evaluations always keep the base's precision.
+        map_learning_rate, map_batch_size, map_epochs, map_temperature: of a map, which
+            is held against the held-out queries once an epoch. They were chosen on
+            held-out queries of two collections.
+        map_averaged_epochs: what is held against the held-out queries, and may become
+            the expert, is the exponential moving average of a map's matrix over about so
+            many epochs; with 0 it is the matrix after a single step. LoRA factors are not
+            averaged: it gains nothing there.
         max_queries: train on at most this many queries of a collection, chosen by ``seed``.
         seed: of everything random.
 

@@ -16,10 +16,10 @@ def move_average(average: Adapter, adapter: Adapter, step: int, span: float) -> 
     """Move an average, in place, towards the factors after a step.
 
     It is the plain mean of all steps until there are as many as it spans, and
-    exponential from then on. Otherwise it would long hold on to where the training began.
+    exponential from then on. Otherwise it would long hold on to where training began.
 
     Args:
-        average: of the steps before; what it was at first no longer counts from step 1 on.
+        average: of the steps before; step 1 replaces what it was at first.
         adapter: the factors after this step.
         step: number of the step, from 1.
         span: steps that the average spans.
