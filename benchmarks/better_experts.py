@@ -232,7 +232,9 @@ def main() -> None:
     for seed in given.seeds.split(","):
         kind = TrainedKinds(given.kind)
         # Maps of single steps, as all of these figures are.
-        config = TrainingConfig(kind=kind, max_queries=given.queries, seed=int(seed), map_averaged_epochs=0.0)
+        config = TrainingConfig(
+            kind=kind, max_queries=given.queries, seed=int(seed), map_averaged_epochs=0.0, anchor=0.0
+        )
         experiment = Experiment(model, collections, config)
         by_seed[seed] = {name: experiment.measured(name) for name in given.only}
         # LoRA is dear, so every seed that is done is written.

@@ -56,7 +56,7 @@ def train(model: RouterRetriever, collection: Collection) -> tuple[Chosen, dict[
         What the present rule chooses, with the figures of both rules. The expert is in the model.
     """
     started = time.perf_counter()
-    config = TrainingConfig(seed=SEED, kind=TrainedKinds.LORA)
+    config = TrainingConfig(seed=SEED, kind=TrainedKinds.LORA, anchor=0.0)
     vectors = model.embed_collection(collection)
     data = TrainingData.prepare(model, collection, vectors, config, HIDDEN_BUDGET)
     plan = HeldOutPlan.of([list(data.held_out.queries.values())])

@@ -33,7 +33,7 @@ from routerretriever.progress import Silent
 def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
     """Return test gains, selecting gains, bytes and seconds of each kind."""
     vectors = model.embed_collection(collection)
-    config = TrainingConfig(seed=SEED)
+    config = TrainingConfig(seed=SEED, anchor=0.0, map_averaged_epochs=0.0)
     data = TrainingData.prepare(model, collection, vectors, config, HIDDEN_BUDGET)
     plan = HeldOutPlan.of([collection.division_keys(data.held_out)])
     first = replace(plan, parts=plan.parts[:1])

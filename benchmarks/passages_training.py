@@ -61,7 +61,8 @@ def measured(collection: Collection, kinds: list[TrainedKinds]) -> dict[str, Any
         vectors[way] = model.embed_collection(source)
         for kind in kinds:
             name = f"{kind}-{way}"
-            report = train_expert(model, source, name=name, config=TrainingConfig(kind=kind), force=True)
+            config = TrainingConfig(kind=kind, anchor=0.0)
+            report = train_expert(model, source, name=name, config=config, force=True)
             info[name] = {"held_out_gain": round(100 * report.info.gain, 2), "seconds": round(report.seconds)}
 
     split = collection.split("test")

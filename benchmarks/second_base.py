@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class _Run:
                     continue
                 config = TrainingConfig(kind=kind, max_queries=QUERIES, seed=SEED)
                 if kind == TrainedKinds.LORA:
-                    config = TrainingConfig(kind=kind, max_queries=QUERIES, epochs=EPOCHS, seed=SEED)
+                    config = replace(config, epochs=EPOCHS, anchor=0.0)
                 report = train_expert(model, collection, config=config, force=True)
                 model.save_pretrained(self.folder / str(kind))
                 figures = {

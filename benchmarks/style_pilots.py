@@ -87,7 +87,7 @@ def main() -> None:
     given = parser.parse_args()
     quiet_libraries()
     collections = [Collection.load(given.data / name, cut_off=True) for name in given.only]
-    config = TrainingConfig(kind=TrainedKinds(given.kind), max_queries=given.queries, seed=SEED)
+    config = TrainingConfig(kind=TrainedKinds(given.kind), max_queries=given.queries, seed=SEED, anchor=0.0)
     model = trained(given.model, collections, config)
 
     asked: dict[str, tuple[Collection, Split]] = {}

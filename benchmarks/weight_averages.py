@@ -270,9 +270,13 @@ def main() -> None:
     for seed, name in product(given.seeds.split(","), given.only):
         collection = Collection.load(given.data / name, cut_off=True)
         documents = model.embed_collection(collection)
-        # Without an average of its own, so that each of those tried here is the only one.
+        # Without an average of its own, so that each of those tried here is the only one; anchors came later.
         config = TrainingConfig(
-            kind=TrainedKinds.LORA, max_queries=given.queries, seed=int(seed), map_averaged_epochs=0.0
+            kind=TrainedKinds.LORA,
+            max_queries=given.queries,
+            seed=int(seed),
+            map_averaged_epochs=0.0,
+            anchor=0.0,
         )
         experiment = Experiment(model, collection, documents, config, given.spans)
         lora = run(experiment, given.ways)

@@ -19,7 +19,7 @@ from routerretriever.errors import CollectionError
 from routerretriever.routing.policy import RoutingPolicy
 from routerretriever.storage.locks import changing
 
-QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4"]
+QUICK = ["--epochs", "10", "--batch-size", "16", "--lr", "0.01", "--rank", "4", "--anchor", "0"]
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_every_kind_of_expert(checkpoint, tmp_path, kinds):
 
 
 def test_many_rows_of_one_expert_beside_others(checkpoint, tmp_path):
-    """Rows of one expert that run by themselves, more of them than run at a time, and rows that run together."""
+    """More rows than run at a time."""
     by_torch, by_engine = compiled(with_library(with_experts(checkpoint)), tmp_path / "model")
     texts = [f"{text} {number}" for number in range(3) for text in TEXTS][:40]
     assert len(texts) == 40

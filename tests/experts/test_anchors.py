@@ -9,9 +9,15 @@ from routerretriever import Collection, Document, RouterRetriever, train_expert
 from routerretriever.experts import anchors
 from routerretriever.experts.anchors import divided, made_texts
 from routerretriever.experts.checkpoint import Checkpoint
-from routerretriever.experts.training_config import PRESETS, TrainedKinds
+from routerretriever.experts.training_config import (
+    ANCHOR_WEIGHT,
+    PRESETS,
+    Preset,
+    TrainedKinds,
+    TrainingConfig,
+)
 
-ANCHORED = replace(QUICK, anchor=10.0)
+FREE, ANCHORED = QUICK, replace(QUICK, anchor=10.0)
 
 
 @pytest.fixture
@@ -80,15 +86,14 @@ def test_a_resumed_training_draws_the_same_anchors(model, collection, monkeypatc
 def test_queries_of_the_documents_own_words_have_no_anchors(model, collection, method, is_anchored):
     query_id = next(iter(collection.split("train").queries))
     marked = replace(collection, generated={query_id: method})
-    config = replace(QUICK, epochs=1)
-    _, free = trained(model, marked, config)
-    _, held = trained(model, marked, replace(config, anchor=10.0))
+    _, free = trained(model, marked, replace(FREE, epochs=1))
+    _, held = trained(model, marked, replace(ANCHORED, epochs=1))
     assert (free.fingerprint != held.fingerprint) == is_anchored
 
 
 def test_a_generalist_has_anchors_of_each_collection(model, make_collection):
     collections = [Collection.load(make_collection(name, shift)) for name, shift in (("x", 1), ("y", 5))]
-    for name, config in (("free", QUICK), ("anchored", ANCHORED)):
+    for name, config in (("free", FREE), ("anchored", ANCHORED)):
         trained(model, collections, config, name)
     for collection in collections:
         asked = [document.text for document in collection.documents]
@@ -98,9 +103,8 @@ def test_a_generalist_has_anchors_of_each_collection(model, make_collection):
 def test_documents_without_words_give_no_anchors(model, collection):
     empty = tuple(replace(document, text="…", title="") for document in collection.documents)
     without = replace(collection, documents=empty)
-    config = replace(QUICK, epochs=1)
-    _, free = trained(model, without, config)
-    _, held = trained(model, without, replace(config, anchor=10.0))
+    _, free = trained(model, without, replace(FREE, epochs=1))
+    _, held = trained(model, without, replace(ANCHORED, epochs=1))
     assert free.fingerprint == held.fingerprint
 
 
@@ -136,5 +140,18 @@ def test_languages_without_spaces_give_texts_of_a_few_signs():
     assert {len(found) for found in made if found in text and "。" not in found} <= set(range(2, 13))
 
 
-def test_the_preset_of_the_paper_has_no_anchors():
-    assert all(config.anchor == 0.0 for config in PRESETS.values())
+def test_layers_have_anchors_unless_somebody_says_otherwise_and_maps_have_none():
+    assert PRESETS[Preset.PAPER].anchor_weight == 0.0
+    for kind in (TrainedKinds.LORA, TrainedKinds.BOTH, TrainedKinds.AUTO):
+        config = TrainingConfig(kind=kind)
+        assert (config.anchor_weight, config.for_map().anchor_weight) == (ANCHOR_WEIGHT, 0.0)
+    assert TrainingConfig(kind=TrainedKinds.MAP).anchor_weight == 0.0
+    assert TrainingConfig(anchor=2.0).for_map().anchor_weight == 2.0
+    assert TrainingConfig(anchor=0.0).anchor_weight == 0.0
+
+
+def test_a_map_is_trained_without_anchors(model, collection):
+    config = replace(FREE, kind=TrainedKinds.MAP, map_epochs=2)
+    _, free = trained(model, collection, config)
+    _, plain = trained(model, collection, replace(config, anchor=None))
+    assert plain.fingerprint == free.fingerprint

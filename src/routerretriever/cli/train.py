@@ -88,8 +88,8 @@ Anchor = Annotated[
     typer.Option(
         min=0.0,
         help="How strongly keywords, titles and sentences of the documents hold the expert to the base's answers; "
-        "10 where it is used without a router, 0 for not at all.",
-        show_default=_PRESET,
+        "0 for not at all.",
+        show_default="10; 0 of a map and with --preset paper",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default=_PRESET)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from routerretriever.encoder.text_tokenizer import TokenBatch
 from routerretriever.encoder.token_graph import own_graph
 from routerretriever.engine.engine_info import FP32, EngineInfo
 from routerretriever.engine.experts import EngineExperts
-from routerretriever.engine.factors import Parts
 from routerretriever.engine.sessions import Sessions
 from routerretriever.kernels.threads import one_blas_thread
 from routerretriever.kernels.vectors import Vectors, unit_rows
@@ -36,8 +35,6 @@ class _Group(NamedTuple):
 
 _WITH_FACTORS = 16
 """Rows that run together with factors: those of more take no less time for each, and more memory."""
-_OF_ONE = 8
-"""Rows of the same experts from which on they run by themselves: factors that all share take half of the time."""
 
 Decide = Callable[[Vectors], Vectors]
 """Route embeddings (n, d) → weights (n, 2 + E) of base, merged and each expert; rows sum to 1."""
@@ -98,10 +95,10 @@ class RoutedPass:
             yield _Group(rows, experts.merged(self._sessions, weight), {})
 
         rows = np.flatnonzero((columns != BASE_COLUMN) & ~is_merged)
-        parts = {row: experts.parts(weights[row]) for row in rows.tolist()}
-        for block in _blocks(parts):
-            factors = experts.factors.stacked([parts[row] for row in block])
-            yield _Group(np.array(block), self._sessions.adapted, factors)
+        for start in range(0, rows.size, _WITH_FACTORS):
+            block = rows[start : start + _WITH_FACTORS]
+            factors = experts.factors.stacked([experts.parts(weights[row]) for row in block.tolist()])
+            yield _Group(block, self._sessions.adapted, factors)
 
     def _hidden(self, tokens: TokenBatch, prompt: str | None) -> tuple[dict[str, NDArray[Any]], Vectors]:
         """Return the inputs of the upper graphs, and what the router reads (n, d)."""
@@ -123,19 +120,3 @@ class RoutedPass:
     def _by_base(self, inputs: dict[str, NDArray[Any]]) -> Vectors:
         vectors: Vectors = self._sessions.upper(inputs)[0]
         return vectors
-
-
-def _blocks(parts: Mapping[int, Parts]) -> Iterator[list[int]]:
-    """Yield rows that run together, in order, from what each is changed by: many of the same, then the others."""
-    alike: dict[Parts, list[int]] = {}
-    for row, own in parts.items():
-        alike.setdefault(own, []).append(row)
-    others: list[int] = []
-    for rows in alike.values():
-        while len(rows) >= _OF_ONE:
-            yield rows[:_WITH_FACTORS]
-            rows = rows[_WITH_FACTORS:]
-        others += rows
-    others.sort()
-    for start in range(0, len(others), _WITH_FACTORS):
-        yield others[start : start + _WITH_FACTORS]

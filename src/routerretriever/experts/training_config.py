@@ -21,6 +21,10 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 AdapterWeight = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
+ANCHOR_WEIGHT = 10.0
+"""Weight of the anchors of LoRA factors. It was chosen on held-out queries of three collections."""
+
+
 class TrainedKinds(StrEnum):
     """Which kinds of expert are trained, of which the best is kept."""
 
@@ -44,10 +48,10 @@ class TrainingConfig:
         anchor: weight of the anchors in the loss, 0 for none: some hundred titles, sentences,
             phrases and keywords of the collection's documents, made without labels, whose vectors
             (in every step, of some of them: the mean of 1 - cosine to the base's) the expert should
-            leave as they are. Collections with queries that are crops or titles of documents have
-            none, since they are trained on what anchors would hold. With 10, an expert that is used
-            without a router loses less on keywords and in other domains, and may gain less on
-            queries like those that it learned: ``benchmarks/styles.py``.
+            leave as they are. ``None`` is ``ANCHOR_WEIGHT`` for layers and 0 for maps, which cannot
+            tell such texts from queries: ``benchmarks/styles.py``. Collections with queries that
+            are crops or titles of documents have no anchors, since they are trained on what anchors
+            would hold.
         warmup: part of all steps over which the learning rate rises linearly, before it falls
             linearly.
         batch_size: queries in a step.
@@ -93,7 +97,7 @@ class TrainingConfig:
     targets: tuple[str, ...] | None = None
     learning_rate: AtLeastZero = 1e-3
     weight_decay: AtLeastZero = 0.0
-    anchor: AtLeastZero = 0.0
+    anchor: AtLeastZero | None = None
     warmup: Fraction = 0.1
     batch_size: Count = 32
     epochs: Count = 8
@@ -130,6 +134,13 @@ class TrainingConfig:
         )
 
     @property
+    def anchor_weight(self) -> float:
+        """Weight of the anchors in the loss of this training."""
+        if self.anchor is not None:
+            return self.anchor
+        return 0.0 if self.kind == TrainedKinds.MAP else ANCHOR_WEIGHT
+
+    @property
     def averaged_epochs(self) -> float:
         """Epochs over which the weights of this training are averaged; 0 is not at all."""
         return self.map_averaged_epochs if self.kind == TrainedKinds.MAP else 0.0
@@ -159,6 +170,7 @@ PRESETS = {
         learning_rate=1e-4,
         batch_size=256,
         epochs=500,
+        anchor=0.0,
         in_batch=True,
         evaluations=1,
         patience=5,
