@@ -5,8 +5,10 @@
 `mask R` leaves out of the loss every document that is not judged relevant and that the frozen base finds at least R
 times as similar to the query as its best relevant document: it may well be relevant. `rank 32` has four times the
 directions of the default at half the scaling. `common W` starts a map from W times one that the other collections
-named here learnt together. Gains are nDCG@10 over the base: on held-out queries that chose nothing, by which
-settings are compared, and on at most 500 test queries. A training that beats the base on no held-out queries counts 0.
+named here learnt together. `decay D` draws it to the identity by AdamW's weight decay, and `anchor W` by texts made
+of the documents (a recovery loss, as Search-Adaptor has, arXiv 2310.08750). Gains are nDCG@10 over the base: on
+held-out queries that chose nothing, by which settings are compared, and on at most 500 test queries. A training that
+beats the base on no held-out queries counts 0.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from routerretriever.progress import Silent
 
 RATIOS = (0.95, 1.0)
 COMMON = (0.5, 1.0)
+DECAYS, ANCHORS = (1.0, 10.0), (1.0, 10.0)
 COMMON_EPOCHS = 8
 LARGER_RANK, LARGER_ALPHA = 32, 64.0
 
@@ -105,14 +108,18 @@ class Experiment:
     """Collections that are trained on in several ways, with one seed."""
 
     def __init__(
-        self, model: RouterRetriever, collections: Sequence[Collection], config: TrainingConfig
+        self,
+        model: RouterRetriever,
+        collections: Sequence[Collection],
+        config: TrainingConfig,
+        ways: Sequence[str],
     ) -> None:
-        self.model, self.config = model, config
+        self.model, self.config, self.ways = model, config, ways
         self.data: dict[str, TrainingData] = {}
         for collection in collections:
             documents = model.embed_collection(collection)
             data = TrainingData.prepare(
-                model, collection, documents, config, HIDDEN_BUDGET // len(collections)
+                model, collection, documents, replace(config, anchor=1.0), HIDDEN_BUDGET // len(collections)
             )
             self.data[collection.name] = data
 
@@ -129,15 +136,22 @@ class Experiment:
                 Setting(name=f"rank {LARGER_RANK}", config=larger),
             ]
         common = [Setting(name=f"common {weight}", config=config, common=weight) for weight in COMMON]
-        return [Setting(name="plain", config=config), *masks, *common]
+        decays = [
+            Setting(name=f"decay {decay}", config=replace(config, weight_decay=decay)) for decay in DECAYS
+        ]
+        anchors = [
+            Setting(name=f"anchor {weight}", config=replace(config, anchor=weight)) for weight in ANCHORS
+        ]
+        return [Setting(name="plain", config=config), *masks, *common, *decays, *anchors]
 
     def measured(self, name: str) -> dict[str, dict[str, float]]:
         """Return setting → gains and seconds on one collection."""
         data, rows, adapters = self.data[name], {}, {}
         queries = self.model.encode_query(list(data.train.queries.values()), expert="base")
         by_base = as_similarity(torch.from_numpy(queries), self.model.similarity_fn_name)
-        common = self.common_without(name) if self.config.kind == TrainedKinds.MAP else None
-        for setting in self.settings():
+        wanted = [one for one in self.settings() if not self.ways or one.name.split()[0] in self.ways]
+        common = self.common_without(name) if any(one.common for one in wanted) else None
+        for setting in wanted:
             own = data
             if setting.ratio is not None:
                 own = replace(data, negatives=MaskedNegatives(data.negatives, by_base, setting.ratio))
@@ -224,6 +238,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", required=True, help="collections, two at least")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--queries", type=int, default=1500, help="of a collection, at most")
+    parser.add_argument("--ways", nargs="+", default=[], help="first words of settings, plain among them")
     given = parser.parse_args()
     quiet_libraries()
     model = RouterRetriever.create()
@@ -235,12 +250,13 @@ def main() -> None:
         config = TrainingConfig(
             kind=kind, max_queries=given.queries, seed=int(seed), map_averaged_epochs=0.0, anchor=0.0
         )
-        experiment = Experiment(model, collections, config)
+        experiment = Experiment(model, collections, config, given.ways)
         by_seed[seed] = {name: experiment.measured(name) for name in given.only}
         # LoRA is dear, so every seed that is done is written.
         options = f"--kind {kind} --only {' '.join(given.only)} --seeds {','.join(by_seed)}"
+        options += f" --queries {given.queries}" + (f" --ways {' '.join(given.ways)}" if given.ways else "")
         document = {
-            "command": f"python benchmarks/better_experts.py DATA OUT.json {options} --queries {given.queries}",
+            "command": f"python benchmarks/better_experts.py DATA OUT.json {options}",
             **surroundings(),
             "mean": summary(by_seed),
             "by seed": by_seed,

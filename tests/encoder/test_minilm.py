@@ -47,7 +47,7 @@ def demo(collections, tmp_path_factory):
     torch.set_num_threads(2)
     model = RouterRetriever.create(device="cpu")
     for name in ("notam", "ops"):
-        train_expert(model, collections[name], config=TrainingConfig(epochs=2, evaluations=1))
+        train_expert(model, collections[name], config=TrainingConfig(epochs=3, evaluations=1))
     model.build_library([collections["notam"], collections["ops"]])
     model.save_pretrained(root / "model")
     return root / "model", model, collections
