@@ -147,7 +147,7 @@ def main() -> None:
         content = json.loads(given.out.read_text(encoding="utf-8"))
         if content["settings"] != settings:
             parser.error(f"{given.out} was begun with {content['settings']}; give another file")
-    config = replace(TrainingConfig(), epochs=given.epochs, kind=given.kind)
+    config = replace(TrainingConfig(), epochs=given.epochs, kind=given.kind, anchor=0.0)
     for name in given.only:
         for method in given.methods.split(","):
             row = content["cells"].setdefault(name, {})
