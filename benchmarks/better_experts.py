@@ -116,15 +116,20 @@ class Experiment:
     ) -> None:
         self.model, self.config, self.ways = model, config, ways
         self.data: dict[str, TrainingData] = {}
+        # Anchors are made only if some setting has them; those of no weight count for nothing.
+        prepared = replace(config, anchor=max(one.config.anchor_weight for one in self.settings()))
         for collection in collections:
             documents = model.embed_collection(collection)
             data = TrainingData.prepare(
-                model, collection, documents, replace(config, anchor=1.0), HIDDEN_BUDGET // len(collections)
+                model, collection, documents, prepared, HIDDEN_BUDGET // len(collections)
             )
             self.data[collection.name] = data
 
     def settings(self) -> list[Setting]:
-        """Return the ways to train."""
+        """Return the ways to train that were asked for."""
+        return [one for one in self._every_setting() if not self.ways or one.name.split()[0] in self.ways]
+
+    def _every_setting(self) -> list[Setting]:
         config = self.config
         masks = [Setting(name=f"mask {ratio}", config=config, ratio=ratio) for ratio in RATIOS]
         if config.kind == TrainedKinds.LORA:
@@ -149,7 +154,7 @@ class Experiment:
         data, rows, adapters = self.data[name], {}, {}
         queries = self.model.encode_query(list(data.train.queries.values()), expert="base")
         by_base = as_similarity(torch.from_numpy(queries), self.model.similarity_fn_name)
-        wanted = [one for one in self.settings() if not self.ways or one.name.split()[0] in self.ways]
+        wanted = self.settings()
         common = self.common_without(name) if any(one.common for one in wanted) else None
         for setting in wanted:
             own = data

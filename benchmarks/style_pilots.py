@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from core import SEED, surroundings
+from styles import generated_of
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig, train_expert
 from routerretriever.cli.common import quiet_libraries
@@ -28,7 +28,6 @@ from routerretriever.data.splits import Split
 from routerretriever.data.text import stable_hash
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.training_config import TrainedKinds
-from routerretriever.synthesis import SynthesisConfig, synthesize
 
 GENERATED, ASKED = 2000, 500
 
@@ -44,13 +43,9 @@ def trained(path: Path, collections: Sequence[Collection], config: TrainingConfi
     return model
 
 
-def generated_of(data: Path, true: Collection, model: RouterRetriever) -> tuple[Collection, Split]:
+def divided(data: Path, true: Collection, model: RouterRetriever) -> tuple[Collection, Split]:
     """Return a collection of generated queries for pilots, and others, of other documents, to be asked."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = SynthesisConfig(method="titles", queries=GENERATED, seed=SEED)
-        path = Path(folder) / true.name
-        synthesize(data / true.name, path, model=model, config=config)
-        made = Collection.load(path, cut_off=True)
+    made = generated_of(data, true.name, model, GENERATED)
     train, held_out = made.train_and_held_out()
     keys = zip(train.queries, made.division_keys(train), strict=True)
     asked = train.restrict(query_id for query_id, key in keys if int(stable_hash(f"asked: {key}"), 16) % 2)
@@ -94,7 +89,7 @@ def main() -> None:
     generated: list[Collection] = []
     for collection in collections:
         asked[f"{collection.name}, true"] = (collection, collection.split("test").sample(ASKED, SEED))
-        pilots, split = generated_of(given.data, collection, model)
+        pilots, split = divided(given.data, collection, model)
         generated.append(pilots)
         asked[f"{collection.name}, generated"] = (collection, split)
         print(collection.name, len(split), "generated queries are asked", flush=True)

@@ -65,10 +65,10 @@ class Asked:
         return float(ndcg_at_10(vectors, self.split, self.documents, self.collection, similarity).mean())
 
 
-def generated_of(data: Path, name: str, model: RouterRetriever) -> Collection:
-    """Return a collection with generated queries."""
+def generated_of(data: Path, name: str, model: RouterRetriever, count: int = GENERATED) -> Collection:
+    """Return a collection with so many generated queries."""
     with tempfile.TemporaryDirectory() as folder:
-        config = SynthesisConfig(method="titles", queries=GENERATED, seed=SEED)
+        config = SynthesisConfig(method="titles", queries=count, seed=SEED)
         synthesize(data / name, Path(folder) / name, model=model, config=config)
         return replace(Collection.load(Path(folder) / name, cut_off=True), name=name)
 

@@ -36,7 +36,7 @@ def test_a_product_by_all_cores_is_the_product(monkeypatch, n):
 
 
 FORKING = """
-import os, warnings
+import os
 import numpy as np
 from routerretriever.kernels import threads
 

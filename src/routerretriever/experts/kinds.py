@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -133,8 +133,11 @@ class KindTraining:
         """Train a map on the vectors of the base, or on those of LoRA factors."""
         encoder, config = self.model.encoder, self.config.for_map()
         plan = None if start is None else TrainingPlan(on_device(start, encoder))
+        data = self.data
+        if not config.anchor_weight:  # those of the layers need not be encoded for a map as well
+            data = [replace(part, anchors=None) for part in data]
         trainer = Trainer(
-            data=[part.finished(plan) for part in self.data],
+            data=[part.finished(plan) for part in data],
             config=config,
             name=self.name if start is None else f"{self.name}, map",
             plan=self.plan,

@@ -38,9 +38,8 @@ class RoundedVectors:
         scales = np.empty(len(vectors), np.float32)
         numbers = np.empty(vectors.shape, np.int8)
         errors = np.empty(len(vectors), np.float32)
-        for start in range(
-            0, len(vectors), _BLOCK
-        ):  # in between, all of them would take three times their memory
+        # In between, all of them together would take three times their memory.
+        for start in range(0, len(vectors), _BLOCK):
             part = slice(start, start + _BLOCK)
             block = vectors[part]
             scales[part] = np.maximum(np.abs(block).max(axis=1), _SHORTEST) / _LARGEST
