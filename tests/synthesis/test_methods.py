@@ -7,10 +7,10 @@ import pytest
 from documents import texts, whole_passages
 
 from routerretriever.data.document import Document
+from routerretriever.passages.word_statistics import WordStatistics, words_of
 from routerretriever.synthesis.crops import LONGEST, crops
 from routerretriever.synthesis.passages import MIN_PASSAGES
 from routerretriever.synthesis.titles import titles
-from routerretriever.synthesis.word_statistics import Statistics, words_of
 
 ESSAY = """# Kestrel operations
 
@@ -63,9 +63,9 @@ def test_identifiers_are_words():
 
 def test_common_words_are_no_keywords_in_any_language():
     contents = [f"der die wort{n} ding{n}" for n in range(40)]
-    items = whole_passages([Document(str(n), text) for n, text in enumerate(contents)]).items
-    assert {"der", "die"} <= Statistics.of(items).common
-    assert "wort1" not in Statistics.of(items).common
+    common = WordStatistics.of(contents).common
+    assert {"der", "die"} <= common
+    assert "wort1" not in common
 
 
 @pytest.mark.parametrize("method", ["crops", "titles"])

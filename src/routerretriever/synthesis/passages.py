@@ -16,9 +16,7 @@ from routerretriever.data.text import stable_hash
 from routerretriever.errors import SynthesisError
 from routerretriever.passages.passage import Passage as CutPassage
 from routerretriever.passages.passage import Place
-
-READ_CHARACTERS = 4000
-"""How much of a text is read: more than most passages have (512 tokens)."""
+from routerretriever.passages.short_texts import READ_CHARACTERS
 
 LONGEST_DOCUMENT = 200_000
 """Characters of a document that are cut into passages: a hundred pages. Cutting more takes minutes."""

@@ -31,6 +31,9 @@ LANGUAGES = (
 NONE = "none"
 """No stemming and no stop words."""
 
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Scripts without spaces, for a regular expression: Thai, Lao, Burmese, Khmer; kana, and Han with its extensions."""
+
 # The commonest words of each language that are rare in the others.
 _COMMON = {
     "Danish": "og det er ikke jeg af til som der blev",
@@ -54,8 +57,7 @@ _SCRIPTS = {
     "Russian": re.compile("[\u0400-\u04ff]"),
     "Tamil": re.compile("[\u0b80-\u0bff]"),
 }
-# Thai, Lao, Burmese, Khmer; kana, and Han with its extensions.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,15 +10,17 @@ from dataclasses import dataclass
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
-from routerretriever.synthesis.passages import Passage
+from routerretriever.data.text import stable_hash
+from routerretriever.words.languages import UNSPACED
 
 COMMON = 0.2
-"""A word of more than this share of all passages is a function word."""
+"""A word of more than this share of all texts is a function word."""
 
-COUNTED = 50_000
-"""Most passages that frequencies are counted on."""
+COUNTED = 10_000
+"""Most texts that frequencies are counted on."""
 
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# Two signs count as a word where a script has no spaces.
+WORD = re.compile(rf"[{UNSPACED}]{{1,2}}|[^\W_{UNSPACED}]+(?:['’-][^\W_{UNSPACED}]+)*")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -32,7 +35,7 @@ def lower_words(text: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class WordStatistics:
     """How rare words are in a collection.
 
     Attributes:
@@ -44,23 +47,24 @@ class Statistics:
     common: frozenset[str]
 
     @classmethod
-    def of(cls, passages: Sequence[Passage]) -> Statistics:
-        """Count the words of at most ``COUNTED`` passages, in the order of their hashes."""
-        counted = sorted(passages, key=lambda passage: passage.key)[:COUNTED]
-        contents = [passage.content for passage in counted]
-        vectorizer = TfidfVectorizer(analyzer=lower_words).fit(contents)
+    def of(cls, texts: Sequence[str]) -> WordStatistics:
+        """Count the words of at most ``COUNTED`` texts, in the order of their hashes."""
+        counted = sorted(texts, key=stable_hash)[:COUNTED]
+        try:
+            vectorizer = TfidfVectorizer(analyzer=lower_words).fit(counted)
+        except ValueError:  # there is no word at all
+            return cls({}, ENGLISH_STOP_WORDS)
         words = vectorizer.get_feature_names_out().tolist()
         idf = dict(zip(words, vectorizer.idf_.tolist(), strict=True))
 
-        frequent = TfidfVectorizer(analyzer=lower_words, min_df=max(COMMON, 3 / len(counted)))
-        try:
-            common = frozenset(frequent.fit(contents).get_feature_names_out().tolist())
-        except ValueError:  # no word is that frequent
-            common = frozenset()
+        # As scikit-learn counts: ln((1 + n) / (1 + df)) + 1.
+        least = max(COMMON * len(counted), 3)
+        highest = math.log((1 + len(counted)) / (1 + least)) + 1 + 1e-9
+        common = frozenset(word for word, value in idf.items() if value <= highest)
         return cls(idf, common | ENGLISH_STOP_WORDS)
 
     def weights(self, words: Sequence[str]) -> dict[str, float]:
-        """Return word → tf-idf within a passage, without function words and numbers."""
+        """Return word → tf-idf within a text, without function words and numbers."""
         weights: dict[str, float] = {}
         for word, count in Counter(word.lower() for word in words).items():
             if word not in self.common and len(word) > 1 and not word.isdigit():
