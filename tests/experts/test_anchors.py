@@ -6,6 +6,7 @@ import pytest
 from training import QUICK
 
 from routerretriever import Collection, Document, RouterRetriever, train_expert
+from routerretriever.errors import ExpertError
 from routerretriever.experts import anchors
 from routerretriever.experts.anchors import divided, made_texts
 from routerretriever.experts.checkpoint import Checkpoint
@@ -45,7 +46,7 @@ def moved(model, texts, expert):
 def test_anchors_keep_texts_of_other_documents_where_the_base_has_them(model, collection, kind):
     passages = model.embed_collection(collection).texts
     _, others = divided(passages, anchors.ANCHORS, QUICK.seed)
-    asked = made_texts(passages, others, QUICK.seed)
+    asked = list(made_texts(passages, others, anchors.ANCHORS, QUICK.seed))
     config = replace(QUICK, kind=kind, map_learning_rate=0.03)
     far, near = {}, {}
     for name, anchor, found in (("free", 0.0, far), ("anchored", 10.0, near)):
@@ -82,13 +83,28 @@ def test_a_resumed_training_draws_the_same_anchors(model, collection, monkeypatc
     assert found.fingerprint == expected.fingerprint
 
 
-@pytest.mark.parametrize(("method", "is_anchored"), [("crops", False), ("titles", False), ("llm", True)])
-def test_queries_of_the_documents_own_words_have_no_anchors(model, collection, method, is_anchored):
+def marked(collection, method):
+    """The collection with a query that was generated."""
     query_id = next(iter(collection.split("train").queries))
-    marked = replace(collection, generated={query_id: method})
-    _, free = trained(model, marked, replace(FREE, epochs=1))
-    _, held = trained(model, marked, replace(ANCHORED, epochs=1))
-    assert (free.fingerprint != held.fingerprint) == is_anchored
+    return replace(collection, generated={query_id: method})
+
+
+@pytest.mark.parametrize("method", ["crops", "titles"])
+def test_queries_of_the_documents_own_words_have_no_anchors(model, collection, method):
+    made = marked(collection, method)
+    _, free = trained(model, made, replace(FREE, epochs=1))
+    _, held = trained(model, made, replace(FREE, epochs=1, anchor=None))
+    assert free.fingerprint == held.fingerprint
+    with pytest.raises(ExpertError, match=r"'aliases' are crops or titles .* Leave out anchor \(--anchor\)"):
+        trained(model, made, ANCHORED)
+    trained(model, [made, replace(collection, name="other")], replace(ANCHORED, epochs=1))
+
+
+def test_queries_of_a_language_model_have_anchors(model, collection):
+    made = marked(collection, "llm")
+    _, free = trained(model, made, replace(FREE, epochs=1))
+    _, held = trained(model, made, replace(ANCHORED, epochs=1))
+    assert free.fingerprint != held.fingerprint
 
 
 def test_a_generalist_has_anchors_of_each_collection(model, make_collection):
@@ -124,18 +140,20 @@ def test_texts_are_short_and_of_every_style():
     document = Document("d", "The pump stops when the valve is closed. Open it slowly again!", "Pump faults")
     others = [("", f"The valve number {number} is closed and open.") for number in range(50)]
     passages = [(document.title, document.text), *others]
-    made = made_texts(passages, [0], seed=1)
+    made = made_texts(passages, [0], 512, seed=1)
     assert "Pump faults" in made
     assert "Open it slowly again!" in made
     assert any(text in document.text and " " in text for text in made)
     assert any(text.split()[0] == "pump" and text not in document.text.lower() for text in made)
     assert max(len(text.split()) for text in made) <= 8
-    assert made == made_texts(passages, [0], seed=1)
+    assert made == made_texts(passages, [0], 512, seed=1)
+    assert set(made.values()) == {0}
+    assert len(made_texts(passages, [0], 5, seed=1)) == 5
 
 
 def test_languages_without_spaces_give_texts_of_a_few_signs():
     text = "東京は日本の首都であり世界最大の都市の一つである。大阪は西日本の中心となる大きな都市である。"
-    made = made_texts([("", text)], [0], seed=1)
+    made = made_texts([("", text)], [0], 512, seed=1)
     assert made
     assert {len(found) for found in made if found in text and "。" not in found} <= set(range(2, 13))
 

@@ -30,7 +30,9 @@ def test_texts_are_different_and_as_many_as_are_wanted():
 
 def test_two_signs_are_a_word_where_a_script_has_no_spaces():
     assert words_of("東京都is大きい") == ["東京", "都", "is", "大き", "い"]
-    made = drawn("東京", "東京は日本の首都である。大阪は大きな都市である。", [f"別の文{n}号" for n in range(9)])
+    made = drawn(
+        "東京", "東京は日本の首都である。大阪は大きな都市である。", [f"別の文{n}号" for n in range(9)]
+    )
     assert {"東京", "東京は日本の首都である。", "大阪は大きな都市である。"} <= set(made)
     assert any(" " in text for text in made)  # keywords
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -106,6 +107,7 @@ def _rows(loaded: RouterRetriever) -> dict[str, dict[str, Any]]:
             "generated": info.generated,
             "source": info.source,
             "held_out_generated": info.held_out_generated,
+            "other_styles": None if info.other_styles is None else asdict(info.other_styles),
         }
         for key, info in loaded.experts.items()
     }

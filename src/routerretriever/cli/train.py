@@ -286,6 +286,8 @@ def _show_training(report: TrainingReport, expert: str, model: Path, collections
     say(Text.assemble((expert, "bold"), figures))
     if report.documents.in_passages or report.documents.cut_off:
         say(f"Trained against {report.documents}.", err)
+    if info.other_styles is not None:
+        say(f"Other ways of asking: {info.other_styles}.", err)
     if info.gain_on_generated:
         say(f"This gain was {GENERATED_GAIN} Evaluate it on queries that people asked.", err)
     say(f"Next: routerretriever library {model} {' '.join(collections)} …")

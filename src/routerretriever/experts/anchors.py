@@ -59,7 +59,7 @@ class Anchors:
             budget: bytes of hidden states.
         """
         rows, _ = divided(passages, ANCHORS, seed)
-        texts = sorted(made_texts(passages, rows, seed), key=len)
+        texts = sorted(made_texts(passages, rows, ANCHORS, seed), key=len)
         if not texts:
             return None
         queries = prepare_queries(model.encoder, texts, model.query_prompt, budget)
@@ -101,22 +101,28 @@ def divided(passages: Sequence[tuple[str, str]], most: int, seed: int) -> tuple[
     return [row for row in rows if keys[row] in anchored], [row for row in rows if keys[row] not in anchored]
 
 
-def made_texts(passages: Sequence[tuple[str, str]], rows: Sequence[int], seed: int) -> list[str]:
-    """Return at most ``ANCHORS`` different headings, sentences, phrases and keywords of some passages.
+def made_texts(
+    passages: Sequence[tuple[str, str]], rows: Sequence[int], most: int, seed: int
+) -> dict[str, int]:
+    """Return different headings, sentences, phrases and keywords, each with the row of its passage.
 
     Args:
         passages: title and text of each passage of the collection, on which the words are counted.
         rows: the passages to make texts of.
+        most: how many texts are wanted.
         seed: decides which.
     """
     statistics = WordStatistics.of([f"{title} {text[:READ_CHARACTERS]}" for title, text in passages])
     # Twice as many as are needed, because passages may have less to offer, or the same.
-    each = math.ceil(2 * ANCHORS / max(1, len(rows)))
+    each = math.ceil(2 * most / max(1, len(rows)))
     drawn = []
     for row in rows:
         title, text = passages[row]
         generator = random.Random(f"{seed}:{title} {text}")  # noqa: S311 - not for secrets
-        drawn.append(short_texts(title, text, each, statistics, generator))
+        drawn.append([(found, row) for found in short_texts(title, text, each, statistics, generator)])
 
-    in_turn = chain.from_iterable(zip_longest(*drawn))
-    return list(dict.fromkeys(filter(None, in_turn)))[:ANCHORS]
+    made: dict[str, int] = {}
+    for pair in chain.from_iterable(zip_longest(*drawn)):
+        if pair is not None and len(made) < most:
+            made.setdefault(*pair)
+    return made

@@ -17,9 +17,17 @@ from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.errors import CollectionError, ExpertError, NoGainError
 from routerretriever.evaluation.statistics import SIGNIFICANCE_LEVEL
 from routerretriever.experts.held_out import HeldOutPlan
-from routerretriever.experts.kinds import KindTraining, TrainedKind, best_kind, check_kind, default_config
+from routerretriever.experts.kinds import (
+    KindTraining,
+    TrainedKind,
+    best_kind,
+    check_kind,
+    default_config,
+    on_device,
+)
+from routerretriever.experts.other_styles import measure_other_styles
 from routerretriever.experts.training_config import TrainingConfig
-from routerretriever.experts.training_data import TrainingData
+from routerretriever.experts.training_data import TrainingData, check_queries
 from routerretriever.experts.training_report import TrainingReport, trained_expert_info
 from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.expert_info import check_expert_name
@@ -70,8 +78,7 @@ def train_expert(
             f"The model already has an expert '{name}'. Remove it first, choose another name (--name), or "
             "pass force=True (--force) to replace it."
         )
-    for source in collections:
-        source.train_and_held_out()  # a missing split should be known before anything is embedded
+    check_queries(collections, config)  # faults should be known before anything is embedded
     documents = [model.embed_collection(source, progress=progress) for source in collections]
     started = time.perf_counter()
     data = _prepared(model, collections, documents, config)
@@ -107,12 +114,21 @@ def _outcome(
     """Return the report of a training, and the adapter that it ends with."""
     best, chosen = best_kind(trained, training.plan)
     trainer, scores = best.trainer, [found.scores for found in chosen]
+    adapter = chosen[0].adapter
+    placed = on_device(adapter, training.model.encoder)
+    info = trained_expert_info(
+        training.data,
+        training.config,
+        training.plan,
+        best.base,
+        scores,
+        training=training.key,
+        other_styles=measure_other_styles(training.model, training.data, placed, training.config.seed),
+    )
     report = TrainingReport(
         expert=training.name,
-        kind=chosen[0].adapter.kind,
-        info=trained_expert_info(
-            training.data, training.config, training.plan, best.base, scores, training=training.key
-        ),
+        kind=adapter.kind,
+        info=info,
         epochs=math.ceil(trainer.state.step / trainer.steps_per_epoch),
         steps=trainer.state.step,
         best_step=trainer.state.choices[0].step,
@@ -122,7 +138,7 @@ def _outcome(
         resumed=any(kind.trainer.state.resumed for kind in trained),
         documents=sum((part.documents.counts for part in training.data), DocumentCounts()),
     )
-    return report, chosen[0].adapter
+    return report, adapter
 
 
 def _no_gain(report: TrainingReport) -> str:

@@ -16,7 +16,7 @@ from routerretriever.data.splits import Split
 from routerretriever.encoder.document_vectors import DocumentVectors
 from routerretriever.encoder.protocol import RoutedModel
 from routerretriever.encoder.query_batch import PreparedQueries, prepare_queries
-from routerretriever.errors import CollectionError
+from routerretriever.errors import CollectionError, ExpertError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts.anchors import Anchors
 from routerretriever.experts.negatives import Negatives, ranking_loss
@@ -87,7 +87,7 @@ class TrainingData:
             for split in (train, held_out)
         )
         anchors = None
-        if config.anchor_weight and not _is_of_documents(collection, train):
+        if config.anchor_weight and not _are_of_documents(collection, train):
             anchors = Anchors.of(model, documents.texts, config.seed, budget)
         return cls(
             collection=collection,
@@ -118,6 +118,11 @@ class TrainingData:
     def only_crops(self) -> bool:
         """Whether all training queries are crops of passages."""
         return all(self.collection.generated.get(query_id) == "crops" for query_id in self.train.queries)
+
+    @property
+    def is_of_documents(self) -> bool:
+        """Whether queries to train on are the documents' own words: anchors would hold against them."""
+        return _are_of_documents(self.collection, self.train)
 
     def evaluate(self, adapter: Adapter) -> NDArray[np.float64]:
         """Return nDCG@10 of every held-out query under an adapter."""
@@ -152,6 +157,21 @@ class TrainingData:
         return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _is_of_documents(collection: Collection, train: Split) -> bool:
-    """Return whether queries to train on are the documents' own words: anchors would hold against them."""
+def check_queries(collections: Sequence[Collection], config: TrainingConfig) -> None:
+    """Refuse collections without queries to learn from, and anchors that somebody asks for where none can be.
+
+    Raises:
+        CollectionError: there is no train split, or too few queries to hold some out.
+        ExpertError: anchors are asked for, and the queries of all collections are the documents' own words.
+    """
+    trained_on = [source.train_and_held_out()[0] for source in collections]
+    if config.anchor and all(map(_are_of_documents, collections, trained_on)):
+        names = ", ".join(f"'{source.name}'" for source in collections)
+        raise ExpertError(
+            f"Queries of {names} are crops or titles of documents, which anchors would hold where the base has "
+            "them, so nothing could be learnt. Leave out anchor (--anchor)."
+        )
+
+
+def _are_of_documents(collection: Collection, train: Split) -> bool:
     return any(collection.generated.get(query_id) in ("crops", "titles") for query_id in train.queries)

@@ -16,7 +16,7 @@ from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.training_config import TrainingConfig
 from routerretriever.experts.training_data import TrainingData
 from routerretriever.lora.adapter import Kind
-from routerretriever.lora.expert_info import ExpertInfo, TrainedOn
+from routerretriever.lora.expert_info import ExpertInfo, OtherStyles, TrainedOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ def trained_expert_info(
     chosen: Sequence[HeldOutScores],
     *,
     training: str,
+    other_styles: OtherStyles | None = None,
 ) -> ExpertInfo:
     """Return what is stored beside a trained expert.
 
@@ -76,6 +77,7 @@ def trained_expert_info(
         base: scores of the base.
         chosen: scores of the adapter that each part of the plan chose.
         training: a hash of everything that decided the training.
+        other_styles: what the chosen adapter does to other ways of asking, where that was measured.
     """
     measures, selects = plan.measures, plan.parts[0].selects
     measured = _measured(plan, base, chosen)
@@ -101,6 +103,7 @@ def trained_expert_info(
         p_value=paired_p_value(measured.joined(measures), base.joined(measures)),
         training=training,
         trained_on_data=tuple(map(trained_on, collections)),
+        other_styles=other_styles,
     )
 
 

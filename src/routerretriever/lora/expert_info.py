@@ -41,6 +41,33 @@ class TrainedOn:
     cut_off: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherStyles:
+    """What an expert does to other ways of asking: headings, sentences, phrases and keywords of its documents.
+
+    They were made without labels, of passages that no anchor was made of, and each should find its passage.
+
+    Attributes:
+        queries: number of them.
+        base_ndcg, expert_ndcg: mean nDCG@10 on them.
+    """
+
+    queries: int
+    base_ndcg: float
+    expert_ndcg: float
+
+    @property
+    def gain(self) -> float:
+        """Mean nDCG@10 over the base."""
+        return self.expert_ndcg - self.base_ndcg
+
+    def __str__(self) -> str:
+        return (
+            f"nDCG@10 {100 * self.expert_ndcg:.1f}, base {100 * self.base_ndcg:.1f} ({100 * self.gain:+.1f} points), "
+            f"on {self.queries} headings, sentences, phrases and keywords of documents"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertInfo:
     """What is known of an expert besides its weights.
@@ -68,6 +95,7 @@ class ExpertInfo:
         training: a hash of everything that decided its training; empty where that was
             not recorded.
         trained_on_data: the collections it was trained on; never part of an upload.
+        other_styles: what it does to other ways of asking; ``None`` where that was not measured.
     """
 
     collection: str = ""
@@ -86,6 +114,7 @@ class ExpertInfo:
     p_value: float | None = None
     training: str = ""
     trained_on_data: tuple[TrainedOn, ...] = ()
+    other_styles: OtherStyles | None = None
 
     @property
     def trained_on(self) -> str:

@@ -185,6 +185,8 @@ def _measured(experts: Mapping[str, ExpertInfo]) -> list[str]:
         if not info.held_out:
             continue
         lines += ["", f"`{name}`: {_how_measured(info)}"]
+        if info.other_styles is not None:
+            lines[-1] += f" Other ways of asking: {info.other_styles}."
     return lines
 
 

@@ -23,7 +23,9 @@ function expertRow(expert, collections) {
   const made = known && expert.gain_on_generated;
   const measured = made ? "held-out queries, which are synthetic" : "held-out queries";
   const chosen = { split: "; others chose the expert", "cross-fit": ", cross-fitted" }[expert.selection] || "";
-  const title = known ? `${count(expert.held_out)} ${measured}${chosen}` : "Not measured on held-out queries";
+  const other = expert.gain_on_other_styles;
+  const styles = other === null ? "" : `; ${points(other)} on headings, sentences and keywords of documents`;
+  const title = known ? `${count(expert.held_out)} ${measured}${chosen}${styles}` : "Not measured on held-out queries";
   return el(
     "tr",
     { "data-expert": expert.name },

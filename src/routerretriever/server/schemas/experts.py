@@ -37,6 +37,10 @@ class ExpertEntry(BaseModel):
     gain_on_generated: bool = Field(
         description="Whether some of those queries were generated.", examples=[False]
     )
+    gain_on_other_styles: float | None = Field(
+        description="Gain on headings, sentences, phrases and keywords of documents; null if unknown.",
+        examples=[-0.001],
+    )
     measured: list[str] = Field(
         description="Collections on which the router knows its gain.", examples=[["nl2bash"]]
     )
