@@ -1,10 +1,11 @@
 """What maps gain beside LoRA: alone, behind LoRA factors, and chosen by held-out queries.
 
-    python benchmarks/kinds.py MODEL DATA [OUT.json] [--only NAME …]
+    python benchmarks/kinds.py DATA OUT.json --models MODEL … [--only NAME …]
 
-MODEL holds LoRA experts of DATA's collections, such as benchmarks/honest_gains.py keeps. For each of them a map is
-trained on the base's vectors and another one behind the expert, both with seed 0. Held-out queries that choose
-decide what `auto` keeps; all gains are of test queries.
+Each MODEL holds LoRA experts of DATA's collections, of the seeds 0, 1 and so on, such as `bench` keeps below its output
+folder for suites/kinds.yaml. For each expert a map is trained on the base's vectors and another one behind the expert.
+Held-out queries that choose decide what `auto` keeps; all gains are of test queries, and of short texts of documents,
+which nothing was chosen by. What OUT.json has already is not measured again.
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from core import surroundings
-from honest_gains import SEED, test_gains
+from honest_gains import test_gains
 
 from routerretriever import Collection, RouterRetriever, TrainingConfig
 from routerretriever.cli.common import quiet_libraries
 from routerretriever.encoder.query_batch import HIDDEN_BUDGET
 from routerretriever.experts.held_out import HeldOutPlan, HeldOutScores
 from routerretriever.experts.kinds import KindTraining, on_device
+from routerretriever.experts.other_styles import measure_other_styles
 from routerretriever.experts.trainer import Chosen
 from routerretriever.experts.training_data import TrainingData
+from routerretriever.lora.adapter import Adapter
 from routerretriever.progress import Silent
 
 
-def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
-    """Return test gains, selecting gains, bytes and seconds of each kind."""
+def measured(model: RouterRetriever, collection: Collection, seed: int) -> dict[str, Any]:
+    """Return test gains, selecting gains, gains on other ways of asking, bytes and seconds of each kind."""
     vectors = model.embed_collection(collection)
-    config = TrainingConfig(seed=SEED, anchor=0.0, map_averaged_epochs=0.0)
+    config = TrainingConfig(seed=seed, anchor=0.0)  # maps have no anchors
     data = TrainingData.prepare(model, collection, vectors, config, HIDDEN_BUDGET)
     plan = HeldOutPlan.of([collection.division_keys(data.held_out)])
     first = replace(plan, parts=plan.parts[:1])
@@ -54,15 +58,29 @@ def measured(model: RouterRetriever, collection: Collection) -> dict[str, Any]:
     selecting = {kind: found.scores.mean(selects) - base.mean(selects) for kind, found in chosen.items()}
     tested = test_gains(model, collection, {kind: found.adapter for kind, found in chosen.items()})
     auto = max(selecting, key=lambda kind: selecting[kind])
+    styles = {kind: _on_other_styles(model, data, found.adapter, seed) for kind, found in chosen.items()}
     return {
         "train_queries": len(data.train),
         "auto": auto,
         "selecting_gain": selecting,
         "test_gain": {**{kind: gain for kind, (gain, _) in tested.items()}, "auto": tested[auto][0]},
+        "other_styles_gain": styles | {"auto": styles[auto]},
         "test_p": {kind: p for kind, (_, p) in tested.items()},
         "bytes": {kind: found.adapter.nbytes for kind, found in chosen.items()},
         "seconds": seconds,
     }
+
+
+def _on_other_styles(model: RouterRetriever, data: TrainingData, adapter: Adapter, seed: int) -> float | None:
+    """Return the gain on short texts of the documents; ``None`` where there are too few."""
+    found = measure_other_styles(model, [data], on_device(adapter, model.encoder), seed)
+    return None if found is None else found.gain
+
+
+def means(rows: Sequence[Mapping[str, Any]], figure: str) -> dict[str, float]:
+    """Return kind → the mean of a figure over all experts."""
+    kinds = ("lora", "map", "both", "auto")
+    return {kind: float(np.mean([row[figure][kind] for row in rows])) for kind in kinds}
 
 
 def main() -> None:
@@ -70,26 +88,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--models", type=Path, nargs="+", required=True)
     parser.add_argument("--only", nargs="*")
     args = parser.parse_args()
     quiet_libraries()
-    model = RouterRetriever.from_pretrained(args.model)
-    rows = {}
-    for name in args.only or model.experts:
-        rows[name] = measured(model, Collection.load(args.data / name, cut_off=True))
-        print(name, json.dumps(rows[name]), flush=True)
-    means = {
-        kind: float(np.mean([row["test_gain"][kind] for row in rows.values()]))
-        for kind in ("lora", "map", "both", "auto")
-    }
-    only = f" --only {' '.join(args.only)}" if args.only else ""
-    result = {"command": "python benchmarks/kinds.py MODEL DATA" + only, **surroundings(), "mean": means}
-    print(json.dumps(means, indent=2))
-    if args.out is not None:
-        args.out.write_text(json.dumps({**result, "experts": rows}, indent=2) + "\n", encoding="utf-8")
+    rows: list[dict[str, Any]] = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    for seed, path in enumerate(args.models):
+        model = RouterRetriever.from_pretrained(path)
+        for name in args.only or model.experts:
+            setting = {"seed": seed, "expert": name}
+            if any(setting.items() <= row.items() for row in rows):
+                continue
+            rows.append(setting | measured(model, Collection.load(args.data / name, cut_off=True), seed))
+            print(json.dumps(rows[-1]), flush=True)
+            summary = {figure: means(rows, figure) for figure in ("test_gain", "other_styles_gain")}
+            result = {
+                "command": "python benchmarks/kinds.py DATA benchmarks/kinds.json --models MODEL …",
+                **surroundings(),
+                "mean": summary,
+                "rows": rows,
+            }
+            args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(
+        json.dumps({figure: means(rows, figure) for figure in ("test_gain", "other_styles_gain")}, indent=2)
+    )
 
 
 if __name__ == "__main__":
