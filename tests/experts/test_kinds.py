@@ -58,6 +58,16 @@ def test_both_begins_with_what_lora_learned(model, collection, few, monkeypatch)
     assert gain > -0.01 if both.kind == Kind.BOTH else gain == 0
 
 
+def test_a_map_stands_alone_where_lora_beats_nothing(model, collection, monkeypatch):
+    monkeypatch.setattr(held_out, "FEW_HELD_OUT", 10)
+    config = replace(QUICK, map_learning_rate=0.03, map_epochs=60, learning_rate=1e-9, epochs=1)
+    for kind in (TrainedKinds.MAP, TrainedKinds.BOTH, TrainedKinds.AUTO):
+        report = train_expert(model, collection, name=kind, config=replace(config, kind=kind), force=True)
+        assert report.kind == Kind.MAP
+    fingerprints = {model.state.experts[kind].fingerprint for kind in ("map", "both", "auto")}
+    assert len(fingerprints) == 1
+
+
 @pytest.mark.parametrize("kind", TrainedKinds)
 def test_a_finished_training_leaves_no_checkpoint(model, collection, kind):
     train_expert(model, collection, config=replace(QUICK, kind=kind), force=True)

@@ -77,11 +77,14 @@ class KindTraining:
         lora = self._lora()
         if kind == TrainedKinds.LORA:
             return [lora]
-        if kind == TrainedKinds.BOTH:
-            both = self.behind(lora.chosen, lora.base)
-            lora.trainer.checkpoint.delete()
-            return [both]
-        return [lora, self.map(), self.behind(lora.chosen, lora.base)]
+        starts: list[Chosen | None] = []
+        for found, choice in zip(lora.chosen, lora.trainer.state.choices, strict=True):
+            starts.append(None if choice.best is None else found)
+        both = self.behind(starts, lora.base)
+        if kind == TrainedKinds.AUTO:
+            return [lora, self.map(), both]
+        lora.trainer.checkpoint.delete()
+        return [both]
 
     def _lora(self) -> TrainedKind:
         layers = target_layers(self.model.encoder.eval().lora_layers, self.config.targets)
@@ -100,27 +103,34 @@ class KindTraining:
 
     def map(self) -> TrainedKind:
         """Train a map on the base's vectors."""
-        trainer = self._map_training(None)
-        numbers = range(len(self.plan.parts))
-        return TrainedKind(
-            base=trainer.base, trainer=trainer, chosen=[self._map_of(trainer, n) for n in numbers]
-        )
+        chosen = [self._map_of(self._alone, number) for number in range(len(self.plan.parts))]
+        return TrainedKind(base=self._alone.base, trainer=self._alone, chosen=chosen)
 
-    def behind(self, starts: Sequence[Chosen], base: HeldOutScores) -> TrainedKind:
+    def behind(self, starts: Sequence[Chosen | None], base: HeldOutScores) -> TrainedKind:
         """Train maps behind LoRA factors; where they gain nothing, the factors stay alone.
 
         Args:
-            starts: the factors that each part of the plan chose.
+            starts: the factors that each part of the plan chose; ``None`` where none beat the base, and a map
+                stands alone.
             base: held-out scores of the base.
         """
         trainers: dict[str, Trainer] = {}
         chosen: list[Chosen] = []
         for number, start in enumerate(starts):
+            if start is None:
+                chosen.append(self._map_of(self._alone, number))
+                continue
             version = start.adapter.fingerprint
             if version not in trainers:
                 trainers[version] = self._map_training(start.adapter)
             chosen.append(self._with_map(start, trainers[version], number))
-        return TrainedKind(base=base, trainer=list(trainers.values())[-1], chosen=chosen)
+        trainer = list(trainers.values())[-1] if trainers else self._alone
+        return TrainedKind(base=base, trainer=trainer, chosen=chosen)
+
+    @cached_property
+    def _alone(self) -> Trainer:
+        """The training of a map on the base's vectors."""
+        return self._map_training(None)
 
     def _with_map(self, start: Chosen, trainer: Trainer, number: int) -> Chosen:
         """Return LoRA factors with a map behind them, or alone where no map gained anything."""
