@@ -62,8 +62,9 @@ class OtherStyles:
         return self.expert_ndcg - self.base_ndcg
 
     def __str__(self) -> str:
+        gain = round(100 * self.gain, 1) + 0.0  # never -0.0
         return (
-            f"nDCG@10 {100 * self.expert_ndcg:.1f}, base {100 * self.base_ndcg:.1f} ({100 * self.gain:+.1f} points), "
+            f"nDCG@10 {100 * self.expert_ndcg:.1f}, base {100 * self.base_ndcg:.1f} ({gain:+.1f} points), "
             f"on {self.queries} headings, sentences, phrases and keywords of documents"
         )
 
