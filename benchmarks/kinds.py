@@ -2,10 +2,10 @@
 
     python benchmarks/kinds.py DATA OUT.json --models MODEL … [--only NAME …]
 
-Each MODEL holds LoRA experts of DATA's collections, of the seeds 0, 1 and so on, such as `bench` keeps below its output
-folder for suites/kinds.yaml. For each expert a map is trained on the base's vectors and another one behind the expert.
-Held-out queries that choose decide what `auto` keeps; all gains are of test queries, and of short texts of documents,
-which nothing was chosen by. What OUT.json has already is not measured again.
+Each MODEL holds LoRA experts of DATA's collections, of the seeds 0, 1 and so on, and MODEL-map maps, as `bench`
+keeps them below its output folder for suites/anchored.yaml. A map is trained behind each LoRA expert. Held-out queries
+that choose decide what `auto` keeps; all gains are of test queries, and of short texts of documents, which nothing was
+chosen by. What OUT.json has already is not measured again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from routerretriever.lora.adapter import Adapter
 from routerretriever.progress import Silent
 
 
-def measured(model: RouterRetriever, collection: Collection, seed: int) -> dict[str, Any]:
+def measured(
+    model: RouterRetriever, mapped: RouterRetriever, collection: Collection, seed: int
+) -> dict[str, Any]:
     """Return test gains, selecting gains, gains on other ways of asking, bytes and seconds of each kind."""
     vectors = model.embed_collection(collection)
     config = TrainingConfig(seed=seed, anchor=0.0)  # maps have no anchors
@@ -45,19 +47,17 @@ def measured(model: RouterRetriever, collection: Collection, seed: int) -> dict[
         model=model, data=[data], config=config, name=collection.name, plan=first, progress=Silent()
     )
 
-    lora = model.state.experts[collection.name]
+    def known(adapter: Adapter) -> Chosen:
+        return Chosen(adapter, 1.0, HeldOutScores((data.evaluate(on_device(adapter, model.encoder)),)))
+
+    lora = known(model.state.experts[collection.name])
+    base = HeldOutScores((data.evaluate(lora.adapter.scaled(0.0)),))
+    chosen = {"lora": lora, "map": known(mapped.state.experts[collection.name])}
     # Where LoRA beat nothing on the queries that choose, a map stands alone.
     gains_nothing = (model.experts[collection.name].selection_gain or 0.0) <= 0
-    known = Chosen(lora, 1.0, HeldOutScores((data.evaluate(on_device(lora, model.encoder)),)))
-    base = HeldOutScores((data.evaluate(lora.scaled(0.0)),))
-    chosen, seconds = {"lora": known}, {}
-    for kind, train in (
-        ("map", training.map),
-        ("both", lambda: training.behind([None if gains_nothing else known], base)),
-    ):
-        began = time.perf_counter()
-        chosen[kind] = train().chosen[0]
-        seconds[kind] = round(time.perf_counter() - began, 1)
+    began = time.perf_counter()
+    chosen["both"] = chosen["map"] if gains_nothing else training.behind([lora], base).chosen[0]
+    seconds = round(time.perf_counter() - began, 1)
 
     selects = first.parts[0].selects
     selecting = {kind: found.scores.mean(selects) - base.mean(selects) for kind, found in chosen.items()}
@@ -72,7 +72,7 @@ def measured(model: RouterRetriever, collection: Collection, seed: int) -> dict[
         "other_styles_gain": styles | {"auto": styles[auto]},
         "test_p": {kind: p for kind, (_, p) in tested.items()},
         "bytes": {kind: found.adapter.nbytes for kind, found in chosen.items()},
-        "seconds": seconds,
+        "seconds_of_both": seconds,
     }
 
 
@@ -102,11 +102,13 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     for seed, path in enumerate(args.models):
         model = RouterRetriever.from_pretrained(path)
+        mapped = RouterRetriever.from_pretrained(path.with_name(f"{path.name}-map"))
         for name in args.only or model.experts:
             setting = {"seed": seed, "expert": name}
             if any(setting.items() <= row.items() for row in rows):
                 continue
-            rows.append(setting | measured(model, Collection.load(args.data / name, cut_off=True), seed))
+            collection = Collection.load(args.data / name, cut_off=True)
+            rows.append(setting | measured(model, mapped, collection, seed))
             print(json.dumps(rows[-1]), flush=True)
             summary = {figure: means(rows, figure) for figure in ("test_gain", "other_styles_gain")}
             result = {
