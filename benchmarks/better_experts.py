@@ -117,7 +117,7 @@ class Experiment:
         self.model, self.config, self.ways = model, config, ways
         self.data: dict[str, TrainingData] = {}
         # Anchors are made only if some setting has them; those of no weight count for nothing.
-        prepared = replace(config, anchor=max(one.config.anchor_weight for one in self.settings()))
+        prepared = replace(config, anchor=max(one.config.anchor or 0.0 for one in self.settings()))
         for collection in collections:
             documents = model.embed_collection(collection)
             data = TrainingData.prepare(

@@ -12,6 +12,7 @@ from routerretriever.experts.anchors import divided, made_texts
 from routerretriever.experts.checkpoint import Checkpoint
 from routerretriever.experts.training_config import (
     ANCHOR_WEIGHT,
+    ANCHORED_QUERIES,
     PRESETS,
     Preset,
     TrainedKinds,
@@ -159,13 +160,20 @@ def test_languages_without_spaces_give_texts_of_a_few_signs():
 
 
 def test_layers_have_anchors_unless_somebody_says_otherwise_and_maps_have_none():
-    assert PRESETS[Preset.PAPER].anchor_weight == 0.0
+    assert not PRESETS[Preset.PAPER].has_anchors
     for kind in (TrainedKinds.LORA, TrainedKinds.BOTH, TrainedKinds.AUTO):
         config = TrainingConfig(kind=kind)
-        assert (config.anchor_weight, config.for_map().anchor_weight) == (ANCHOR_WEIGHT, 0.0)
-    assert TrainingConfig(kind=TrainedKinds.MAP).anchor_weight == 0.0
-    assert TrainingConfig(anchor=2.0).for_map().anchor_weight == 2.0
-    assert TrainingConfig(anchor=0.0).anchor_weight == 0.0
+        assert config.has_anchors and not config.for_map().has_anchors
+    assert not TrainingConfig(kind=TrainedKinds.MAP).has_anchors
+    assert TrainingConfig(anchor=2.0).for_map().anchor_weight(9) == 2.0
+    assert not TrainingConfig(anchor=0.0).has_anchors
+
+
+def test_anchors_weigh_as_much_in_an_epoch_of_many_queries():
+    config = TrainingConfig()
+    assert config.anchor_weight(10) == config.anchor_weight(ANCHORED_QUERIES) == ANCHOR_WEIGHT
+    assert config.anchor_weight(4 * ANCHORED_QUERIES) == ANCHOR_WEIGHT / 4
+    assert TrainingConfig(anchor=3.0).anchor_weight(4 * ANCHORED_QUERIES) == 3.0  # what somebody asks for
 
 
 def test_a_map_is_trained_without_anchors(model, collection):

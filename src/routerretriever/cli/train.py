@@ -89,7 +89,7 @@ Anchor = Annotated[
         min=0.0,
         help="How strongly keywords, titles and sentences of the documents hold the expert to the base's answers; "
         "0 for not at all.",
-        show_default="10; 0 of a map and with --preset paper",
+        show_default="10, less for over 1,000 queries; 0 of a map and with --preset paper",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default=_PRESET)]

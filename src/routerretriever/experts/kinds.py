@@ -144,7 +144,7 @@ class KindTraining:
         encoder, config = self.model.encoder, self.config.for_map()
         plan = None if start is None else TrainingPlan(on_device(start, encoder))
         data = self.data
-        if not config.anchor_weight:  # those of the layers need not be encoded for a map as well
+        if not config.has_anchors:  # those of the layers need not be encoded for a map as well
             data = [replace(part, anchors=None) for part in data]
         trainer = Trainer(
             data=[part.finished(plan) for part in data],

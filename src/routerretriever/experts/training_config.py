@@ -24,6 +24,9 @@ AdapterWeight = Annotated[float, Field(gt=0.0, le=1.0)]
 ANCHOR_WEIGHT = 10.0
 """Weight of the anchors of LoRA factors. It was chosen on held-out queries of three collections."""
 
+ANCHORED_QUERIES = 1000
+"""Most training queries that anchors have this weight for: the number it was chosen at."""
+
 
 class TrainedKinds(StrEnum):
     """Which kinds of expert are trained, of which the best is kept."""
@@ -48,10 +51,11 @@ class TrainingConfig:
         anchor: weight of the anchors in the loss, 0 for none: some hundred titles, sentences,
             phrases and keywords of the collection's documents, made without labels, whose vectors
             (in every step, of some of them: the mean of 1 - cosine to the base's) the expert should
-            leave as they are. ``None`` is ``ANCHOR_WEIGHT`` for layers and 0 for maps, which cannot
-            tell such texts from queries: ``benchmarks/styles.py``. Collections with queries that
-            are crops or titles of documents have no anchors, since they are trained on what anchors
-            would hold.
+            leave as they are. ``None`` is ``ANCHOR_WEIGHT`` for layers, and for more than
+            ``ANCHORED_QUERIES`` in inverse proportion less, so that anchors weigh as much in an epoch
+            of many queries as in one of few. It is 0 for maps, which cannot tell such texts from
+            queries: ``benchmarks/styles.py``. Collections with queries that are crops or titles of
+            documents have no anchors, since they are trained on what anchors would hold.
         warmup: part of all steps over which the learning rate rises linearly, before it falls
             linearly.
         batch_size: queries in a step.
@@ -134,11 +138,21 @@ class TrainingConfig:
         )
 
     @property
-    def anchor_weight(self) -> float:
-        """Weight of the anchors in the loss of this training."""
+    def has_anchors(self) -> bool:
+        """Whether texts of documents are held in this training."""
+        return self.anchor_weight(ANCHORED_QUERIES) > 0
+
+    def anchor_weight(self, queries: int) -> float:
+        """Return the weight of the anchors in the loss of this training.
+
+        Args:
+            queries: of the collection, that are trained on.
+        """
         if self.anchor is not None:
             return self.anchor
-        return 0.0 if self.kind == TrainedKinds.MAP else ANCHOR_WEIGHT
+        if self.kind == TrainedKinds.MAP:
+            return 0.0
+        return ANCHOR_WEIGHT * min(1.0, ANCHORED_QUERIES / queries)
 
     @property
     def averaged_epochs(self) -> float:

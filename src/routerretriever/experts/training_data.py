@@ -87,7 +87,7 @@ class TrainingData:
             for split in (train, held_out)
         )
         anchors = None
-        if config.anchor_weight and not _are_of_documents(collection, train):
+        if config.has_anchors and not _are_of_documents(collection, train):
             anchors = Anchors.of(model, documents.texts, config.seed, budget)
         return cls(
             collection=collection,
@@ -138,9 +138,10 @@ class TrainingData:
         scores = vectors @ ranked.vectors.T
         ignored = None if ranked.ignored is None else ranked.ignored.to(scores.device)
         loss = ranking_loss(scores / config.temperature, ranked.positive.to(scores.device), ignored)
-        if self.anchors is None or not config.anchor_weight:
+        weight = config.anchor_weight(len(self.train))
+        if self.anchors is None or not weight:
             return loss
-        return loss + config.anchor_weight * self.anchors.distance(plan)
+        return loss + weight * self.anchors.distance(plan)
 
     def batches(self, config: TrainingConfig, generator: torch.Generator) -> list[list[int]]:
         """Return the rows of an epoch's batches, in an order that the generator decides."""
