@@ -201,6 +201,25 @@ def feedback_table(content: dict[str, Any]) -> str:
     return table(heads, rows)
 
 
+def kinds_table(content: dict[str, Any]) -> str:
+    """Points over base of each kind of expert, on test queries and on short texts of documents; means over seeds."""
+    asked = {"test_gain": ("lora", "map", "both", "auto"), "other_styles_gain": ("lora", "map", "auto")}
+    by_expert: dict[str, list[dict[str, Any]]] = {}
+    for row in content["rows"]:
+        by_expert.setdefault(row["expert"], []).append(row)
+    rows = []
+    for expert, found in [*by_expert.items(), ("**mean**", content["rows"])]:
+        cells = []
+        for figure, kinds in asked.items():
+            for kind in kinds:
+                cells.append(f"{100 * sum(row[figure][kind] for row in found) / len(found):+.1f}")
+        rows.append((expert, *cells))
+    heads = (
+        kind + ", short texts" * (figure != "test_gain") for figure, kinds in asked.items() for kind in kinds
+    )
+    return table(("expert of", *heads), rows)
+
+
 SPEED_PAGE = "benchmarks/speed/README.md"
 SPEED_PARTS = (
     "queries",
@@ -224,6 +243,8 @@ TABLES = (
     ("README.md", "headline", "hybrid.json", headline_table),
     ("docs/search.md", "words", "hybrid.json", words_table),
     ("docs/comparison.md", "systems", "real.json", systems_table),
+    ("docs/comparison.md", "anchored", "anchored.json", systems_table),
+    ("docs/concepts.md", "lora-and-maps", "kinds.json", kinds_table),
     ("docs/unlabelled.md", "synthesis", "synthesis.json", synthesis_table),
     ("docs/feedback.md", "feedback", "feedback.json", feedback_table),
     ("docs/server.md", "serving", "serving/load.json", serving_table),

@@ -317,7 +317,7 @@ def test_each_study_has_settings():
 def test_the_suites_that_come_with_the_project_are_valid(request):
     folder = request.config.rootpath / "suites"
     names = {path.stem: Suite.load(path) for path in folder.glob("*.yaml")}
-    assert {"paper", "real", "real-mpnet", "demo", "anchors-on", "anchors-off", "anchored"} <= set(names)
+    assert {"paper", "real", "real-mpnet", "demo", "anchored"} <= set(names)
     assert len(names["real"].experts) == 9
     assert len(names["paper"].experts) == len(names["paper"].unseen) == 7
     assert names["paper"].training_config(0).in_batch
