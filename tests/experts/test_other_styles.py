@@ -7,6 +7,7 @@ from training import QUICK
 
 from routerretriever import Collection, RouterRetriever, train_expert
 from routerretriever.experts import other_styles
+from routerretriever.experts.compare import diff_experts
 from routerretriever.storage.model_folder import read_expert_info
 
 
@@ -68,3 +69,12 @@ def test_queries_of_the_same_making_say_nothing_of_other_styles(model, collectio
 def test_few_documents_give_no_figure(model, collection, monkeypatch):
     monkeypatch.setattr(other_styles, "FEWEST", 10_000)
     assert measured(model, collection, epochs=1) is None
+
+
+def test_a_comparison_of_experts_shows_the_gain(model, collection):
+    measured(model, collection)
+    model.add_expert("imported", model.state.experts["expert"])
+    found = diff_experts(model, "expert", "imported")
+    gain = model.experts["expert"].other_styles.gain
+    assert found.cards["gain_on_other_styles"] == (gain, None)
+    assert "other_styles" not in found.cards

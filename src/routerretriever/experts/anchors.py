@@ -112,7 +112,7 @@ def made_texts(
         most: how many texts are wanted.
         seed: decides which.
     """
-    statistics = WordStatistics.of([f"{title} {text[:READ_CHARACTERS]}" for title, text in passages])
+    statistics = WordStatistics.of(f"{title} {text[:READ_CHARACTERS]}" for title, text in passages)
     # Twice as many as are needed, because passages may have less to offer, or the same.
     each = math.ceil(2 * most / max(1, len(rows)))
     drawn = []

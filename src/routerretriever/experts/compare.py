@@ -67,8 +67,10 @@ def diff_experts(model: RoutedModel, a: str, b: str, other: RoutedModel | None =
     gains_a, gains_b = _mean_gains(model, a), _mean_gains(other, b)
     total_a, total_b = norm(first), norm(second)
     cards = (asdict(info_a), asdict(info_b))
-    for card in cards:
+    for card, info in zip(cards, (info_a, info_b), strict=True):
         del card["training"], card["trained_on_data"]  # hashes say nothing to people
+        del card["other_styles"]
+        card["gain_on_other_styles"] = None if info.other_styles is None else info.other_styles.gain
     config_a, config_b = (_present_names(card.pop("config")) for card in cards)
     return ExpertDiff(
         a=a,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
@@ -47,9 +48,9 @@ class WordStatistics:
     common: frozenset[str]
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> WordStatistics:
-        """Count the words of at most ``COUNTED`` texts, in the order of their hashes."""
-        counted = sorted(texts, key=stable_hash)[:COUNTED]
+    def of(cls, texts: Iterable[str]) -> WordStatistics:
+        """Count the words of the ``COUNTED`` texts with the lowest hashes; of many no others are kept."""
+        counted = heapq.nsmallest(COUNTED, texts, key=stable_hash)
         try:
             vectorizer = TfidfVectorizer(analyzer=lower_words).fit(counted)
         except ValueError:  # there is no word at all

@@ -21,7 +21,7 @@ def titles(
         seed: decides which are drawn.
         corpus: frequencies are counted on these; default ``passages``.
     """
-    statistics = WordStatistics.of([passage.content for passage in corpus or passages])
+    statistics = WordStatistics.of(passage.content for passage in corpus or passages)
     for passage in passages:
         generator = passage.random(seed, "titles")
         for text in short_texts(passage.title, passage.text, per_passage, statistics, generator):
