@@ -31,11 +31,11 @@ from routerretriever.lora.adapter import Adapter
 from routerretriever.lora.arithmetic import combine_adapters
 from routerretriever.lora.layers import TrainingPlan
 
-FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+FACTORS = (0.5, 1.0, 2.0, 3.0)
 """Times 1/E. 0.5 is what an out-of-domain query gets, 1 is the merged expert."""
 
-TEMPERATURES = (0.005, 0.01, 0.02)
-"""Of the softmax over measured gains, in nDCG@10; at 0.005 three or four experts share most of the weight."""
+TEMPERATURES = (0.01,)
+"""Of the softmax over measured gains, in nDCG@10."""
 
 
 class Asked:
