@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from training import QUICK
 
-from routerretriever import Collection, Document, RouterRetriever, train_expert
+from routerretriever import Collection, Document, train_expert
 from routerretriever.errors import ExpertError
 from routerretriever.experts import anchors
 from routerretriever.experts.anchors import divided, made_texts
@@ -20,16 +20,6 @@ from routerretriever.experts.training_config import (
 )
 
 FREE, ANCHORED = QUICK, replace(QUICK, anchor=10.0)
-
-
-@pytest.fixture
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
-@pytest.fixture
-def collection(make_collection):
-    return Collection.load(make_collection("aliases"))
 
 
 def trained(model, collection, config, name="expert"):

@@ -7,7 +7,7 @@ import torch
 from models import with_experts
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, TrainingConfig, merge_experts, train_expert
+from routerretriever import TrainingConfig, merge_experts, train_expert
 from routerretriever.errors import ExpertError
 from routerretriever.evaluation.runs import ndcg_at_10
 from routerretriever.experts import held_out
@@ -15,16 +15,6 @@ from routerretriever.experts.kinds import best_kind
 from routerretriever.experts.training_config import TrainedKinds
 from routerretriever.lora.adapter import VECTOR_MAP, Adapter, Kind
 from routerretriever.storage.cache_directory import cache_directory
-
-
-@pytest.fixture
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
-@pytest.fixture
-def collection(make_collection):
-    return Collection.load(make_collection("aliases"))
 
 
 def held_out_score(model, collection, expert):

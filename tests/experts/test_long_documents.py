@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from routerretriever import Collection, Document, RouterRetriever, TrainingConfig, train_expert
+from routerretriever import Collection, Document, TrainingConfig, train_expert
 from routerretriever.data.splits import Split
 from routerretriever.experts.negatives import Negatives
 from routerretriever.experts.training_config import TrainedKinds
 
 FILLER = " ".join(f"word{n % 40}" for n in range(60))
 TOPICS = 6
-
-
-@pytest.fixture
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,10 @@ from dataclasses import replace
 import pytest
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever import RouterRetriever, train_expert
 from routerretriever.experts import other_styles
 from routerretriever.experts.compare import diff_experts
 from routerretriever.storage.model_folder import read_expert_info
-
-
-@pytest.fixture
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
-@pytest.fixture
-def collection(make_collection):
-    return Collection.load(make_collection("aliases"))
 
 
 def measured(model, collection, **changes):

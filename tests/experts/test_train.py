@@ -23,11 +23,6 @@ from routerretriever.experts.trainer import Trainer
 from routerretriever.experts.training_config import PRESETS
 
 
-@pytest.fixture
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
-
-
 def held_out_score(model, collection, expert):
     _, held_out = collection.train_and_held_out()
     vectors = model.encode_query(list(held_out.queries.values()), expert=expert)

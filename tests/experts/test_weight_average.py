@@ -6,7 +6,7 @@ import pytest
 import torch
 from training import QUICK
 
-from routerretriever import Collection, RouterRetriever, train_expert
+from routerretriever import Collection, train_expert
 from routerretriever.experts import held_out
 from routerretriever.experts.checkpoint import Checkpoint
 from routerretriever.experts.trainer import Trainer
@@ -16,11 +16,6 @@ from routerretriever.lora.adapter import Adapter
 
 MAP = replace(QUICK, kind=TrainedKinds.MAP, map_epochs=6, map_learning_rate=0.03, map_batch_size=16)
 BOTH = replace(MAP, kind=TrainedKinds.BOTH, epochs=2, learning_rate=1e-3)  # leaves something to the map
-
-
-@pytest.fixture
-def model(checkpoint):
-    return RouterRetriever.create(str(checkpoint), device="cpu")
 
 
 @pytest.fixture

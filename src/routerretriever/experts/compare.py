@@ -70,7 +70,7 @@ def diff_experts(model: RoutedModel, a: str, b: str, other: RoutedModel | None =
     for card, info in zip(cards, (info_a, info_b), strict=True):
         del card["training"], card["trained_on_data"]  # hashes say nothing to people
         del card["other_styles"]
-        card["gain_on_other_styles"] = None if info.other_styles is None else info.other_styles.gain
+        card["gain_on_other_styles"] = info.gain_on_other_styles
     config_a, config_b = (_present_names(card.pop("config")) for card in cards)
     return ExpertDiff(
         a=a,

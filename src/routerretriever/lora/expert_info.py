@@ -157,6 +157,11 @@ class ExpertInfo:
             return 0.0
         return max(0.0, self.selection_gain - self.gain)
 
+    @property
+    def gain_on_other_styles(self) -> float | None:
+        """Gain on other ways of asking; ``None`` where that was not measured."""
+        return None if self.other_styles is None else self.other_styles.gain
+
     def gains_significantly(self, level: float) -> bool:
         """Whether the gain is above 0 with a p-value below a level; no, where that was not tested."""
         return self.gain > 0 and self.p_value is not None and self.p_value < level

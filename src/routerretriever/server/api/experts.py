@@ -115,7 +115,7 @@ async def _listing(engine: Engine, access: Access) -> ExpertsAnswer:
             selected_by=info.selected_by,
             selection_gain=info.selection_gain,
             gain_on_generated=info.gain_on_generated,
-            gain_on_other_styles=None if info.other_styles is None else info.other_styles.gain,
+            gain_on_other_styles=info.gain_on_other_styles,
             measured=[c for c in collections if c not in unmeasured.get(name, ())],
             served_last_hour=served[name],
         )
